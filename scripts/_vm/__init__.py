@@ -1,0 +1,1 @@
+"""The parts of `scripts/vm`: standard library only, since it runs before anything is installed."""
