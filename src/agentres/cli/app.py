@@ -1,0 +1,144 @@
+"""The Typer application: help, completion, errors in one line, and every verb but ``run`` itself."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand
+
+from agentres import __version__
+from agentres.cli import alerts, capacity, config, doctor, history, metrics, philosophies, predict
+from agentres.cli.options import OPTIONS, spell_out, to_arguments
+from agentres.cli.run import say
+from agentres.errors import EXIT_AGENTRES, EXIT_SIGNAL
+
+EXIT_USAGE = 2
+
+app = typer.Typer(
+    name="agentres",
+    help="Run AI agents inside hard resource limits (Linux cgroup v2).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# Rich keeps line breaks: a paragraph is one line.
+_RUN_HELP = """Run COMMAND in a cgroup of its own, inside hard limits.
+
+The limits stand before COMMAND starts and hold for all that it starts. When it ends, whatever it left behind is killed and the cgroup removed. A limit that is asked for and cannot be enforced is an error.
+
+M and MiB are binary, MB is decimal; "max" is no limit. 256M:2G is a range: the limit moves between the two, with what COMMAND needs and the host has.
+"""
+
+_RUN_EPILOG = """[bold]Examples[/bold]
+
+  agentres run -- python agent.py
+  agentres run --cpu 2 --memory 4G --timeout 30m -- ./agent --task 17
+  agentres run --cpu 0.5:4 --memory 256M:2G --philosophy aggressive -- ./agent
+  agentres run --io-write 20MB/s --io-write /dev/vdb=50MB/s -- make
+  sudo agentres run --user dev --summary run.json -- python3 agent.py
+
+[bold]Exit status[/bold]
+
+  COMMAND's own; 128+N when signal N ended it; 124 when --timeout did;
+  125 agentres failed; 126 COMMAND cannot be executed; 127 there is none
+"""
+
+
+class _Run(TyperCommand):
+    """``run``, with options that may stand without a value, which Typer has not."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spell_out(args))
+
+
+def _run(ctx: typer.Context, **values: Any) -> NoReturn:
+    # For a line that Typer understands and options.parse() does not; it takes this one.
+    line = to_arguments(values, values.pop("command"))
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "agentres", "run", *line])
+
+
+def _signature() -> inspect.Signature:
+    """The parameters of ``run`` for Typer, from the one table of options."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter("ctx", kind, annotation=typer.Context)]
+    for option in OPTIONS:
+        of: Any = bool if not option.metavar else list[str] if option.repeatable else str
+        declared = typer.Option(
+            f"--{option.name}",
+            metavar=option.metavar,
+            help=option.help,
+            rich_help_panel=option.panel,
+            show_default=False,
+        )
+        default: Any = False if of is bool else None
+        wanted = of if of is bool else of | None
+        parameters.append(
+            inspect.Parameter(
+                option.key, kind, default=default, annotation=Annotated[wanted, declared]
+            )
+        )
+    command = typer.Argument(metavar="COMMAND", show_default=False, hidden=True)
+    parameters.append(inspect.Parameter("command", kind, annotation=Annotated[list[str], command]))
+    return inspect.Signature(parameters)
+
+
+_run.__signature__ = _signature()  # type: ignore[attr-defined]  # what inspect and Typer look for
+_run.__annotations__ = {p.name: p.annotation for p in _signature().parameters.values()}
+
+app.command(
+    "run",
+    cls=_Run,
+    help=_RUN_HELP,
+    epilog=_RUN_EPILOG,
+    options_metavar="[OPTIONS] --",
+    context_settings={"allow_interspersed_args": False},
+)(_run)
+app.command("doctor")(doctor.doctor)
+app.command("capacity")(capacity.capacity)
+app.command("history")(history.history)
+app.add_typer(alerts.app, name="alerts")
+app.command("metrics")(metrics.metrics)
+app.add_typer(config.app, name="config")
+app.command("philosophies")(philosophies.philosophies)
+app.command("predict")(predict.predict)
+_VERBS = ("run", "doctor", "capacity", "history", "alerts", "metrics", "config", "philosophies", "predict")  # fmt: skip
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"agentres {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_version, is_eager=True, help="Show the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the application; a wrong line is told in one line, and where to read more."""
+    try:
+        status = app(standalone_mode=False)
+    except typer.Abort:
+        raise SystemExit(EXIT_SIGNAL + signal.SIGINT) from None
+    except typer.TyperException as error:
+        verb = next((word for word in sys.argv[1:2] if not word.startswith("-")), "")
+        verb = verb if verb in _VERBS else ""
+        if message := error.format_message().rstrip("."):  # empty when the help was shown instead
+            say(f"{message}; see {' '.join(filter(None, ['agentres', verb, '--help']))}")
+        # A wrapper's own failure must not look like the command's (env(1), timeout(1)).
+        raise SystemExit(EXIT_AGENTRES if verb == "run" else EXIT_USAGE) from None
+    raise SystemExit(status if isinstance(status, int) else 0)

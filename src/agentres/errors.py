@@ -1,0 +1,133 @@
+"""Every failure that agentres reports, and the exit status it stands for.
+
+    AgentresError                 125
+    |-- UsageError                125   a flag or value that makes no sense
+    |-- NameTaken                 125   an agent of that name is running
+    |-- NoCgroup                  125   no cgroup v2 subtree that we may write
+    |-- NotEnforceable            125   limits that were asked for and cannot hold here
+    |-- ControlFileError          125   the kernel refused a control file
+    |-- SystemdError              125   systemd refused the scope, or did not answer
+    |-- SetupError                125   the child failed before the command was started
+    |   |-- NotExecutable         126   the command is there and cannot be executed
+    |   `-- NotFound              127   no such command
+    `-- Interrupted               128+N a signal ended agentres before the command was started
+
+The statuses are those of env(1), timeout(1) and ``docker run``: 125 is never the agent's doing.
+Every message is one line: what, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import os
+
+EXIT_TIMEOUT = 124
+EXIT_AGENTRES = 125
+EXIT_NOT_EXECUTABLE = 126
+EXIT_NOT_FOUND = 127
+EXIT_SIGNAL = 128
+
+
+def exit_status(returncode: int, timed_out: bool) -> int:
+    """What ``agentres run`` exits with; ``returncode`` is -N for signal N."""
+    if timed_out:
+        return EXIT_TIMEOUT
+    return EXIT_SIGNAL - returncode if returncode < 0 else returncode
+
+
+def reason(error: OSError) -> str:
+    """The error's own words, to stand after a colon: ``no such file or directory``."""
+    words = error.strerror or str(error)
+    return words[:1].lower() + words[1:]
+
+
+class AgentresError(Exception):
+    """A failure of agentres itself, told in one line.
+
+    ``remedy`` is what the user can do about it, as a clause that stands on its own.
+    """
+
+    exit_code = EXIT_AGENTRES
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.remedy}" if self.remedy else self.message
+
+
+class UsageError(AgentresError):
+    """A flag, value or combination that makes no sense; nothing was started."""
+
+
+class NameTaken(AgentresError):
+    """An agent of this name is running."""
+
+
+class NoCgroup(AgentresError):
+    """There is no cgroup v2 subtree here that we may write."""
+
+
+class NotEnforceable(AgentresError):
+    """A limit that was asked for cannot be enforced here."""
+
+
+class NoRoom(AgentresError):
+    """The host's budget has no room for what the agent needs at the least."""
+
+
+class SystemdError(AgentresError):
+    """systemd refused a request or did not answer.
+
+    ``name`` is the D-Bus error name, empty where there was no answer at all.
+    """
+
+    def __init__(self, message: str, remedy: str = "", name: str = "") -> None:
+        super().__init__(message, remedy)
+        self.name = name
+
+
+class ControlFileError(AgentresError):
+    """Reading or writing a cgroup control file failed.
+
+    ``path`` is the file, ``data`` what was to be written (None for a read), ``errno`` the kernel's
+    answer (0 when it took the value but reads back another one).
+    """
+
+    def __init__(self, path: str, data: str | None, errno: int, detail: str = "") -> None:
+        what = "read" if data is None else f"write {data!r} to"
+        super().__init__(
+            f"cannot {what} {path}: {detail or reason(OSError(errno, os.strerror(errno)))}"
+        )
+        self.path = path
+        self.data = data
+        self.errno = errno
+
+
+class SetupError(AgentresError):
+    """The child failed between fork and exec; ``errno`` is the failing call's."""
+
+    def __init__(self, message: str, errno: int = 0) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+class NotExecutable(SetupError):
+    """The command exists and cannot be executed."""
+
+    exit_code = EXIT_NOT_EXECUTABLE
+
+
+class NotFound(SetupError):
+    """There is no such command."""
+
+    exit_code = EXIT_NOT_FOUND
+
+
+class Interrupted(AgentresError):
+    """A signal ended agentres while nothing of the agent ran yet."""
+
+    def __init__(self, signo: int) -> None:
+        super().__init__(f"interrupted by signal {signo} before the command was started")
+        self.exit_code = EXIT_SIGNAL + signo

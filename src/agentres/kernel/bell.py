@@ -1,0 +1,50 @@
+"""A bell that every supervisor of a slice hears: one needs what others hold, or has given some back.
+
+It is an extended attribute of the slice's cgroup, and inotify(7) tells of every write to it.  What there
+is to know stands in the tree itself (:mod:`agentres.kernel.registry`).
+"""
+
+from __future__ import annotations
+
+import os
+
+from agentres import log
+
+_ATTRIBUTE = "user.agentres.bell"
+
+
+def ring(path: str) -> None:
+    """Have all of the slice at ``path`` look at the tree; where that cannot be they look in a while."""
+    try:
+        os.setxattr(path, _ATTRIBUTE, b"%d" % os.getpid())
+    except OSError as error:
+        log.debug(__name__, "the bell of %s cannot be rung: %s", path, error)
+
+
+class Bell:
+    """The bell of the slice at ``path``; ``fd`` becomes readable when it was rung, by us as well.
+
+    -1 where the kernel gives no inotify instance: then only the next sample finds out.
+    """
+
+    def __init__(self, path: str) -> None:
+        from agentres.kernel.inotify import (
+            ATTRIB,
+            Inotify,
+        )  # with ctypes, which a launch has no time for
+
+        self._path = path
+        self._inotify = Inotify()
+        self._inotify.add(path, ATTRIB)
+        self.fd = self._inotify.fd
+
+    def ring(self) -> None:
+        """See :func:`ring`."""
+        ring(self._path)
+
+    def heard(self) -> None:
+        """Take what waits, so that the next ring is told."""
+        self._inotify.take()
+
+    def close(self) -> None:
+        self._inotify.close()

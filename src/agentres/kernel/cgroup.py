@@ -1,0 +1,262 @@
+"""One cgroup: create, apply limits and read them back, kill, remove.
+
+A :class:`Cgroup` holds a directory fd, so it is the cgroup it was opened on and not another that has
+taken its path since.  Control files are opened without O_CREAT: on anything but a cgroup file system
+a write fails, it invents no file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+from collections.abc import Iterable, Iterator
+
+from agentres import log, stats
+from agentres.errors import ControlFileError
+from agentres.kernel.controllers import Controllers
+from agentres.limits import Refused, Setting
+
+DELEGATE_XATTR = "user.delegate"
+"""Set to ``1`` on a cgroup whose subtree is its occupant's to manage (systemd's
+docs/CGROUP_DELEGATION.md)."""
+
+
+class Cgroup(Controllers):
+    """A cgroup by its path and an open directory fd; closed by :meth:`close`.
+
+    Every method raises :class:`~agentres.errors.ControlFileError` with the path, the data and the
+    kernel's answer.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise ControlFileError(path, None, error.errno or 0) from error
+
+    def __repr__(self) -> str:
+        return f"Cgroup({self.path!r})"
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    # The two calls that every control file goes through (cgroupspy's descriptors call them).
+
+    def get_property(self, filename: str | bytes) -> str:
+        name = os.fsdecode(filename)
+        try:
+            fd = os.open(name, os.O_RDONLY, dir_fd=self.fd)
+            try:
+                return os.pread(fd, 1 << 20, 0).decode()
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise ControlFileError(f"{self.path}/{name}", None, error.errno or 0) from error
+
+    def set_property(self, filename: str | bytes, value: str) -> None:
+        name = os.fsdecode(filename)
+        log.debug(__name__, "%s/%s = %s", self.path, name, value)
+        try:
+            fd = os.open(name, os.O_WRONLY, dir_fd=self.fd)
+            try:
+                os.write(fd, value.encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise ControlFileError(f"{self.path}/{name}", value, error.errno or 0) from error
+
+    def has(self, filename: str) -> bool:
+        """Whether the control file is there."""
+        try:
+            os.stat(filename, dir_fd=self.fd)
+        except OSError:
+            return False
+        return True
+
+    # The tree.
+
+    def create(self, name: str) -> Cgroup:
+        """Make the child ``name``; errno EEXIST in the error if there is one."""
+        path = f"{self.path}/{name}"
+        log.debug(__name__, "mkdir %s", path)
+        try:
+            os.mkdir(name, 0o755, dir_fd=self.fd)
+        except OSError as error:
+            raise ControlFileError(path, None, error.errno or 0, _mkdir_detail(error)) from error
+        return Cgroup(path)
+
+    def children(self) -> list[str]:
+        """The names of the child cgroups."""
+        with os.scandir(self.fd) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+    @property
+    def is_root(self) -> bool:
+        """The root of the hierarchy may hold processes beside controllers; it has no type."""
+        return not self.has("cgroup.type")
+
+    def enable(self, controllers: Iterable[str]) -> None:
+        """Give the children ``controllers``; those that they have already are not written again."""
+        missing = [c for c in controllers if c not in self.subtree_control]
+        if missing:
+            self.subtree_control = [f"+{c}" for c in missing]
+
+    def disable_all(self) -> None:
+        """Take all controllers from the children."""
+        if enabled := self.subtree_control:
+            self.subtree_control = [f"-{c}" for c in enabled]
+
+    def move_here(self, pid: int) -> None:
+        """Move a process into this cgroup; 0 is the caller."""
+        self.procs = [str(pid)]
+
+    @property
+    def populated(self) -> bool:
+        """Whether a live process is in this cgroup or below it."""
+        return self.events["populated"] == 1
+
+    @property
+    def delegated(self) -> bool:
+        """Whether whoever made this cgroup says that its subtree is its occupant's."""
+        for name in (DELEGATE_XATTR, "trusted.delegate"):
+            try:
+                if os.getxattr(self.fd, name) == b"1":
+                    return True
+            except OSError:  # absent, unreadable for this user, or no xattrs: not delegated
+                continue
+        return False
+
+    def mark_delegated(self) -> None:
+        """Say that this cgroup's subtree is its occupant's, so that a run inside it nests."""
+        try:
+            os.setxattr(self.fd, DELEGATE_XATTR, b"1")
+        except OSError as error:
+            # Only nesting depends on it, and that says so for itself: it finds no delegation.
+            log.debug(__name__, "%s: no xattr: %s", self.path, error)
+
+    # Limits.
+
+    def apply(self, settings: Iterable[Setting]) -> list[Refused]:
+        """Write each setting and read it back; what does not hold is returned, all else stands."""
+        refused = []
+        for setting in settings:
+            try:
+                self.set_property(setting.file, setting.text)
+                found = self.get_property(setting.file)
+                held = holds(setting, found)
+            except ControlFileError as error:
+                refused.append(Refused(setting, _why(setting, error)))
+                continue
+            except stats.StatError:
+                held = False
+            if not held:
+                refused.append(Refused(setting, f"{setting.file} reads back {found.strip()!r}"))
+        return refused
+
+    def usage(self, leaf: str = "main") -> tuple[stats.Usage, dict[str, str]]:
+        """What has been used here and below, and which files hold garbage.
+
+        ``leaf`` is the child with the processes.
+        """
+        files = {name: self.get_property(name) for name in stats.USAGE_FILES if self.has(name)}
+        # Before Linux 6.11 a refused fork counts where the task is that forked, not at the limit.
+        if files.get("pids.events") == "max 0\n" and self.has(f"{leaf}/pids.events"):
+            files["pids.events"] = self.get_property(f"{leaf}/pids.events")
+        return stats.usage(files)
+
+    # The end.
+
+    def kill_all(self, timeout: float = 10.0) -> bool:
+        """SIGKILL everything here and below and wait until it is gone; False after ``timeout`` s.
+
+        A process in an uninterruptible wait (a dead NFS server) outlives its SIGKILL.
+        """
+        self.kill = True
+        return self.wait_empty(timeout)
+
+    def wait_empty(self, timeout: float) -> bool:
+        """Wait on ``cgroup.events`` until no live process is here or below."""
+        fd = os.open("cgroup.events", os.O_RDONLY, dir_fd=self.fd)
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLPRI)
+            deadline = time.monotonic() + timeout
+            while stats.parse_flat_keyed(os.pread(fd, 4096, 0).decode())["populated"]:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                poll.poll(left * 1000)
+            return True
+        finally:
+            os.close(fd)
+
+    def remove_tree(self, timeout: float = 5.0) -> None:
+        """Remove every cgroup below this one, deepest first, and then this one.
+
+        ``rmdir`` meets EBUSY for a moment after the last process has gone: it is tried again until
+        ``timeout`` seconds have passed, and the last errno is told.
+        """
+        deadline = time.monotonic() + timeout
+        for path in reversed(list(_parents_first(self.path))):
+            _rmdir(path, deadline)
+        self.close()
+
+
+def holds(setting: Setting, found: str) -> bool:
+    """Whether the control file's text says what was written; pure."""
+    if not setting.key:
+        return found.split() == setting.text.split()
+    rows = stats.parse_nested_keyed(found)
+    return rows.get(setting.key) == stats.parse_nested_keyed(setting.text)[setting.key]
+
+
+def _why(setting: Setting, error: ControlFileError) -> str:
+    if error.errno == errno.ENOENT:
+        return f"there is no {setting.file}: the {setting.controller} controller is not available"
+    if error.errno == errno.ENODEV:
+        return f"device {setting.key} takes no {setting.file}"
+    return error.message
+
+
+def _mkdir_detail(error: OSError) -> str:
+    if error.errno == errno.EAGAIN:
+        return "no more cgroups allowed here (cgroup.max.descendants or cgroup.max.depth)"
+    return ""
+
+
+def _parents_first(path: str) -> Iterator[str]:
+    """This cgroup and all below it.  An agent may have shut its own cgroups: they are opened."""
+    waiting = [path]
+    while waiting:
+        path = waiting.pop()
+        yield path
+        try:
+            if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+                os.chmod(path, 0o700)
+            with os.scandir(path) as entries:
+                waiting += [e.path for e in entries if e.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ControlFileError(path, None, error.errno or 0) from error
+
+
+def _rmdir(path: str, deadline: float) -> None:
+    pause = 0.001
+    while True:
+        try:
+            log.debug(__name__, "rmdir %s", path)
+            os.rmdir(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise ControlFileError(path, None, error.errno or 0) from error
+        time.sleep(pause)
+        pause = min(pause * 2, 0.1)

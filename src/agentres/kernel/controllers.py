@@ -1,0 +1,86 @@
+"""The cgroup v2 control files as typed attributes, on cgroupspy's interface descriptors.
+
+cgroupspy was written for v1: of it we use the descriptors (``BaseFileInterface`` and its kin), which
+know nothing of a tree; they call ``get_property``/``set_property`` of the object they sit on, and
+:class:`agentres.kernel.cgroup.Cgroup` has those.  ``cgroupspy.interfaces`` imports the standard
+library only, so it may live in the resident process.  Files, formats and names: the kernel's
+Documentation/admin-guide/cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+from cgroupspy.interfaces import BaseFileInterface
+
+from agentres import stats
+from agentres.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Generic, TypeVar
+
+    from agentres.units import Max
+
+    T = TypeVar("T")
+
+    class ControlFile(BaseFileInterface, Generic[T]):  # type: ignore[misc]  # cgroupspy is untyped
+        """One control file, read and written as a ``T``."""
+
+        def __get__(self, instance: object, owner: type | None = None) -> T: ...
+
+        def __set__(self, instance: object, value: T) -> None: ...
+
+else:
+
+    class ControlFile(BaseFileInterface):
+        """One control file; the type in brackets is for the type checker alone."""
+
+        def __class_getitem__(cls, _item: object) -> type:
+            return cls
+
+
+class FlagFile(ControlFile[bool]):
+    """``1`` or ``0``."""
+
+    def sanitize_get(self, value: str) -> bool:
+        return value.strip() == "1"
+
+    def sanitize_set(self, value: bool) -> str:
+        return str(int(value))
+
+
+class WordsFile(ControlFile["list[str]"]):
+    """Words with blanks or newlines between them: ``cgroup.controllers``, ``cgroup.procs``.
+
+    A write takes one word at a time for ``cgroup.procs`` and all of them for
+    ``cgroup.subtree_control``; both are what joining with blanks gives.
+    """
+
+    def sanitize_get(self, value: str) -> list[str]:
+        return value.split()
+
+    def sanitize_set(self, value: list[str]) -> str:
+        return " ".join(value)
+
+
+class FlatKeyedFile(ControlFile["dict[str, int | Max]"]):
+    """``KEY VALUE`` a line."""
+
+    readonly = True
+
+    def sanitize_get(self, value: str) -> dict[str, int | Max]:
+        return stats.parse_flat_keyed(value)
+
+
+class Controllers:
+    """The control files that agentres uses by name.
+
+    Limits are not here: they are data (:meth:`agentres.limits.Limits.settings`), written and read
+    back by file name in one loop.
+    """
+
+    controllers = WordsFile("cgroup.controllers", readonly=True)
+    subtree_control = WordsFile("cgroup.subtree_control")
+    procs = WordsFile("cgroup.procs")
+    events = FlatKeyedFile("cgroup.events")
+    freeze = FlagFile("cgroup.freeze")
+    kill = FlagFile("cgroup.kill", writeonly=True)
+    memory_events = FlatKeyedFile("memory.events")

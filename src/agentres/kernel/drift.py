@@ -1,0 +1,110 @@
+"""Notices when somebody else undoes what we set: a limit rewritten, a process moved out.
+
+Writes to the limits' control files are told by inotify(7); what it cannot see (a write through another
+cgroup namespace's mount, a process that is moved) is found by looking.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+from agentres.errors import AgentresError
+from agentres.kernel.cgroup import Cgroup, holds
+from agentres.kernel.inotify import MODIFY, Inotify
+from agentres.limits import Setting
+from agentres.record import TYPE_CHECKING
+from agentres.stats import StatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Drift:
+    """Compares one agent's cgroup with what was set there, and tells when to.
+
+    ``inside`` is the agent's cgroup as /proc/PID/cgroup names it.  ``fd`` becomes readable when a limit's
+    file was written; -1 where the kernel gives no inotify instance, and only looking finds it.
+    """
+
+    def __init__(self, agent: Cgroup, enforced: Sequence[Setting], inside: str) -> None:
+        self._agent = agent
+        self._enforced = {(setting.file, setting.key): setting for setting in enforced}
+        self._inside = inside
+        self._known: dict[int, float] = {}
+        self._out: set[int] = set()
+        self._inotify = Inotify()
+        self.fd = self._inotify.fd
+        for file in {setting.file for setting in enforced}:
+            self._inotify.add(f"{agent.path}/{file}", MODIFY)
+
+    def close(self) -> None:
+        self._inotify.close()
+
+    def expect(self, setting: Setting) -> None:
+        """Take note of a limit that we have moved ourselves, before the notification of that is taken."""
+        self._enforced[setting.file, setting.key] = setting
+
+    def written(self) -> None:
+        """Take the notifications that wait."""
+        self._inotify.take()
+
+    def rewritten(self) -> list[str]:
+        """The limits that do not hold any more, a line each."""
+        return list(self._rewritten())
+
+    def _rewritten(self) -> Iterator[str]:
+        for setting in self._enforced.values():
+            try:
+                found = self._agent.get_property(setting.file)
+                if not holds(setting, found):
+                    yield f"{setting.file} is {found.strip()!r}, was set to {setting.text!r}"
+            except (AgentresError, StatError) as error:
+                yield f"{setting.file}: {error}"
+
+    def moved(self, pids: Iterable[int], now: float) -> list[str]:
+        """The processes that were ours and live on elsewhere, a line each.
+
+        ``pids`` are the agent's; ``now`` is seconds since boot (CLOCK_BOOTTIME).  A process ID that is not ours any more belongs to the same process if that one had started
+        before we saw it, else the number was given out anew.
+        """
+        present = set(pids)
+        for pid in self._known.keys() - present:
+            seen = self._known.pop(pid)
+            if _started(pid, seen) and _outside(pid, self._inside):
+                self._out.add(pid)
+                self._known[pid] = seen
+        self._out &= self._known.keys() - present
+        self._known.update((pid, self._known.get(pid, now)) for pid in present)
+        return [
+            f"process {pid} was moved out to {_cgroup(pid) or 'another cgroup'}"
+            for pid in sorted(self._out)
+        ]
+
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def _started(pid: int, before: float) -> bool:
+    """Whether a live process ``pid`` had started by ``before``, seconds since boot."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    state, start = fields[0], int(fields[19])
+    return state not in (b"Z", b"X") and start / _TICKS <= before
+
+
+def _cgroup(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cgroup") as file:
+            lines = file.read().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return next((line[3:] for line in lines if line.startswith("0::")), "")
+
+
+def _outside(pid: int, inside: str) -> bool:
+    path = _cgroup(pid)
+    return path != "" and path != inside and not path.startswith(f"{inside}/")

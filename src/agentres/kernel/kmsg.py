@@ -1,0 +1,53 @@
+"""Who was killed for memory: the OOM killer's own words in /dev/kmsg.
+
+``memory.events`` counts kills and names nobody.  The kernel log does, in one line a kill
+(mm/oom_kill.c, dump_oom_summary), for those who may read it (root, or kernel.dmesg_restrict=0).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from agentres.stats import OomKill, parse_oom_kill
+
+
+class KernelLog:
+    """/dev/kmsg from now on; nothing is ever read where the caller may not open it."""
+
+    def __init__(self) -> None:
+        try:
+            self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+            os.lseek(self.fd, 0, os.SEEK_END)
+        except OSError:  # EPERM, or no such device in a container: victims stay unnamed
+            self.fd = -1
+
+    @property
+    def readable(self) -> bool:
+        return self.fd >= 0
+
+    def oom_kills(self, cgroup: str) -> list[OomKill]:
+        """The kills since the last call whose victim was in ``cgroup`` or below it.
+
+        ``cgroup`` is a path as /proc/self/cgroup shows it; in a cgroup namespace the log's paths
+        are longer, so their end is compared.
+        """
+        found = []
+        while self.fd >= 0:
+            try:
+                record = os.read(self.fd, 8192)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno == errno.EPIPE:  # the ring overtook us: go on with what is left
+                    continue
+                break
+            kill = parse_oom_kill(record.decode(errors="replace"))
+            if kill is not None and f"{cgroup}/" in f"{kill.cgroup}/":
+                found.append(kill)
+        return found
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

@@ -1,0 +1,309 @@
+"""A subject's figures, read from its control files: one that is far from its limits costs little.
+
+The files stay open: a ``pread`` of an open control file costs a twentieth of open, read and close.  What
+reads as it did before is not parsed again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from agentres.record import TYPE_CHECKING, Record
+from agentres.stats import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+_ENOUGH = 4096
+_LONG = 1 << 20
+
+GROUPS = ("cpu", "memory", "disk", "pids", "fds", "pressure", "events", "limits")
+"""What can be read by itself."""
+
+
+class Meter:
+    """Reads one cgroup: ``values`` holds what was read last, by the fields of a Sample.
+
+    ``main`` is the child that holds the processes, empty for one that has them further down.  A file that
+    this kernel or this cgroup does not have leaves its fields None; one that vanishes later, or holds
+    what its format does not allow, is in ``unreadable`` besides (file -> why).
+    """
+
+    def __init__(self, path: str, main: str = "main") -> None:
+        self.path = path
+        self.values: dict[str, Any] = dict.fromkeys((*Sample.__match_args__, "inactive_file"))
+        self.unreadable: dict[str, str] = {}
+        self.troubles = 0
+        self.pids: list[bytes] = []
+        self._main = main
+        self._before: dict[str, bytes] = {}
+        self._fds: dict[str, int] = {}
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name in self._names():
+                try:
+                    self._fds[name] = os.open(self._where(name), os.O_RDONLY, dir_fd=folder)
+                except FileNotFoundError:  # not on this kernel, or its controller is not here
+                    continue
+                except OSError as error:
+                    self._trouble(name, error)
+        finally:
+            os.close(folder)
+
+    def _names(self) -> Iterator[str]:
+        for files in _FILES.values():
+            yield from files
+        yield self._procs
+        yield "cgroup.stat"
+
+    def _where(self, name: str) -> str:
+        # Before Linux 6.11 a refused fork counts where the task is that forked, not at the limit.
+        if name == "pids.events" and self._main and not os.path.exists(f"{self.path}/{name}.local"):
+            return f"{self._main}/{name}"
+        return name
+
+    @property
+    def _procs(self) -> str:
+        return f"{self._main}/cgroup.procs" if self._main else "cgroup.procs"
+
+    def close(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
+    def fd(self, name: str) -> int | None:
+        """The open control file, for its notifications; reading its group takes them."""
+        return self._fds.get(name)
+
+    def read(self, group: str) -> None:
+        """Read one of :data:`GROUPS` into ``values``."""
+        if group == "fds":
+            self._count_files()
+            return
+        for name, file in _FILES[group].items():
+            self._take(name, file)
+        if group == "memory":
+            current, cache = self.values["memory_current"], self.values["inactive_file"]
+            absent = current is None or cache is None
+            self.values["working_set"] = None if absent else max(0, current - cache)
+
+    def sample(self) -> Sample:
+        """Read everything.
+
+        Where nothing has run and nothing was charged since the last time, open files, processes and the
+        kinds of memory cannot have changed, and are not read.
+        """
+        before = self._moved()
+        self.read("cpu")
+        self.read("pids")
+        self._take("memory.current", _FILES["memory"]["memory.current"])
+        if None in before or before != self._moved():
+            self.read("memory")
+            self.read("fds")
+        self.read("disk")
+        self.read("pressure")
+        return Sample.of(self.values)
+
+    def _moved(self) -> tuple[int | None, ...]:
+        """What changes when anything of the kind does."""
+        return tuple(
+            self.values[field] for field in ("usage_usec", "pids_current", "memory_current")
+        )
+
+    def _take(self, name: str, file: _File) -> None:
+        fd = self._fds.get(name)
+        if fd is None:
+            return
+        try:
+            data = os.pread(fd, _ENOUGH, 0)
+            if len(data) == _ENOUGH:
+                data = os.pread(fd, _LONG, 0)
+            if data == self._before.get(name):
+                return
+            self.values.update(file.parse(data))
+        except (OSError, ValueError, LookupError) as error:
+            self._before.pop(name, None)
+            self.values.update(dict.fromkeys(file.fields))
+            self._trouble(name, error)
+            return
+        self._before[name] = data
+        if self.unreadable:
+            self.unreadable.pop(name, None)
+
+    def _trouble(self, name: str, error: Exception) -> None:
+        if name not in self.unreadable:
+            self.troubles += 1
+        told = error.strerror if isinstance(error, OSError) else f"holds garbage: {error!r}"
+        self.unreadable[name] = f"{name}: {told}"
+
+    def _count_files(self) -> None:
+        fd = self._fds.get(self._procs)
+        if fd is None:
+            return
+        try:
+            pids = os.pread(fd, _LONG, 0).split()
+            if int(_flat(os.pread(self._fds["cgroup.stat"], _ENOUGH, 0))[b"nr_descendants"]) > 1:
+                pids = [pid for path in _below(self.path) for pid in _pids(path)]
+        except (OSError, ValueError, LookupError) as error:
+            self.values["fds"] = None
+            self._trouble(self._procs, error)
+            return
+        self.pids = pids
+        count = 0
+        for pid in pids:
+            try:
+                count += _open_files(f"/proc/{pid.decode()}/fd")
+            except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                continue
+            except OSError as error:
+                self.values["fds"] = None
+                self._trouble("/proc/PID/fd", error)
+                return
+        self.values["fds"] = count
+        if self.unreadable:
+            self.unreadable.pop("/proc/PID/fd", None)
+
+
+def _open_files(path: str) -> int:
+    """The number of open files of one process: st_size of /proc/PID/fd since Linux 6.2."""
+    return os.stat(path).st_size or len(os.listdir(path))
+
+
+def _below(path: str) -> Iterator[str]:
+    """This cgroup and all below it; one that goes meanwhile is passed over."""
+    yield path
+    try:
+        with os.scandir(path) as entries:
+            children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return
+    for child in children:
+        yield from _below(child)
+
+
+def _pids(path: str) -> list[bytes]:
+    try:
+        with open(f"{path}/cgroup.procs", "rb") as file:
+            return file.read().split()
+    except OSError as error:
+        # Gone meanwhile, or a threaded cgroup: its processes are told by the one above.
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+            return []
+        raise
+
+
+# One parser a file: bytes -> the fields of a Sample.  LookupError and ValueError are garbage.
+
+
+def _flat(data: bytes) -> dict[bytes, bytes]:
+    words = data.split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def _cpu_stat(data: bytes) -> dict[str, Any]:
+    found = _flat(data)
+    values: dict[str, Any] = {
+        name: int(found[name.encode()]) for name in ("usage_usec", "user_usec", "system_usec")
+    }
+    for name in ("nr_periods", "nr_throttled", "throttled_usec"):
+        if (count := found.get(name.encode())) is not None:  # absent without the cpu controller
+            values[name] = int(count)
+    return values
+
+
+def _inactive_file(data: bytes) -> dict[str, Any]:
+    at = data.index(b"\ninactive_file ") + 15
+    return {"inactive_file": int(data[at : data.index(b"\n", at)])}
+
+
+def _memory_events(data: bytes) -> dict[str, Any]:
+    found = _flat(data)
+    return {
+        "memory_high": int(found[b"high"]),
+        "memory_max": int(found[b"max"]),
+        "memory_oom": int(found[b"oom"]),
+        "memory_oom_kill": int(found[b"oom_kill"]),
+    }
+
+
+def _pids_events(data: bytes) -> dict[str, Any]:
+    return {"pids_max_events": int(_flat(data)[b"max"])}
+
+
+def _io_stat(data: bytes) -> dict[str, Any]:
+    disks: list[tuple[Any, ...]] = []
+    for line in data.splitlines():
+        device, *fields = line.split()
+        if b":" not in device:
+            raise ValueError(f"{line!r} names no device")
+        if fields:  # a device that has done nothing has a line without figures
+            row = dict(field.split(b"=") for field in fields)
+            figures = (int(row[key]) for key in (b"rbytes", b"wbytes", b"rios", b"wios"))
+            disks.append((device.decode(), *figures))
+    totals = [sum(disk[at] for disk in disks) for at in (1, 2, 3, 4)]
+    return dict(zip(_IO, totals, strict=True)) | {"disks": tuple(disks)}
+
+
+_IO = ("rbytes", "wbytes", "rios", "wios")
+
+
+def _pressure(kind: str) -> Callable[[bytes], dict[str, Any]]:
+    def parse(data: bytes) -> dict[str, Any]:
+        _, some, *full = data.split(b"total=")
+        values: dict[str, Any] = {f"{kind}_some_usec": int(some[: some.index(b"\n")])}
+        if full:
+            values[f"{kind}_full_usec"] = int(full[0][: full[0].index(b"\n")])
+        return values
+
+    return parse
+
+
+def _one(field: str) -> Callable[[bytes], dict[str, Any]]:
+    return lambda data: {field: int(data)}
+
+
+def _limit(field: str) -> Callable[[bytes], dict[str, Any]]:
+    return lambda data: {field: None if data == b"max\n" else int(data)}
+
+
+def _cpu_max(data: bytes) -> dict[str, Any]:
+    quota, period = data.split()
+    return {"cpu_limit": None if quota == b"max" else int(quota) / int(period)}
+
+
+class _File(Record):
+    """A control file: its parser, and the fields that are absent where it is."""
+
+    parse: Callable[[bytes], dict[str, Any]]
+    fields: tuple[str, ...]
+
+
+_CPU = ("usage_usec", "user_usec", "system_usec", "nr_periods", "nr_throttled", "throttled_usec")
+_EVENTS = ("memory_high", "memory_max", "memory_oom", "memory_oom_kill")
+
+_FILES = {
+    "cpu": {"cpu.stat": _File(_cpu_stat, _CPU)},
+    "memory": {
+        "memory.current": _File(_one("memory_current"), ("memory_current",)),
+        "memory.stat": _File(_inactive_file, ("inactive_file",)),
+        "memory.peak": _File(_one("memory_peak"), ("memory_peak",)),
+        "memory.swap.current": _File(_one("swap_current"), ("swap_current",)),
+    },
+    "disk": {"io.stat": _File(_io_stat, (*_IO, "disks"))},
+    "pids": {"pids.current": _File(_one("pids_current"), ("pids_current",))},
+    "pressure": {
+        f"{kind}.pressure": _File(_pressure(kind), (f"{kind}_some_usec", f"{kind}_full_usec"))
+        for kind in ("cpu", "memory", "io")
+    },
+    "events": {
+        "memory.events": _File(_memory_events, _EVENTS),
+        "pids.events": _File(_pids_events, ("pids_max_events",)),
+    },
+    "limits": {
+        "cpu.max": _File(_cpu_max, ("cpu_limit",)),
+        "memory.max": _File(_limit("memory_limit"), ("memory_limit",)),
+        "pids.max": _File(_limit("pids_limit"), ("pids_limit",)),
+    },
+}

@@ -1,0 +1,88 @@
+"""What is mounted where: /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from agentres.record import Record
+
+
+class Mount(Record):
+    """One mount: ``root`` is the part of the file system that is shown at ``point``.
+
+    ``device`` is its number (``MAJ:MIN``; a major of 0 is no block device), ``options`` are the file
+    system's own.
+    """
+
+    point: str
+    root: str
+    device: str
+    fstype: str
+    source: str
+    options: dict[str, str]
+
+
+UNKNOWN = Mount("/", "/", "0:0", "unknown", "none", {})
+"""What a path is on in a chroot whose root is no mount point of its own."""
+
+
+def parse_mounts(mountinfo: str) -> list[Mount]:
+    """Every line of mountinfo; pure.  Only blanks separate: names may hold any other white space."""
+    mounts = []
+    for line in mountinfo.split("\n"):
+        before, separator, after = line.partition(" - ")
+        if not separator:
+            continue
+        fields = before.split(" ")
+        fstype, source, options = after.split(" ", 2)
+        pairs = (item.partition("=") for item in options.split(","))
+        mounts.append(
+            Mount(
+                point=_unescape(fields[4]),
+                root=_unescape(fields[3]),
+                device=fields[2],
+                fstype=fstype,
+                source=_unescape(source),
+                options={key: _unescape(value) for key, _, value in pairs},
+            )
+        )
+    return mounts
+
+
+def mounts() -> list[Mount]:
+    """The mounts that this process sees."""
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        return parse_mounts(file.read())
+
+
+def mount_of(path: str, table: list[Mount]) -> Mount:
+    """The mount that ``path`` is on: the last one over the longest part of it."""
+    try:
+        real = os.path.realpath(path) + "/"
+    except OSError:  # a current directory that was removed
+        real = "/"
+    over = [mount for mount in table if real.startswith(mount.point.rstrip("/") + "/")]
+    return max(reversed(over), key=lambda mount: len(mount.point), default=UNKNOWN)
+
+
+def beneath(mount: Mount, table: list[Mount]) -> Mount:
+    """The mount itself, or for an overlay the one that what is written there goes to.
+
+    An overlay whose upper directory is out of sight (a container's) stays what it is.
+    """
+    seen = {mount.point}
+    while mount.fstype == "overlay" and os.path.isdir(mount.options.get("upperdir", "")):
+        upper = mount_of(mount.options["upperdir"], table)
+        if upper.point in seen:  # a directory of that name on the overlay itself
+            break
+        seen.add(upper.point)
+        mount = upper
+    return mount
+
+
+def _unescape(text: str) -> str:
+    """mountinfo writes blank, tab, newline and backslash in octal."""
+    if "\\" not in text:
+        return text
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

@@ -1,0 +1,46 @@
+"""Has the kernel tell when tasks wait for a resource: PSI triggers (Documentation/accounting/psi.rst)."""
+
+from __future__ import annotations
+
+import os
+
+from agentres import log
+from agentres.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final, Literal
+
+SHARE: Final = 0.1
+"""Of a window: the time that some task has waited, from which on it is told."""
+
+# Seconds.  Whoever has CAP_SYS_RESOURCE may have the shortest that there is (and Linux before 6.4 gives a
+# trigger to nobody else); others get multiples of 2 s (Linux 6.4).
+_WINDOWS = (0.5, 2.0)
+
+
+def trigger(
+    folder: int, resource: Literal["cpu", "memory", "io"], share: float = SHARE
+) -> int | None:
+    """A descriptor that has EPOLLPRI, at most once a window, when some task has waited for that long.
+
+    ``folder`` is the open directory of a cgroup.  None where the kernel gives none; the reason is logged.
+    The first notification after this call may be a false one.
+    """
+    name = f"{resource}.pressure"
+    why: OSError | None = None
+    for window in _WINDOWS:
+        try:
+            fd = os.open(name, os.O_RDWR | os.O_NONBLOCK, dir_fd=folder)
+        except OSError as error:
+            why = error
+            break
+        usec = round(window * 1e6)
+        try:
+            # The kernel takes the last byte for the end of the text, whatever it is.
+            os.write(fd, f"some {round(usec * share)} {usec}\0".encode())
+            return fd
+        except OSError as error:
+            why = error
+            os.close(fd)
+    log.debug(__name__, "no trigger on %s: %s", name, why)
+    return None

@@ -1,0 +1,170 @@
+"""Which agents run on this host: what their supervisors wrote on their cgroups.
+
+No file can be left behind that tells of an agent which is no more: the marks are extended attributes of
+the cgroup that the limits stand on (``HOME/agent``, see :mod:`agentres.kernel.delegation`), and go with it.
+User attributes on cgroups: Linux 5.7.
+
+    user.agentres.name         the agent's name
+    user.agentres.started      unix seconds, as text
+    user.agentres.supervisor   process id, as text, in the supervisor's own PID namespace
+    user.agentres.claim        ``PRIORITY LEAST WANTS SINCE MOST``: see :class:`Claimed`
+"""
+
+from __future__ import annotations
+
+import os
+
+from agentres import log
+from agentres.record import Record
+
+LEAF = "agent"
+"""What the cgroup is called that carries the marks."""
+
+_NAME, _STARTED, _SUPERVISOR = (
+    f"user.agentres.{mark}" for mark in ("name", "started", "supervisor")
+)
+
+_CLAIM = "user.agentres.claim"
+
+_PID_MAX = 1 << 22  # PID_MAX_LIMIT in include/linux/threads.h
+_YEAR_9999 = 253402300800.0
+_PRIORITY_MAX = 1000
+_NAME_MAX = 255
+_BYTES_MAX = 1 << 60
+
+
+class Found(Record):
+    """A running agent: ``path`` is the cgroup with its limits, ``home`` the one around it.
+
+    ``started`` in unix seconds; ``uid`` is who owns the cgroup.  All but that and the paths is what the
+    owner wrote there, and nobody else vouches for.
+    """
+
+    name: str
+    path: str
+    home: str
+    started: float
+    supervisor: int
+    uid: int
+
+
+class Claimed(Record):
+    """What an agent claims of the memory that all share.
+
+    ``priority`` is a weight, 100 for most; ``least`` is the least limit that it may be given, in bytes.
+    ``wants`` are the bytes that it needs and has not got, 0 for none, ``since`` when: seconds of CLOCK_BOOTTIME.
+    ``most`` is the limit that it may grow to, 0 for one that is not elastic, or not known.
+    """
+
+    priority: int = 100
+    least: int = 0
+    wants: int = 0
+    since: float = 0.0
+    most: int = 0
+
+
+def claim(fd: int, claimed: Claimed) -> None:
+    """Say what the agent whose cgroup is open as ``fd`` claims; OSError where no mark can be made."""
+    text = f"{claimed.priority} {claimed.least} {claimed.wants} {claimed.since!r} {claimed.most}"
+    os.setxattr(fd, _CLAIM, text.encode())
+
+
+def claimed(path: str) -> Claimed | None:
+    """What the agent claims whose cgroup is at ``path``; what makes no sense counts as nothing said: None."""
+    try:
+        priority, least, wants, since, most = os.getxattr(path, _CLAIM).split()
+        found = Claimed(int(priority), int(least), int(wants), float(since), int(most))
+    except (OSError, ValueError):
+        return None
+    # Whoever may make cgroups may write anything there; NaN is no time either.
+    sane = (
+        0 < found.priority <= _PRIORITY_MAX
+        and 0 <= found.least < _BYTES_MAX
+        and 0 <= found.wants < _BYTES_MAX
+        and 0 <= found.since < _YEAR_9999
+        and 0 <= found.most < _BYTES_MAX
+    )
+    return found if sane else None
+
+
+def mark(fd: int, name: str, started: float, supervisor: int) -> None:
+    """Say whose cgroup the open directory ``fd`` is, so that :func:`running` finds it."""
+    # The name comes last: who has one has the others.
+    values = ((_STARTED, repr(started)), (_SUPERVISOR, str(supervisor)), (_NAME, name))
+    try:
+        for attribute, value in values:
+            os.setxattr(fd, attribute, os.fsencode(value))
+    except OSError as error:
+        # The agent runs as well without: only the lists of agents lack it.
+        log.debug(__name__, "agent %s cannot be marked as running: %s", name, error)
+
+
+def identity(path: str) -> tuple[str, float]:
+    """The name and start (unix seconds) that the cgroup at ``path`` is marked with; OSError, ValueError.
+
+    The name is told to other users: whatever would command their terminals is spelled out.
+    """
+    name = os.getxattr(path, _NAME)[:_NAME_MAX].decode(errors="backslashreplace")
+    started = float(os.getxattr(path, _STARTED))
+    if not (name and 0 <= started < _YEAR_9999):
+        raise ValueError("its marks make no sense")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name), started
+
+
+def running(mount: str) -> list[Found]:
+    """The agents in the cgroup2 hierarchy at ``mount``, agents of agents too, the oldest first.
+
+    What vanishes meanwhile or cannot be read is passed over: others' cgroups are not ours to open.
+    """
+    found = []
+    waiting = [mount]
+    while waiting:
+        path = waiting.pop()
+        try:
+            with os.scandir(path) as entries:
+                children = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError as error:
+            log.debug(__name__, "not looked into: %s", error)
+            continue
+        for child in children:
+            if child.name == LEAF and (agent := _marked(child.path, path)) is not None:
+                found.append(agent)
+            if _may_have_children(child):
+                waiting.append(child.path)
+    return sorted(found, key=lambda agent: (agent.started, agent.path))
+
+
+def _may_have_children(entry: os.DirEntry[str]) -> bool:
+    """Not where the links are its own two: most cgroups are leaves, and list fifty files each."""
+    try:
+        return entry.stat(follow_symlinks=False).st_nlink != 2
+    except OSError:  # it has gone, and so have they
+        return False
+
+
+def _marked(path: str, home: str) -> Found | None:
+    try:
+        name = os.getxattr(path, _NAME).decode(errors="backslashreplace")
+        started = float(os.getxattr(path, _STARTED))
+        supervisor = int(os.getxattr(path, _SUPERVISOR))
+        uid = os.stat(path).st_uid
+    except (OSError, ValueError) as error:
+        log.debug(__name__, "%s is no agent's: %s", path, error)
+        return None
+    # Whoever may make cgroups may write anything there; NaN is no time either.
+    if not (name and 0 <= started < _YEAR_9999 and 0 < supervisor < _PID_MAX):
+        log.debug(__name__, "%s is no agent's: its marks make no sense", path)
+        return None
+    if _deserted(home):
+        log.debug(__name__, "%s was left by a run that was killed", home)
+        return None
+    return Found(name, path, home, started, supervisor, uid)
+
+
+def _deserted(home: str) -> bool:
+    """Whether neither the supervisor nor anything of the agent is alive."""
+    try:
+        with open(f"{home}/cgroup.events") as file:
+            return "populated 0" in file.read().splitlines()
+    except OSError:  # it goes at this moment: whoever reads it next finds that out
+        return False

@@ -1,0 +1,58 @@
+"""Signals as events that say who sent them: signalfd(2).
+
+signal(7) handlers do not say that, and Python's standard library has no signalfd.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterable
+
+from agentres.record import Record
+
+_SI_KERNEL = 0x80
+_SIGINFO_SIZE = 128
+_SFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class Signal(Record):
+    """A signal that came: its number, and whether a process sent it (else the kernel did).
+
+    The terminal's Ctrl-C, Ctrl-Z, hang-up and window size come from the kernel, to the whole
+    foreground process group at once.
+    """
+
+    number: int
+    sent: bool
+
+
+class Signals:
+    """signalfd(2): signals that the caller has blocked are read here instead."""
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        bits = sum(1 << (number - 1) for number in numbers)
+        libc = ctypes.CDLL(None, use_errno=True)
+        # sigset_t is 128 bytes in glibc and musl alike; the kernel reads the first eight.
+        sigset = struct.pack("=Q120x", bits)
+        self.fd = libc.signalfd(-1, sigset, _SFD_FLAGS)
+        if self.fd < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), "signalfd")
+
+    def read(self) -> list[Signal]:
+        """The signals that are waiting, without blocking."""
+        try:
+            data = os.read(self.fd, 16 * _SIGINFO_SIZE)
+        except BlockingIOError:
+            return []
+        found = []
+        for at in range(0, len(data), _SIGINFO_SIZE):
+            number, _errno, code = struct.unpack_from("=Iii", data, at)
+            found.append(Signal(number, sent=code != _SI_KERNEL))
+        return found
+
+    def close(self) -> None:
+        """Let go of the file descriptor; the signals stay blocked."""
+        os.close(self.fd)

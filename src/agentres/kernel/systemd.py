@@ -1,0 +1,172 @@
+"""A transient scope from systemd, over D-Bus: the cgroup that is delegated to us on a systemd host.
+
+org.freedesktop.systemd1(5), StartTransientUnit; systemd.scope(5); systemd's CGROUP_DELEGATION.md.
+The caller itself is put into the scope, so the scope lives as long as the supervisor or the agent
+does, and systemd removes it, with all that was made below it, when the last of them has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from agentres.errors import NameTaken, SystemdError
+from agentres.kernel.dbus import Connection
+from agentres.limits import Standing
+
+SLICE = "agentres.slice"
+_NAME = "org.freedesktop.systemd1"
+_PATH = "/org/freedesktop/systemd1"
+_MANAGER = "org.freedesktop.systemd1.Manager"
+_INFINITY = 2**64 - 1
+
+_STALE_SECONDS = 5.0
+"""How long a scope without processes may take to go before its name counts as taken."""
+
+
+def running() -> bool:
+    """Whether systemd is this host's init: sd_booted(3)."""
+    return os.path.isdir("/run/systemd/system")
+
+
+def bus_path(uid: int) -> str:
+    """The bus of the manager that makes scopes for ``uid``: the system's for root, else the user's."""
+    if uid == 0:
+        return "/run/dbus/system_bus_socket"
+    return os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
+
+
+def bus_socket(uid: int) -> str:
+    """The UNIX socket to connect to for :func:`bus_path`."""
+    path = bus_path(uid)
+    return path if uid == 0 else f"{path}/bus"
+
+
+def unit_name(name: str) -> str:
+    """The scope's name for the agent ``name``."""
+    return f"agentres-{name}.scope"
+
+
+def delegated_unit(bus: str, cgroup: str) -> str:
+    """The cgroup of the unit that ``cgroup`` is in or is, if that has Delegate=; else empty.
+
+    System managers say so in an xattr; user managers only over D-Bus.
+    """
+    parts = cgroup.split("/")
+    while parts and not parts[-1].endswith((".service", ".scope")):
+        parts.pop()
+    if not parts or parts[-1] == "init.scope":  # the manager itself
+        return ""
+    kind = "Service" if parts[-1].endswith(".service") else "Scope"
+    try:
+        with Connection(bus) as connection:
+            (path,) = _call(connection, "GetUnit", "s", parts[-1])
+            delegate = _property(connection, str(path), kind, "Delegate")
+    except SystemdError:  # no manager of ours, or no unit of its
+        return ""
+    return "/".join(parts) if delegate else ""
+
+
+def start_scope(
+    bus: str,
+    name: str,
+    mount: str,
+    controllers: Sequence[str],
+    meanwhile: Callable[[], None],
+    standing: Standing = Standing(),  # noqa: B008 -- a value, never changed
+) -> None:
+    """Move the caller into a new scope for the agent ``name`` and wait until that is done.
+
+    ``mount`` is where cgroup2 is mounted, ``controllers`` what the scope is to get of what its
+    manager has; ``meanwhile`` is called once while systemd works.  ``standing`` is the scope's
+    beside its siblings.  Raises NameTaken when an agent of
+    that name lives, and SystemdError with systemd's words for anything else.
+    """
+    unit = unit_name(name)
+    properties: list[tuple[str, object]] = [
+        ("Description", ("s", f"agentres: agent {name}")),
+        ("PIDs", ("au", [os.getpid()])),
+        ("Slice", ("s", SLICE)),
+        # Only what is used: Delegate=yes would make systemd set up cpuset and the rest too, and the
+        # first cpuset cgroup of a host patches the kernel's page allocator (cpusets_enabled_key).
+        ("DelegateControllers", ("as", list(controllers))),
+        # pids.max stands on our own cgroup; systemd's default here could be below it.
+        ("TasksMax", ("t", _INFINITY)),
+        # A scope whose last process failed would otherwise keep its name.
+        ("CollectMode", ("s", "inactive-or-failed")),
+    ]
+    if standing.weight != 100:  # which is the kernel's own
+        properties += [(f"{kind}Weight", ("t", standing.weight)) for kind in ("CPU", "IO")]
+    if standing.protected:
+        properties.append(("MemoryLow", ("t", standing.protected)))
+    deadline = time.monotonic() + _STALE_SECONDS
+    with Connection(bus) as connection:
+        # One after another, without waiting in between: the bus and systemd keep the order.
+        subscribed = connection.send(_NAME, _PATH, _MANAGER, "Subscribe")
+        matched = connection.send(
+            "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus",
+            "AddMatch", "s", f"type='signal',sender='{_NAME}',path='{_PATH}'",
+        )  # fmt: skip
+        asked = _ask(connection, unit, properties)
+        meanwhile()
+        connection.answer(subscribed)
+        connection.answer(matched)
+        while True:
+            try:
+                (job,) = connection.answer(asked)
+                break
+            except SystemdError as error:
+                if error.name != f"{_NAME}.UnitExists":
+                    raise SystemdError(f"systemd made no scope {unit}: {error.message}") from error
+                if time.monotonic() > deadline or _lives(connection, unit, mount):
+                    raise NameTaken(f"an agent named {name} is running ({unit})") from None
+            time.sleep(0.01)  # the old scope is empty and systemd is about to drop it
+            asked = _ask(connection, unit, properties)
+        result = connection.wait_signal("JobRemoved", lambda body: body[1] == job).body[3]
+    if result != "done":
+        raise SystemdError(f"systemd made no scope {unit}: its job ended as {result!r}")
+
+
+def limit_slice(bus: str, memory: int, cpu: float) -> None:
+    """Set the memory (bytes) and the CPU (cores) that all agents together may have, until the next boot.
+
+    Raises SystemdError.
+    """
+    properties = [
+        ("MemoryMax", ("t", memory)),
+        ("CPUQuotaPerSecUSec", ("t", round(cpu * 1e6))),
+    ]
+    with Connection(bus) as connection:
+        _call(connection, "SetUnitProperties", "sba(sv)", SLICE, True, properties)
+
+
+def _ask(connection: Connection, unit: str, properties: list[tuple[str, object]]) -> int:
+    return connection.send(
+        _NAME, _PATH, _MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))",
+        unit, "fail", properties, [],
+    )  # fmt: skip
+
+
+def _call(
+    connection: Connection, member: str, signature: str = "", *values: object
+) -> tuple[object, ...]:
+    return connection.call(_NAME, _PATH, _MANAGER, member, signature, *values)
+
+
+def _property(connection: Connection, path: str, kind: str, name: str) -> object:
+    ((_, value),) = connection.call(
+        _NAME, path, "org.freedesktop.DBus.Properties", "Get", "ss", f"{_NAME}.{kind}", name
+    )
+    return value
+
+
+def _lives(connection: Connection, unit: str, mount: str) -> bool:
+    """Whether a process is in the scope; an empty one is on its way out."""
+    try:
+        (path,) = _call(connection, "GetUnit", "s", unit)
+        group = _property(connection, str(path), "Scope", "ControlGroup")
+        with open(f"{mount}{group}/cgroup.events") as events:
+            return "populated 1" in events.read()
+    except (SystemdError, OSError):  # it went between the two questions
+        return False

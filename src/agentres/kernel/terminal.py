@@ -1,0 +1,66 @@
+"""The terminal is the agent's while it runs, and is given back as it was.
+
+The agent stays in our process group, so that a pipeline (``agentres run -- agent | less``) and the
+shell's job control see one job, as with env(1).  An agent with job control of its own (a shell) takes
+the foreground for itself; one that is killed can neither give it back nor undo its terminal modes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from agentres.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Terminal:
+    """What the terminal on stdin was like at the start, if we were in its foreground."""
+
+    def __init__(self) -> None:
+        self._modes: list[Any] | None = None
+        try:
+            if os.tcgetpgrp(0) != os.getpgrp():
+                return
+        except OSError:  # stdin is no terminal, or not ours
+            return
+        import termios  # here: most agents have no terminal
+
+        self._modes = termios.tcgetattr(0)
+
+    def restore(self, modes: bool) -> None:
+        """Take the foreground back from an agent that is gone; ``modes``: also echo and the like.
+
+        Nothing is touched where the terminal is somebody else's by now: we may have been put into the
+        background.
+        """
+        if self._modes is None or not _ours():
+            return
+        import termios
+
+        # A background process that does this is stopped by SIGTTOU unless it is blocked.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+        try:
+            os.tcsetpgrp(0, os.getpgrp())
+            if modes:
+                termios.tcsetattr(0, termios.TCSADRAIN, self._modes)
+        except (OSError, termios.error):  # hung up meanwhile: nothing to give back
+            pass
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _ours() -> bool:
+    """Whether our process group is in the foreground, or none that lives."""
+    try:
+        foreground = os.tcgetpgrp(0)
+        if foreground != os.getpgrp():
+            os.killpg(foreground, 0)
+            return False
+    except ProcessLookupError:
+        return True
+    except OSError:  # hung up, or another user's
+        return False
+    return True

@@ -1,0 +1,158 @@
+"""The child's side of a launch: join the cgroup, take the rlimits, drop privileges, exec.
+
+:class:`Launch` forks; the child does the steps of its :class:`Plan` and executes the command.  No code
+of the agent runs before the child is in its cgroup.  What fails on the way comes back over a pipe
+that exec closes, as the step and its errno, and is raised in the parent.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterable, Mapping
+
+from agentres.errors import NotExecutable, NotFound, SetupError, reason
+from agentres.kernel.cgroup import Cgroup
+from agentres.record import Record
+
+
+class Identity(Record):
+    """The user that the agent runs as."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    name: str
+    home: str
+
+
+class Plan(Record):
+    """All that the child needs.
+
+    ``nofile`` is RLIMIT_NOFILE, soft and hard (None keeps the caller's); ``cwd`` None keeps the caller's; ``sigmask`` is what the
+    agent starts with.
+    """
+
+    command: tuple[str, ...]
+    nofile: int | None = None
+    identity: Identity | None = None
+    cwd: str | None = None
+    environment: Mapping[str, str] = os.environ
+    sigmask: Iterable[int] = ()
+
+    def agent_environment(self) -> dict[str, str]:
+        environment = dict(self.environment)
+        if self.identity is not None:
+            name = self.identity.name
+            for name_of_caller in ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"):
+                environment.pop(name_of_caller, None)
+            environment.update(HOME=self.identity.home, USER=name, LOGNAME=name)
+        return environment
+
+
+class Launch:
+    """A command on its way: forked by the constructor, running once :meth:`confirm` returns.
+
+    ``started`` is time.monotonic() at the fork.
+    """
+
+    def __init__(self, plan: Plan, cgroup: Cgroup) -> None:
+        self._plan = plan
+        self._report, write_end = os.pipe()
+        procs = os.open("cgroup.procs", os.O_WRONLY, dir_fd=cgroup.fd)
+        self.started = time.monotonic()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                _become(plan, procs, write_end)
+            finally:
+                os._exit(errno.EPROTO)  # nothing of the parent's may run twice
+        self.pidfd = os.pidfd_open(self.pid)
+        os.close(procs)
+        os.close(write_end)
+
+    def confirm(self) -> None:
+        """Wait for exec.  Raises NotFound, NotExecutable or SetupError, with the child reaped."""
+        with open(self._report, "rb") as pipe:
+            report = pipe.read().decode(errors="replace")
+        if report:
+            os.waitpid(self.pid, 0)
+            self.close()
+            step, number, detail = report.split("\0", 2)
+            raise _failure(step, int(number), detail, self._plan)
+
+    def close(self) -> None:
+        """Let go of the pidfd."""
+        os.close(self.pidfd)
+
+
+def _become(plan: Plan, procs: int, report: int) -> None:
+    step = "cgroup"
+    try:
+        os.write(procs, b"0")
+        step = "rlimits"
+        # A core dump of an agent is a flood to the disk and holds its secrets.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if plan.nofile is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (plan.nofile, plan.nofile))
+        step = "user"
+        if plan.identity is not None:
+            os.setgroups(plan.identity.groups)
+            os.setresgid(*[plan.identity.gid] * 3)
+            os.setresuid(*[plan.identity.uid] * 3)
+        step = "cwd"
+        if plan.cwd is not None:
+            os.chdir(plan.cwd)
+        else:
+            os.stat(".")  # the new user may not be allowed in
+        step = "signals"
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)  # Python ignores them
+        signal.pthread_sigmask(signal.SIG_SETMASK, plan.sigmask)
+        step = "exec"
+        _execute(plan)
+    except OSError as error:
+        text = f"{step}\0{error.errno or 0}\0{reason(error)}"
+    except Exception as error:
+        text = f"{step}\0{0}\0{error}"
+    os.write(report, text.encode())
+
+
+def _execute(plan: Plan) -> None:
+    """execve(2) along PATH, as execvp(3) does; raises the errno that tells most."""
+    environment = plan.agent_environment()
+    name = plan.command[0]
+    if "/" in name:
+        os.execve(name, plan.command, environment)
+    told = FileNotFoundError(errno.ENOENT, "not found in PATH")
+    for directory in environment.get("PATH", os.defpath).split(os.pathsep):
+        try:
+            os.execve(f"{directory or '.'}/{name}", plan.command, environment)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            told = error  # type: ignore[assignment]  # both are OSError; keep looking, as execvp
+    raise told
+
+
+def _failure(step: str, number: int, detail: str, plan: Plan) -> SetupError:
+    command = plan.command[0]
+    if step == "exec":
+        if number == errno.ENOENT and "/" in command and os.path.exists(command):
+            return NotFound(f"cannot execute {command}: its interpreter does not exist", number)
+        if number in (errno.ENOENT, errno.ENOTDIR):
+            return NotFound(f"cannot execute {command}: {detail}", number)
+        if number == errno.ENOEXEC:
+            detail = "not a program, and no #! line"
+        return NotExecutable(f"cannot execute {command}: {detail}", number)
+    what = {
+        "cgroup": "cannot join the agent's cgroup",
+        "rlimits": "cannot set the agent's rlimits",
+        "user": f"cannot become user {plan.identity.name if plan.identity else ''}",
+        "cwd": f"cannot enter {'the current directory' if plan.cwd is None else plan.cwd or repr(plan.cwd)}",
+        "signals": "cannot reset the agent's signals",
+    }[step]
+    return SetupError(f"{what}: {detail}", number)

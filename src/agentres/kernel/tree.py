@@ -1,0 +1,218 @@
+"""What all agents of a slice have and want, read from their cgroups, and the lock on changing that.
+
+The tree is the record: limits are read back from it, never remembered, so that supervisors that know
+nothing of each other agree.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+from agentres import log
+from agentres.errors import AgentresError
+from agentres.kernel import registry
+from agentres.kernel.systemd import SLICE
+from agentres.limits import page_align
+from agentres.policy.capacity import Budget, Claim
+from agentres.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from agentres.kernel.delegation import Place
+
+PREFIX = "agentres-"
+"""What the name of every agent's home begins with: a scope's, or a plain cgroup's."""
+
+LOCK_SECONDS = 0.1
+"""How long to wait for the lock: who has it reads some files and writes one."""
+
+
+class Locked(AgentresError):
+    """Somebody holds the lock for longer than any supervisor does."""
+
+
+class Lock:
+    """An flock(2) on the slice's directory, for a ``with``; Locked after ``patience`` seconds, OSError."""
+
+    __slots__ = ("_fd", "_patience", "path")
+
+    def __init__(self, path: str, patience: float = LOCK_SECONDS) -> None:
+        self.path = path
+        self._patience = patience
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._take(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def _take(self, fd: int) -> None:
+        deadline = time.monotonic() + self._patience
+        pause = 0.0005
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Locked(f"the lock on {self.path} is held: see lslocks(8)") from None
+            time.sleep(pause)
+            pause = min(pause * 2, 0.01)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.close(self._fd)
+
+
+def claims(path: str) -> list[Claim]:
+    """The agents of the slice at ``path``, those of other agents excepted, in the order of their start.
+
+    One that vanishes meanwhile is left out, and so is what a run left that was killed.
+    """
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return sorted(_claims(path, now), key=lambda claim: (claim.started, claim.path))
+
+
+def _claims(path: str, now: float) -> Iterator[Claim]:
+    try:
+        with os.scandir(path) as entries:
+            homes = [entry.path for entry in entries if entry.name.startswith(PREFIX)]
+    except OSError as error:
+        log.debug(__name__, "not looked into: %s", error)
+        return
+    for home in homes:
+        try:
+            orphan = not _populated(f"{home}/supervisor")
+            if orphan and not _populated(home):
+                log.debug(__name__, "%s was left by a run that was killed", home)
+                continue
+            yield _claim(f"{home}/{registry.LEAF}", orphan, now)
+        except (OSError, ValueError) as error:
+            log.debug(__name__, "%s is no agent's: %s", home, error)
+
+
+def _claim(agent: str, orphan: bool, now: float) -> Claim:
+    name, started = registry.identity(agent)
+    said = registry.claimed(agent)
+    if said is None:
+        orphan, said = True, registry.Claimed()
+    limit = _read(f"{agent}/memory.max")
+    current = int(_read(f"{agent}/memory.current"))
+    stat = _read(f"{agent}/memory.stat")
+    at = stat.index(b"\ninactive_file ") + 15
+    use = max(0, current - int(stat[at : stat.index(b"\n", at)]))
+    # What is asked for, not whether all tasks have stopped by now: nobody is to be frozen twice.
+    frozen = _read(f"{agent}/cgroup.freeze") == b"1\n"
+    return Claim(
+        agent,
+        name,
+        started,
+        None if limit == b"max\n" else int(limit),
+        use,
+        said.priority,
+        said.least,
+        said.wants,
+        min(said.since, now),  # one that lies ahead would have all others wait for it
+        frozen,
+        said.most,
+        orphan,
+    )
+
+
+def _populated(path: str) -> bool:
+    return b"populated 1\n" in _read(f"{path}/cgroup.events")
+
+
+def thaw(path: str) -> None:
+    """Have the agent at ``path`` go on, whose supervisor had it frozen and is gone.  OSError."""
+    fd = os.open(f"{path}/cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"0")
+    finally:
+        os.close(fd)
+
+
+def slice_of(place: Place, uid: int) -> str:
+    """The cgroup that holds the homes of the agents that ``uid`` starts at ``place``; it may be still to be made."""
+    if place.kind == "direct":
+        return place.where
+    manager = f"/user.slice/user-{uid}.slice/user@{uid}.service" if place.kind == "user" else ""
+    return f"{place.hierarchy.mount}{_init()}{manager}/{SLICE}"
+
+
+def _init() -> str:
+    """The cgroup that the host's init manages: all of the hierarchy, where it is not in a container."""
+    try:
+        with open("/proc/1/cgroup") as file:
+            own = next((line[3:] for line in file.read().split("\n") if line[:3] == "0::"), "")
+    except OSError:  # hidepid: proc(5)
+        return ""
+    return own.removesuffix("/init.scope") if own.endswith("/init.scope") else ""
+
+
+def budget(path: str, host: int, share: float) -> Budget:
+    """What all agents of the slice at ``path`` may have, of a host with ``host`` bytes.
+
+    That is ``share`` of it, or what the kernel holds the slice or a cgroup above it to, if that is less.
+    In whole pages, as the kernel has limits.
+    """
+    most, by = page_align(int(host * share), os.sysconf("SC_PAGE_SIZE")), ""
+    for above in _upward(path):
+        limit = _limit(f"{above}/memory.max")
+        if limit is not None and limit[0] <= most:
+            most, by = limit[0], above
+    return Budget(host, share, most, by)
+
+
+def cores(path: str) -> float | None:
+    """What ``cpu.max`` of the cgroup at ``path`` allows, in cores; None: it sets no limit."""
+    limit = _limit(f"{path}/cpu.max")
+    return None if limit is None else limit[0] / limit[1]
+
+
+def cpu_budget(path: str, cpus: int, share: float) -> tuple[float, str]:
+    """:func:`budget` in cores, and the cgroup that the kernel holds it with; empty: none."""
+    most, by = cpus * share, ""
+    for above in _upward(path):
+        limit = cores(above)
+        if limit is not None and limit <= most:
+            most, by = limit, above
+    return most, by
+
+
+def _upward(path: str) -> Iterator[str]:
+    """The cgroup at ``path`` and all above it; where it is still to be made, those above it alone."""
+    while len(path) > 1:
+        if os.path.exists(f"{path}/cgroup.controllers"):
+            yield path
+        path = os.path.dirname(path)
+
+
+def _limit(file: str) -> list[int] | None:
+    """The numbers of a limit; None where it is ``max``, or there is none: the root has none."""
+    try:
+        words = _read(file).split()
+        return None if words[0] == b"max" else [int(word) for word in words]
+    except (OSError, ValueError, IndexError) as error:
+        log.debug(__name__, "%s holds nothing: %s", file, error)
+        return None
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 1 << 16)
+    finally:
+        os.close(fd)

@@ -1,0 +1,171 @@
+"""Fixtures for tests on a real kernel: run an agent, look at what the kernel did, leave nothing.
+
+They run as root and as an ordinary user.  Where this machine cannot run agents at all they are
+skipped, or fail with ``--require-kernel`` (in the project's VM, where nothing may be missing).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from agentres.errors import AgentresError
+from agentres.kernel import delegation
+
+ROOT = os.geteuid() == 0
+AGENTRES = [sys.executable, "-m", "agentres"]
+
+# The emulated VM is up to 20 times slower than a host: deadlines only have to catch a hang.
+DEADLINE = 60.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-kernel", action="store_true", help="fail, not skip, where agents cannot run"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    try:
+        delegation.find()
+    except AgentresError as error:
+        if config.getoption("--require-kernel"):
+            pytest.exit(f"agents cannot run here: {error}", returncode=1)
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=str(error)))
+
+
+@dataclass
+class Run:
+    """A finished ``agentres run``: exit status, output, and its JSON summary (None if none)."""
+
+    status: int
+    out: str
+    err: str
+    summary: dict[str, Any] | None
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        assert self.summary is not None, self.err
+        return self.summary["usage"]
+
+    @property
+    def hits(self) -> dict[str, int]:
+        assert self.summary is not None, self.err
+        return {hit["limit"]: hit["events"] for hit in self.summary["limits_hit"]}
+
+
+RunAgent = Callable[..., Run]
+
+
+def python(code: str, *args: object) -> list[str]:
+    """The command for a workload in Python."""
+    return [sys.executable, "-S", "-c", code, *map(str, args)]
+
+
+@pytest.fixture
+def agentres_run(tmp_path: Path) -> RunAgent:
+    """``agentres_run("--cpu", "1", command=[…])``: run it to its end."""
+    numbers = iter(range(1000))
+
+    def run(*options: str, command: Sequence[str], check: bool = False, **kwargs: Any) -> Run:
+        file = tmp_path / f"summary-{next(numbers)}.json"
+        line = [*AGENTRES, "run", "--summary", str(file), *options, "--", *command]
+        done = subprocess.run(
+            line, capture_output=True, text=True, timeout=DEADLINE, check=False, **kwargs
+        )
+        text = file.read_text() if file.exists() else ""
+        made = Run(done.returncode, done.stdout, done.stderr, json.loads(text) if text else None)
+        if check:
+            assert made.status == 0, made.err
+        return made
+
+    return run
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Like ``agentres_run`` but returns at once; what still runs at the end is ended."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*options: str, command: Sequence[str], **kwargs: Any) -> subprocess.Popen[str]:
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        line = [*AGENTRES, "run", *options, "--", *command]
+        process = subprocess.Popen(line, text=True, **{**streams, **kwargs})
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(timeout=DEADLINE)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def wait_until(true: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
+    """Wait for something that has no event to wait on; fails with ``what`` after ``deadline`` s."""
+    end = time.monotonic() + deadline
+    while not true():
+        assert time.monotonic() < end, f"not within {deadline} s: {what}"
+        time.sleep(0.02)
+
+
+def agents_cgroup() -> Path:
+    """The cgroup of agentres.slice of this user's manager."""
+    own = delegation.hierarchy()
+    if ROOT:
+        return Path(own.mount, "agentres.slice")
+    uid = os.geteuid()
+    return Path(own.mount, f"user.slice/user-{uid}.slice/user@{uid}.service/agentres.slice")
+
+
+def home_of(name: str) -> Path:
+    return agents_cgroup() / f"agentres-{name}.scope"
+
+
+def scopes() -> list[str]:
+    """The agents' scopes that this user's manager has loaded, in whatever state."""
+    line = [
+        "systemctl",
+        *([] if ROOT else ["--user"]),
+        "list-units",
+        "--all",
+        "--plain",
+        "--no-legend",
+    ]
+    listed = subprocess.run(
+        [*line, "agentres-*.scope"], capture_output=True, text=True, check=True
+    ).stdout
+    return [row.split()[0] for row in listed.splitlines() if row.strip()]
+
+
+def traces() -> list[str]:
+    """Whatever a run could have left: scopes, cgroups, processes in them."""
+    found = list(scopes()) if shutil.which("systemctl") else []
+    if agents_cgroup().is_dir():
+        found += [str(path) for path in agents_cgroup().iterdir() if path.is_dir()]
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test: no scope, no cgroup, no child process."""
+    yield
+    # systemd removes the scope when its last process has ended, a moment after we have.
+    wait_until(lambda: not traces(), f"no traces; left: {traces()}", deadline=20.0)
+    children = [child.cmdline() for child in psutil.Process().children(recursive=True)]
+    assert children == []

@@ -1,0 +1,42 @@
+"""CPU: time over wall is cpu.max, for one process and for many."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import RunAgent, python
+
+SPIN = """
+import os, sys, time
+processes, seconds = int(sys.argv[1]), float(sys.argv[2])
+start = time.monotonic()
+for _ in range(processes):
+    if os.fork() == 0:
+        while time.monotonic() < start + seconds:
+            pass
+        os._exit(0)
+for _ in range(processes):
+    os.wait()
+used = os.times()
+print((used.children_user + used.children_system) / (time.monotonic() - start))
+"""
+
+# 50 periods of 100 ms; the first and the last are cut, which is 2 % of them.
+SECONDS = 5
+
+
+@pytest.mark.parametrize(("cores", "processes"), [("0.3", 1), ("120%", 2)])
+def test_cpu_time_over_wall_is_the_limit(
+    agentres_run: RunAgent, cores: str, processes: int
+) -> None:
+    limit = float(cores.rstrip("%")) / (100 if "%" in cores else 1)
+    run = agentres_run("--cpu", cores, command=python(SPIN, processes, SECONDS), check=True)
+    assert float(run.out) == pytest.approx(limit, rel=0.05)
+    assert run.usage["nr_throttled"] > 0
+    assert "cpu.max" in run.hits
+    assert "throttled" in run.err
+
+
+def test_below_the_limit_nothing_is_throttled(agentres_run: RunAgent) -> None:
+    run = agentres_run("--cpu", "2", command=python(SPIN, 1, 1), check=True)
+    assert run.usage["nr_throttled"] == 0
+    assert "no limit on CPU, memory, processes or time was hit" in run.err

@@ -1,0 +1,126 @@
+"""The end: whatever an agent left dies, and nothing is left; a killed supervisor too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import Popen
+
+import psutil
+import pytest
+from conftest import AGENTRES, RunAgent, home_of, python, traces, wait_until
+
+Start = Callable[..., Popen[str]]
+
+DAEMON = """
+import os, signal, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        print(os.getpid(), flush=True)
+        os.close(1)
+        time.sleep(10000)
+    os._exit(0)
+os.wait()
+time.sleep(0.2)
+"""
+
+
+def test_a_double_forked_daemon_dies_with_the_run(agentres_run: RunAgent) -> None:
+    run = agentres_run(command=python(DAEMON), check=True)
+    assert not psutil.pid_exists(int(run.out))
+
+
+def test_cgroups_that_the_agent_made_are_removed(agentres_run: RunAgent) -> None:
+    code = """
+import os
+own = "/sys/fs/cgroup" + open("/proc/self/cgroup").read().split("0::")[1].strip()
+for name in ("a", "a/b", "a/b/c", "shut"):
+    os.mkdir(f"{own}/{name}")
+os.mkdir(f"{own}/shut/in")
+os.chmod(f"{own}/shut", 0)
+if os.fork() == 0:
+    open(f"{own}/a/b/c/cgroup.procs", "w").write("0")
+    import time
+    time.sleep(10000)
+"""
+    run = agentres_run(command=python(code))
+    assert run.status == 0, run.err
+
+
+def test_a_frozen_agent_can_be_ended(agentres_run: RunAgent) -> None:
+    code = """
+import os, sys, time
+own = "/sys/fs/cgroup" + open("/proc/self/cgroup").read().split("0::")[1].strip()
+child = os.fork()
+if child == 0:
+    time.sleep(10000)
+os.mkdir(f"{own}/ice")
+open(f"{own}/ice/cgroup.procs", "w").write(str(child))
+open(f"{own}/ice/cgroup.freeze", "w").write("1")
+"""
+    run = agentres_run(command=python(code))
+    assert run.status == 0, run.err
+
+
+def test_200_runs_in_a_row_leave_nothing(agentres_run: RunAgent) -> None:
+    for number in range(200):
+        run = agentres_run("--name", "row", "--quiet", command=["true"])
+        assert (number, run.status, run.err) == (number, 0, "")
+    wait_until(lambda: not traces(), "no traces", deadline=20)
+
+
+def test_50_at_once_leave_nothing() -> None:
+    line = [*AGENTRES, "run", "--quiet", "--", "sh", "-c", "sleep 1; exit 9"]
+    running = [Popen(line, stderr=subprocess.PIPE, text=True) for _ in range(50)]
+    ended = [(process.communicate(timeout=600)[1], process.returncode) for process in running]
+    assert ended == [("", 9)] * 50
+    wait_until(lambda: not traces(), "no traces", deadline=20)
+
+
+def test_the_limits_outlive_a_killed_supervisor(start: Start) -> None:
+    """SIGKILL of the supervisor: limits stand; nothing is left once the agent has ended."""
+    agent = start(
+        *("--name", "orphan", "--memory", "64M", "--pids", "7"),
+        command=["sh", "-c", "echo $$; read line; exit 0"],
+    )
+    assert agent.stdout is not None
+    assert agent.stdin is not None
+    pid = int(agent.stdout.readline())
+    group = home_of("orphan") / "agent"
+    agent.send_signal(signal.SIGKILL)
+    agent.wait(60)
+    assert psutil.pid_exists(pid)
+    assert "agentres-orphan.scope/agent/main" in Path(f"/proc/{pid}/cgroup").read_text()
+    assert (group / "memory.max").read_text() == f"{64 << 20}\n"
+    assert (group / "pids.max").read_text() == "7\n"
+    assert traces() != []
+    agent.stdin.close()  # the agent reads its end and leaves
+    wait_until(lambda: not psutil.pid_exists(pid), "the agent has ended")
+    wait_until(lambda: not traces(), "systemd has removed the scope", deadline=20)
+
+
+def test_stopping_the_scope_ends_the_agent(start: Start) -> None:
+    agent = start("--name", "stopped", command=["sh", "-c", "echo up; exec sleep 1000"])
+    assert agent.stdout is not None
+    assert agent.stdout.readline() == "up\n"
+    user = [] if os.geteuid() == 0 else ["--user"]
+    subprocess.run(["systemctl", *user, "stop", "agentres-stopped.scope"], check=True)
+    assert agent.wait(60) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("where", ["limits", "launch"])
+def test_a_failed_launch_leaves_nothing(agentres_run: RunAgent, where: str) -> None:
+    if where == "launch":
+        run = agentres_run("--name", "failed", command=["/nonexistent"])
+        assert run.status == 127
+    else:
+        run = agentres_run("--name", "failed", "--io-write", "/proc=5M", command=["true"])
+        assert run.status == 125
+    wait_until(lambda: not traces(), "no traces", deadline=20)
+    assert agentres_run("--name", "failed", command=["true"]).status == 0

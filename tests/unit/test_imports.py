@@ -1,0 +1,75 @@
+"""What stays in memory beside an agent: the standard library's cheap part and our own core."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+
+DEAR = [
+    "asyncio",
+    "click",
+    "dataclasses",
+    "json",
+    "logging",
+    "psutil",
+    "pydantic",
+    "pyroute2",
+    "rich",
+    "typer",
+    "typing",
+]
+OURS_OR_CGROUPSPY = {"agentres", "cgroupspy", "cgroupspy.interfaces", "cgroupspy.contenttypes"}
+
+ENTRY = "import agentres.cli.run"
+WHOLE_LINE = """
+from agentres.cli import options
+from agentres.cli.run import run
+from agentres.limits import Host
+options.understand(*options.parse(["--cpu=1", "--memory", "50%", "--io-write=/dev/vda=1M", "--", "true"]), Host(4, 2**33))
+"""
+
+
+@cache
+def loaded_by(code: str) -> frozenset[str]:
+    """The modules that are there after ``code`` and were not there at the interpreter's start."""
+    script = f"import sys; before = set(sys.modules)\n{code}\nprint(*(set(sys.modules) - before))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return frozenset(done.stdout.split())
+
+
+@pytest.mark.parametrize("code", [ENTRY, WHOLE_LINE], ids=["import", "a whole line"])
+@pytest.mark.parametrize("module", DEAR)
+def test_a_run_does_not_load(module: str, code: str) -> None:
+    assert module not in loaded_by(code)
+
+
+@pytest.mark.parametrize("code", [ENTRY, WHOLE_LINE], ids=["import", "a whole line"])
+def test_a_run_loads_the_standard_library_its_own_core_and_two_modules_of_cgroupspy(
+    code: str,
+) -> None:
+    loaded = loaded_by(code)
+    assert "agentres.kernel.cgroup" in loaded
+    others = {name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert {name for name in others if not name.startswith("agentres.")} <= OURS_OR_CGROUPSPY
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["agentres.cli.app", "agentres.cli.doctor", "agentres.doctor", "agentres.kernel.probe"],
+)
+def test_a_run_does_not_load_the_other_verbs(module: str) -> None:
+    assert module not in loaded_by(ENTRY)
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    others = {
+        name
+        for name in loaded_by("import agentres")
+        if name.partition(".")[0] not in sys.stdlib_module_names
+    }
+    assert others == {"agentres"}

@@ -1,0 +1,223 @@
+"""Records are the frozen, slotted dataclasses that they stand in for."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from agentres.record import Record
+from agentres.stats import OomKill
+
+
+def make_pair() -> tuple[type, type]:
+    """One class body, once as a record and once as a dataclass."""
+
+    class Point(Record):
+        x: int
+        y: int = 0
+        label: str = "p"
+
+        @property
+        def sum(self) -> int:
+            return self.x + self.y
+
+    record = Point
+
+    @dataclasses.dataclass(frozen=True, slots=True)
+    class Point:  # type: ignore[no-redef]  # the same name, for repr()
+        x: int
+        y: int = 0
+        label: str = "p"
+
+        @property
+        def sum(self) -> int:
+            return self.x + self.y
+
+    record.__qualname__ = Point.__qualname__ = "Point"
+    return record, Point
+
+
+RECORD, DATACLASS = make_pair()
+KINDS = pytest.mark.parametrize("kind", [RECORD, DATACLASS], ids=["record", "dataclass"])
+"""What holds for both is what makes one the other's stand-in."""
+
+GOOD: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+    ((1,), {}),
+    ((1, 2), {}),
+    ((1, 2, "q"), {}),
+    ((), {"x": 1}),
+    ((1,), {"label": "q"}),
+    ((), {"label": "q", "y": 5, "x": 4}),
+    ((None,), {"y": None}),
+]
+
+BAD: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+    ((), {}),
+    ((), {"y": 1}),
+    ((1, 2, "q", 4), {}),
+    ((1,), {"x": 1}),
+    ((1,), {"z": 1}),
+    ((), {"z": 1}),
+]
+
+
+@KINDS
+@pytest.mark.parametrize(("values", "named"), GOOD, ids=repr)
+def test_fields_are_filled_in_order_by_name_and_by_default(
+    kind: Any, values: tuple[Any, ...], named: dict[str, Any]
+) -> None:
+    expected = {
+        "y": 0,
+        "label": "p",
+        **dict(zip(("x", "y", "label"), values, strict=False)),
+        **named,
+    }
+    made = kind(*values, **named)
+    assert {name: getattr(made, name) for name in ("x", "y", "label")} == expected
+
+
+@KINDS
+@pytest.mark.parametrize(("values", "named"), BAD, ids=repr)
+def test_missing_unknown_and_repeated_fields_are_type_errors(
+    kind: Any, values: tuple[Any, ...], named: dict[str, Any]
+) -> None:
+    with pytest.raises(TypeError):
+        kind(*values, **named)
+
+
+@KINDS
+def test_a_value_is_equal_to_one_of_the_same_class_and_fields(kind: Any) -> None:
+    assert kind(1, 2) == kind(x=1, y=2)
+
+
+@KINDS
+@pytest.mark.parametrize("other", [(1, 2, "p"), None, 1, "Point(x=1, y=2, label='p')"], ids=repr)
+def test_a_value_differs_from_anything_of_another_class(kind: Any, other: object) -> None:
+    assert kind(1, 2) != other
+
+
+@KINDS
+@pytest.mark.parametrize("other", [(2, 2, "p"), (1, 1, "p"), (1, 2, "q")])
+def test_a_value_differs_when_one_field_does(kind: Any, other: tuple[Any, ...]) -> None:
+    assert kind(1, 2) != kind(*other)
+
+
+class Anything:
+    """Equal to all that leaves the answer to it."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@KINDS
+def test_another_class_may_say_that_it_equals_a_value(kind: Any) -> None:
+    assert kind(1, 2).__eq__(5) is NotImplemented
+    assert kind(1, 2) == Anything()
+    assert kind(1, mock.ANY) == kind(1, 2)
+
+
+@pytest.mark.parametrize("dump", [copy.copy, copy.deepcopy], ids=["copy", "deepcopy"])
+@KINDS
+def test_a_copy_is_equal(kind: Any, dump: Callable[[Any], Any]) -> None:
+    made = kind(1, label="q")
+    assert dump(made) == made
+    assert type(dump(made)) is kind
+
+
+@KINDS
+def test_only_a_deep_copy_copies_the_fields(kind: Any) -> None:
+    made = kind([1])
+    assert copy.copy(made).x is made.x
+    assert copy.deepcopy(made).x == [1]
+    assert copy.deepcopy(made).x is not made.x
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_record_can_be_pickled(protocol: int) -> None:
+    made = OomKill(7, "cc1", cgroup="/a", limit_cgroup="")
+    again = pickle.loads(pickle.dumps(made, protocol))
+    assert again == made
+    assert type(again) is OomKill
+
+
+def test_a_record_differs_from_a_dataclass_of_the_same_fields() -> None:
+    assert RECORD(1, 2) != DATACLASS(1, 2)
+
+
+@KINDS
+def test_equal_values_are_one_member_of_a_set(kind: Any) -> None:
+    assert len({kind(1, 2), kind(1, 2), kind(1, 3)}) == 2
+
+
+@KINDS
+def test_a_value_with_an_unhashable_field_has_no_hash(kind: Any) -> None:
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(kind([]))
+
+
+@KINDS
+@pytest.mark.parametrize("name", ["x", "y", "nothing"])
+def test_a_value_cannot_be_changed(kind: Any, name: str) -> None:
+    made = kind(1)
+    # Python 3.11's dataclasses answer an unknown name with TypeError (python/cpython#105936).
+    with pytest.raises((AttributeError, TypeError)):
+        setattr(made, name, 5)
+    assert made == kind(1)
+
+
+@KINDS
+def test_a_field_cannot_be_deleted(kind: Any) -> None:
+    made = kind(1)
+    with pytest.raises(AttributeError):
+        del made.x
+    assert made.x == 1
+
+
+@KINDS
+def test_a_value_has_slots_and_no_dict(kind: Any) -> None:
+    assert kind.__slots__ == ("x", "y", "label")
+    assert not hasattr(kind(1), "__dict__")
+
+
+@KINDS
+def test_a_value_matches_by_position(kind: Any) -> None:
+    assert kind.__match_args__ == ("x", "y", "label")
+    match kind(1, 2):
+        case kind(x, 2):
+            assert x == 1
+        case other:
+            pytest.fail(f"{other!r} did not match")
+
+
+@KINDS
+def test_repr_is_how_to_make_the_value(kind: Any) -> None:
+    assert repr(kind(1, label="q")) == "Point(x=1, y=0, label='q')"
+
+
+@KINDS
+def test_properties_work_on_the_fields(kind: Any) -> None:
+    assert kind(1, 2).sum == 3
+
+
+def test_the_error_names_the_class_and_the_field() -> None:
+    with pytest.raises(TypeError, match=r"Point\(\).*: x"):
+        RECORD()
+    with pytest.raises(TypeError, match=r"Point\(\).*: z"):
+        RECORD(1, z=2)
+
+
+def test_a_record_without_fields_is_a_value_too() -> None:
+    class Nothing(Record):
+        pass
+
+    assert Nothing() == Nothing()
+    with pytest.raises(TypeError):
+        Nothing(1)
