@@ -1,0 +1,381 @@
+"""``agentres alerts``: what was raised, who looks after it, and how often; also as it happens."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import pwd
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from agentres.cli import show
+from agentres.cli.run import say
+from agentres.errors import EXIT_SIGNAL
+from agentres.policy.alerts import Severity
+from agentres.policy.alerts import show as quantity
+from agentres.policy.resources import RESOURCES
+from agentres.store import AlertRow, Store, StoreError
+from agentres.units import format_duration
+
+SCHEMA = 1
+"""The version of the JSON; it rises when a key changes its meaning or goes."""
+
+POLL_MILLISECONDS = 200
+
+
+class _ListByDefault(TyperGroup):
+    """``alerts`` and ``alerts --open`` are ``alerts list`` and ``alerts list --open``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        helps = ctx.help_option_names
+        if not args or (args[0].startswith("-") and args[0] not in helps):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    name="alerts",
+    cls=_ListByDefault,
+    help="List, show and acknowledge alerts; list is what is meant where no verb stands.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of a table.")]
+Since = Annotated[
+    str | None,
+    typer.Option(metavar="DURATION", help="Raised not before so long ago: 90s, 2h, 7d.",
+                 show_default=False),
+]  # fmt: skip
+Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, or as much as tells it apart.")]
+
+
+@app.command("list")
+@show.told
+def list_(
+    agent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of this agent.", show_default=False)
+    ] = None,
+    severity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="That reached INFO, WARNING, CRITICAL or EMERGENCY.",
+            show_default=False,
+        ),
+    ] = None,
+    resource: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of this resource.", show_default=False)
+    ] = None,
+    since: Since = None,
+    open_only: Annotated[
+        bool, typer.Option("--open", metavar="", help="Not resolved yet.")
+    ] = False,
+    unacknowledged: Annotated[
+        bool, typer.Option("--unacked", metavar="", help="Not acknowledged yet.")
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="At most so many, the newest.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", metavar="", help="Print what happens from now on, until Ctrl-C."),
+    ] = False,
+) -> None:
+    """List alerts, the newest first."""
+    least = _severity(severity)
+    if resource is not None and resource not in RESOURCES:
+        near = difflib.get_close_matches(resource, RESOURCES, n=1)
+        known = f"did you mean {near[0]}?" if near else f"known: {', '.join(RESOURCES)}"
+        raise typer.BadParameter(f"no resource {resource!r}; {known}", param_hint="--resource")
+    if follow:
+        for given, option in ((since, "--since"), (unacknowledged, "--unacked")):
+            if given:
+                raise typer.BadParameter("is about the past: not with --follow", param_hint=option)
+        _follow(agent, least, resource, open_only, limit, as_json)
+        return
+    earliest = show.since(since)
+    store = show.open_history()
+    try:
+        rows = store.alerts(agent, least, resource, earliest, open_only, unacknowledged, limit)
+    finally:
+        store.close()
+    if as_json:
+        show.print_json({"schema": SCHEMA, "alerts": [_as_json(row) for row in rows]})
+    else:
+        _print(rows)
+
+
+@app.command("show")
+@show.told
+def show_(alert_id: Id, as_json: AsJson = False) -> None:
+    """Show all that is known of an alert, and what happened to it."""
+    store = show.open_history()
+    try:
+        row = store.alert(alert_id)
+        timeline = store.timeline(row.id)
+    finally:
+        store.close()
+    if as_json:
+        steps = [
+            {
+                "time": at, "kind": kind, "severity": None if severity is None else severity.name,
+                "value": value, "detail": detail,
+            }
+            for at, kind, severity, value, detail in timeline
+        ]  # fmt: skip
+        show.print_json({"schema": SCHEMA, "alert": _as_json(row), "timeline": steps})
+        return
+    console = show.console()
+    fields = show.table("", "")
+    fields.show_header = False
+    for field, value in _fields(row):
+        fields.add_row(show.cell(field, "dim"), show.cell(value))
+    console.print(fields)
+    steps_table = show.table("time", "what", "severity", "value", "detail", whole=("time",))
+    for at, kind, level, figure, detail in timeline:
+        steps_table.add_row(
+            show.clock(at, 3),
+            show.cell(kind),
+            "" if level is None else show.cell(level.name, show.STYLES[level]),
+            "" if figure is None else quantity(figure, row.unit),
+            show.cell(detail),
+        )
+    console.print()
+    console.print(steps_table)
+
+
+@app.command("ack")
+@show.told
+def ack(
+    alert_id: Id,
+    why: Annotated[str, typer.Option(metavar="TEXT", help="Why, or what is done about it.")],
+    who: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who; by default you.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Acknowledge an alert: say who looks after it, and why."""
+    for text, option in ((why, "--why"), (who, "--who")):
+        if text is not None and not text.strip():
+            raise typer.BadParameter("must not be empty", param_hint=option)
+    store = show.open_history(write=True)
+    try:
+        row = store.acknowledge(alert_id, who or _user(), why, time.time())
+    finally:
+        store.close()
+    if as_json:
+        show.print_json({"schema": SCHEMA, "alert": _as_json(row)})
+    else:
+        print(f"acknowledged {row.id} as {show.printable(row.acknowledged_by or '')}")
+
+
+@app.command("stats")
+@show.told
+def stats(since: Since = None, as_json: AsJson = False) -> None:
+    """Count alerts by severity, agent and resource; tell how long they waited."""
+    earliest = show.since(since)
+    store = show.open_history()
+    try:
+        found = store.statistics(earliest)
+    finally:
+        store.close()
+    if as_json:
+        show.print_json({"schema": SCHEMA, **found})
+        return
+    console = show.console()
+    print(f"{found['total']} alerts, {found['open']} open, {found['acknowledged']} acknowledged")
+    for by in ("severity", "agent", "resource"):
+        counts = {name: number for name, number in found[f"by_{by}"].items() if number}
+        if not counts:
+            continue
+        table = show.table(by, "alerts", right=("alerts",))
+        ranked = counts.items() if by == "severity" else sorted(counts.items(), key=lambda c: -c[1])
+        for name, number in ranked:
+            style = show.STYLES[Severity[name]] if by == "severity" else ""
+            table.add_row(show.cell(name, style), str(number))
+        console.print()
+        console.print(table)
+    waits = found["time_to_acknowledge"]
+    if waits["max"] is not None:
+        words = ", ".join(
+            f"{name} {format_duration(waits[name])}" for name in ("mean", "p50", "max")
+        )
+        print(f"\ntime to acknowledge: {words}")
+
+
+def _severity(text: str | None) -> Severity | None:
+    if text is None:
+        return None
+    try:
+        return Severity[text.upper()]
+    except KeyError:
+        names = ", ".join(level.name for level in Severity)
+        raise typer.BadParameter(
+            f"expected one of {names}, not {text!r}", param_hint="--severity"
+        ) from None
+
+
+def _user() -> str:
+    """Whoever runs this; behind sudo, whoever ran sudo."""
+    uid = os.getuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = f"uid {uid}"
+    behind = os.environ.get("SUDO_USER")
+    return f"{behind} as {name}" if behind and behind != name else name
+
+
+# How alerts are shown.
+
+
+def _as_json(row: AlertRow) -> dict[str, Any]:
+    values: dict[str, Any] = {field: getattr(row, field) for field in AlertRow.__match_args__}
+    return {**values, "severity": row.severity.name, "last_severity": row.last_severity.name}
+
+
+def _value(row: AlertRow) -> str:
+    value = quantity(row.value, row.unit)
+    return value if row.limit is None else f"{value} of {quantity(row.limit, row.unit)}"
+
+
+def _state(row: AlertRow) -> str:
+    state = "open" if row.resolved is None else "resolved"
+    return state if row.acknowledged is None else f"{state}, acked"
+
+
+def _print(rows: list[AlertRow]) -> None:
+    if not rows:
+        print("no alerts")
+        return
+    table = show.table(
+        "id", "raised", "severity", "agent", "resource", "value", "state",
+        whole=("id", "raised", "severity"),
+    )  # fmt: skip
+    table.padding = (0, 1, 0, 0)
+    for row in rows:
+        table.add_row(
+            row.id,
+            show.moment(row.raised),
+            show.cell(row.severity.name, show.STYLES[row.severity]),
+            show.cell(row.agent),
+            show.cell(row.resource),
+            _value(row),
+            show.cell(_state(row), "bold" if row.resolved is None else ""),
+        )
+    show.console().print(table)
+
+
+def _fields(row: AlertRow) -> Iterator[tuple[str, str]]:
+    yield "id", row.id
+    yield "message", row.message
+    yield "state", _state(row)
+    reached = "" if row.severity == row.last_severity else f" (last {row.last_severity.name})"
+    yield "severity", row.severity.name + reached
+    yield "agent", f"{row.agent}, run {row.run}, on {row.host}"
+    yield "rule", row.rule if row.rule == row.resource else f"{row.rule} (of {row.resource})"
+    yield "value", _value(row)
+    yield "threshold", quantity(row.threshold, row.unit)
+    for field in ("breached", "raised", "updated", "resolved", "handled"):
+        at = getattr(row, field)
+        yield field, show.ABSENT if at is None else show.date(at)
+    if row.acknowledged is None:
+        yield "acknowledged", show.ABSENT
+    else:
+        by = f"{show.date(row.acknowledged)} by {row.acknowledged_by}"
+        yield "acknowledged", f"{by}: {row.acknowledged_why}"
+    if row.repeats:
+        yield "repeats", str(row.repeats)
+
+
+# As it happens.
+
+
+def _follow(
+    agent: str | None,
+    least: Severity | None,
+    resource: str | None,
+    open_only: bool,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    shown = 0
+    try:
+        for store, event in _events():
+            wanted = (
+                (agent is None or event["agent"] == agent)
+                and (resource is None or event["resource"] == resource)
+                and not (open_only and event["event"] == "resolved")
+                and (least is None or _reached(store, event) >= least)
+            )
+            if not wanted:
+                continue
+            if as_json:
+                show.print_json(event, indent=None)
+            else:
+                words = (
+                    show.clock(event["updated"]), event["id"],
+                    f"{event['event']:8}", f"{event['severity']:9}", event["message"],
+                )  # fmt: skip
+                print(show.printable(" ".join(words)))
+            sys.stdout.flush()
+            shown += 1
+            if shown == limit:
+                return
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_SIGNAL + signal.SIGINT) from None
+
+
+def _reached(store: Store, event: dict[str, Any]) -> Severity:
+    """How grave the alert was at most by then: what comes of it is for those who saw it grave."""
+    if event["event"] == "raised":
+        return Severity[event["severity"]]
+    return max(Severity[event["severity"]], store.alert(event["id"]).severity)
+
+
+def _events() -> Iterator[tuple[Store, dict[str, Any]]]:
+    """What is recorded from now on, with where it is; ends when the reader of stdout has gone."""
+    reader = select.poll()
+    reader.register(1, 0)  # tells only that the other end has gone
+    store, waited = _wait(reader)
+    at = 0 if waited else store.changes(sys.maxsize)[1]
+    while True:
+        found, at = store.changes(at)
+        for _, event in found:
+            yield store, event
+        _pause(reader)
+        if store.moved:
+            # Somebody took the file away: nothing of what is in the new one has been shown.
+            store.close()
+            store, _ = _wait(reader)
+            at = 0
+
+
+def _wait(reader: select.poll) -> tuple[Store, bool]:
+    """The history as soon as there is one, and whether there was none."""
+    waited = False
+    while True:
+        try:
+            return show.open_history(), waited
+        except StoreError as error:
+            if "no history yet" not in error.message:
+                raise
+            if not waited:
+                say(f"{error}; waiting")
+            waited = True
+        _pause(reader)
+
+
+def _pause(reader: select.poll) -> None:
+    if reader.poll(POLL_MILLISECONDS):
+        raise BrokenPipeError(errno.EPIPE, "the reader has gone")

@@ -1,0 +1,355 @@
+"""``agentres history``: what a run used, as a table, curves, JSON or a picture."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from agentres import plot
+from agentres.cli import show
+from agentres.curves import CURVES, Curve, Curves, curves
+from agentres.policy.alerts import show as quantity
+from agentres.stats import Sample
+from agentres.store import ActionRow, AlertRow, Run, Store, StoreError
+
+SCHEMA = 1
+"""The version of the JSON; it rises when a key changes its meaning or goes."""
+
+
+@show.told
+def history(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="An agent, host, or agentres.slice; without it, the runs that are known.",
+            show_default=False,
+        ),
+    ] = None,
+    run_id: Annotated[
+        str | None,
+        typer.Option("--run", metavar="ID", help="This run, not the newest.", show_default=False),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION", help="Not before so long ago: 90s, 5m.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print JSON instead of a table.")
+    ] = False,
+    actions: Annotated[
+        bool,
+        typer.Option(
+            "--actions",
+            metavar="",
+            help="What was done with limits: kept for 30 days, of all runs.",
+        ),
+    ] = False,
+    picture: Annotated[
+        str | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="Draw the curves into FILE.png, .svg or .html instead.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Show what a run used: the last 100 samples, kept for one hour."""
+    earliest = show.since(since)
+    if picture is not None and not plot.format_of(picture):
+        raise typer.BadParameter(
+            f"{picture} ends in none of .png, .svg and .html", param_hint="--plot"
+        )
+    if picture is not None and name is None and run_id is None:
+        raise typer.BadParameter("wants the NAME of a run", param_hint="--plot")
+    if picture is not None and actions:
+        raise typer.BadParameter("draws samples, not --actions", param_hint="--plot")
+    store = show.open_history()
+    try:
+        if actions:
+            _actions(store, name, run_id, earliest, as_json)
+            return
+        if name is None and run_id is None:
+            _list(store, earliest, as_json)
+            return
+        run, others = _pick(store, name, run_id)
+        samples = store.samples(run.id, since=earliest)
+        alerts = [alert for alert in store.alerts(agent=run.name) if alert.run == run.id]
+    finally:
+        store.close()
+    drawn = curves(samples)
+    if picture is not None:
+        if not samples:
+            raise StoreError(_nothing(run, since))
+        title = f"{show.printable(run.name)} (run {run.id})"
+        plot.write(picture, drawn, title, _facts(run, drawn), alerts)
+    if as_json:
+        show.print_json(_as_json(run, others, samples, drawn, alerts))
+    elif picture is not None:
+        print(f"wrote {show.printable(picture)}")
+    else:
+        _print(run, others, drawn, alerts, _nothing(run, since))
+
+
+def _pick(store: Store, name: str | None, run_id: str | None) -> tuple[Run, list[Run]]:
+    """The run asked for, and the others of its name; newest first."""
+    if run_id is not None:
+        found = [run for run in store.runs(name) if run.id.startswith(run_id)]
+        if not found or not run_id:
+            raise StoreError(
+                f"no run {run_id!r}"
+                + ("" if name is None else f" of {name!r}")
+                + " in the history",
+                "agentres history lists the runs",
+            )
+        if len(found) > 1:
+            some = ", ".join(run.id for run in found[:5])
+            raise StoreError(f"several runs begin with {run_id!r}: {some}", "write more of the id")
+        picked = found[0]
+        return picked, [r for r in store.runs(picked.name, picked.of) if r.id != picked.id]
+    found = store.runs(name)
+    # An agent may be called host: what is watched under that name goes first.
+    found.sort(key=lambda run: run.of == "agent")
+    if not found:
+        names = sorted({run.name for run in store.runs()})
+        near = difflib.get_close_matches(name or "", names, n=3, cutoff=0.5)
+        remedy = f"did you mean {' or '.join(near)}?" if near else "agentres history lists the runs"
+        raise StoreError(f"no run of {name!r} in the history", remedy)
+    return found[0], [run for run in found[1:] if run.of == found[0].of]
+
+
+def _nothing(run: Run, since: str | None) -> str:
+    within = "the last hour, and older ones are not kept" if since is None else f"the last {since}"
+    return f"no samples of {run.name} in {within}"
+
+
+# The runs.
+
+
+def _list(store: Store, earliest: float | None, as_json: bool) -> None:
+    runs = store.runs(since=earliest)
+    rows = [(run, store.samples(run.id)) for run in runs]
+    if as_json:
+        listed = [
+            {**_run_json(run), "memory_peak": _peak(samples), "samples": len(samples)}
+            for run, samples in rows
+        ]
+        show.print_json({"schema": SCHEMA, "runs": listed})
+        return
+    if not rows:
+        print("no runs" + ("" if earliest is None else " in that time"))
+        return
+    table = show.table(
+        "name", "run", "started", "ended", "exit", "peak memory",
+        right=("exit", "peak memory"), whole=("run", "started", "ended"),
+    )  # fmt: skip
+    for run, samples in rows:
+        peak = _peak(samples)
+        table.add_row(
+            show.cell(run.name),
+            run.id,
+            show.moment(run.started),
+            Text("running", "green") if run.ended is None else show.moment(run.ended),
+            show.ABSENT if run.exit_code is None else str(run.exit_code),
+            show.ABSENT if peak is None else quantity(peak, "bytes"),
+        )
+    show.console().print(table)
+
+
+def _peak(samples: list[tuple[float, Sample]]) -> int | None:
+    peaks = [sample.memory_peak for _, sample in samples if sample.memory_peak is not None]
+    return max(peaks, default=None)
+
+
+# One run.
+
+
+def _run_json(run: Run) -> dict[str, Any]:
+    fields = ("id", "name", "of", "command", "uid", "cgroup", "started", "ended", "exit_code")
+    return {field: getattr(run, field) for field in fields}
+
+
+def _as_json(
+    run: Run,
+    others: list[Run],
+    samples: list[tuple[float, Sample]],
+    drawn: Curves,
+    alerts: list[AlertRow],
+) -> dict[str, Any]:
+    rows = []
+    for at, (moment, sample) in enumerate(samples):
+        limits = {name: drawn[name].limits[at] for name in ("cpu", "memory", "pids")}
+        rows.append(
+            {
+                "time": moment,
+                "values": {name: curve.values[at] for name, curve in drawn.by_name.items()},
+                "limits": limits,
+                "raw": {field: getattr(sample, field) for field in Sample.__match_args__},
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "run": _run_json(run),
+        "other_runs": [other.id for other in others],
+        "units": {name: resource.unit for name, resource in CURVES.items()},
+        "samples": rows,
+        "alerts": [alert.id for alert in alerts],
+    }
+
+
+def _facts(run: Run, drawn: Curves) -> list[tuple[str, str]]:
+    limits = ", ".join(_limits(drawn))
+    ended = "running" if run.ended is None else show.date(run.ended)
+    facts = [("started", show.date(run.started)), ("ended", ended)]
+    if run.exit_code is not None:
+        facts.append(("exit code", str(run.exit_code)))
+    if limits:
+        facts.append(("limits", limits))
+    if run.command:
+        facts.append(("command", show.printable(shlex.join(run.command))))
+    return facts
+
+
+def _limits(drawn: Curves) -> list[str]:
+    named = (("cpu", "CPU"), ("memory", "memory"), ("pids", "processes"))
+    found = []
+    for name, label in named:
+        limit = drawn[name].limit
+        if limit is not None:
+            found.append(f"{label} {quantity(limit, drawn[name].unit)}")
+    return found
+
+
+def _print(
+    run: Run, others: list[Run], drawn: Curves, alerts: list[AlertRow], nothing: str
+) -> None:
+    console = show.console()
+    words = [
+        "still running" if fact == "ended" and run.ended is None else f"{fact} {value}"
+        for fact, value in _facts(run, drawn)
+        if fact != "command"
+    ]
+    heading = f"{run.name}, run {run.id}: {', '.join(words)}"
+    console.print(show.cell(heading, "bold"))
+    if others:
+        some = ", ".join(f"{other.id} of {show.moment(other.started)}" for other in others[:3])
+        more = ", ..." if len(others) > 3 else ""
+        console.print(show.cell(f"{len(others)} more of that name: {some}{more} (--run ID)"))
+    if not drawn.times:
+        console.print(show.cell(nothing))
+    else:
+        console.print()
+        console.print(_table(drawn))
+        ascii_only = not (console.encoding or "").lower().startswith("utf")
+        for line in plot.terminal(drawn, console.width, ascii_only):
+            console.print(Text.from_ansi(line), soft_wrap=True)
+    if alerts:
+        open_ = sum(alert.resolved is None for alert in alerts)
+        name = shlex.quote(run.name)
+        line = f"alerts: {len(alerts)}, {open_} of them open; agentres alerts list --agent {name}"
+        console.print()
+        console.print(show.cell(line))
+
+
+def _table(drawn: Curves) -> Any:
+    names = (
+        "time", "cpu", "working\nset", "memory", "read", "written", "pids", "fds",
+        "pressure %\ncpu mem io",
+    )  # fmt: skip
+    table = show.table(*names, right=names[1:], whole=names[:1])
+    table.padding = (0, 1, 0, 0)
+    close = any(b - a < 1 for a, b in zip(drawn.times, drawn.times[1:], strict=False))
+    for at, moment in enumerate(drawn.times):
+        table.add_row(
+            show.clock(moment, 2 if close else 0),
+            _figure(drawn["cpu"], at),
+            *(_figure(drawn[name], at) for name in ("memory", "memory_current")),
+            *(_figure(drawn[name], at) for name in ("disk_read", "disk_write", "pids", "fds")),
+            _pressure(drawn, at),
+        )
+    return table
+
+
+def _figure(curve: Curve, at: int) -> str:
+    value = curve.values[at]
+    if value is None:
+        return show.ABSENT
+    return f"{value:.2f}" if curve.unit == "cores" else quantity(value, curve.unit)
+
+
+def _pressure(drawn: Curves, at: int) -> str:
+    shares = [drawn[f"{kind}_pressure"].values[at] for kind in ("cpu", "memory", "io")]
+    if all(share is None for share in shares):
+        return show.ABSENT
+    return " ".join(f"{show.ABSENT if s is None else round(s * 100):>3}" for s in shares)
+
+
+# What was done with limits.
+
+
+def _actions(
+    store: Store, name: str | None, run_id: str | None, earliest: float | None, as_json: bool
+) -> None:
+    """Actions outlive the runs that they are of, so that they are looked up by themselves."""
+    found = store.actions(name)
+    if run_id is not None:
+        ids = {row.run for row in found if run_id and row.run.startswith(run_id)}
+        if len(ids) != 1:
+            ids = {_pick(store, name, run_id)[0].id}
+        found = [row for row in found if row.run in ids]
+    elif not found and name is not None:
+        _pick(store, name, None)  # tells where there is no such name
+    if earliest is not None:
+        found = [row for row in found if row.time >= earliest]
+    if as_json:
+        show.print_json({"schema": SCHEMA, "actions": [_action_json(row) for row in found]})
+        return
+    if not found:
+        print("no actions" + ("" if earliest is None else " in that time"))
+        return
+    several = {
+        "agent": name is None and len({row.agent for row in found}) > 1,
+        "run": len({row.run for row in found}) > 1,
+    }
+    more = [column for column, shown in several.items() if shown]
+    table = show.table(
+        "time", *more, "what", "limit", "from", "to", "took", "why",
+        right=("from", "to", "took"), whole=("time", "run", "what"),
+    )  # fmt: skip
+    table.padding = (0, 1, 0, 0)
+    for row in found:
+        unit = _unit(row)
+        ends = [show.ABSENT if v is None else quantity(v, unit) for v in (row.before, row.after)]
+        took = show.ABSENT if row.took is None else f"{row.took * 1000:.1f} ms"
+        values = f" ({row.values})" if row.values else ""
+        table.add_row(
+            show.moment(row.time),
+            *(show.cell(getattr(row, column)) for column in more),
+            show.cell(row.kind, _KINDS.get(row.kind, "")),
+            show.cell(row.resource),
+            *ends,
+            took,
+            show.cell(f"{row.rule}: {row.why}{values}"),
+        )
+    show.console().print(table)
+
+
+_KINDS = {"throttle": "yellow", "refuse": "yellow", "release": "red", "freeze": "red"}
+_UNITS = {"memory": "bytes", "cpu": "cores", "io_read": "bytes/s", "io_write": "bytes/s"}
+
+
+def _unit(row: ActionRow) -> str:
+    """The unit of a limit by its key, which may be that of one device: ``io_read=/dev/vda``."""
+    return _UNITS.get(row.resource.partition("=")[0], "count")
+
+
+def _action_json(row: ActionRow) -> dict[str, Any]:
+    fields = [field for field in ActionRow.__match_args__ if field != "seq"]
+    return {**{field: getattr(row, field) for field in fields}, "unit": _unit(row)}

@@ -1,0 +1,207 @@
+"""``agentres metrics``: agents, host and alerts in Prometheus's text format."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agentres import log
+from agentres.cli.run import say
+from agentres.errors import EXIT_SIGNAL, AgentresError, UsageError, reason
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from prometheus_client import CollectorRegistry
+
+    from agentres.stats import Sample
+    from agentres.store import Store
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+_INSTALL = "pip install 'agentres[metrics]'"
+
+
+def metrics(
+    textfile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write to FILE, in one step: for node_exporter's textfile collector, which reads *.prom.",
+        ),
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDR:]PORT",
+            help="Answer HTTP scrapes until interrupted. ADDR: 127.0.0.1 by default; IPv6 in brackets; PORT 0: any that is free.",
+        ),
+    ] = None,
+) -> None:
+    """Print what agents and the host use, and the alerts, for Prometheus."""
+    try:
+        if textfile is not None and listen is not None:
+            raise UsageError("--textfile and --listen exclude each other")
+        address = None if listen is None else parse_address(listen)
+        registry = _registry()
+        if address is not None:
+            serve(registry, *address)
+        elif textfile is not None:
+            write_textfile(str(textfile), _text(registry))
+        else:
+            _print(_text(registry))
+    except UsageError as error:
+        say(f"{error}; see agentres metrics --help")
+        raise typer.Exit(EXIT_USAGE) from None
+    except AgentresError as error:
+        say(str(error))
+        raise typer.Exit(EXIT_FAILURE) from None
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """``9105``, ``127.0.0.1:9105`` or ``[::1]:9105`` as address and port; pure.  UsageError."""
+    address, colon, port = text.rpartition(":")
+    bracketed = address.startswith("[") and address.endswith("]")
+    if not bracketed and ":" in address:
+        raise UsageError(f"--listen {text}: expected IPv6 in brackets, as in [::1]:9105")
+    address = address[1:-1] if bracketed else address
+    if (colon and not address) or not (port.isascii() and port.isdigit() and len(port) <= 5):
+        raise UsageError(f"--listen {text}: expected PORT or ADDR:PORT, as in 127.0.0.1:9105")
+    if int(port) > 65535:
+        raise UsageError(f"--listen {text}: expected a port up to 65535")
+    return address or "127.0.0.1", int(port)
+
+
+def _registry() -> CollectorRegistry:
+    """A registry of our collector alone: how this process fares is nobody's concern."""
+    try:
+        from prometheus_client import CollectorRegistry
+
+        from agentres.metrics import AgentresCollector
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "prometheus_client":
+            raise
+        raise AgentresError("metrics need the package prometheus-client", _INSTALL) from None
+    from agentres.kernel.delegation import hierarchy
+
+    registry = CollectorRegistry()
+    mount = hierarchy().mount
+    registry.register(AgentresCollector(mount, _read, _history, share=_share(), own=_own_slice()))
+    return registry
+
+
+def _share() -> float | None:
+    """The budget's part of the host; None, and a line on stderr, where the configuration is wrong."""
+    from agentres.config import ConfigError, load
+    from agentres.paths import configuration
+
+    try:
+        return load(configuration(os.environ, os.getuid())).budget_share
+    except ConfigError as error:
+        say(f"no metrics of the budget: {error}")
+        return None
+
+
+def _own_slice() -> str:
+    """The cgroup in which an agent would run that is started here; empty where none could."""
+    from agentres.kernel import delegation, tree
+
+    try:
+        return tree.slice_of(delegation.find(), os.geteuid())
+    except (AgentresError, OSError) as error:
+        log.debug(__name__, "no budget of our own: %s", error)
+        return ""
+
+
+def _read(path: str) -> Sample:
+    from agentres.kernel.meter import GROUPS, Meter
+    from agentres.stats import Sample
+
+    meter = Meter(path)
+    try:
+        for group in GROUPS:
+            meter.read(group)
+        return Sample.of(meter.values)
+    finally:
+        meter.close()
+
+
+def _history() -> Store:
+    from agentres.paths import state_directory
+    from agentres.store import Store
+
+    return Store.open(os.path.join(state_directory(), "history.db"), write=False)
+
+
+def _text(registry: CollectorRegistry) -> bytes:
+    from prometheus_client import generate_latest
+
+    return generate_latest(registry)
+
+
+def _print(text: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is still buffered would be tried again at exit, with a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            raise typer.Exit(EXIT_SIGNAL + signal.SIGPIPE) from None
+        raise AgentresError(f"stdout: {reason(error)}") from error
+
+
+def write_textfile(path: str, text: bytes) -> None:
+    """Put ``text`` where ``path`` is, so that a reader finds the old or the new, mode 0644.
+
+    What is there and is no file stays: /dev/stdout must not be replaced.  Raises AgentresError.
+    """
+    directory, name = os.path.split(os.path.abspath(path))
+    temporary = None
+    try:
+        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            raise UsageError(f"--textfile {path}: expected a regular file, or none yet")
+        # Not *.prom: node_exporter would read it half written.
+        file, temporary = tempfile.mkstemp(suffix=".tmp", prefix=f".{name}.", dir=directory)
+        with os.fdopen(file, "wb") as opened:
+            opened.write(text)
+            os.fchmod(file, 0o644)
+        os.rename(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise AgentresError(f"--textfile {path}: {reason(error)}") from error
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)
+
+
+def serve(registry: CollectorRegistry, address: str, port: int) -> None:
+    """Answer scrapes until SIGTERM, which ends it well, or Ctrl-C.  Raises AgentresError."""
+    from prometheus_client import make_wsgi_app
+
+    from agentres.cli._httpd import Server
+
+    shown = f"[{address}]" if ":" in address else address
+    try:
+        server = Server(address, port, make_wsgi_app(registry))
+    except OSError as error:
+        raise AgentresError(f"--listen {shown}:{port}: {reason(error)}") from error
+    try:
+        with server:
+            signal.signal(signal.SIGTERM, _terminated)
+            say(f"metrics at http://{shown}:{server.server_port}/metrics")
+            server.serve_forever()
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_SIGNAL + signal.SIGINT) from None
+
+
+def _terminated(signo: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)  # no Exception: socketserver passes over those

@@ -1,0 +1,142 @@
+"""Reads the configuration: TOML files, checked key by key, become :class:`agentres.settings.Settings`.
+
+The built-in rules and handlers are a first layer of the same sections, each file is laid over it key by
+key, and the whole is checked once (docs/configuration.md has every key).  What makes no sense is a
+:class:`ConfigError` of one line: the file, the key, its value and what was expected.
+
+pydantic is too dear for a process that stays, and handlers' modules are imported to see that they are
+there, so a run reads its configuration in a process of its own: ``python -P -m agentres.config [FILE…]``
+writes ``marshal.dumps(to_plain(settings))`` on stdout, or the error as the last line of stderr and exits
+1.  Without -P the working directory could bring modules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from agentres.config.elastic import Philosophy, philosophies
+from agentres.config.files import KIND, lay, read
+from agentres.config.schema import HANDLERS, Alert, File
+from agentres.config.values import DEFAULT
+from agentres.config.words import ConfigError, Wrong, meant, nearest, refused, shown
+from agentres.config.writing import dump, sections
+from agentres.kernel import host
+from agentres.limits import Host
+from agentres.policy.alerts import Rule
+from agentres.policy.prediction import PredictionSettings
+from agentres.settings import Handler, Settings
+
+__all__ = ["ConfigError", "dump", "load", "sections"]
+
+
+def load(paths: Sequence[str], read_host: Callable[[], Host] = host.read) -> Settings:
+    """What the files say over what is built in, the later over the earlier; ConfigError.
+
+    ``read_host`` is asked where limits are given: they must fit it.
+    """
+    merged = sections(DEFAULT)
+    given: dict[tuple[str, ...], int] = {}
+    for at, path in enumerate(paths):
+        lay(merged, read(path), at, given)
+    try:
+        return _settings(merged, read_host)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        # A misspelt key explains a missing one.
+        details.sort(key=lambda detail: detail["type"] != "extra_forbidden")
+        key, words = _explain(details[0]["type"], details[0]["loc"], details[0].get("ctx", {}))
+    except Wrong as wrong:
+        # To blame is what came last: what was there before made sense.
+        key = max(wrong.keys, key=lambda key: given.get(key, -1))
+        words = wrong.keys[key]
+    at = next(given[key[:n]] for n in range(len(key), 0, -1) if key[:n] in given)
+    raise refused(f"{paths[at]}: {_pair(merged, key)}", words)
+
+
+def _settings(merged: dict[str, Any], read_host: Callable[[], Host]) -> Settings:
+    """Check the sections; ValidationError, or Wrong with the whole path of each key."""
+    file = File.model_validate(merged)
+    scaling = philosophies(file.philosophies)
+    sampling, rules, handlers = file.sampling, list[Rule](), list[Handler]()
+    at: tuple[str, ...] = ("sampling",)
+    try:
+        sampling.check()
+        at = ("limits",)
+        limits = file.limits.texts(read_host)
+        at = ("scaling",)
+        file.scaling.check(scaling)
+        for name, alert in file.alerts.items():
+            at = ("alerts", name)
+            rules += [rule for rule in alert.rules(name) if alert.enabled]
+        for name, handler in file.handlers.items():
+            at = ("handlers", name)
+            if handler.enabled:
+                told = (handler.severity, handler.timeout, handler.queue, handler.options())
+                handlers.append(Handler(name, handler.type, *told))
+    except Wrong as wrong:
+        raise wrong.within(at) from wrong.__cause__
+    return Settings(
+        interval=sampling.interval,
+        fastest=sampling.fastest,
+        history=file.history.enabled,
+        rules=tuple(rules),
+        handlers=tuple(handlers),
+        philosophies=scaling,
+        philosophy=file.scaling.philosophy,
+        budget_share=file.budget.share,
+        predict=file.scaling.predict,
+        predictor=file.scaling.predictor or "",
+        prediction=PredictionSettings(**file.prediction.model_dump()),
+        limits=limits,
+    )
+
+
+def _explain(
+    kind: str, loc: tuple[str | int, ...], context: Mapping[str, Any]
+) -> tuple[tuple[str, ...], str]:
+    """Where one of pydantic's errors is, and what was expected there."""
+    path = tuple(part for part in loc if isinstance(part, str) and part != "[key]")
+    model: type[BaseModel] = File
+    if path[:1] == ("handlers",) and len(path) > 2:
+        model = HANDLERS[path[2]]  # pydantic puts the type there
+        path = path[:2] + path[3:]
+    elif len(path) > 1:
+        model = _TABLES.get(path[0]) or type(File.model_fields[path[0]].default)
+    if kind == "value_error":
+        return path, str(context["error"])
+    if kind == "extra_forbidden":
+        what = f"a key of {path[-2]}" if len(path) == 2 else "a key" if path[1:] else "a section"
+        return path, f"expected {what}{nearest(path[-1], model.model_fields)}"
+    if kind == "union_tag_invalid":
+        path = (*path, "type")
+        return path, f"expected a type of handler{nearest(context['tag'], HANDLERS)}"
+    if kind in ("missing", "union_tag_not_found"):
+        key = path[2] if kind == "missing" else "type"
+        if key not in KIND.values():
+            return path[:2], f'expected a key "{key}"'
+        known = [one.name for one in (DEFAULT.rules if path[0] == "alerts" else DEFAULT.handlers)]
+        words = f'expected a key "{key}", nothing of this name being built in'
+        return path[:2], words + meant(path[1], known)
+    return path, _EXPECTED.get(kind, "expected a section")
+
+
+_TABLES: dict[str, type[BaseModel]] = {"alerts": Alert, "philosophies": Philosophy}
+"""Sections of named tables, handlers aside, which differ by type."""
+
+_TEXTS = 'expected a list of text such as ["/usr/bin/logger", "-t", "agentres"]'
+_EXPECTED = {"bool_type": "expected true or false", "list_type": _TEXTS, "too_short": _TEXTS}
+
+
+def _pair(merged: Mapping[str, Any], path: tuple[str, ...]) -> str:
+    """``alerts.cpu.warning = "75%"``; a section alone, and the headers, which are secrets."""
+    value: Any = merged
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    key = ".".join(p if re.fullmatch("[A-Za-z0-9_-]+", p) else shown(p) for p in path)
+    if value is None or isinstance(value, dict) or "headers" in path:
+        return key
+    return f"{key} = {shown(value)}"

@@ -1,0 +1,36 @@
+"""``python -P -m agentres.config [FILE…]``, for the resident process: see :mod:`agentres.config`."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+from typing import NoReturn
+
+from agentres.config import ConfigError, load
+from agentres.paths import configuration
+from agentres.settings import to_plain
+
+
+def main() -> NoReturn:
+    """Write the settings of the files that are named, or else of those of the environment."""
+    # A handler's module may have C code or a child that writes to descriptor 1 when it is imported.
+    sys.stdout.flush()
+    out = os.dup(1)
+    os.dup2(2, 1)
+    status = 0
+    try:
+        settings = load(sys.argv[1:] or configuration(os.environ, os.getuid()))
+        with open(out, "wb") as stdout:
+            marshal.dump(to_plain(settings), stdout)
+    except ConfigError as error:
+        print(error, file=sys.stderr)  # noqa: T201 -- what it is for
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A thread that such a module has started does not keep us from ending.
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

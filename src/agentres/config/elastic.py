@@ -1,0 +1,167 @@
+"""What a file may say about limits that move: its sections, and the philosophies that they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import StrictBool
+
+from agentres.config.handlers import entry_point
+from agentres.config.values import (
+    DEFAULT,
+    DiskLimit,
+    Lasting,
+    LastingOrNever,
+    Limit,
+    OptionalText,
+    Table,
+    Text,
+    factor,
+    fraction,
+    percent_text,
+    seconds,
+)
+from agentres.config.words import Wrong, nearest, shown
+from agentres.limits import DISKS, Host, LimitError, read_limits
+from agentres.limits import Limits as NoLimits
+from agentres.policy import scaling
+
+
+class Limits(Table):
+    """``[limits]``: what an agent gets whose options do not say otherwise."""
+
+    cpu: Limit = None
+    memory: Limit = None
+    swap: Limit = None
+    pids: Limit = None
+    io_read: DiskLimit = None
+    io_write: DiskLimit = None
+    io_read_iops: DiskLimit = None
+    io_write_iops: DiskLimit = None
+    nofile: Limit = None
+
+    def texts(self, host: Callable[[], Host]) -> dict[str, str | list[str]]:
+        """Those that are given; :class:`Wrong` where one makes no sense on this host."""
+        given = {key: getattr(self, key) for key in type(self).model_fields}
+        texts = {key: value for key, value in given.items() if value is not None}
+        try:
+            if texts:
+                read_limits(texts, host(), NoLimits())
+        except LimitError as error:
+            text = f"{error.text}: " if error.key in DISKS and len(texts[error.key]) > 1 else ""
+            raise Wrong(error.key, f"{text}{error}") from None
+        return texts
+
+
+class Scaling(Table):
+    """``[scaling]``."""
+
+    philosophy: Text = DEFAULT.philosophy
+    predict: StrictBool = DEFAULT.predict
+    predictor: OptionalText = None
+
+    def check(self, philosophies: Iterable[str]) -> None:
+        """:class:`Wrong` where what it names is not there."""
+        if self.philosophy not in philosophies:
+            words = f"expected a philosophy{nearest(self.philosophy, philosophies)}"
+            raise Wrong("philosophy", words)
+        if self.predictor is not None:
+            entry_point(self.predictor, "agentres.predictors", "predictor")
+
+
+class Budget(Table):
+    """``[budget]``."""
+
+    share: Annotated[float, fraction("1%", "100%")] = DEFAULT.budget_share
+
+
+class Prediction(Table):
+    """``[prediction]``."""
+
+    half_life: Annotated[float, seconds("1m", "365d")] = DEFAULT.prediction.half_life
+    percentile: Annotated[float, fraction("1%", "100%")] = DEFAULT.prediction.percentile
+    margin: Annotated[float, fraction("0%", "100%")] = DEFAULT.prediction.margin
+
+
+_BASE = scaling.BALANCED
+
+
+class Philosophy(Table):
+    """``[philosophies.NAME]``."""
+
+    based_on: OptionalText = None
+    up: Annotated[float, fraction("1%", "95%")] = _BASE.up
+    down: Annotated[float, fraction("0%", "95%")] = _BASE.down
+    step: Annotated[float, factor(1, 10, above=True)] = _BASE.step
+    aim: Annotated[float, fraction("1%", "95%")] = _BASE.aim
+    cooldown: Lasting = _BASE.cooldown
+    burst: StrictBool = _BASE.burst
+    give_back: LastingOrNever = _BASE.give_back
+    patience: Annotated[float, factor(1, 1000)] = _BASE.patience
+    margin: Annotated[float, fraction("0%", "100%")] = _BASE.margin
+
+    def over(self, base: scaling.Philosophy, name: str) -> scaling.Philosophy:
+        """``base`` with the keys that are given; :class:`Wrong` where they fit not together."""
+        given = {key: getattr(self, key) for key in BEHAVIOUR if key in self.model_fields_set}
+        if not base.moves:
+            for key in given:
+                raise Wrong(key, f"expected no key: {base.name} leaves every limit where it is")
+        made = base.but(**given, name=name)
+        text = {key: f"{key} = {shown(percent_text(getattr(made, key)))}" for key in FRACTIONS}
+        for low, high in pairwise(FRACTIONS):
+            if getattr(made, low) >= getattr(made, high):
+                less = {low: f"expected less than {text[high]}"}
+                raise Wrong(high, f"expected more than {text[low]}", **less)
+        if made.down * made.step >= made.up:
+            # What a raise has just brought would be low use.
+            by = f"step = {made.step:g}"
+            raise Wrong(
+                "step",
+                f"expected less than up / down, which is {made.up / made.down:.3g}",
+                up=f"expected more than down times {by}, which is {made.down * made.step:.3g}",
+                down=f"expected less than up divided by {by}, which is {made.up / made.step:.3g}",
+            )
+        return made
+
+
+FRACTIONS = ("down", "aim", "up")
+"""The keys of a philosophy that are fractions of the limit, in the order in which they have to be."""
+
+BEHAVIOUR = tuple(key for key in Philosophy.model_fields if key != "based_on")
+
+
+def philosophies(tables: Mapping[str, Philosophy]) -> dict[str, scaling.Philosophy]:
+    """Each on the one that it is based on; :class:`Wrong` with the whole path of each key."""
+    made: dict[str, scaling.Philosophy] = {}
+    for name in tables:
+        chain = [name]
+        while chain[-1] not in made and (below := _below(chain[-1], tables)) is not None:
+            if below in chain:
+                wrong = Wrong("based_on", "expected a philosophy that is not based on this one")
+                raise wrong.within(("philosophies", chain[-1]))
+            chain.append(below)
+        for one in reversed(chain):
+            if one not in made:
+                base = _below(one, tables)
+                over = scaling.PHILOSOPHIES[one] if base is None else made[base]
+                try:
+                    made[one] = tables[one].over(over, one)
+                except Wrong as wrong:
+                    raise wrong.within(("philosophies", one)) from None
+    return {name: made[name] for name in tables}
+
+
+def _below(name: str, tables: Mapping[str, Philosophy]) -> str | None:
+    """What this one is based on; None: on what is built in under its name."""
+    base = tables[name].based_on
+    if base is None:
+        return None if name in scaling.PHILOSOPHIES else scaling.BALANCED.name
+    if name == scaling.FROZEN.name or base not in tables:
+        known = f"expected a philosophy{nearest(base, tables)}"
+        words = (
+            "expected no key: frozen leaves every limit where it is" if base in tables else known
+        )
+        raise Wrong("based_on", words).within(("philosophies", name))
+    return base

@@ -1,0 +1,241 @@
+"""What a file may say: its sections, as pydantic models, and the rules and handlers that they come to."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictBool
+
+from agentres.config.elastic import Budget, Limits, Philosophy, Prediction, Scaling
+from agentres.config.handlers import entry_point, executable, importable
+from agentres.config.values import (
+    DEFAULT,
+    Format,
+    Headers,
+    Level,
+    Name,
+    OptionalLevel,
+    OptionalText,
+    Resource,
+    Seconds,
+    Share,
+    Subjects,
+    Table,
+    Text,
+    Url,
+    duration_text,
+    seconds,
+    threshold,
+    whole,
+)
+from agentres.config.words import Wrong, either, shown
+from agentres.policy.alerts import Rule, Severity
+from agentres.policy.resources import EVENT, OWN, RESOURCES
+from agentres.settings import Handler
+
+LEVELS = {severity.name.lower(): severity for severity in Severity}
+TIMES = ("duration", "hysteresis", "cooldown", "keep_firing_for")
+
+_RULE = Rule("", "", "", ())
+_TROUBLE = next(rule for rule in DEFAULT.rules if RESOURCES[rule.resource].kind == EVENT)
+_HANDLER = Handler("", "")
+
+
+class Sampling(Table):
+    """``[sampling]``."""
+
+    interval: Annotated[float, seconds("1s", "1h")] = DEFAULT.interval
+    fastest: Annotated[float, seconds("10ms", "1h")] = DEFAULT.fastest
+
+    def check(self) -> None:
+        """:class:`Wrong` where the two fit not together."""
+        if self.fastest > self.interval:
+            interval, fastest = duration_text(self.interval), duration_text(self.fastest)
+            words = f"expected at least fastest = {shown(fastest)}"
+            raise Wrong("fastest", f"expected at most interval = {shown(interval)}", interval=words)
+
+
+class History(Table):
+    """``[history]``."""
+
+    enabled: StrictBool = DEFAULT.history
+
+
+class Alert(Table):
+    """``[alerts.NAME]``; what a threshold may be depends on the resource."""
+
+    resource: Resource
+    of: Subjects = None
+    info: Any = None
+    warning: Any = None
+    critical: Any = None
+    emergency: Any = None
+    severity: OptionalLevel = None
+    duration: Seconds = _RULE.duration
+    hysteresis: Share = _RULE.hysteresis
+    cooldown: Seconds = _RULE.cooldown
+    keep_firing_for: Seconds = _RULE.keep_firing_for
+    enabled: StrictBool = True
+
+    def rules(self, name: str) -> list[Rule]:
+        """One rule for each subject; what fits not together is :class:`Wrong`."""
+        resource = RESOURCES[self.resource]
+        of = self.of or (("agent",) if "agent" in resource.of else resource.of)
+        for subject in of:
+            if subject not in resource.of:
+                raise Wrong(
+                    "of", f"expected {either(resource.of)}: {subject} has no {self.resource}"
+                )
+        if happens(self.resource):
+            base, levels, relative = _TROUBLE, self._trouble(), False
+        else:
+            base, (levels, relative) = _RULE, self._levels()
+        given = {key: getattr(self, key) for key in TIMES if key in self.model_fields_set}
+        fields = {field: getattr(base, field) for field in Rule.__match_args__} | given
+        fields |= {"name": name, "resource": self.resource, "levels": levels, "relative": relative}
+        return [Rule(**{**fields, "of": subject}) for subject in of]
+
+    def _trouble(self) -> tuple[tuple[Severity, float], ...]:
+        fit = fitting(self.resource)
+        for key in (*LEVELS, *TIMES):
+            if key in self.model_fields_set and key not in fit:
+                raise Wrong(key, f"expected {either(fit)}: {self.resource} should never happen")
+        if self.severity is None:
+            raise Wrong("", f"expected a severity: {self.resource} should never happen")
+        return ((self.severity, _TROUBLE.levels[0][1]),)
+
+    def _levels(self) -> tuple[tuple[tuple[Severity, float], ...], bool]:
+        if self.severity is not None:
+            raise Wrong("severity", f"expected {either(LEVELS)}: {self.resource} has thresholds")
+        found = []
+        for key in LEVELS:
+            if (value := getattr(self, key)) is not None:
+                try:
+                    found.append((key, *threshold(value, self.resource)))
+                except ValueError as error:
+                    raise Wrong(key, str(error)) from None
+        if not found:
+            raise Wrong("", f"expected a threshold: {either(LEVELS)}")
+        for (low, least, part), (high, most, another) in pairwise(found):
+            below, above = (f"{key} = {shown(getattr(self, key))}" for key in (low, high))
+            if part != another:
+                words = "expected both in percent of the limit or neither, and there is"
+                raise Wrong(high, f"{words} {below}", **{low: f"{words} {above}"})
+            if most <= least:
+                less = {low: f"expected less than {above}"}
+                raise Wrong(high, f"expected more than {below}", **less)
+        return tuple((LEVELS[key], least) for key, least, _ in found), found[0][2]
+
+
+def happens(resource: str) -> bool:
+    """Whether it should never happen: a rule of it has a severity instead of thresholds."""
+    return RESOURCES[resource].kind == EVENT or RESOURCES[resource].group == OWN
+
+
+def fitting(resource: str) -> tuple[str, ...]:
+    """The keys that say when a rule of it fires, and for how long.
+
+    An event is over at once, so that it cannot last; a state that should never be can.
+    """
+    if not happens(resource):
+        return (*LEVELS, *TIMES)
+    if RESOURCES[resource].kind == EVENT:
+        return ("severity", "keep_firing_for")
+    return ("severity", "duration", "cooldown", "keep_firing_for")
+
+
+class BaseHandler(Table):
+    """``[handlers.NAME]``, the keys of every type."""
+
+    type: str
+    severity: Level = _HANDLER.severity
+    timeout: Annotated[float, seconds("0s", "5m", above=True)] = _HANDLER.timeout
+    queue: Annotated[int, whole(1, 10000)] = _HANDLER.queue
+    enabled: StrictBool = True
+
+    def options(self) -> dict[str, Any]:
+        """What the handler needs, of which all is there now; :class:`Wrong` where it is not."""
+        return {}
+
+
+class PythonHandler(BaseHandler):
+    """A callable, by its own name or by an entry point's."""
+
+    type: Literal["python"]
+    callable: OptionalText = None
+    entry_point: OptionalText = None
+
+    def options(self) -> dict[str, Any]:
+        if (self.callable is None) == (self.entry_point is None):
+            raise Wrong("", 'expected either callable = "package.module:function" or entry_point')
+        if self.entry_point is not None:
+            return {
+                "callable": importable(
+                    "entry_point", entry_point(self.entry_point, "agentres.alert_handlers")
+                )
+            }
+        return {"callable": importable("callable", self.callable or "")}
+
+
+class CommandHandler(BaseHandler):
+    """A program and its arguments."""
+
+    type: Literal["command"]
+    command: Annotated[list[Text], Field(min_length=1)]
+
+    def options(self) -> dict[str, Any]:
+        executable(self.command[0])
+        return {"argv": self.command}
+
+
+class WebhookHandler(BaseHandler):
+    """A URL to POST to."""
+
+    type: Literal["webhook"]
+    url: Url
+    format: Format = "agentres"
+    retries: Annotated[int, whole(0, 10)] = 3
+    headers: Headers = Field(default_factory=dict)
+
+    def options(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("url", "format", "retries", "headers")}
+
+
+class JournalHandler(BaseHandler):
+    """systemd's journal."""
+
+    type: Literal["journal"]
+
+
+class TerminalHandler(BaseHandler):
+    """The run's stderr."""
+
+    type: Literal["terminal"]
+
+
+HANDLERS: dict[str, type[BaseHandler]] = {
+    "python": PythonHandler,
+    "command": CommandHandler,
+    "webhook": WebhookHandler,
+    "journal": JournalHandler,
+    "terminal": TerminalHandler,
+}
+AnyHandler = Annotated[
+    PythonHandler | CommandHandler | WebhookHandler | JournalHandler | TerminalHandler,
+    Field(discriminator="type"),
+]
+
+
+class File(Table):
+    """The whole of it."""
+
+    sampling: Sampling = Sampling()
+    history: History = History()
+    limits: Limits = Limits()
+    scaling: Scaling = Scaling()
+    budget: Budget = Budget()
+    prediction: Prediction = Prediction()
+    philosophies: dict[Name, Philosophy] = Field(default_factory=dict)
+    alerts: dict[Name, Alert] = Field(default_factory=dict)
+    handlers: dict[Name, AnyHandler] = Field(default_factory=dict)

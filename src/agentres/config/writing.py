@@ -1,0 +1,97 @@
+"""Settings as sections of a file, and those as TOML: the inverse of reading."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentres.config.schema import TIMES, fitting, happens
+from agentres.config.values import DEFAULT, duration_text, never_text, percent_text, threshold_text
+from agentres.policy.alerts import Rule
+from agentres.policy.scaling import FROZEN, Philosophy
+from agentres.settings import Handler, Settings
+
+
+def sections(settings: Settings) -> dict[str, Any]:
+    """The settings as a configuration file has them, every key of them: what :func:`load` gives back.
+
+    Rules of one name must differ in nothing but their subject.
+    """
+    alerts: dict[str, dict[str, Any]] = {}
+    for rule in settings.rules:
+        alerts.setdefault(rule.name, _alert_section(rule))["of"].append(rule.of)
+    for rule in DEFAULT.rules:
+        alerts.setdefault(rule.name, {"resource": rule.resource, "enabled": False})
+    handlers = {handler.name: _handler_section(handler) for handler in settings.handlers}
+    for handler in DEFAULT.handlers:
+        handlers.setdefault(handler.name, {"type": handler.type, "enabled": False})
+    sampling = {key: duration_text(getattr(settings, key)) for key in ("interval", "fastest")}
+    scaling = {"philosophy": settings.philosophy, "predict": settings.predict}
+    if settings.predictor:
+        scaling["predictor"] = settings.predictor
+    prediction = settings.prediction
+    return {
+        "sampling": sampling,
+        "history": {"enabled": settings.history},
+        "limits": dict(settings.limits),
+        "scaling": scaling,
+        "budget": {"share": percent_text(settings.budget_share)},
+        "prediction": {
+            "half_life": duration_text(prediction.half_life),
+            "percentile": percent_text(prediction.percentile),
+            "margin": percent_text(prediction.margin),
+        },
+        "philosophies": {
+            name: philosophy_section(one) for name, one in settings.philosophies.items()
+        },
+        "alerts": alerts,
+        "handlers": handlers,
+    }
+
+
+def dump(settings: Settings) -> str:
+    """:func:`sections` as TOML."""
+    import tomli_w
+
+    return tomli_w.dumps(sections(settings))
+
+
+def _alert_section(rule: Rule) -> dict[str, Any]:
+    section: dict[str, Any] = {"resource": rule.resource, "of": []}
+    if happens(rule.resource):
+        section["severity"] = rule.levels[0][0].name
+    else:
+        for severity, threshold in rule.levels:
+            section[severity.name.lower()] = threshold_text(threshold, rule.resource, rule.relative)
+    for key in TIMES:
+        if key in fitting(rule.resource):
+            value = getattr(rule, key)
+            section[key] = percent_text(value) if key == "hysteresis" else duration_text(value)
+    return section
+
+
+def philosophy_section(philosophy: Philosophy) -> dict[str, Any]:
+    """``[philosophies.NAME]``; one that never moves a limit has no figures."""
+    if not philosophy.moves:
+        return {} if philosophy.name == FROZEN.name else {"based_on": FROZEN.name}
+    return {
+        "up": percent_text(philosophy.up),
+        "down": percent_text(philosophy.down),
+        "step": philosophy.step,
+        "aim": percent_text(philosophy.aim),
+        "cooldown": duration_text(philosophy.cooldown),
+        "burst": philosophy.burst,
+        "give_back": never_text(philosophy.give_back),
+        "patience": philosophy.patience,
+        "margin": percent_text(philosophy.margin),
+    }
+
+
+def _handler_section(handler: Handler) -> dict[str, Any]:
+    options = {"command" if key == "argv" else key: v for key, v in handler.options.items()}
+    return {
+        "type": handler.type,
+        "severity": handler.severity.name,
+        "timeout": duration_text(handler.timeout),
+        "queue": handler.queue,
+        **options,
+    }

@@ -1,0 +1,440 @@
+"""What watches one running agent: its meter, its alerts, its tripwire, its history.
+
+:class:`Monitor` ties the engine to the kernel's notifications on one side and to the history and the
+handlers on the other.  It runs on the supervisor's loop and never waits there: the history is written
+by a thread, handlers run in another process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from agentres import log
+from agentres.elastic import Elastic, Terms
+from agentres.engine import Engine, Subject
+from agentres.errors import ControlFileError
+from agentres.kernel.cgroup import Cgroup
+from agentres.kernel.deadman import Deadman
+from agentres.kernel.drift import Drift
+from agentres.kernel.loop import Loop, Timer
+from agentres.kernel.meter import Meter
+from agentres.kernel.pressure import trigger
+from agentres.learning import Learning
+from agentres.limits import Setting
+from agentres.messenger import Messenger
+from agentres.paths import state_directory
+from agentres.policy import tripwire
+from agentres.policy.scaling import ROOM
+from agentres.record import TYPE_CHECKING, Record
+from agentres.recorder import Recorder, new_run
+from agentres.settings import Settings
+from agentres.stats import Sample
+from agentres.units import MAX
+
+if TYPE_CHECKING:
+    from typing import Any, Literal
+
+    from agentres.messenger import Handle
+    from agentres.units import Max
+
+BREATH = 0.05
+"""Seconds between two readings of a control file that notifies without end.
+
+The kernel throttles ``memory.events`` to a notification each 10 ms; an agent that lives off page cache at
+its limit causes one each time, and none of them is news.
+"""
+
+_BURST_LASTS = 1.0
+"""Seconds after a raise for which every notification is heard at once."""
+
+_STALLED: dict[Literal["cpu", "memory", "io"], tuple[str, ...]] = {
+    "cpu": ("cpu", "pressure"),
+    "memory": ("memory", "pressure"),
+    "io": ("disk", "pressure"),
+}
+"""What is looked at when tasks wait for a resource (PSI): they do at a limit, before the next sample."""
+
+_READ_BACK_EVERY = 12
+"""Samples between two comparisons of all limits, beside those that inotify asks for."""
+
+_HISTORY_PATIENCE = 5.0
+_NEVER = float("inf")
+_LONG_AGO = float("-inf")
+_ENDED = "the agent has ended"
+
+
+class Watched(Record):
+    """The agent to watch: its name, command, cgroup and limits, and when it was launched.
+
+    ``adopt`` takes in a process of ours (:meth:`agentres.kernel.delegation.Home.adopt`).  ``started`` is
+    time.monotonic(); ``inside`` is the cgroup as /proc/PID/cgroup names it; ``parent`` is the
+    cgroup that holds all agents' homes.  ``terms`` say how the limits move; None: not at all.  ``named`` is
+    the name where it was given, None where it was made up.  ``warn`` gets lines for people.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    cgroup: Cgroup
+    enforced: Sequence[Setting]
+    started: float
+    inside: str
+    parent: str
+    adopt: Callable[[int], None]
+    terms: Terms | None = None
+    named: str | None = None
+    warn: Callable[[str], None] = lambda line: None
+
+
+class Monitor:
+    """Watches one agent from its first moments to :meth:`finish`.
+
+    ``on_oom`` is called as soon as a process of the agent has been killed for memory.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        watched: Watched,
+        settings: Settings,
+        on_oom: Callable[[], None],
+        callables: Sequence[Handle] = (),
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._agent = watched.cgroup
+        self._parent = watched.parent
+        self._on_oom = on_oom
+        self._directory = state_directory()
+        self._samples = 0
+        self._limits_off: list[str] = []
+        self._oom_kills = 0
+        self._moved_at = _LONG_AGO
+        self._lease = -1
+        self._height: int | Max = MAX
+        self._deadman: Deadman | None = None
+        self._tripwire_off = ""
+        history = f"{self._directory}/history.db" if settings.history else ""
+        self._messenger = Messenger(
+            loop, settings, history, watched.adopt, self._alerts_dropped, callables
+        )
+        if callables or any(handler.type != "terminal" for handler in settings.handlers):
+            self._messenger.start()
+        self._recorder: Recorder | None = None
+        if history:
+            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            loop.watch(self._wake, self._history_changed)
+            self._recorder = Recorder(history, lambda: os.eventfd_write(self._wake, 1))
+        started = time.time() - (time.monotonic() - watched.started)
+        path = watched.cgroup.path
+        self.run = new_run(watched.name, "agent", watched.command, path, started)
+        self._keep("begin", self.run)
+        self._meter = Meter(watched.cgroup.path)
+        self._learning: Learning | None = None
+        if self._recorder is not None:
+            self._learning = Learning(
+                self._recorder, settings, self._meter.values, watched.named, watched.command, watched.started
+            )  # fmt: skip
+        self._meter.read("limits")
+        self._meter.values.update(history=0, handlers=0, drift=0, starved=0, frozen=0)
+        self._engine = Engine(loop, settings, self._tell, self._sampled)
+        self._subject = _Agent(self, self._meter, settings, watched.started)
+        self._drift = Drift(watched.cgroup, watched.enforced, watched.inside)
+        self._elastic: Elastic | None = None
+        self._contention: Timer | None = None
+        if watched.terms is not None and watched.terms.limits.ranges:
+            self._elastic = self._made_elastic(watched.terms, watched.started)
+        if self._drift.fd >= 0:
+            loop.watch(self._drift.fd, self._limit_written)
+        self._notifying = {
+            fd: callback
+            for file, callback in (
+                ("memory.events", self._memory_event),
+                ("pids.events", self._pids_event),
+            )
+            if (fd := self._meter.fd(file)) is not None
+        }
+        self._paused: set[int] = set()
+        self._triggers = []
+        for resource, groups in _STALLED.items():
+            if (fd := trigger(watched.cgroup.fd, resource)) is not None:
+                self._triggers.append(fd)
+                self._notifying[fd] = partial(self._stalled, fd, groups)
+        for fd, callback in self._notifying.items():
+            loop.watch(fd, callback, select.EPOLLPRI)
+        self._meter.read("events")
+        self._engine.add(self._subject)
+        if self._learning is not None and self._elastic is not None and watched.terms is not None:
+            self._learning.ask(watched.terms.limits.ranges, watched.warn, self._elastic.begin)
+
+    def finish(self, exit_code: int) -> None:
+        """Take the last sample, end the alerts, and wait for the history and the handlers."""
+        self._meter.read("events")
+        self._engine.remove(self._subject, _ENDED)
+        for fd in self._notifying.keys() - self._paused:
+            self._loop.unwatch(fd)
+        self._notifying.clear()
+        if self._elastic is not None:
+            if self._contention is not None:
+                self._contention.cancel()
+            if self._elastic.sharing is not None and self._elastic.sharing.bell.fd >= 0:
+                self._loop.unwatch(self._elastic.sharing.bell.fd)
+            self._elastic.close()
+            self._elastic = None
+        for fd in self._triggers:
+            os.close(fd)
+        self._lift()
+        if self._drift.fd >= 0:
+            self._loop.unwatch(self._drift.fd)
+        self._drift.close()
+        self._meter.close()
+        self._messenger.close()
+        self._engine.end(self._subject, _ENDED)  # of what the handlers did not take at the last
+        if self._learning is not None:
+            self._learning.finish(time.monotonic())
+        self._keep("end", self.run.id, time.time(), exit_code)
+        if self._recorder is not None:
+            self._recorder.close(_HISTORY_PATIENCE)
+            self._loop.unwatch(self._wake)
+            os.close(self._wake)
+        if self._lease >= 0:
+            os.close(self._lease)
+
+    # What the kernel tells.
+
+    def _memory_event(self) -> None:
+        limit = self._meter.values["memory_limit"]
+        self._look_by_event("memory", "events")
+        now = time.monotonic()
+        if self._meter.values["memory_limit"] != limit:
+            self._moved_at = now
+        if now - self._moved_at > _BURST_LASTS:  # else the next one may be the next step of a burst
+            self._pause(self._meter.fd("memory.events"))
+        killed = self._meter.values["memory_oom_kill"] or 0
+        if killed > self._oom_kills:
+            self._oom_kills = killed
+            self._on_oom()
+
+    def _pids_event(self) -> None:
+        self._pause(self._meter.fd("pids.events"))
+        self._look_by_event("pids", "events")
+
+    def _stalled(self, fd: int, groups: tuple[str, ...]) -> None:
+        self._pause(fd)
+        self._look_by_event(*groups)
+
+    def _look_by_event(self, *groups: str) -> None:
+        if self._elastic is not None:
+            self._elastic.event = True
+        self._engine.look(self._subject, *groups)
+        if self._elastic is not None:
+            self._elastic.event = False
+
+    def _pause(self, fd: int | None) -> None:
+        """Hear a file again only after a breath; what comes meanwhile is told then."""
+        assert fd is not None
+        self._loop.unwatch(fd)
+        self._paused.add(fd)
+        self._loop.call_at(time.monotonic() + BREATH, lambda: self._resume(fd))
+
+    def _resume(self, fd: int) -> None:
+        if (callback := self._notifying.get(fd)) is not None:
+            self._paused.discard(fd)
+            self._loop.watch(fd, callback, select.EPOLLPRI)
+
+    def _limit_written(self) -> None:
+        self._drift.written()
+        self._check_drift()
+        self._meter.read("limits")
+
+    def _check_drift(self) -> None:
+        self._limits_off = self._drift.rewritten()
+        self._check_moved()
+
+    def _check_moved(self) -> None:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        found = self._limits_off + self._drift.moved(map(int, self._meter.pids), now)
+        self._subject.detail["drift"] = "; ".join(found)
+        self._meter.values["drift"] = len(found)
+        self._engine.observe(self._subject, "drift")
+
+    # What the engine tells.
+
+    def _sampled(self, subject: Subject, when: float, sample: Sample) -> None:
+        self._keep("add", [(subject.run, when, sample)])
+        if self._learning is not None:
+            self._learning.sampled(time.monotonic())
+        self._samples += 1
+        if self._samples % _READ_BACK_EVERY == 0:
+            self._check_drift()
+        else:
+            self._check_moved()
+        if self._samples > 1 and self._lease < 0:
+            self._maybe_watch_the_host()
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        if event["event"] != "repeated":
+            self._messenger.alert(event)
+        self._keep("record", event)
+
+    # Limits that move.
+
+    def _made_elastic(self, terms: Terms, started: float) -> Elastic:
+        made = Elastic(
+            self._agent,
+            terms,
+            self._meter.values,
+            self._drift.expect,
+            self._set_tripwire,
+            self._acted,
+        )
+        for resource in made.resources:
+            self._subject.follow(resource, started)
+        if made.sharing is not None and made.sharing.bell.fd >= 0:
+            self._loop.watch(made.sharing.bell.fd, self._bell_rang)
+        return made
+
+    def observed(self, resource: str, value: float | None, now: float) -> float:
+        """A value was read, and is not judged yet."""
+        if resource == "memory" and self._learning is not None:
+            self._learning.memory()
+        return _NEVER if self._elastic is None else self._elastic.observed(resource, value, now)
+
+    def ceiling(self, resource: str) -> float | None:
+        """What the resource's limit may become, where it moves."""
+        return None if self._elastic is None else self._elastic.ceiling(resource)
+
+    def _bell_rang(self) -> None:
+        assert self._elastic is not None
+        assert self._elastic.sharing is not None
+        self._elastic.sharing.bell.heard()
+        self._contend()
+
+    def _contend(self) -> None:
+        """Do our part where memory is short, and ask again for what we want ourselves."""
+        if self._elastic is None or self._elastic.sharing is None:
+            return
+        wait = self._elastic.sharing.contend()
+        if self._contention is not None:
+            self._contention.cancel()
+            self._contention = None
+        if wait < _NEVER:
+            self._contention = self._loop.call_at(time.monotonic() + wait, self._contend)
+        if self._elastic.sharing.wants:
+            self._look_by_event("memory")
+        else:
+            self.settled()
+
+    @property
+    def short(self) -> str:
+        """What the agent was refused and waits for, in words; empty: nothing."""
+        sharing = self._elastic.sharing if self._elastic is not None else None
+        return sharing.why if sharing is not None and sharing.wants else ""
+
+    def _acted(self, action: dict[str, Any]) -> None:
+        self._keep("act", {"run": self.run.id, "agent": self.run.name, **action})
+
+    def _state(self, resource: str, holds: bool, why: str) -> None:
+        if self._meter.values[resource] != holds:
+            self._subject.detail[resource] = why
+            self._meter.values[resource] = int(holds)
+            self._engine.observe(self._subject, resource)
+
+    def settled(self) -> None:
+        """All that was read has been judged: move the tripwire to the next threshold."""
+        elastic = self._elastic
+        if elastic is not None and (sharing := elastic.sharing) is not None:
+            self._state("starved", bool(sharing.wants), sharing.why)
+            self._state("frozen", elastic.frozen, sharing.why)
+        values = self._meter.values
+        current, used = values["memory_current"], values["working_set"]
+        if current is None or used is None or self._tripwire_off:
+            return
+        thresholds = [watch.next_threshold for watch in self._subject.watches.get("memory", ())]
+        wake = None if elastic is None else elastic.wake_at()
+        ahead = min((t for t in (*thresholds, wake) if t is not None), default=None)
+        room = None if wake is None else ROOM
+        height = tripwire.height(ahead, current, used, values["memory_limit"], room)
+        if tripwire.moved(self._height, height):
+            self._set_tripwire(height)
+
+    def _set_tripwire(self, height: int | Max) -> None:
+        try:
+            if self._deadman is None:
+                self._deadman = Deadman(
+                    ("max", f"{self._agent.path}/memory.high"),
+                    ("0", f"{self._agent.path}/cgroup.freeze"),
+                )
+            self._agent.set_property("memory.high", str(height))
+            self._height = height
+        except (OSError, ControlFileError) as error:
+            # Without it a memory alert waits for the next look; a limit is not concerned.
+            self._tripwire_off = str(error)
+            log.debug(__name__, "no tripwire: %s", error)
+            self._lift()
+
+    def _lift(self) -> None:
+        if self._deadman is not None:
+            self._deadman.close()
+            self._deadman = None
+            self._agent.set_property("memory.high", MAX)
+            self._height = MAX
+
+    # Where it goes.
+
+    def _keep(self, method: str, *args: Any) -> None:
+        if self._recorder is not None:
+            self._recorder.put(method, *args)
+
+    def _history_changed(self) -> None:
+        assert self._recorder is not None
+        os.eventfd_read(self._wake)
+        self._recorder.answers()
+        self._subject.detail["history"] = self._recorder.trouble
+        self._meter.values["history"] = int(bool(self._recorder.trouble))
+        self._engine.observe(self._subject, "history")
+
+    def _alerts_dropped(self, what: str, count: int) -> None:
+        self._subject.detail["handlers"] = what
+        self._meter.values["handlers"] = count
+        self._engine.observe(self._subject, "handlers")
+
+    def _maybe_watch_the_host(self) -> None:
+        """Have our companion watch the host, unless another agent's does: a lock on a file tells."""
+        if all(rule.of == "agent" for rule in self._settings.rules):
+            return
+        try:
+            lease = os.open(
+                f"{self._directory}/host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+        except OSError as error:  # no state directory: the history says so in an alert
+            log.debug(__name__, "the host is not watched: %s", error)
+            return
+        try:
+            fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lease)
+            return
+        self._lease = lease
+        self._messenger.watch_host(self._parent)
+
+
+class _Agent(Subject):
+    """The agent as the engine sees it."""
+
+    def __init__(self, monitor: Monitor, meter: Meter, settings: Settings, since: float) -> None:
+        super().__init__(monitor.run.id, monitor.run.name, "agent", meter, settings, since)
+        self._monitor = monitor
+
+    def observed(self, resource: str, value: float | None, now: float) -> float:
+        return self._monitor.observed(resource, value, now)
+
+    def ceiling(self, resource: str) -> float | None:
+        return self._monitor.ceiling(resource) or super().ceiling(resource)
+
+    def settled(self) -> None:
+        self._monitor.settled()

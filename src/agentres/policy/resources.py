@@ -1,0 +1,94 @@
+"""The resources that rules can be about: their unit, and how a figure of them is had; pure.
+
+A *level* is what is in use now, a *rate* is how fast a counter rises, an *event* is something that the
+kernel counts and that should never happen.
+"""
+
+from __future__ import annotations
+
+from agentres.record import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Final, Literal
+
+    Values = Mapping[str, Any]
+    """Field of :class:`agentres.stats.Sample` -> figure; None where it is absent."""
+
+LEVEL: Final = "level"
+RATE: Final = "rate"
+EVENT: Final = "event"
+
+OWN = "own"
+"""The group of what is not read from the subject, but known by whoever watches it."""
+
+
+class Resource(Record):
+    """One resource: the unit of its value, its kind, what is read for it and how.
+
+    ``group`` names what a meter has to read (:mod:`agentres.kernel.meter`); ``raw`` takes the figure
+    from the values read, a level or a counter; ``limit`` is the field that holds the limit.
+    ``of`` are the kinds of subject that have it.
+    """
+
+    unit: str
+    kind: Literal["level", "rate", "event"]
+    group: str
+    raw: Callable[[Values], float | None]
+    limit: str | None = None
+    of: tuple[str, ...] = ("agent", "host", "slice")
+
+
+def _field(name: str, scale: float = 1.0) -> Callable[[Values], float | None]:
+    def raw(values: Values) -> float | None:
+        value = values.get(name)
+        return None if value is None else float(value) * scale
+
+    return raw
+
+
+def _sum(*names: str) -> Callable[[Values], float | None]:
+    def raw(values: Values) -> float | None:
+        total = 0.0
+        for name in names:
+            value = values.get(name)
+            if value is None:
+                return None
+            total += value
+        return total
+
+    return raw
+
+
+_CGROUPS = ("agent", "slice")
+
+RESOURCES = {
+    "cpu": Resource("cores", RATE, "cpu", _field("usage_usec", 1e-6), "cpu_limit"),
+    "memory": Resource("bytes", LEVEL, "memory", _field("working_set"), "memory_limit"),
+    "swap": Resource("bytes", LEVEL, "memory", _field("swap_current")),
+    "disk": Resource("bytes/s", RATE, "disk", _sum("rbytes", "wbytes")),
+    "disk_read": Resource("bytes/s", RATE, "disk", _field("rbytes")),
+    "disk_write": Resource("bytes/s", RATE, "disk", _field("wbytes")),
+    "network": Resource("bytes/s", RATE, "network", _sum("rx_bytes", "tx_bytes"), None, ("host",)),
+    "pids": Resource("count", LEVEL, "pids", _field("pids_current"), "pids_limit"),
+    "fds": Resource("count", LEVEL, "fds", _field("fds")),
+    "load": Resource("count", LEVEL, "load", _field("load1"), "cpu_limit", ("host",)),
+    "cpu_pressure": Resource("fraction", RATE, "pressure", _field("cpu_some_usec", 1e-6)),
+    "memory_pressure": Resource("fraction", RATE, "pressure", _field("memory_some_usec", 1e-6)),
+    "io_pressure": Resource("fraction", RATE, "pressure", _field("io_some_usec", 1e-6)),
+    "oom_kill": Resource("count", EVENT, "events", _field("memory_oom_kill"), None, _CGROUPS),
+    "fork_refused": Resource("count", EVENT, "events", _field("pids_max_events"), None, _CGROUPS),
+    "drift": Resource("count", LEVEL, OWN, _field("drift"), None, ("agent",)),
+    "unreadable": Resource("count", LEVEL, OWN, _field("unreadable")),
+    "history": Resource("count", LEVEL, OWN, _field("history"), None, ("agent",)),
+    "starved": Resource("count", LEVEL, OWN, _field("starved"), None, ("agent",)),
+    "frozen": Resource("count", LEVEL, OWN, _field("frozen"), None, ("agent",)),
+    "handlers": Resource("count", EVENT, OWN, _field("handlers"), None, ("agent",)),
+}
+"""Every resource by the name that rules use.
+
+``drift`` is how many limits stand rewritten, and processes moved out, by somebody else; ``unreadable``,
+``history`` and ``handlers`` are our own trouble: control files that vanished or hold garbage, a history
+that cannot be written, alerts that a handler did not take.  ``starved`` is 1 while an agent needs memory
+that the budget has not, ``frozen`` while its processes do not run (cgroup.freeze).
+"""

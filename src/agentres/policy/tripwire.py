@@ -1,0 +1,52 @@
+"""Where ``memory.high`` stands, so that the kernel tells of a threshold when it is crossed; pure.
+
+``memory.high`` is an alarm here, not a cap: over it the kernel throttles whoever allocates, for the moment
+until the supervisor has moved it on, and notifies ``memory.events``.
+"""
+
+from __future__ import annotations
+
+from agentres.limits import page_align
+from agentres.record import TYPE_CHECKING
+from agentres.units import MAX
+
+if TYPE_CHECKING:
+    from agentres.units import Max
+
+SLACK = 1 << 20
+"""Bytes: by less than this it is not moved, each move being a system call."""
+
+
+def height(
+    threshold: float | None,
+    current: int,
+    working_set: int,
+    limit: int | None,
+    room: int | None = None,
+    page: int = 4096,
+) -> int | Max:
+    """``memory.high`` in bytes, for the next ``threshold`` of the working set.
+
+    The kernel counts the page cache, the working set does not: what the cache has now is added.  Where the
+    sum is at ``memory.max`` or above it, that limit notifies as well, and there is no tripwire; nor
+    is there one at or below what is in use, which would only throttle.
+
+    Where the limit is to be raised there is always one, ``room`` bytes below it at the least: whoever gets
+    there before the raise waits for it instead of being killed.
+    """
+    if threshold is None:
+        return MAX
+    at = page_align(int(threshold) + current - working_set, page)
+    if room is not None and limit is not None:
+        last = page_align(max(limit - room, limit // 2), page)
+        return at if current < at < last else last
+    if at <= current or (limit is not None and at >= limit):
+        return MAX
+    return at
+
+
+def moved(before: int | Max, after: int | Max) -> bool:
+    """Whether the difference is worth a write."""
+    if before == MAX or after == MAX:
+        return before != after
+    return abs(after - before) >= SLACK

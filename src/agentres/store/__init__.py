@@ -1,0 +1,60 @@
+"""The history: runs, their last samples, alerts, actions, profiles, in one SQLite file; safe beside an agent.
+
+``<state directory>/history.db``, mode 0600, in WAL mode: any number of processes read while one
+writes.  Times are unix seconds.  Samples live in rings: the last :data:`~agentres.store.rows.RING` of a
+run, none older than :data:`~agentres.store.rows.SAMPLES_KEPT` seconds.  Alerts live until
+:data:`~agentres.store.rows.ALERTS_KEPT` seconds after their end, actions for as long, and profiles
+until nothing was learnt for :data:`~agentres.store.rows.PROFILES_KEPT` seconds.
+
+A :class:`Writer` is what stays beside an agent, a :class:`Store` reads as well; either belongs to the
+thread that opened it.  Whatever goes wrong is a :class:`StoreError` of one line, and nothing of the
+failed call was written.
+"""
+
+from __future__ import annotations
+
+from agentres.errors import AgentresError
+from agentres.record import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from agentres.store.reading import ActionRow, AlertRow, Store
+    from agentres.store.writing import Writer
+else:
+
+    def __getattr__(name: str) -> type:
+        """Load no more than is asked for: SQLite is a megabyte, and reading is not for residents."""
+        if name in ("ActionRow", "AlertRow", "Store"):
+            from agentres.store import reading as module
+        elif name == "Writer":
+            from agentres.store import writing as module
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(module, name)
+
+
+__all__ = ["ActionRow", "AlertRow", "Run", "Store", "StoreError", "Writer"]
+
+
+class StoreError(AgentresError):
+    """The history cannot be read or written, or does not hold what was asked for."""
+
+
+class Run(Record):
+    """One subject from its begin to its end: an agent, or the host or a slice while it is watched.
+
+    ``supervisor`` is a pid, ``supervisor_start`` the ticks of field 22 of its ``/proc/PID/stat``: with
+    ``boot_id`` they tell it from another process that got the same number.
+    """
+
+    id: str
+    name: str
+    of: str
+    command: tuple[str, ...]
+    uid: int
+    cgroup: str
+    supervisor: int
+    supervisor_start: int
+    boot_id: str
+    started: float
+    ended: float | None = None
+    exit_code: int | None = None

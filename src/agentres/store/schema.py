@@ -1,0 +1,84 @@
+"""The tables, and how a file of an older agentres gets those of today."""
+
+from __future__ import annotations
+
+from agentres.record import TYPE_CHECKING
+from agentres.stats import Sample
+from agentres.store.rows import names
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+
+
+def add_sample_columns(db: sqlite3.Connection) -> None:
+    """Give ``samples`` the columns that it lacks; the step of every version with new fields.
+
+    A file that is made today has them all at once: SQLite reads the whole schema anew after each ALTER,
+    which took a quarter of a megabyte and stayed.
+    """
+    there = {row[1] for row in db.execute("PRAGMA table_info(samples)")}
+    for field in Sample.__match_args__:
+        if field not in there:
+            db.execute(f'ALTER TABLE samples ADD COLUMN "{field}"')
+
+
+def _first_schema(db: sqlite3.Connection) -> None:
+    _execute(db, _VERSION_1)
+
+
+def _second_schema(db: sqlite3.Connection) -> None:
+    _execute(db, _VERSION_2)
+
+
+def _execute(db: sqlite3.Connection, statements: str) -> None:
+    for statement in statements.split(";"):  # executescript() would commit first
+        db.execute(statement)
+
+
+# Samples are kept by slot first: those of many agents that are taken together then share their pages,
+# and a thousand agents cost a tenth of the writes that they do by run first.
+# rings.oldest is a lower bound of its samples' times, so that purge() reads only the rings where there
+# is something to do.  alert_events tells handled also of an alert that is not there yet: the process
+# that delivers may be quicker than the one that records.
+_VERSION_1 = f"""
+CREATE TABLE runs (
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL, "of" TEXT NOT NULL,
+  command BLOB NOT NULL, uid INTEGER NOT NULL, cgroup TEXT NOT NULL, supervisor INTEGER NOT NULL,
+  supervisor_start INTEGER NOT NULL, boot_id TEXT NOT NULL, started REAL NOT NULL, ended REAL,
+  exit_code INTEGER);
+CREATE TABLE rings (
+  run TEXT PRIMARY KEY, taken INTEGER NOT NULL, oldest REAL) WITHOUT ROWID;
+CREATE TABLE samples (
+  slot INTEGER NOT NULL, run TEXT NOT NULL, time REAL NOT NULL, {names(Sample.__match_args__)},
+  PRIMARY KEY (slot, run)) WITHOUT ROWID;
+CREATE TABLE alerts (
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, run TEXT NOT NULL, agent TEXT NOT NULL,
+  "of" TEXT NOT NULL, rule TEXT NOT NULL, resource TEXT NOT NULL, unit TEXT NOT NULL,
+  severity INTEGER NOT NULL, last_severity INTEGER NOT NULL, value REAL NOT NULL, "limit" REAL,
+  threshold REAL NOT NULL, breached REAL NOT NULL, raised REAL NOT NULL, updated REAL NOT NULL,
+  resolved REAL, handled REAL, acknowledged REAL, acknowledged_by TEXT, acknowledged_why TEXT,
+  repeats INTEGER NOT NULL, message TEXT NOT NULL, host TEXT NOT NULL);
+CREATE INDEX alerts_run ON alerts (run);
+CREATE TABLE alert_events (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, alert TEXT NOT NULL, time REAL NOT NULL, kind TEXT NOT NULL,
+  severity INTEGER, value REAL, "limit" REAL, threshold REAL, updated REAL, resolved REAL,
+  repeats INTEGER, message TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '');
+CREATE INDEX alert_events_alert ON alert_events (alert)
+"""
+
+# before and after are in the resource's unit; took in seconds; what has no such figure has NULL.
+# profiles.data is text of agentres.policy.prediction, which has a version of its own.
+_VERSION_2 = """
+CREATE TABLE actions (
+  seq INTEGER PRIMARY KEY, run TEXT NOT NULL, agent TEXT NOT NULL, time REAL NOT NULL,
+  resource TEXT NOT NULL, kind TEXT NOT NULL, before REAL, after REAL, rule TEXT NOT NULL,
+  why TEXT NOT NULL, took REAL, "values" TEXT NOT NULL);
+CREATE INDEX actions_run ON actions (run);
+CREATE INDEX actions_time ON actions (time);
+CREATE TABLE profiles (
+  key TEXT PRIMARY KEY, data TEXT NOT NULL, updated REAL NOT NULL) WITHOUT ROWID
+"""
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first_schema, _second_schema)
+"""Step N makes schema N+1 of schema N, in one transaction; never changed once released."""

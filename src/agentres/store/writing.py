@@ -1,0 +1,290 @@
+"""What the process beside an agent does with the history: it writes, and tidies up."""
+
+from __future__ import annotations
+
+import _sqlite3
+import time
+from operator import itemgetter
+
+from agentres import log
+from agentres.policy.alerts import Severity
+from agentres.record import TYPE_CHECKING
+from agentres.stats import Sample
+from agentres.store import StoreError, rows
+from agentres.store.file import Transaction, connect, inode, told
+from agentres.store.rows import OF_ACTION, OF_ALERT, PER_EVENT, marks, names, plain
+from agentres.store.schema import MIGRATIONS
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, Self
+
+    from agentres.policy.observer import Observed
+    from agentres.policy.prediction import Profile
+    from agentres.store import Run
+
+_SAMPLE_COLUMNS = ("slot", "run", "time", *Sample.__match_args__)
+_INSERT_SAMPLE = (
+    f"INSERT OR REPLACE INTO samples ({names(_SAMPLE_COLUMNS)}) {marks(_SAMPLE_COLUMNS)}"
+)
+_UPSERT_RING = (
+    "INSERT INTO rings VALUES (?, ?, ?) ON CONFLICT (run) DO UPDATE SET"
+    " taken = excluded.taken, oldest = min(oldest, excluded.oldest)"
+)
+_TOLD = (*OF_ALERT, *PER_EVENT, "last_severity")
+_CHANGING = ("last_severity", *PER_EVENT[1:])
+_UPSERT_ALERT = (
+    f"INSERT INTO alerts ({names(_TOLD)}, handled)"
+    f" VALUES ({', '.join(':' + field for field in _TOLD)},"
+    " (SELECT min(time) FROM alert_events WHERE alert = :id AND kind = 'handled'))"
+    " ON CONFLICT (id) DO UPDATE SET severity = max(severity, excluded.severity), "
+    + ", ".join(f'"{field}" = excluded."{field}"' for field in _CHANGING)
+)
+_INSERT_ACTION = f"INSERT INTO actions ({names(OF_ACTION)}) {marks(OF_ACTION)}"
+_SELECT_PROFILE = "SELECT data FROM profiles WHERE key = ?"
+_UPSERT_PROFILE = (
+    "INSERT INTO profiles VALUES (?, ?, ?)"
+    " ON CONFLICT (key) DO UPDATE SET data = excluded.data, updated = excluded.updated"
+)
+# Looked up one by one: IN would gather the ids of all that run in memory.
+_ORPHANS = (
+    "resolved IS NULL"
+    " AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.id = alerts.run AND ended IS NULL)"
+)
+_OVER = "ended < :hour AND id NOT IN (SELECT run FROM rings) AND id NOT IN (SELECT run FROM alerts)"
+_ANYTHING_TO_PURGE = (
+    "SELECT EXISTS (SELECT 1 FROM rings WHERE oldest < :hour)"
+    " OR EXISTS (SELECT 1 FROM alerts WHERE resolved < :month)"
+    " OR EXISTS (SELECT 1 FROM actions WHERE time < :month)"
+    " OR EXISTS (SELECT 1 FROM profiles WHERE updated < :year)"
+    f" OR EXISTS (SELECT 1 FROM runs WHERE {_OVER})"
+)
+
+
+class Writer:
+    """The history in ``path``, to write; use :meth:`open`."""
+
+    __slots__ = ("_db", "_inode", "_read", "_write", "path")
+
+    SCHEMA_VERSION = len(MIGRATIONS)
+
+    def __init__(self, path: str, db: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = db
+        self._read = Transaction(path, db, "BEGIN")
+        self._write = Transaction(path, db, "BEGIN IMMEDIATE")
+        self._inode = inode(path)
+
+    @classmethod
+    def open(cls, path: str, write: bool = True) -> Self:
+        """Open the history; to write, make what is missing and bring its schema up to date."""
+        return cls(path, connect(path, write))
+
+    def close(self) -> None:
+        """Let go of the file; what was written stays."""
+        try:
+            self._db.close()
+        except _sqlite3.Error as error:
+            raise told(self.path, error) from error
+
+    @property
+    def moved(self) -> bool:
+        """Whether somebody took the file away, or put another one in its place."""
+        return inode(self.path) != self._inode
+
+    # Runs and their samples.
+
+    def begin(self, run: Run) -> None:
+        """Note a run; one that is noted already stays as it is."""
+        fields = run.__match_args__
+        values = [plain(getattr(run, field)) for field in fields]
+        with self._write as db:
+            db.execute(f"INSERT OR IGNORE INTO runs ({names(fields)}) {marks(fields)}", values)
+
+    def end(self, run_id: str, ended: float, exit_code: int | None) -> None:
+        """Note a run's end."""
+        with self._write as db:
+            db.execute(
+                "UPDATE runs SET ended = ?, exit_code = ? WHERE id = ?", (ended, exit_code, run_id)
+            )
+
+    def add(self, samples: Iterable[tuple[str, float, Sample]]) -> None:
+        """Put (run id, time, sample) into the runs' rings, in their order."""
+        rings: dict[str, list[tuple[float, Sample]]] = {}
+        for run, at, sample in samples:
+            rings.setdefault(run, []).append((at, sample))
+        with self._write as db:
+            heads, slots = [], []
+            for run, news in rings.items():
+                found = db.execute("SELECT taken FROM rings WHERE run = ?", (run,)).fetchone()
+                taken = found[0] if found else 0
+                heads.append((run, taken + len(news), min(at for at, _ in news)))
+                for n, (at, sample) in enumerate(news, taken):
+                    slots.append((n % rows.RING, run, at, *rows.sample_values(sample)))
+            slots.sort(key=itemgetter(0, 1))  # page by page; what is written twice keeps its order
+            db.executemany(_UPSERT_RING, heads)
+            db.executemany(_INSERT_SAMPLE, slots)
+
+    # Alerts.
+
+    def record(self, event: Mapping[str, Any]) -> None:
+        """Write what was told about an alert: raised, updated, resolved or repeated.
+
+        The alert is made if need be: an earlier event may be in a file that was moved away.
+        """
+        kind, severity = event["event"], Severity[event["severity"]]
+        now = event["updated"]
+        if kind == "repeated":  # which says nothing of that: it is about an alert that has ended
+            now = event.get("time", time.time())
+        row = {**event, "severity": severity, "last_severity": severity}
+        values = {field: plain(row[field]) for field in _TOLD}
+        with self._write as db:
+            db.execute(_UPSERT_ALERT, values)
+            figures = [values[field] for field in PER_EVENT]
+            rows.append(db, event["id"], now, kind, str(event.get("why", "")), *figures)
+
+    def handled(self, alert_id: str, handler: str, time: float, error: str | None) -> None:
+        """Note that a handler took the alert, or what kept it from that."""
+        kind, detail = ("handled", handler) if error is None else ("failed", f"{handler}: {error}")
+        with self._write as db:
+            rows.append(db, alert_id, time, kind, detail)
+            if error is None:
+                db.execute(
+                    "UPDATE alerts SET handled = ? WHERE id = ? AND handled IS NULL",
+                    (time, alert_id),
+                )
+
+    def resolve_orphans(self, now: float, alive: Callable[[Run], bool]) -> None:
+        """End the runs whose supervisor is not ``alive``, and the alerts that nobody will end."""
+        with (
+            self._read as db
+        ):  # a thousand supervisors ask at their start: look before taking turns
+            dead = [
+                (now, run.id) for run in rows.runs(db, "WHERE ended IS NULL", []) if not alive(run)
+            ]
+            orphan = db.execute(f"SELECT 1 FROM alerts WHERE {_ORPHANS} LIMIT 1").fetchone()
+        if not dead and orphan is None:
+            return
+        with self._write as db:
+            db.executemany("UPDATE runs SET ended = ? WHERE id = ? AND ended IS NULL", dead)
+            db.execute(
+                f"INSERT INTO alert_events (alert, time, kind, detail, {names(PER_EVENT)})"
+                " SELECT id, :now, 'resolved', 'its supervisor is gone', last_severity, value,"
+                f' "limit", threshold, :now, :now, repeats, message FROM alerts WHERE {_ORPHANS}',
+                {"now": now},
+            )
+            db.execute(
+                f"UPDATE alerts SET resolved = :now, updated = :now WHERE {_ORPHANS}", {"now": now}
+            )
+
+    # What was done with limits, and what is known of who needs how much.
+
+    def act(self, action: Mapping[str, Any]) -> None:
+        """Write what was done with a limit: :data:`~agentres.store.rows.OF_ACTION`.
+
+        ``before``, ``after`` and ``took`` may be None; ``values``, a text, may be absent.
+        """
+        row = [plain({"values": "", **action}[field]) for field in OF_ACTION]
+        with self._write as db:
+            db.execute(_INSERT_ACTION, row)
+
+    def learn(
+        self, key: str, observed: Observed, now: float, half_life: float | None = None
+    ) -> None:
+        """Add what one run used to the profile of ``key``; one that is unreadable begins anew."""
+        from agentres.policy import prediction  # here: a run ends but once
+        from agentres.policy.histogram import ProfileError
+
+        key = plain(key)
+        with self._write as db:
+            found = db.execute(_SELECT_PROFILE, (key,)).fetchone()
+            profile = prediction.Profile.empty(key)
+            if found is not None:
+                try:
+                    profile = prediction.Profile.from_text(key, found[0])
+                except ProfileError:  # `agentres predict` says so
+                    pass
+            if half_life is None:
+                half_life = prediction.PredictionSettings().half_life
+            learnt = prediction.learn(profile, observed, now, half_life)
+            db.execute(_UPSERT_PROFILE, (key, learnt.to_text(), now))
+
+    def profile(self, *keys: str) -> Profile | None:
+        """The first profile that there is under one of these keys.
+
+        One that is unreadable is none here: a run goes on without, and learn() makes it anew.
+        """
+        with self._read as db:
+            for key in keys:
+                found = db.execute(_SELECT_PROFILE, (plain(key),)).fetchone()
+                if found is not None:
+                    try:
+                        return self._profile(key, found[0])
+                    except StoreError as error:
+                        self._unreadable(error)
+        return None
+
+    def _unreadable(self, error: StoreError) -> None:
+        # As a StoreError it would be taken for trouble with the file, and tried again for ever.
+        log.debug(__name__, "%s", error)
+
+    def _profile(self, key: str, data: str) -> Profile:
+        from agentres.policy.histogram import ProfileError
+        from agentres.policy.prediction import Profile
+
+        try:
+            return Profile.from_text(key, data)
+        except ProfileError as error:
+            raise StoreError(
+                f"what is known of {key!r} in {self.path} cannot be read ({error})",
+                "it is learnt anew when the next run ends",
+            ) from error
+
+    # What is past its time.
+
+    def purge(self, now: float) -> None:
+        """Delete what is past its time, and give the room back."""
+        at = {
+            "hour": now - rows.SAMPLES_KEPT,
+            "month": now - rows.ALERTS_KEPT,
+            "year": now - rows.PROFILES_KEPT,
+        }
+        with self._read as db:  # a thousand supervisors ask every minute, too
+            if not db.execute(_ANYTHING_TO_PURGE, at).fetchone()[0]:
+                return
+        while self._purge_rings(at):
+            pass
+        with self._write as db:
+            db.execute("DELETE FROM alerts WHERE resolved < :month", at)
+            db.execute(
+                "DELETE FROM alert_events WHERE time < :month"
+                " AND alert NOT IN (SELECT id FROM alerts)",
+                at,
+            )
+            db.execute("DELETE FROM actions WHERE time < :month", at)
+            db.execute("DELETE FROM profiles WHERE updated < :year", at)
+            db.execute(f"DELETE FROM runs WHERE {_OVER}", at)
+        try:  # execute() would free one page
+            self._db.executescript("PRAGMA incremental_vacuum(2000)")
+        except _sqlite3.Error as error:
+            raise told(self.path, error) from error
+
+    def _purge_rings(self, at: dict[str, float]) -> bool:
+        """Purge some of the rings; whether there were any.  All at once would keep others waiting."""
+        with self._write as db:
+            old = db.execute("SELECT run FROM rings WHERE oldest < :hour LIMIT 100", at).fetchall()
+            runs = [run for (run,) in old]
+            theirs = f"{rows.ALL_SLOTS} AND run IN ({', '.join('?' for _ in runs)})"
+            db.execute(f"DELETE FROM samples WHERE {theirs} AND time < ?", (*runs, at["hour"]))
+            left = db.execute(
+                f"SELECT run, min(time) FROM samples WHERE {theirs} GROUP BY run", runs
+            )
+            oldest = dict(left.fetchall())
+            db.executemany(
+                "UPDATE rings SET oldest = ? WHERE run = ?",
+                [(oldest.get(run), run) for run in runs],
+            )
+            # An empty ring may start again at 0.
+            db.execute("DELETE FROM rings WHERE oldest IS NULL")
+        return bool(old)

@@ -1,0 +1,433 @@
+"""Real breaches, and what comes of them: the alert, its update, its end, the tripwire, the history."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import AGENTRES, DEADLINE, ROOT, Run, RunAgent, home_of, python, wait_until
+
+# Samples so far apart that no alert below can have waited for one: the kernel told.
+NO_SAMPLES = '[sampling]\ninterval = "1h"\n'
+FAST = '[sampling]\ninterval = "1s"\n'
+
+OWN = """
+import mmap, os, sys, time
+own = "/sys/fs/cgroup" + open("/proc/self/cgroup").read().splitlines()[-1][3:]
+agent = os.path.dirname(own)
+def take(mib):
+    piece = mmap.mmap(-1, mib << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for at in range(0, mib << 20, 4096): piece[at] = 1
+    return piece
+"""
+
+
+class Watched:
+    """``agentres run`` with rules of the test's own and a handler that writes down what it is told."""
+
+    def __init__(self, folder: Path, run: RunAgent) -> None:
+        self.folder, self._run = folder, run
+        self.heard = folder / "heard"
+        self.state = folder / "state"
+        self.config = folder / "agentres.toml"
+        self.environment = {**os.environ, "AGENTRES_STATE_DIR": str(self.state)}
+
+    def configure(self, text: str) -> list[str]:
+        script = f"cat >>{self.heard}"
+        self.config.write_text(
+            f'{text}\n[handlers.test]\ntype = "command"\nseverity = "INFO"\n'
+            f'command = ["/bin/sh", "-c", {json.dumps(script)}]\n'
+            "[handlers.terminal]\nenabled = false\n"
+        )
+        return ["--config", str(self.config)]
+
+    def run(self, text: str, *options: str, command: list[str], **kwargs: Any) -> Run:
+        line = [*self.configure(text), *options]
+        return self._run(*line, command=command, env=self.environment, **kwargs)
+
+    def events(self, rule: str | None = None) -> list[dict[str, Any]]:
+        lines = self.heard.read_text().splitlines() if self.heard.exists() else []
+        events = [json.loads(line) for line in lines]
+        return [event for event in events if rule in (None, event["rule"])]
+
+    def story(self, rule: str) -> list[tuple[str, str]]:
+        return [(event["event"], event["severity"]) for event in self.events(rule)]
+
+    def verb(self, *words: str) -> Any:
+        line = [*AGENTRES, *words, "--json"]
+        done = subprocess.run(
+            line, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def watched(tmp_path: Path, agentres_run: RunAgent) -> Watched:
+    return Watched(tmp_path, agentres_run)
+
+
+def test_memory_is_told_by_the_kernel_rises_to_critical_and_ends(watched: Watched) -> None:
+    code = OWN + (
+        "time.sleep(1)\n"
+        "print(open(agent + '/memory.high').read().strip())\n"
+        "a = take(152); time.sleep(1)\n"
+        "print(open(agent + '/memory.high').read().strip())\n"
+        "b = take(14); time.sleep(1)\n"
+        "print(open(agent + '/memory.high').read().strip())\n"
+    )
+    run = watched.run(NO_SAMPLES, "--memory", "200M", command=python(code))
+    assert run.status == 0, run.err
+    assert watched.story("memory") == [
+        ("raised", "WARNING"),
+        ("updated", "CRITICAL"),
+        ("resolved", "CRITICAL"),
+    ]
+    raised, updated, resolved = watched.events("memory")
+    assert raised["id"] == updated["id"] == resolved["id"]
+    assert raised["limit"] == 200 << 20
+    assert raised["threshold"] == 150 << 20
+    assert 150 << 20 <= raised["value"] <= 200 << 20
+    assert resolved["resolved"] is not None
+    first, second, third = run.out.split()
+    # The page cache that the agent has comes on top of the threshold.
+    assert 150 << 20 <= int(first) <= 170 << 20
+    assert 160 << 20 <= int(second) <= 180 << 20
+    assert third == "max"
+
+
+def test_page_cache_is_no_breach_and_the_tripwire_gives_way_to_it(
+    watched: Watched, tmp_path: Path
+) -> None:
+    file = Path(f"/var/tmp/agentres-{tmp_path.parent.name}-cache")
+    try:
+        code = OWN + (
+            f"time.sleep(0.5)\nfd = os.open({str(file)!r}, os.O_RDWR | os.O_CREAT)\n"
+            "for _ in range(90): os.write(fd, bytes(1 << 20))\n"
+            # Not read again: what is used twice the kernel calls active, and so do we.
+            "os.fsync(fd)\ntime.sleep(1.5)\n"
+        )
+        run = watched.run(FAST, "--memory", "100M", "--io-write", "max", command=python(code))
+        assert run.status == 0, run.err
+        assert run.usage["memory_peak"] > 75 << 20
+        assert watched.story("memory") == []
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def test_an_oom_kill_is_an_emergency(watched: Watched) -> None:
+    code = OWN + "time.sleep(0.5)\npid = os.fork()\nif pid == 0: take(300)\nos.waitpid(pid, 0)\n"
+    run = watched.run(NO_SAMPLES, "--memory", "100M", command=python(code))
+    assert run.status == 0, run.err
+    assert watched.story("oom_kill") == [("raised", "EMERGENCY"), ("resolved", "EMERGENCY")]
+    assert watched.events("oom_kill")[0]["value"] == 1
+
+
+def test_an_agent_that_is_itself_killed_for_memory_is_told_of(watched: Watched) -> None:
+    run = watched.run(NO_SAMPLES, "--memory", "50M", command=python(OWN + "take(300)"))
+    assert run.status == 137
+    assert watched.story("oom_kill") == [("raised", "EMERGENCY"), ("resolved", "EMERGENCY")]
+
+
+def test_a_refused_fork_is_an_emergency(watched: Watched) -> None:
+    code = (
+        "import os, time\ntime.sleep(0.5)\npids = []\n"
+        "try:\n"
+        "    while True:\n"
+        "        pid = os.fork()\n"
+        "        if pid == 0: time.sleep(1000)\n"
+        "        pids.append(pid)\n"
+        "except BlockingIOError: print(len(pids))\n"
+        "time.sleep(1)\n"
+        "for pid in pids: os.kill(pid, 9)\n"
+    )
+    run = watched.run(NO_SAMPLES, "--pids", "12", command=python(code))
+    assert run.out.split() == ["11"], run.err
+    assert watched.story("fork_refused")[0] == ("raised", "EMERGENCY")
+
+
+def test_open_files_are_counted_over_all_processes(watched: Watched) -> None:
+    code = (
+        "import os, time\ntime.sleep(0.5)\n"
+        "def hold(): return [os.open('/dev/null', 0) for _ in range(300)]\n"
+        "kept = hold()\n"
+        "if (pid := os.fork()) == 0: time.sleep(4); os._exit(0)\n"
+        "time.sleep(4)\nos.waitpid(pid, 0)\n"
+    )
+    rule = '[alerts.fds]\nwarning = 500\nduration = "1s"\n'
+    run = watched.run(FAST + rule, command=python(code))
+    assert run.status == 0, run.err
+    (raised, resolved) = watched.events("fds")
+    assert raised["event"] == "raised"
+    # Two processes with 300 each, and what the interpreter has open.
+    assert 600 <= raised["value"] <= 620
+    assert resolved["event"] == "resolved"
+
+
+def test_cpu_at_its_limit_is_told_of_after_the_rules_duration_once(watched: Watched) -> None:
+    code = (
+        "import time\ntime.sleep(1)\nend = time.monotonic() + 8\nwhile time.monotonic() < end: pass"
+    )
+    rule = '[alerts.cpu]\nwarning = "75%"\nduration = "3s"\n'
+    run = watched.run(FAST + rule, "--cpu", "0.4", command=python(code))
+    assert run.status == 0, run.err
+    raised = [event for event in watched.events("cpu") if event["event"] == "raised"]
+    assert len(raised) == 1
+    assert raised[0]["raised"] - raised[0]["breached"] >= 3
+    assert raised[0]["limit"] == pytest.approx(0.4)
+    assert 0.3 <= raised[0]["value"] <= 0.5  # bandwidth is given in slices of 5 ms
+
+
+def test_cpu_at_its_limit_is_told_by_the_kernel_before_any_sample(watched: Watched) -> None:
+    code = (
+        "import time\ntime.sleep(3)\nprint(time.time())\nend = time.monotonic() + 6\n"
+        "while time.monotonic() < end: pass"
+    )
+    # The interpreter's own start is shorter than the rule's duration.
+    rule = '[alerts.cpu]\nwarning = "75%"\nduration = "1s"\ncooldown = "0s"\n'
+    run = watched.run(NO_SAMPLES + rule, "--cpu", "0.7", command=python(code))
+    assert run.status == 0, run.err
+    began = float(run.out)
+    raised = [e["raised"] for e in watched.events("cpu") if e["event"] == "raised"]
+    # An ordinary user's trigger has a window of 2 s.
+    assert any(began + 1 <= at <= began + 5 for at in raised), (began, watched.events("cpu"))
+
+
+@pytest.mark.skipif(not ROOT, reason="io is not delegated to users here")
+def test_a_disk_rate_is_told_of(watched: Watched, tmp_path: Path) -> None:
+    file = Path(f"/var/tmp/agentres-{tmp_path.parent.name}-rate")
+    try:
+        code = (
+            "import mmap, os, sys, time\ntime.sleep(1)\n"
+            f"fd = os.open({str(file)!r}, os.O_WRONLY | os.O_CREAT | os.O_DIRECT)\n"
+            "block = mmap.mmap(-1, 1 << 20)\nend = time.monotonic() + 6\n"
+            "while time.monotonic() < end: os.pwrite(fd, block, 0); time.sleep(0.1)\n"
+        )
+        rule = '[alerts.disk]\nwarning = "2MB/s"\nduration = "2s"\n'
+        run = watched.run(FAST + rule, command=python(code))
+        assert run.status == 0, run.err
+        assert watched.story("disk")[0] == ("raised", "WARNING")
+        assert watched.events("disk")[0]["value"] >= 2e6
+    finally:
+        file.unlink(missing_ok=True)
+
+
+# What somebody else does to an agent.
+
+
+@pytest.fixture
+def sleeper(watched: Watched, start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Any]:
+    """An agent that waits for its stdin to end, with fast samples."""
+
+    def begin(name: str, text: str = NO_SAMPLES, *options: str) -> subprocess.Popen[str]:
+        process = start(
+            *watched.configure(text), "--name", name, *options,
+            command=["cat"], env=watched.environment,
+        )  # fmt: skip
+        wait_until((watched.state / "history.db").exists, "the monitor is up")
+        return process
+
+    return begin
+
+
+def end(process: subprocess.Popen[str]) -> int:
+    assert process.stdin is not None
+    process.stdin.close()
+    return process.wait(timeout=DEADLINE)
+
+
+def test_a_limit_that_is_rewritten_is_an_emergency_at_once(
+    watched: Watched, sleeper: Callable[..., Any]
+) -> None:
+    process = sleeper("drifting", NO_SAMPLES, "--memory", "200M")
+    agent = home_of("drifting") / "agent"
+    wait_until(lambda: (agent / "memory.high").read_text() != "max\n", "the tripwire is armed")
+    (agent / "memory.max").write_text("max")
+    wait_until(lambda: watched.story("drift") == [("raised", "EMERGENCY")], "the alert")
+    assert "memory.max is 'max', was set to '209715200'" in watched.events("drift")[0]["message"]
+    assert end(process) == 0
+
+
+def test_a_process_that_is_moved_out_is_an_emergency(
+    watched: Watched, sleeper: Callable[..., Any]
+) -> None:
+    process = sleeper("leaving", FAST)
+    home = home_of("leaving")
+    main = home / "agent/main/cgroup.procs"
+    wait_until(lambda: main.read_text() != "", "the agent is in")
+    pid = main.read_text().strip()
+    time.sleep(1.5)  # a sample has to have seen it inside: nothing tells of that
+    (home / "supervisor/cgroup.procs").write_text(pid)
+    wait_until(lambda: watched.story("drift") == [("raised", "EMERGENCY")], "the alert")
+    assert f"process {pid} was moved out" in watched.events("drift")[0]["message"]
+    main.write_text(pid)
+    assert end(process) == 0
+
+
+def test_a_supervisor_that_is_killed_leaves_no_tripwire(
+    watched: Watched, sleeper: Callable[..., Any]
+) -> None:
+    process = sleeper("orphan", NO_SAMPLES, "--memory", "200M")
+    agent = home_of("orphan") / "agent"
+    wait_until(lambda: (agent / "memory.high").read_text() != "max\n", "the tripwire is armed")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: (agent / "memory.high").read_text() == "max\n", "the tripwire is down")
+    (agent / "cgroup.kill").write_text("1")
+    wait_until(lambda: not home_of("orphan").exists(), "the scope is gone")
+
+
+# Handlers.
+
+
+def test_a_handler_that_hangs_delays_neither_the_others_nor_the_end_beyond_its_time(
+    watched: Watched,
+) -> None:
+    hang = '[handlers.hang]\ntype = "command"\ncommand = ["sleep", "1000"]\ntimeout = "2s"\nseverity = "INFO"\n'
+    code = OWN + "time.sleep(0.3)\ntake(160)\ntime.sleep(0.3)\n"
+    started = time.monotonic()
+    run = watched.run(NO_SAMPLES + hang, "--memory", "200M", command=python(code))
+    assert run.status == 0, run.err
+    assert time.monotonic() - started < 30  # and not 1000
+    assert watched.story("memory")[0][0] == "raised"
+
+
+def test_what_a_handler_leaves_running_ends_with_the_run(watched: Watched, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    script = f"setsid sh -c 'echo $$ >{pid_file}; exec sleep 1000' & while [ ! -s {pid_file} ]; do :; done"
+    leave = f'[handlers.leave]\ntype = "command"\ncommand = ["sh", "-c", {json.dumps(script)}]\n'
+    code = OWN + "time.sleep(0.3)\ntake(160)\ntime.sleep(1)\n"
+    run = watched.run(NO_SAMPLES + leave, "--memory", "200M", command=python(code))
+    assert run.status == 0, run.err
+    assert not Path(f"/proc/{pid_file.read_text().strip()}").exists()
+
+
+def test_a_program_of_its_own_is_told_in_a_function(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from agentres import agent
+from agentres.limits import Host, Limits
+code = {OWN!r} + "time.sleep(0.5)\\ntake(45)\\ntime.sleep(1)\\n"
+def heard(event):
+    with open({str(tmp_path / "heard")!r}, "a") as file:
+        print(event["event"], event["rule"], file=file)
+request = agent.Request((sys.executable, "-S", "-c", code), Limits(memory=50 << 20), "library",
+                        on_alert=(heard,))
+print(agent.run(request).returncode)
+"""
+    environment = {**os.environ, "AGENTRES_STATE_DIR": str(tmp_path / "state")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True,
+        timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == ["0"], done.stderr
+    lines = (tmp_path / "heard").read_text().splitlines()
+    assert "raised memory" in lines
+    assert "resolved memory" in lines
+
+
+# The history.
+
+
+def test_history_can_be_asked_while_the_agent_runs_and_after(
+    watched: Watched, sleeper: Callable[..., Any]
+) -> None:
+    process = sleeper("asked", FAST, "--memory", "200M")
+    wait_until(lambda: len(watched.verb("history", "asked")["samples"]) >= 3, "samples")
+    during = watched.verb("history", "asked")
+    assert during["run"]["ended"] is None
+    assert end(process) == 0
+    after = watched.verb("history", "asked")
+    assert after["run"]["exit_code"] == 0
+    assert len(after["samples"]) > len(during["samples"])
+    last = after["samples"][-1]["raw"]
+    assert last["memory_limit"] == 200 << 20
+    assert last["usage_usec"] > 0
+    assert last["pids_current"] == 0
+
+
+def small_run(watched: Watched, **kwargs: Any) -> Run:
+    """An agent that lives long enough to be watched, with the built-in terminal handler."""
+    return watched._run(command=["sleep", "1"], env=watched.environment, **kwargs)
+
+
+def test_a_history_that_cannot_be_made_costs_a_warning_and_nothing_else(watched: Watched) -> None:
+    watched.state.write_text("in the way")
+    run = small_run(watched)
+    assert run.status == 0
+    assert run.err.count("WARNING the history cannot be written") == 1, run.err
+
+
+def test_a_corrupt_history_is_left_as_it_is(watched: Watched) -> None:
+    watched.state.mkdir(mode=0o700)
+    database = watched.state / "history.db"
+    database.write_bytes(b"this is no database" * 1000)
+    run = small_run(watched)
+    assert run.status == 0
+    assert run.err.count("WARNING the history cannot be written") == 1, run.err
+    assert database.read_bytes() == b"this is no database" * 1000
+
+
+def test_a_newer_history_is_left_as_it_is(watched: Watched) -> None:
+    small_run(watched)
+    database = sqlite3.connect(watched.state / "history.db")
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    run = small_run(watched)
+    assert run.status == 0
+    assert run.err.count("newer agentres") == 1, run.err
+
+
+@pytest.mark.skipif(not ROOT, reason="mounts a file system: root only")
+def test_a_full_disk_stops_no_supervision(watched: Watched) -> None:
+    watched.state.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", watched.state], check=True)
+    try:
+        with open(watched.state / "filler", "wb") as file:
+            try:
+                file.write(bytes(1 << 20))
+            except OSError:
+                pass
+        run = small_run(watched)
+        assert run.status == 0
+        assert run.err.count("WARNING the history cannot be written") == 1, run.err
+    finally:
+        subprocess.run(["umount", watched.state], check=True)
+
+
+# The host.
+
+
+def test_one_of_two_agents_watches_the_host(watched: Watched, sleeper: Callable[..., Any]) -> None:
+    rule = '[alerts.memory]\nof = "host"\nwarning = "1%"\ncritical = "2%"\nduration = "0s"\n'
+    first, second = sleeper("one", FAST + rule), sleeper("two", FAST + rule)
+    wait_until(lambda: watched.story("memory") != [], "the host's alert")
+    (event,) = watched.events("memory")
+    assert (event["of"], event["agent"], event["severity"]) == ("host", "host", "CRITICAL")
+    last = watched.verb("history", "host")["samples"][-1]["raw"]
+    assert last["memory_limit"] > 0
+    assert last["load1"] is not None
+    assert end(first) == 0
+    assert end(second) == 0
+
+
+def test_metrics_show_what_runs(watched: Watched, sleeper: Callable[..., Any]) -> None:
+    process = sleeper("measured", FAST, "--memory", "200M")
+    line = [*AGENTRES, "metrics"]
+    done = subprocess.run(
+        line, env=watched.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    own = [row for row in done.stdout.splitlines() if 'agent="measured"' in row]
+    limit = next(row for row in own if row.startswith("agentres_memory_limit_bytes{"))
+    assert float(limit.split()[-1]) == 200 << 20
+    assert end(process) == 0

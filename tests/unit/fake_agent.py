@@ -1,0 +1,149 @@
+"""An agent with elastic limits, on a folder in place of its cgroup, and the clock that its marks are made in."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fake_slice import MIB, FakeSlice
+
+from agentres.elastic import Elastic, Terms
+from agentres.errors import ControlFileError
+from agentres.kernel import registry
+from agentres.kernel.cgroup import Cgroup
+from agentres.limits import IoMax, Limits, Range, Setting
+from agentres.policy.scaling import BALANCED, Philosophy
+
+MEMORY = {"memory": Range(64 * MIB, 4000 * MIB)}
+
+
+def memory(size: int) -> Limits:
+    return Limits(memory=size * MIB, ranges=MEMORY)
+
+
+class Fake(Cgroup):
+    """A folder that takes what the kernel takes; ``refused`` are the files that do not."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.writes: list[tuple[str, str]] = []
+        self.refused: dict[str, int] = {}
+
+    def set_property(self, filename: str | bytes, value: str) -> None:
+        name = os.fsdecode(filename)
+        if code := self.refused.get(name):
+            raise ControlFileError(f"{self.path}/{name}", value, code)
+        if name == "memory.reclaim":
+            self._reclaimed(int(value))
+        elif not self.has(name):
+            raise ControlFileError(f"{self.path}/{name}", value, errno.ENOENT)
+        else:
+            Path(self.path, name).write_text(f"{value}\n")
+        self.writes.append((name, value))
+
+    def _reclaimed(self, size: int) -> None:
+        use, cache = self.use, max(0, self.cache - size)
+        self.uses(use, cache)
+
+    @property
+    def cache(self) -> int:
+        stat = Path(self.path, "memory.stat").read_text().split()
+        return int(stat[stat.index("inactive_file") + 1])
+
+    @property
+    def use(self) -> int:
+        return int(Path(self.path, "memory.current").read_text()) - self.cache
+
+    def uses(self, use: int, cache: int = 0) -> None:
+        Path(self.path, "memory.current").write_text(f"{use + cache}\n")
+        Path(self.path, "memory.stat").write_text(f"anon {use}\ninactive_file {cache}\n")
+
+    def wrote(self, *files: str) -> list[tuple[str, str]]:
+        return [each for each in self.writes if each[0] in files]
+
+
+class Life:
+    """An agent and what moves its limits; ``told`` are the actions, ``high`` is memory.high."""
+
+    def __init__(
+        self,
+        slice: FakeSlice,
+        name: str,
+        limits: Limits,
+        use: int = 100 * MIB,
+        philosophy: Philosophy = BALANCED,
+        priority: int = 100,
+        io_max: tuple[IoMax, ...] = (),
+        disks: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        claimed = registry.Claimed(priority, 64 * MIB)
+        limit = limits.memory if isinstance(limits.memory, int) else "max"
+        agent = slice.agent(name, limit, use, started=float(ord(name[0])), claimed=claimed)
+        for file in ("cpu.max", "cpu.max.burst", "pids.max", "io.max", "memory.high"):
+            (agent / file).touch()
+        self.agent, self.cgroup = agent, Fake(str(agent))
+        self.told: list[dict[str, Any]] = []
+        self.expected: list[Setting] = []
+        self.high: list[int] = []
+        self.values: dict[str, Any] = {
+            "memory_limit": limits.memory, "cpu_limit": limits.cpu, "pids_limit": limits.pids,
+            "nr_periods": 0, "nr_throttled": 0, "disks": None,
+        }  # fmt: skip
+        self.elastic = Elastic(
+            self.cgroup,
+            Terms(limits, io_max, disks or {}, philosophy, priority, 0.5, str(slice.path)),
+            self.values,
+            self.expected.append,
+            self.high.append,
+            self.told.append,
+        )
+        self.now = time.monotonic()
+
+    def look(self, resource: str, value: float | None, seconds: float = 0.0) -> float:
+        self.now += seconds
+        return self.elastic.observed(resource, value, self.now)
+
+    def uses(self, size: int, seconds: float = 0.0) -> None:
+        """MiB of memory."""
+        self.cgroup.uses(size * MIB)
+        self.look("memory", size * MIB, seconds)
+
+    def kinds(self) -> list[str]:
+        return [action["kind"] for action in self.told]
+
+    @property
+    def bytes(self) -> int:
+        """memory.max, as the kernel has it."""
+        limit = int((self.agent / "memory.max").read_text())
+        assert self.values["memory_limit"] == limit
+        return limit
+
+    @property
+    def limit(self) -> int:
+        """The same, in MiB."""
+        return self.bytes // MIB
+
+    @property
+    def claimed(self) -> registry.Claimed:
+        claimed = registry.claimed(str(self.agent))
+        assert claimed is not None
+        return claimed
+
+    def contend(self) -> None:
+        assert self.elastic.sharing is not None
+        self.elastic.sharing.contend()
+
+    def close(self) -> None:
+        self.elastic.close()
+        self.cgroup.close()
+
+
+class Clock:
+    """CLOCK_BOOTTIME, which the marks are made in."""
+
+    def __init__(self) -> None:
+        self.now = 5000.0

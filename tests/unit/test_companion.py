@@ -1,0 +1,376 @@
+"""The companion as a process: what it takes, gives back, survives, and leaves behind, which is nothing."""
+
+from __future__ import annotations
+
+import json
+import marshal
+import os
+import select
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentres import settings
+from agentres.policy.alerts import Severity
+from agentres.settings import Handler, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEADLINE = 20.0
+
+FAKE_STORE = """
+import json, os, sys, types
+from agentres.errors import AgentresError
+class StoreError(AgentresError): pass
+class Store:
+    refusals = int(os.environ.get("REFUSALS", "0"))
+    @staticmethod
+    def open(path, write=True):
+        made = Store(); made.path = path; return made
+    def handled(self, alert, handler, time, error):
+        if Store.refusals:
+            Store.refusals -= 1
+            raise StoreError("it is locked")
+        with open(self.path, "a") as file:
+            file.write(json.dumps([alert, handler, error]) + "\\n")
+    def close(self):
+        with open(self.path, "a") as file:
+            file.write('"closed"\\n')
+module = types.ModuleType("agentres.store")
+module.Store, module.StoreError = Store, StoreError
+sys.modules["agentres.store"] = module
+"""
+
+MAIN = f"""{FAKE_STORE}
+from agentres import companion
+def watch_host(settings, slice_path, history, tell, ended):
+    event = json.loads(os.environ["HOST_EVENT"])
+    tell(event | {{"id": slice_path}})
+    ended.wait()
+    tell(event | {{"id": slice_path, "event": "resolved", "resolved": 1.0}})
+companion.RETRY = 0.05
+companion.CLOSE = 0.5
+companion.main(int(sys.argv[1]), (), watch_host)
+os._exit(0)
+"""
+
+HANDLERS = """
+import os, signal, sys, time
+def say(event):
+    with open(os.environ["FIFO"], "wb", buffering=0) as fifo:
+        fifo.write(f"{event['id']} {os.getpid()} {time.monotonic()}\\n".encode())
+def slow(event):
+    time.sleep(0.05)
+    say(event)
+def hang(event):
+    say(event)
+    signal.pause()
+def bad(event):
+    raise ValueError("no")
+def talk(event):
+    print("said by", event["id"])
+"""
+
+
+def event(**changed: object) -> dict[str, Any]:
+    return {
+        "schema": 1, "event": "raised", "id": "3f9a0c12", "run": "0badcafe", "agent": "x",
+        "of": "agent", "rule": "memory", "resource": "memory", "unit": "bytes",
+        "severity": "WARNING", "value": 3.0, "limit": 4.0, "threshold": 3.0,
+        "breached": 1700000000.0, "raised": 1700000000.1, "updated": 1700000000.1, "resolved": None,
+        "message": "memory of x is at 75% of its limit", "repeats": 0, "host": "machine", **changed,
+    }  # fmt: skip
+
+
+def python(name: str, **more: Any) -> Handler:
+    options = {"callable": f"the_handlers:{name}"}
+    return Handler(name, "python", Severity.INFO, options=options, **more)
+
+
+class Resident:
+    """The other end, and a pipe that every process of the companion's holds open to the last."""
+
+    def __init__(self, tmp_path: Path, *command: str, **variables: str) -> None:
+        self.directory = tmp_path
+        (tmp_path / "the_handlers.py").write_text(HANDLERS)
+        fifo = tmp_path / "fifo"
+        os.mkfifo(fifo)
+        self.fifo = os.open(fifo, os.O_RDWR)
+        self._heard = b""
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel.settimeout(DEADLINE)
+        path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+        environ = {**os.environ, "PYTHONPATH": path, "FIFO": str(fifo), **variables}
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", *(command or ("-c", MAIN)), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environ,
+            )
+
+    def begin(self, *handlers: Handler, **extra: Any) -> None:
+        plain = settings.to_plain(Settings(handlers=handlers))
+        extra = {"state": str(self.directory / "history"), "quiet": False, "host": "h"} | extra
+        self.send("settings", plain, extra)
+        assert self.receive() == ("ready",)
+
+    def send(self, *message: Any) -> None:
+        self.channel.send(marshal.dumps(message))
+
+    def receive(self) -> Any:
+        return marshal.loads(self.channel.recv(1 << 18))
+
+    def line(self) -> list[str]:
+        while b"\n" not in self._heard:
+            assert select.select([self.fifo], [], [], DEADLINE)[0], "nothing was said"
+            self._heard += os.read(self.fifo, 65536)
+        first, self._heard = self._heard.split(b"\n", 1)
+        return first.decode().split()
+
+    def end(self) -> str:
+        """Hang up; what was said on stderr, when the last process has let go of it."""
+        self.channel.close()
+        return self.await_end()
+
+    def await_end(self) -> str:
+        out, err = self.process.communicate(timeout=DEADLINE)
+        assert out == b""
+        return err.decode()
+
+    def history(self) -> list[Any]:
+        return [json.loads(each) for each in (self.directory / "history").read_text().splitlines()]
+
+    def close(self) -> None:
+        self.channel.close()
+        os.close(self.fifo)
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def resident(tmp_path: Path) -> Iterator[Resident]:
+    made = Resident(tmp_path)
+    yield made
+    made.close()
+
+
+def test_alerts_are_delivered_and_the_history_is_told(resident: Resident) -> None:
+    resident.begin(python("say"), python("bad"), Handler("terminal", "terminal"))
+    resident.send("alert", event())
+    assert resident.line()[0] == "3f9a0c12"
+    assert resident.receive() == ("dropped", "bad", 1)
+    assert resident.end() == ("agentres: WARNING memory of x is at 75% of its limit [3f9a0c12]\n")
+    assert resident.process.returncode == 0
+    *reports, closed = resident.history()
+    assert closed == "closed"
+    assert sorted(r[:2] for r in reports) == [
+        ["3f9a0c12", "bad"],
+        ["3f9a0c12", "say"],
+        ["3f9a0c12", "terminal"],
+    ]
+    assert "ValueError: no" in {name: error for _, name, error in reports}["bad"]
+
+
+def test_quiet_silences_the_terminal_alone(resident: Resident) -> None:
+    resident.begin(python("say"), Handler("terminal", "terminal"), quiet=True)
+    resident.send("alert", event())
+    assert resident.line()[0] == "3f9a0c12"
+    assert resident.end() == ""
+
+
+def test_what_a_handler_prints_is_not_the_agents_output(resident: Resident) -> None:
+    resident.begin(python("talk"))
+    resident.send("alert", event())
+    assert resident.end() == "said by 3f9a0c12\n"
+
+
+def test_a_handler_that_cannot_be_imported_leaves_the_others_alone(resident: Resident) -> None:
+    resident.begin(python("missing"), python("say"))
+    for n in range(2):
+        resident.send("alert", event(id=str(n)))
+        assert resident.line()[0] == str(n)
+    resident.end()
+    errors = [error for _, name, error in resident.history()[:-1] if name == "missing"]
+    assert len(errors) == 2
+    assert all("no attribute 'missing'" in error for error in errors)
+
+
+def test_garbage_is_passed_over_in_one_line_each(resident: Resident) -> None:
+    garbage = {
+        b"garbage": "EOFError: marshal data too short",
+        b"\xff": "ValueError: bad marshal data",
+        b"": "EOFError",
+        marshal.dumps(None): "ValueError: no message",
+        marshal.dumps(("alert",)): "'alert' is unknown, malformed, or not due now",
+        marshal.dumps(("alert", {"id": 3})): "an event without agent, breached",
+        marshal.dumps(("alert", event(severity="DIRE"))): "KeyError: 'DIRE'",
+        marshal.dumps(("settings", {}, {})): "'settings' is unknown",
+        marshal.dumps(("\x1b[2J",)): "unknown",
+    }
+    resident.begin(python("say"))
+    for packet in garbage:
+        resident.channel.send(packet)
+        resident.send("alert", event())
+        assert resident.line()[0] == "3f9a0c12"
+    lines = resident.end().splitlines()
+    for said, line in zip(garbage.values(), lines, strict=True):
+        assert line.startswith("agentres: companion: passed over a packet: ")
+        assert said in line
+        assert line.isprintable()
+
+
+def test_nothing_is_taken_before_the_settings(resident: Resident) -> None:
+    resident.send("alert", event())
+    resident.send("host")
+    resident.send("settings", {"handlers": 3}, {})
+    resident.begin(python("say"))
+    assert resident.end().count("passed over") == 3
+
+
+def test_the_end_of_file_waits_for_what_is_queued(resident: Resident) -> None:
+    resident.begin(python("slow"))
+    for n in range(10):
+        resident.send("alert", event(id=str(n)))
+    assert resident.end() == ""
+    assert [resident.line()[0] for _ in range(10)] == [str(n) for n in range(10)]
+    assert len(resident.history()) == 11
+
+
+def test_the_end_of_file_waits_no_longer_than_a_time_limit(resident: Resident) -> None:
+    resident.begin(python("hang", timeout=0.3))
+    for n in range(3):
+        resident.send("alert", event(id=str(n)))
+    resident.line()
+    assert "agentres: handler hang: not all alerts were delivered\n" in resident.end()
+    assert len(resident.history()) == 4
+    assert resident.process.returncode == 0
+
+
+def test_the_signals_of_a_terminal_do_not_end_it(resident: Resident) -> None:
+    resident.begin(python("say"))
+    resident.send("alert", event())
+    pid = int(resident.line()[1])
+    keeper = int(Path(f"/proc/{pid}/stat").read_text().split()[3])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        os.kill(resident.process.pid, number)
+        os.kill(keeper, number)
+    assert os.getsid(resident.process.pid) == resident.process.pid
+    resident.send("alert", event(id="then"))
+    assert resident.line()[:2] == ["then", str(pid)]
+    assert resident.end() == ""
+    assert resident.process.returncode == 0
+
+
+def test_killed_it_leaves_no_process(resident: Resident) -> None:
+    script = resident.directory / "run"
+    script.write_text('#!/bin/sh\necho $AGENTRES_ALERT_ID $$ 0 > "$FIFO"\nsleep 60\n')
+    script.chmod(0o755)
+    command = Handler("command", "command", options={"argv": [str(script)]})
+    resident.begin(python("hang"), python("say"), command)
+    resident.send("alert", event())
+    pidfds = [os.pidfd_open(int(resident.line()[1])) for _ in range(3)]
+    resident.process.kill()
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], DEADLINE)[0]
+        os.close(pidfd)
+    # stdout ends with the last of them all, the keepers too.
+    assert resident.await_end() == ""
+
+
+def test_a_resident_that_does_not_listen_holds_nothing_up(resident: Resident) -> None:
+    resident.begin(python("bad"), python("say"))
+    for n in range(400):
+        resident.send("alert", event(id=str(n)))
+        if n % 50 == 49:  # at the pace of the slower one: its queue takes 100
+            while resident.line()[0] != str(n):
+                pass
+    last = None
+    while last != ("dropped", "bad", 400):
+        last = resident.receive()
+    resident.end()
+
+
+def test_the_history_is_offered_again_what_it_refused(tmp_path: Path) -> None:
+    resident = Resident(tmp_path, REFUSALS="2")
+    try:
+        resident.begin(python("say"))
+        for n in range(3):
+            resident.send("alert", event(id=str(n)))
+        for _ in range(3):
+            resident.line()
+        assert resident.end() == ""
+        assert [r[0] for r in resident.history()[:-1]] == ["0", "1", "2"]
+    finally:
+        resident.close()
+
+
+def test_a_history_that_refuses_all_is_the_residents_to_tell(tmp_path: Path) -> None:
+    resident = Resident(tmp_path, REFUSALS="9999")
+    try:
+        resident.begin(python("say"))
+        resident.send("alert", event())
+        resident.line()
+        assert resident.end() == ""
+        assert resident.process.returncode == 0
+    finally:
+        resident.close()
+
+
+def test_the_host_is_watched_when_asked_for(tmp_path: Path) -> None:
+    resident = Resident(tmp_path, HOST_EVENT=json.dumps(event(id="host", of="host")))
+    try:
+        resident.begin(python("say"))
+        resident.send("host", {"slice": "/the/slice"})
+        assert resident.line()[0] == "/the/slice"
+        assert resident.end() == ""
+        assert resident.line()[0] == "/the/slice"  # what ends with us is told before we end
+    finally:
+        resident.close()
+
+
+def test_a_program_that_uses_us_as_a_library_gives_functions(tmp_path: Path) -> None:
+    main = MAIN.replace("(), watch_host", "[lambda e: the_handlers.say(e), the_handlers.say] * 2")
+    resident = Resident(tmp_path, "-c", f"import the_handlers\n{main}")
+    try:
+        resident.begin()
+        resident.send("alert", event(severity="INFO"))
+        assert [resident.line()[0] for _ in range(4)] == ["3f9a0c12"] * 4
+        assert resident.end() == ""
+        names = {name for _, name, _ in resident.history()[:-1]}
+        assert names == {"<lambda>", "<lambda> 2", "say", "say 2"}
+    finally:
+        resident.close()
+
+
+def test_latency(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As it is started by a resident; printed, not asserted tighter than a shared machine allows."""
+    resident = Resident(tmp_path, "-m", "agentres.companion")
+    try:
+        began = time.monotonic()
+        resident.begin(python("say"), state="")
+        ready = time.monotonic() - began
+        times = []
+        for n in range(50):
+            began = time.monotonic()
+            resident.send("alert", event(id=str(n)))
+            times.append(1000 * (float(resident.line()[2]) - began))
+        assert resident.end() == ""
+    finally:
+        resident.close()
+    with capsys.disabled():
+        median = statistics.median(times)
+        print(f"\nready after {1000 * ready:.0f} ms; sent -> Python handler's first line:", end="")
+        print(f" p50 {median:.2f} ms, first {times[0]:.2f} ms, max {max(times[1:]):.2f} ms")
+    assert median < 100

@@ -1,0 +1,165 @@
+"""The engine in simulated time: when it samples, when it looks, what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agentres.engine import Engine, Subject
+from agentres.kernel.loop import Timer
+from agentres.policy.alerts import Rule, Severity
+from agentres.settings import Settings
+from agentres.stats import Sample
+
+
+class Simulated:
+    """A clock, a loop and a subject whose figures are functions of the time."""
+
+    def __init__(self, *rules: Rule, **figures: Callable[[float], float | None]) -> None:
+        self.now = 1000.0
+        self.timers: list[Timer] = []
+        self.told: list[dict[str, Any]] = []
+        self.samples: list[tuple[float, Sample]] = []
+        self.reads: list[tuple[float, str]] = []
+        self.values: dict[str, Any] = dict.fromkeys(Sample.__match_args__)
+        self.values.update(history=0, handlers=0, drift=0)
+        self.unreadable: dict[str, str] = {}
+        self.figures = figures
+        settings = Settings(rules=rules)
+        self.engine = Engine(self, settings, self._tell, self._keep, lambda: self.now)  # type: ignore[arg-type]
+        self.subject = Subject("r1", "x", "agent", self, settings, since=self.now)
+        self.engine.add(self.subject)
+
+    def call_at(self, deadline: float, callback: Callable[[], None]) -> Timer:
+        timer = Timer(deadline, callback, len(self.timers))
+        self.timers.append(timer)
+        return timer
+
+    def read(self, group: str) -> None:
+        self.reads.append((self.now - 1000, group))
+        for name, figure in self.figures.items():
+            self.values[name] = figure(self.now - 1000)
+
+    def sample(self) -> Sample:
+        self.read("all")
+        return Sample.of(self.values)
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        self.told.append({**event, "at": self.now - 1000})
+
+    def _keep(self, subject: Subject, when: float, sample: Sample) -> None:
+        self.samples.append((self.now - 1000, sample))
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while True:
+            due = [timer for timer in self.timers if timer.callback is not None]
+            if not due or min(due).deadline > end:
+                self.now = end
+                return
+            first = min(due)
+            self.timers.remove(first)
+            self.now = max(self.now, first.deadline)
+            assert first.callback is not None
+            first.callback()
+
+    def events(self, rule: str) -> list[tuple[str, str]]:
+        return [(e["event"], e["severity"]) for e in self.told if e["rule"] == rule]
+
+
+MEMORY = Rule(
+    "memory", "memory", "agent", ((Severity.WARNING, 0.75), (Severity.CRITICAL, 0.8)), True
+)
+CPU = Rule("cpu", "cpu", "agent", ((Severity.WARNING, 0.75),), relative=True, duration=10)
+FDS = Rule("fds", "fds", "agent", ((Severity.WARNING, 1000),), duration=5)
+
+
+def test_a_quiet_subject_is_sampled_each_interval_and_not_looked_at_in_between() -> None:
+    made = Simulated(MEMORY, CPU, FDS, working_set=lambda t: 10, fds=lambda t: 7)
+    made.run(60)
+    assert [t for t, _ in made.samples] == [pytest.approx(5.0 * n) for n in range(13)]
+    assert {group for _, group in made.reads} == {"all"}
+    assert made.told == []
+
+
+def test_a_ramp_is_looked_at_ever_closer_and_the_alert_comes_within_100_ms_of_the_crossing() -> (
+    None
+):
+    made = Simulated(MEMORY, working_set=lambda t: 10 * t, memory_limit=lambda t: 1000)
+    made.run(76)
+    (event,) = made.told
+    assert event["event"] == "raised"
+    assert 0 <= event["raised"] - event["breached"] <= 0.1
+    looks = [t for t, group in made.reads if group == "memory"]
+    assert len(looks) < 20
+
+
+@pytest.mark.parametrize("jump", [20.1, 22.3, 24.9])
+def test_cpu_that_jumps_is_told_of_when_the_rules_duration_has_passed(jump: float) -> None:
+    made = Simulated(CPU, usage_usec=lambda t: max(0.0, t - jump) * 1e6, cpu_limit=lambda t: 1.0)
+    made.run(40)
+    (event,) = made.told
+    assert event["breached"] - event["raised"] == pytest.approx(-10, abs=0.1)
+    # Early where the look that saw it begin was in breach on the whole: by a quarter of it at most.
+    assert -1.25 <= event["at"] - (jump + 10) <= 0.1
+
+
+@pytest.mark.parametrize("jump", [20.1, 22.3, 24.9])
+def test_a_level_that_jumps_is_told_of_no_later_than_the_rules_duration(jump: float) -> None:
+    made = Simulated(FDS, fds=lambda t: 7.0 if t < jump else 1200.0)
+    made.run(40)
+    (event,) = made.told
+    assert event["at"] <= jump + 5 + 0.1
+    assert event["raised"] - event["breached"] >= 5
+
+
+def test_a_rate_is_never_judged_over_less_than_half_the_shortest_look() -> None:
+    made = Simulated(CPU, usage_usec=lambda t: 0.9 * t * 1e6, cpu_limit=lambda t: 1.0)
+    for _ in range(20):
+        made.now += 0.01
+        made.engine.look(made.subject, "cpu")
+    assert made.told == []
+
+
+def test_the_end_takes_a_last_sample_and_resolves_what_fires() -> None:
+    made = Simulated(MEMORY, working_set=lambda t: 900, memory_limit=lambda t: 1000)
+    made.run(1)
+    assert made.events("memory") == [("raised", "CRITICAL")]
+    made.engine.remove(made.subject, "the agent has ended")
+    assert made.events("memory") == [("raised", "CRITICAL"), ("resolved", "CRITICAL")]
+    assert made.told[-1]["message"].endswith("the agent has ended")
+    assert len(made.samples) == 2
+
+
+def test_an_absent_figure_is_no_value() -> None:
+    made = Simulated(MEMORY, CPU, FDS)
+    made.run(20)
+    assert made.told == []
+    assert all(sample == Sample() for _, sample in made.samples)
+
+
+def test_a_counter_that_falls_is_no_rate() -> None:
+    made = Simulated(CPU, usage_usec=lambda t: 1e9 if t < 7 else 0, cpu_limit=lambda t: 1.0)
+    made.run(30)
+    assert not [e for e in made.told if e["value"] < 0]
+
+
+def test_a_notification_is_judged_at_once() -> None:
+    used = {"now": 10}
+    made = Simulated(MEMORY, working_set=lambda t: used["now"], memory_limit=lambda t: 1000)
+    made.run(2.5)
+    used["now"] = 790
+    made.engine.look(made.subject, "events", "memory")
+    assert made.events("memory") == [("raised", "WARNING")]
+    assert [t for t, _ in made.samples] == [0.0]
+
+
+def test_a_clock_that_stood_still_brings_no_burst_of_samples() -> None:
+    made = Simulated(MEMORY, working_set=lambda t: 10)
+    made.run(6)
+    made.now += 3600  # the machine slept
+    before = len(made.samples)
+    made.run(10)
+    assert len(made.samples) - before <= 4
