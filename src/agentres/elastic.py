@@ -1,0 +1,377 @@
+"""The elastic limits of one agent: what its scalers ask for is written, memory as far as there is any.
+
+Everything that is done is told as an action: what, from, to, by which rule, why, and how long it took.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from agentres import log
+from agentres.errors import AgentresError, ControlFileError
+from agentres.kernel import registry
+from agentres.kernel.cgroup import Cgroup
+from agentres.limits import CPU_PERIOD_USEC, IoMax, Limits, Setting
+from agentres.policy.contention import Step, at_tripwire
+from agentres.policy.prediction import Prediction
+from agentres.policy.scaling import ROOM, WORTH, Move, Philosophy, Scaler
+from agentres.record import TYPE_CHECKING, Record
+from agentres.sharing import PAGE, Sharing
+
+if TYPE_CHECKING:
+    from typing import Any
+
+FOLLOWS = {
+    "memory": "memory",
+    "cpu": "cpu",
+    "pids": "pids",
+    "io_read": "disk_read",
+    "io_write": "disk_write",
+    "io_read_iops": "disk_read",
+    "io_write_iops": "disk_write",
+}
+"""Which resource is looked at for a limit (:data:`agentres.policy.resources.RESOURCES`)."""
+
+_LIMITS = {"memory": "memory_limit", "cpu": "cpu_limit", "pids": "pids_limit"}
+_IO = {
+    "io_read": ("rbps", 1),
+    "io_write": ("wbps", 2),
+    "io_read_iops": ("riops", 3),
+    "io_write_iops": ("wiops", 4),
+}
+"""The key in ``io.max``, and which figure of one of ``Sample.disks`` it limits."""
+
+_GRAINS = {"cpu": 0.01, "memory": PAGE}
+
+_RECLAIMED = 32 << 20
+"""Bytes of page cache that are given back at once, so that the loop is not kept for long."""
+
+_NEVER = float("inf")
+
+
+class Terms(Record):
+    """What an agent may have: ``limits`` with their ranges, and how they move.
+
+    ``disks`` are the device numbers behind each name that an ``io`` limit has ("": every disk), ``io_max``
+    the lines as they were written.  ``share`` is the agents' part of the host, ``slice`` the cgroup that
+    holds all their homes.
+    """
+
+    limits: Limits
+    io_max: tuple[IoMax, ...]
+    disks: Mapping[str, tuple[str, ...]]
+    philosophy: Philosophy
+    priority: int
+    share: float
+    slice: str
+
+
+class Elastic:
+    """Moves the limits of the agent in ``cgroup``.
+
+    ``values`` are its meter's.  ``expect`` is told of each limit that was written, ``arm`` writes
+    memory.high, ``act`` gets every action as a dict of primitives (docs/history.md).
+    """
+
+    def __init__(
+        self,
+        cgroup: Cgroup,
+        terms: Terms,
+        values: dict[str, Any],
+        expect: Callable[[Setting], None],
+        arm: Callable[[int], None],
+        act: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._cgroup = cgroup
+        self._values = values
+        self._up = terms.philosophy.up
+        self._moves = terms.philosophy.moves
+        self._ranges = terms.limits.ranges
+        self._disks = terms.disks
+        self._expect = expect
+        self._arm = arm
+        self._act = act
+        now = time.monotonic()
+        self._scalers: dict[str, list[Scaler]] = {}
+        for key, between in terms.limits.ranges.items():
+            scaler = Scaler(key, terms.philosophy, between, now, _GRAINS.get(key, 1))
+            self._scalers.setdefault(FOLLOWS[key.partition("=")[0]], []).append(scaler)
+        self._io = {line.device: line for line in terms.io_max}
+        self._before: dict[str, tuple[float, dict[str, tuple[int, ...]]]] = {}
+        self._periods = (0, 0)
+        self._refused: dict[str, object] = {}
+        self.sharing: Sharing | None = None
+        if (memory := terms.limits.ranges.get("memory")) is not None:
+            # What never moves cannot be given back: nobody would ever raise it again.
+            least = memory.least if self._moves else values["memory_limit"] or memory.most
+            claimed = registry.Claimed(terms.priority, int(least), most=int(memory.most))
+            self.sharing = Sharing(cgroup, terms.slice, terms.share, claimed, self._carry_out)
+        self.frozen = False
+        """Whether we have frozen the agent."""
+        self.event = False
+        """Set while a notification of the kernel's is served."""
+
+    def close(self) -> None:
+        if self.sharing is not None:
+            self.sharing.close()
+
+    @property
+    def resources(self) -> list[str]:
+        """The resources that are to be looked at."""
+        return list(self._scalers)
+
+    # What a look brings.
+
+    def observed(self, resource: str, value: float | None, now: float) -> float:
+        """Take a value, and move what is to be moved; seconds until the next look at the latest."""
+        soonest = _NEVER
+        for scaler in self._scalers.get(resource, ()):
+            use, limit, felt = self._figures(scaler.resource, value, now)
+            move = scaler.observe(now, use, limit, felt, self.event)
+            if move is not None:
+                after = self._make(move)
+                scaler.moved(time.monotonic(), move, after)
+            elif scaler.resource == "memory" and use is not None:
+                self._content()
+            soonest = min(soonest, scaler.due(now))
+        return soonest
+
+    def begin(self, predicted: Prediction) -> None:
+        """Start from what earlier runs used, as far as that goes by now."""
+        for forecast in predicted.forecasts:
+            key, start = forecast.resource, time.monotonic()
+            before = self._values[_LIMITS[key]]
+            if key not in self._ranges or before is None or not self._moves:
+                continue
+            try:
+                if key != "memory":
+                    self._write_limit(key, forecast.first)
+                    after = forecast.first
+                elif forecast.first > before:
+                    assert self.sharing is not None
+                    after = self.sharing.take(before, int(forecast.first), self._write_memory)
+                else:
+                    after = self._lower_memory(int(forecast.first))
+            except (AgentresError, OSError) as error:
+                self._refuse(key, before, forecast.first, "prediction", error, start)
+                continue
+            self._tell("predict", key, before, after, "prediction", forecast.why, start)
+
+    def wake_at(self) -> float | None:
+        """The working set at which memory is to be raised, for the tripwire; None: nothing to wait for."""
+        limit = self._values["memory_limit"]
+        for scaler in self._scalers.get("memory", ()):
+            if limit is not None and not (self.sharing is not None and self.sharing.released):
+                height: float | None = scaler.wake_at(limit)
+                return height
+        return None
+
+    def ceiling(self, resource: str) -> float | None:
+        """What the limit may become at the most, where it is elastic."""
+        for scaler in self._scalers.get(resource, ()):
+            if scaler.resource == resource:
+                return scaler.range.most
+        return None
+
+    def _figures(
+        self, key: str, value: float | None, now: float
+    ) -> tuple[float | None, float | None, float]:
+        """What is used, the limit, and how much of the time it was felt."""
+        if key in _LIMITS:
+            felt = self._throttled() if key == "cpu" else 0.0
+            return value, self._values[_LIMITS[key]], felt
+        kind, _, name = key.partition("=")
+        rates = [float(getattr(self._io[device], _IO[kind][0])) for device in self._disks[name]]
+        return self._fastest(key, now), max(rates, default=None), 0.0
+
+    def _throttled(self) -> float:
+        """The part of the periods since the last look in which cpu.max was met."""
+        periods, met = self._values["nr_periods"] or 0, self._values["nr_throttled"] or 0
+        before, self._periods = self._periods, (periods, met)
+        return (met - before[1]) / (periods - before[0]) if periods > before[0] else 0.0
+
+    def _fastest(self, key: str, now: float) -> float | None:
+        """The rate of the one of these disks that was used most since the last look."""
+        if self._values["disks"] is None:
+            return None
+        kind, _, name = key.partition("=")
+        at = _IO[kind][1]
+        totals = {disk[0]: disk[at] for disk in self._values["disks"]}
+        then, before = self._before.get(key, (now, {}))
+        self._before[key] = (now, totals)
+        if now <= then:
+            return None
+        more = [totals.get(device, 0) - before.get(device, 0) for device in self._disks[name]]
+        return float(max(more, default=0)) / (now - then)
+
+    # What is written.
+
+    def _make(self, move: Move) -> float:
+        """Carry a move out as far as may be; what stands then."""
+        start = time.monotonic()
+        try:
+            if move.resource != "memory":
+                self._write_limit(move.resource, move.after)
+                after = move.after
+            elif move.after > move.before:
+                after = self._raise_memory(move)
+            else:
+                after = self._lower_memory(int(move.after))
+        except (AgentresError, OSError) as error:
+            self._refuse(move.resource, move.before, move.after, move.rule, error, start)
+            return move.before
+        self._refused.pop(move.resource, None)
+        if after != move.before:
+            kind = "raise" if after > move.before else "lower"
+            self._tell(kind, move.resource, move.before, after, move.rule, move.why, start)
+            if kind == "lower" and move.resource == "memory" and self.sharing is not None:
+                self.sharing.bell.ring()
+        return after
+
+    def _write_limit(self, key: str, limit: float) -> None:
+        """Write a limit that needs no room, in the order that the kernel takes."""
+        if key == "cpu":
+            quota = round(limit * CPU_PERIOD_USEC)
+            settings = [
+                Setting("cpu.max", f"{quota} {CPU_PERIOD_USEC}"),
+                Setting("cpu.max.burst", str(quota), optional=True),
+            ]
+            before = self._values["cpu_limit"]
+            # The kernel takes no burst above the quota.
+            lower = before is not None and limit < before
+            for setting in settings[::-1] if lower else settings:
+                self._write(setting)
+        elif key == "pids":
+            self._write(Setting("pids.max", str(round(limit))))
+            self._values["pids_limit"] = round(limit)
+        else:
+            kind, _, name = key.partition("=")
+            for device in self._disks[name]:
+                line = self._io[device].but(**{_IO[kind][0]: round(limit)})
+                self._write(line.setting())
+                self._io[device] = line
+
+    def _write(self, setting: Setting) -> None:
+        try:
+            self._cgroup.set_property(setting.file, setting.text)
+        except ControlFileError as error:
+            if not setting.optional:
+                raise
+            log.debug(__name__, "without: %s", error)
+            return
+        self._expect(setting)
+        if setting.file == "cpu.max":
+            self._values["cpu_limit"] = int(setting.text.split()[0]) / CPU_PERIOD_USEC
+
+    def _write_memory(self, limit: int) -> None:
+        self._write(Setting("memory.max", str(limit)))
+        self._values["memory_limit"] = limit
+
+    def _raise_memory(self, move: Move) -> int:
+        assert self.sharing is not None
+        before, wanted = int(move.before), int(move.after)
+        if self.frozen:  # what there is goes to whom it was frozen for
+            return before
+        after = self.sharing.take(before, wanted, self._write_memory)
+        if after == before or move.use >= self._up * after:
+            short = not self.sharing.wants
+            self.sharing.want(wanted, at_tripwire(after, int(move.use)))
+            if short:
+                self._tell("throttle", "memory", before, after, "contention", self.sharing.why, time.monotonic())  # fmt: skip
+        else:
+            self._content()
+        return after
+
+    def _content(self) -> None:
+        """It has what it needs."""
+        if self.sharing is not None and self.sharing.wants and not self.frozen:
+            self.sharing.want(0)
+
+    def _lower_memory(self, wanted: int) -> int:
+        """Lower memory.max to what is wanted, or as near as what is in use allows: it kills nobody."""
+        before = int(self._values["memory_limit"])
+        wanted = -(-wanted // PAGE) * PAGE
+        current = self._in_use()
+        if current + ROOM > wanted:
+            # Page cache, or what has come since the look: some is given back now, the rest another time.
+            self._reclaim(min(_RECLAIMED, current + ROOM - wanted))
+            current = self._in_use()
+            wanted = max(wanted, current + ROOM)
+        if wanted > WORTH * before:
+            return before
+        # From here on whoever allocates meets the tripwire first, and only then the limit.
+        self._arm(wanted - ROOM // 2)
+        if self._in_use() > wanted - ROOM // 2:
+            return before  # the tripwire is put right when all is settled
+        self._write_memory(wanted)
+        return wanted
+
+    def _in_use(self) -> int:
+        return int(self._cgroup.get_property("memory.current"))
+
+    def _reclaim(self, size: int) -> None:
+        try:
+            self._cgroup.set_property("memory.reclaim", str(size))
+        except ControlFileError as error:  # not all of it could be had, or Linux before 5.19
+            log.debug(__name__, "%s", error)
+
+    def _carry_out(self, step: Step) -> bool:
+        """What the others need of this agent; whether anything was done."""
+        assert self.sharing is not None
+        start, before = time.monotonic(), self._values["memory_limit"]
+        if step.kind == "thaw" and not self.frozen:
+            return False  # it was not us: whoever did knows why
+        if step.kind == "release" and self.sharing.released:
+            return False
+        after, done = before, False
+        try:
+            if step.kind in ("freeze", "thaw"):
+                self._freeze(step.kind == "freeze", step.why if step.kind == "freeze" else "")
+                done = True
+            elif step.kind == "release":
+                self.sharing.why, done = step.why, True
+            if step.limit and before is not None:
+                after = self._lower_memory(step.limit)
+                done = done or after != before
+        except (AgentresError, OSError) as error:
+            self._refuse("memory", before, step.limit or before, "contention", error, start)
+        if done:
+            self._tell(step.kind, "memory", before, after, "contention", step.why, start)
+        return done
+
+    def _freeze(self, frozen: bool, why: str) -> None:
+        assert self.sharing is not None
+        self._cgroup.set_property("cgroup.freeze", str(int(frozen)))
+        self.frozen = frozen
+        self.sharing.stopped(why)
+
+    def _refuse(
+        self,
+        resource: str,
+        before: float | None,
+        wanted: float | None,
+        rule: str,
+        error: Exception,
+        start: float,
+    ) -> None:
+        """Tell that the kernel refused a limit; once, as it is tried again all the time."""
+        log.debug(__name__, "%s stays at %s: %s", resource, before, error)
+        cause = getattr(error, "errno", str(error))
+        if self._refused.get(resource) != cause:
+            self._refused[resource] = cause
+            self._tell("refuse", resource, before, wanted, rule, str(error), start)
+
+    def _tell(
+        self,
+        kind: str,
+        resource: str,
+        before: float | None,
+        after: float | None,
+        rule: str,
+        why: str,
+        start: float,
+    ) -> None:
+        took = time.monotonic() - start
+        named = {"kind": kind, "resource": resource, "before": before, "after": after}
+        self._act({**named, "time": time.time(), "rule": rule, "why": why, "took": took})

@@ -1,0 +1,407 @@
+"""When an elastic limit moves, and to what; pure.
+
+One :class:`Scaler` follows one limit of one agent.  Times are seconds of one clock that never jumps; uses
+and limits are in the resource's unit (cores, bytes, processes, bytes or operations a second).  Whoever
+calls writes the control files and tells by :meth:`Scaler.moved` what stands.
+
+Upward there are two speeds: what the kernel tells (a tripwire, a refused fork, throttling) raises at once, what
+a sample finds waits for the cooldown where nobody is harmed by that.  What was raised in haste is trimmed
+when it has stopped rising (*settle*), and taken back when nobody has used it for a while (*give back*).
+
+Why it cannot flap: between two lowerings (*give back*, *down*) there is a cooldown, whatever the load.
+A raise is trimmed at most once, and two trims are a quarter of the cooldown apart; a trim leaves the use that
+caused the raise at ``aim``, hence more than stood before, so that between two lowerings limits only climb.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from types import MappingProxyType
+
+from agentres.policy.alerts import show
+from agentres.record import TYPE_CHECKING, Record
+from agentres.units import format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Literal
+
+    from agentres.limits import Range
+
+    Rule = Literal["burst", "up", "settle", "give_back", "down"]
+
+ROOM = 32 << 20
+"""Bytes between the tripwire and a limit on memory, at the least: 11 ms of growth at 3 GB/s, the fastest that
+was seen of an agent.  A limit that is not higher than this is raised at the first look, and none is
+lowered so far that less than a quarter of this could be used before the next raise; a range that ends
+below has no room to be elastic in."""
+
+SETTLE = 3.0
+"""Seconds in which a burst has gone no higher, after which the limit is trimmed to its height."""
+
+TRIMS = 0.25
+"""Of the cooldown: the least time between two trims."""
+
+THROTTLED = 0.05
+"""Fraction of the time at its limit from which on a resource wants more, whatever the mean of its use."""
+
+WORTH = 0.9
+"""A lowered limit is at most this fraction of what it was: less is not worth a write."""
+
+_NEVER = float("inf")
+_SOON = 0.05
+_ASK_AGAIN = 1.0
+
+_UNITS = {"cpu": "cores", "memory": "bytes", "io_read": "bytes/s", "io_write": "bytes/s"}
+_HARD = frozenset({"memory", "pids"})
+"""At these limits work fails; at the others it only takes longer."""
+
+
+class Philosophy(Record):
+    """How an elastic limit behaves.
+
+    ``up`` and ``down``: fractions of the limit at which it is raised and lowered; ``step``: the factor of a
+    raise; ``aim``: the fraction at which a lowered limit has its use.  Seconds: ``cooldown`` between two
+    policy actions, ``give_back`` until what a burst brought and nobody uses goes back (infinite: only
+    by ``down``).  ``burst``: whether a raise that cannot wait passes over the cooldown.  ``patience``: by how
+    much at most the cooldown grows when a lowering was regretted.  ``margin``: memory is never lowered
+    below use * (1 + margin).  ``moves``: False leaves every limit where it is.
+    """
+
+    name: str
+    up: float = 0.75
+    down: float = 0.25
+    step: float = 1.5
+    aim: float = 0.70
+    cooldown: float = 60.0
+    burst: bool = True
+    give_back: float = 10.0
+    patience: float = 1.0
+    margin: float = 0.15
+    moves: bool = True
+
+    def wrong(self) -> tuple[str, str] | None:
+        """The first key whose value makes no sense, and what was expected of it."""
+        for key, good, expected in (
+            ("up", 0 < self.up < 1, "a fraction between 0 and 1"),
+            ("down", 0 <= self.down < self.up, f"a fraction below up, {self.up:g}"),
+            (
+                "aim",
+                self.down < self.aim < self.up,
+                f"a fraction between down and up, {self.down:g} and {self.up:g}",
+            ),
+            ("step", 1 < self.step <= 10, "a factor above 1, at most 10"),
+            (
+                "step",
+                self.step * self.down < self.up,
+                f"a factor below up / down, {self.up / (self.down or 1):.3g}: a raise must not end in a lowering",
+            ),
+            ("cooldown", 1 <= self.cooldown < _NEVER, "a duration of a second or more"),
+            ("give_back", self.give_back >= 1, "a duration of a second or more"),
+            ("patience", 1 <= self.patience < _NEVER, "a factor of 1 or more"),
+            ("margin", 0 <= self.margin < _NEVER, "a fraction, 0 or more"),
+        ):
+            if not good:
+                return key, expected
+        return None
+
+
+BALANCED = Philosophy("balanced")
+CONSERVATIVE = Philosophy(
+    "conservative", aim=0.65, cooldown=300.0, give_back=180.0, patience=4.0, margin=0.3
+)
+AGGRESSIVE = Philosophy("aggressive", up=0.85, aim=0.8, cooldown=15.0, give_back=3.0, patience=1.5)
+FROZEN = Philosophy("frozen", moves=False)
+
+PHILOSOPHIES: Mapping[str, Philosophy] = MappingProxyType(
+    {each.name: each for each in (BALANCED, CONSERVATIVE, AGGRESSIVE, FROZEN)}
+)
+"""What is built in, by name."""
+
+
+class Move(Record):
+    """A limit that is to go from ``before`` to ``after``, by which rule, and why in words.
+
+    ``use`` and ``at`` are what was in use, and when.
+    """
+
+    resource: str
+    before: float
+    after: float
+    rule: Rule
+    why: str
+    use: float
+    at: float
+
+
+class Scaler:
+    """One limit of one agent: takes what is in use, says where the limit should go.
+
+    ``resource`` is a key of ``Limits.ranges``; limits are multiples of ``grain``, rounded up.
+    """
+
+    __slots__ = (
+        "_acted", "_asked", "_began", "_cooldown", "_grain", "_hard", "_high", "_lent", "_lowered",
+        "_memory", "_regretted", "_room", "_seen", "_settle", "_stands", "_trimmed", "_unit", "_wants", "philosophy", "range",
+        "resource",
+    )  # fmt: skip
+
+    def __init__(
+        self, resource: str, philosophy: Philosophy, range: Range, now: float, grain: float = 1
+    ) -> None:
+        kind = resource.partition("=")[0]
+        self.resource = resource
+        self.philosophy = philosophy
+        self.range = range
+        self._grain = grain
+        self._unit = _UNITS.get(kind, "count")
+        self._memory = kind == "memory"
+        self._hard = kind in _HARD
+        self._room = ROOM if self._memory else 0
+        self._began = self._asked = now
+        # (since, use): since then no look found more than that; the highest use first.
+        self._seen: deque[tuple[float, float]] = deque()
+        self._stands: float | None = None
+        self._lent = False  # a burst brought what stands, or a part of it
+        self._high = 0.0  # since the last raise
+        self._settle: float | None = None
+        self._wants = _NEVER  # when a refused raise is to be asked for again
+        self._acted = self._lowered = self._trimmed = -_NEVER
+        self._cooldown = philosophy.cooldown
+        self._regretted = True  # of the last lowering; there is none to be glad of
+
+    def wake_at(self, limit: float) -> float | None:
+        """The use at which a raise is due that cannot wait: where the tripwire stands; None: nowhere."""
+        return self._height(limit) if self.philosophy.burst else None
+
+    def observe(
+        self,
+        now: float,
+        use: float | None,
+        limit: float | None,
+        throttled: float = 0.0,
+        event: bool = False,
+    ) -> Move | None:
+        """Take the use and the limit at ``now``; None is "not known", which changes nothing.
+
+        ``throttled`` is the fraction of the time for which the limit was felt, 0 to 1; ``event``: the
+        kernel told, no sample did.  Whoever gets a move calls :meth:`moved`, whatever came of it.
+        """
+        if use is None or limit is None or not self.philosophy.moves:
+            return None
+        now = self._asked = max(now, self._asked)
+        if self._stands is None or abs(limit - self._stands) >= self._grain:
+            self._set(now, limit)
+        height = self._height(limit)
+        felt = throttled >= THROTTLED or (event and self._hard and not self._memory)
+        # What a limit has cut off is not known; it is at least what makes one raise it.
+        seen = max(use, self.philosophy.up * limit) if felt else use
+        self._remember(now, seen)
+        if seen > self._high:
+            self._high = seen
+            if self._settle is not None:  # it still rises
+                self._settle = max(self._settle, now + SETTLE)
+        if height is not None and (felt or use >= height):
+            return self._raise(now, use, limit, felt, felt or event or self._hard)
+        self._wants = _NEVER
+        if self._settle is not None and now >= self._settle:
+            after = self._fit(self._high)
+            self._settle = None
+            if after <= WORTH * limit:
+                why = f"the burst went up to {self._show(self._high)}"
+                return self._move(now, use, limit, after, "settle", why)
+        if now >= self._lower_at(limit):
+            return self._lower(now, use, limit)
+        return None
+
+    def moved(self, now: float, move: Move, after: float) -> None:
+        """What stands since ``now``: ``after`` may be less than was asked for, or ``move.before``."""
+        now = max(now, self._asked)
+        self._stands = after
+        lowering = move.rule in ("give_back", "down")
+        if lowering:
+            # One that was refused is not tried again sooner than one that was made.
+            if not self._regretted:
+                self._cooldown = max(self._cooldown / 2, self.philosophy.cooldown)
+            self._lowered = self._acted = now
+            self._settle = None
+            self._regretted = after == move.before
+        elif move.rule == "settle":
+            self._settle = None
+            self._trimmed = now
+        elif after <= move.before:
+            self._wants = now + _ASK_AGAIN
+            self._settle = None  # what is in use by now leaves nothing to trim
+        else:
+            self._wants = now + _ASK_AGAIN if after < move.after else _NEVER
+            self._acted = self._began = now
+            self._lent = self._lent or self.philosophy.burst
+            self._high = max(move.use, self._seen[-1][1] if self._seen else 0.0)
+            if self.philosophy.burst:
+                trim = self._trimmed + self._cooldown * TRIMS
+                self._settle = max(now + SETTLE, trim)
+            if not self._regretted and now - self._lowered < self.philosophy.cooldown:
+                self._regretted = True
+                most = self.philosophy.cooldown * self.philosophy.patience
+                self._cooldown = min(self._cooldown * 2, most)
+
+    def due(self, now: float) -> float:
+        """Seconds from ``now`` until it wants to be asked again, at the latest; infinite: no reason to."""
+        if not self.philosophy.moves:
+            return _NEVER
+        if self._stands is None:
+            return 0.0
+        soonest = self._wants
+        if self._settle is not None:
+            soonest = min(soonest, self._settle)
+        soonest = min(soonest, self._lower_at(self._stands))
+        return max(soonest - now, _SOON)
+
+    def _set(self, now: float, limit: float) -> None:
+        """A limit that is new here: the first one, or one that somebody else wrote."""
+        self._stands = limit
+        self._began = now
+        self._lent = False
+        self._settle = None
+
+    def _height(self, limit: float) -> float | None:
+        """The use at which the limit is to be raised; None at the most, and where it never moves."""
+        if limit >= self.range.most or not self.philosophy.moves:
+            return None
+        return max(0.0, min(self.philosophy.up * limit, limit - self._room))
+
+    def _fit(self, use: float) -> float:
+        """The limit that has this use at ``aim``, and some way from there to the next raise."""
+        policy = self.philosophy
+        fit = use / policy.aim
+        if self._memory:
+            slack = max(use, self._room / 4) * policy.up / policy.aim
+            fit = max(fit, use * (1 + policy.margin), slack + self._room)
+        return self._whole(fit)
+
+    def _whole(self, limit: float) -> float:
+        """In whole grains, rounded up, within the range."""
+        grains = math.ceil(limit / self._grain - 1e-6)
+        whole = (
+            grains * self._grain if isinstance(self._grain, int) else round(grains * self._grain, 9)
+        )
+        return min(max(whole, self.range.least), self.range.most)
+
+    def _raise(self, now: float, use: float, limit: float, felt: bool, urgent: bool) -> Move | None:
+        policy = self.philosophy
+        waits = self._acted + policy.cooldown
+        if now < waits and not (policy.burst and urgent):
+            self._wants = waits
+            self._settle = None  # what is in use by now leaves nothing to trim
+            return None
+        after = self._stepped(use, limit)
+        if use >= policy.up * limit:
+            why = f"use of {self._show(use)} reached {policy.up:.0%} of {self._show(limit)}"
+        elif felt:
+            why = f"the limit of {self._show(limit)} was felt, at a use of {self._show(use)}"
+        else:
+            why = f"use of {self._show(use)} came within {self._show(self._room)} of {self._show(limit)}"
+        return self._move(now, use, limit, after, "burst" if urgent and policy.burst else "up", why)
+
+    def _stepped(self, use: float, limit: float) -> float:
+        """The limit after as many steps as it takes, one at the least."""
+        step, limit = self.philosophy.step, max(limit, self._grain)
+        enough = max(use / self.philosophy.up, use + self._room)
+        steps = max(1, math.ceil(math.log(max(enough / limit, 1)) / math.log(step)))
+        if (
+            steps * math.log(step) > 100
+        ):  # more than anything has, and than a float takes in the end
+            return self.range.most
+        after = self._whole(max(limit * step**steps, limit + self._grain))
+        while (height := self._height(after)) is not None and use >= height:
+            after = self._whole(max(after * step, after + self._grain))
+        return after
+
+    def _lower(self, now: float, use: float, limit: float) -> Move | None:
+        policy = self.philosophy
+        for rule, window, enough in self._windows(limit):
+            high = self._highest(now - window)
+            if high <= enough:
+                after = self._fit(high)
+                span = format_duration(window)
+                what = f"at most {self._show(high)} of {self._show(limit)} was used for {span}"
+                why = what if rule == "give_back" else f"{what}, {policy.down:.0%} or less"
+                return self._move(now, use, limit, after, rule, why)
+        return None
+
+    def _lower_at(self, limit: float) -> float:
+        """When the limit may be lowered, if no more is used than at the last look; infinite: not then."""
+        if not self._seen:
+            return _NEVER
+        earliest = max(self._lowered + self._cooldown, self._began)
+        soonest = _NEVER
+        for _, window, enough in self._windows(limit):
+            since = self._below_since(enough)
+            if since is not None:
+                soonest = min(soonest, max(since, self._began) + window)
+        return max(soonest, earliest)
+
+    def _windows(self, limit: float) -> tuple[tuple[Rule, float, float], ...]:
+        """The rules by which it may be lowered: their seconds, and the use up to which they hold."""
+        policy = self.philosophy
+        worth = WORTH * limit
+        if self._fit(0.0) > worth:
+            return ()
+        rules: list[tuple[Rule, float, float]] = []
+        if self._lent and policy.give_back < _NEVER:
+            rules.append(("give_back", policy.give_back, self._filling(worth)))
+        rules.append(("down", policy.cooldown, min(policy.down * limit, self._filling(worth))))
+        return tuple(rules)
+
+    def _filling(self, limit: float) -> float:
+        """The highest use that fits a limit: what :meth:`_fit` makes that limit of, to a grain."""
+        policy = self.philosophy
+        limit = limit // self._grain * self._grain
+        use = limit * policy.aim
+        if self._memory:
+            slack = (limit - self._room) * policy.aim / policy.up
+            use = min(use, limit / (1 + policy.margin), slack)
+        return use
+
+    def _remember(self, now: float, use: float) -> None:
+        seen = self._seen
+        since = now
+        while seen and seen[-1][1] <= use:
+            since = seen.pop()[0]
+        seen.append((since, use))
+        policy = self.philosophy
+        longest = (
+            policy.cooldown
+            if policy.give_back == _NEVER
+            else max(policy.cooldown, policy.give_back)
+        )
+        # What was in use when the window began is the last look before it.
+        while len(seen) > 1 and seen[1][0] <= now - longest:
+            seen.popleft()
+
+    def _highest(self, since: float) -> float:
+        """The highest use from ``since`` on, with what was in use then."""
+        highest = self._seen[0][1]
+        for at, use in self._seen:
+            if at > since:
+                break
+            highest = use
+        return highest
+
+    def _below_since(self, enough: float) -> float | None:
+        """Since when no look found more than that; None: the last one did."""
+        since = None
+        for at, use in reversed(self._seen):
+            if use > enough:
+                break
+            since = at
+        return since
+
+    def _move(
+        self, now: float, use: float, limit: float, after: float, rule: Rule, why: str
+    ) -> Move:
+        return Move(self.resource, limit, after, rule, why, use, now)
+
+    def _show(self, value: float) -> str:
+        return show(value, self._unit)

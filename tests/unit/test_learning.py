@@ -1,0 +1,147 @@
+"""What a run teaches: its samples and kills go to the history under the right key, and come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agentres.learning import Learning
+from agentres.limits import Range
+from agentres.policy.observer import WINDOW, Observed
+from agentres.policy.prediction import Prediction, Profile, learn
+from agentres.settings import Settings
+from agentres.stats import Sample
+
+MIB = 1 << 20
+HOUR = 3600.0
+
+
+class FakeRecorder:
+    """Keeps what it is given, and answers from ``profile``."""
+
+    def __init__(self, profile: Profile | None = None) -> None:
+        self.put_: list[tuple[str, tuple[Any, ...]]] = []
+        self.profile_ = profile
+        self.asked: list[tuple[str, ...]] = []
+
+    def put(self, method: str, *args: Any) -> None:
+        self.put_.append((method, args))
+
+    def ask(self, question: Callable[[Any], Any], then: Callable[[Any], None]) -> None:
+        then(question(self))
+
+    def profile(self, *keys: str) -> Profile | None:
+        self.asked.append(keys)
+        return self.profile_
+
+
+@pytest.fixture
+def values() -> dict[str, Any]:
+    return dict.fromkeys(Sample.__match_args__)
+
+
+def learning(
+    recorder: FakeRecorder, values: dict[str, Any], name: str | None = "fixer", **settings: Any
+) -> Learning:
+    return Learning(recorder, Settings(**settings), values, name, ("make", "test"), 0.0)  # type: ignore[arg-type]
+
+
+def learnt(recorder: FakeRecorder) -> list[tuple[str, Observed]]:
+    return [(args[0], args[1]) for method, args in recorder.put_ if method == "learn"]
+
+
+def test_the_highest_use_and_the_cpu_of_a_run_are_learnt_under_its_name(
+    values: dict[str, Any],
+) -> None:
+    recorder = FakeRecorder()
+    each = learning(recorder, values)
+    values.update(working_set=100 * MIB, memory_limit=256 * MIB, memory_max=0, memory_oom_kill=0)
+    values.update(usage_usec=2_000_000, pids_current=3, pids_max_events=0, cpu_limit=1.0)
+    each.sampled(4.0)
+    values.update(working_set=60 * MIB, usage_usec=3_000_000)
+    each.sampled(8.0)
+    each.finish(8.0)
+    ((key, observed),) = learnt(recorder)
+    assert key == "name:fixer"
+    assert observed.memory == 100 * MIB
+    assert observed.memory_held is None
+    assert sorted(observed.cpu) == [(0.25, 4.0), (0.5, 4.0)]
+    assert observed.pids == 3
+
+
+def test_what_a_limit_cut_off_is_told_apart(values: dict[str, Any]) -> None:
+    recorder = FakeRecorder()
+    each = learning(recorder, values)
+    values.update(working_set=250 * MIB, memory_limit=256 * MIB, memory_max=5, memory_oom_kill=1)
+    each.memory()
+    each.finish(10.0)
+    ((_, observed),) = learnt(recorder)
+    assert observed.memory_held == 256 * MIB
+    assert observed.oom == 256 * MIB
+
+
+def test_a_run_that_fails_at_its_start_teaches_nothing(values: dict[str, Any]) -> None:
+    recorder = FakeRecorder()
+    each = learning(recorder, values)
+    values.update(working_set=1 * MIB)
+    each.sampled(0.1)
+    each.finish(0.5)
+    assert learnt(recorder) == []
+
+
+def test_a_run_of_days_is_learnt_each_day(values: dict[str, Any]) -> None:
+    recorder = FakeRecorder()
+    each = learning(recorder, values)
+    values.update(working_set=5 * MIB)
+    for hour in range(1, 50):
+        each.sampled(hour * HOUR)
+    each.finish(49 * HOUR)
+    assert WINDOW == 24 * HOUR
+    assert [observed.runs for _, observed in learnt(recorder)] == [0, 0, 1]
+
+
+def test_a_name_that_was_made_up_is_learnt_by_its_command(values: dict[str, Any]) -> None:
+    recorder = FakeRecorder()
+    each = learning(recorder, values, name=None)
+    each.finish(10.0)
+    ((key, _),) = learnt(recorder)
+    assert key.startswith("command:make")
+
+
+def test_what_is_known_comes_back_within_the_range(values: dict[str, Any]) -> None:
+    profile = learn(Profile.empty("name:fixer"), Observed(memory=400 * MIB), 1e9)
+    recorder = FakeRecorder(profile)
+    told: list[Prediction] = []
+    bounds = {"memory": Range(64 * MIB, 300 * MIB)}
+    learning(recorder, values).ask(bounds, print, told.append)
+    assert told[0].memory == 300 * MIB
+    assert recorder.asked[0][0] == "name:fixer"
+
+
+@pytest.mark.parametrize(
+    ("settings", "bounds"),
+    [({"predict": False}, {"memory": Range(1, 2)}), ({}, {})],
+    ids=["switched off", "nothing moves"],
+)
+def test_nothing_is_asked_where_nothing_can_come_of_it(
+    values: dict[str, Any], settings: dict[str, Any], bounds: dict[str, Range]
+) -> None:
+    recorder = FakeRecorder()
+    told: list[Prediction] = []
+    learning(recorder, values, **settings).ask(bounds, print, told.append)
+    assert recorder.asked == []
+    assert told == []
+
+
+def test_a_predictor_that_fails_costs_a_line_and_the_builtin_stands(values: dict[str, Any]) -> None:
+    profile = learn(Profile.empty("name:fixer"), Observed(memory=100 * MIB), 1e9)
+    recorder = FakeRecorder(profile)
+    told: list[Prediction] = []
+    lines: list[str] = []
+    bounds = {"memory": Range(64 * MIB, 300 * MIB)}
+    learning(recorder, values, predictor="nobody-has-this").ask(bounds, lines.append, told.append)
+    assert len(lines) == 1
+    assert "nobody-has-this" in lines[0]
+    assert told[0].memory is not None
