@@ -1,0 +1,1 @@
+"""What ``benchmarks/fleet`` is made of: recordings, our rules and others' over them."""
