@@ -13,7 +13,7 @@ from agentres import log
 from agentres.errors import NoRoom
 from agentres.kernel import host, registry, tree
 from agentres.limits import Setting
-from agentres.policy.capacity import Admission, Claim, admit, before, line, shortage
+from agentres.policy.capacity import Admission, Claim, admit, before, free, line, shortage
 from agentres.record import TYPE_CHECKING, Record
 from agentres.units import MAX, format_duration, format_size
 
@@ -25,8 +25,17 @@ if TYPE_CHECKING:
 LOOK_AGAIN = 1.0
 """Seconds between two looks of one that waits, beside those that the bell asks for: who was killed rings none."""
 
+ASKED_PATIENCE = 30.0
+"""Seconds that one which does not want to wait gives the others to hand over what they can do without.
+
+They do so as soon as they hear of it; this is how long a busy host may take to let them.
+"""
+
+LOCK_PATIENCE = 60.0
+"""Seconds to wait for the lock: all others that start at this moment take it before, one after another."""
 
 _SMALLER = "a smaller --memory may fit"
+_WAIT = f"--wait waits for room, {_SMALLER}"
 
 
 class Applicant(Record):
@@ -46,8 +55,9 @@ class Applicant(Record):
 def enter(who: Applicant, early: Callable[[], None], tell: Callable[[str], None]) -> Limits:
     """Take room for the agent; its limits, with as much memory to start with as there is.
 
-    Where the least does not fit, waits for it or raises NoRoom.  ``early`` is called while it waits, and may
-    raise; ``tell`` gets a line for people when its place in the line changes.
+    Where the least does not fit, waits for it or raises NoRoom; what the others have and can do without
+    is asked for in any case.  ``early`` is called while it waits, and may raise; ``tell`` gets a line for
+    people when its place in the line changes.
     """
     memory = who.limits.memory
     if memory is None or memory == MAX or not who.cgroup.has("memory.max"):
@@ -56,18 +66,18 @@ def enter(who: Applicant, early: Callable[[], None], tell: Callable[[str], None]
     between = who.limits.ranges.get("memory")
     least = int(between.least) if between is not None else memory
     _claim(who, least, 0)
-    found = _try(who, least, memory)
+    found = _try(who, least, memory, early)
     if not found.granted:
         if least > _budget(who).limit:  # no end of another run makes room for that
             raise NoRoom(found.why, _SMALLER)
-        if who.wait is None:
-            raise NoRoom(found.why, f"--wait waits for room, {_SMALLER}")
+        if who.wait is None and not found.spare:
+            raise NoRoom(found.why, _WAIT)
         found = _wait(who, least, memory, found, early, tell)
     return who.limits.but(memory=found.granted)
 
 
-def _try(who: Applicant, least: int, start: int) -> Admission:
-    with tree.Lock(who.slice, patience=5.0):
+def _try(who: Applicant, least: int, start: int, early: Callable[[], None]) -> Admission:
+    with tree.Lock(who.slice, LOCK_PATIENCE, early):
         claims = tree.claims(who.slice)
         mine = next((claim for claim in claims if claim.path == who.cgroup.path), None)
         others = [claim for claim in claims if claim.path != who.cgroup.path]
@@ -89,7 +99,10 @@ def _try(who: Applicant, least: int, start: int) -> Admission:
         why = shortage(budget, others, least)
         if reserved and least <= budget.limit:
             why += f"; {format_size(reserved)} are for those before it"
-        return Admission(0, why)
+        from agentres.policy import contention
+
+        lacking = least + reserved - free(budget, others)
+        return Admission(0, why, contention.spare(others, who.priority) >= lacking)
 
 
 def _budget(who: Applicant) -> Budget:
@@ -111,24 +124,25 @@ def _wait(
     if bell.fd >= 0:
         poll.register(bell.fd, select.POLLIN)
     began = time.monotonic()
-    assert who.wait is not None
+    patience = ASKED_PATIENCE if who.wait is None else who.wait
     _claim(who, least, least)
     bell.ring()  # who has more than it uses may give some back
     told = 0
     try:
         while not found.granted:
             place = _place(who)
-            if place != told:
+            if place != told and who.wait is not None:
                 told = place
                 tell(f"waiting for room, {place}. in line: {found.why}")
-            left = began + who.wait - time.monotonic()
+            left = began + patience - time.monotonic()
+            if who.wait is None and (left <= 0 or not found.spare):
+                raise NoRoom(found.why, _WAIT)
             if left <= 0:
-                waited = format_duration(who.wait)
-                raise NoRoom(f"no room after {waited}: {found.why}", _SMALLER)
+                raise NoRoom(f"no room after {format_duration(patience)}: {found.why}", _SMALLER)
             if poll.poll(min(left, LOOK_AGAIN) * 1000):
                 bell.heard()
             early()
-            found = _try(who, least, start)
+            found = _try(who, least, start, early)
     finally:
         bell.close()
     return found

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from fake_slice import MIB, FakeSlice, keep_attributes
 
-from agentres.admission import LOOK_AGAIN, Applicant, enter
+from agentres.admission import ASKED_PATIENCE, LOOK_AGAIN, Applicant, enter
 from agentres.errors import Interrupted, NoRoom
-from agentres.kernel import bell, host, registry
+from agentres.kernel import bell, host, registry, tree
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.inotify import Inotify
 from agentres.kernel.registry import Claimed
 from agentres.limits import Limits, Range
+from agentres.policy import contention
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -155,7 +156,7 @@ def test_what_it_claims_is_marked(apply: Apply) -> None:
 
 
 def test_a_limit_that_does_not_move_is_all_or_nothing(apply: Apply, slice: FakeSlice) -> None:
-    slice.agent("a", 744 * MIB)
+    slice.agent("a", 744 * MIB, 740 * MIB)
     assert admitted(apply(256, None)) == 256
     with pytest.raises(NoRoom):
         enter(apply(256, None, name="next"), nothing, print)
@@ -203,8 +204,8 @@ def test_what_is_granted_is_in_whole_pages(
 
 
 def test_it_is_refused_with_the_numbers_and_who_has_what(apply: Apply, slice: FakeSlice) -> None:
-    slice.agent("a", 600 * MIB)
-    slice.agent("b", 350 * MIB)
+    slice.agent("a", 600 * MIB, 580 * MIB)
+    slice.agent("b", 350 * MIB, 340 * MIB)
     who = apply(256, 64)
     with pytest.raises(NoRoom) as refused:
         enter(who, nothing, print)
@@ -217,7 +218,7 @@ def test_it_is_refused_with_the_numbers_and_who_has_what(apply: Apply, slice: Fa
 
 def test_a_smaller_limit_of_the_kernels_counts(apply: Apply, slice: FakeSlice) -> None:
     slice.limit(300 * MIB)
-    slice.agent("a", 250 * MIB)
+    slice.agent("a", 250 * MIB, 240 * MIB)
     with pytest.raises(
         NoRoom, match=r"64\.0 MiB of memory are needed, 50\.0 MiB of 300 MiB are free"
     ):
@@ -238,7 +239,7 @@ def test_what_no_end_of_another_makes_room_for_is_not_waited_for(
 
 
 def test_who_does_not_wait_passes_nobody_that_does(apply: Apply, slice: FakeSlice) -> None:
-    slice.agent("a", 800 * MIB)
+    slice.agent("a", 800 * MIB, 790 * MIB)
     waits(slice, "b", 190)
     with pytest.raises(NoRoom) as refused:
         enter(apply(), nothing, print)
@@ -348,6 +349,65 @@ def test_without_a_time_it_waits_for_ever(apply: Apply, slice: FakeSlice, clock:
     assert enter(apply(wait=float("inf")), nothing, lambda line: None).memory == 256 * MIB
 
 
+# What the others can do without.
+
+
+def trims(slice: FakeSlice) -> None:
+    """What the supervisors of the others do when they hear the bell."""
+    budget = tree.budget(str(slice.path), host.memory(), 0.5)
+    for step in contention.decide(budget, tree.claims(str(slice.path)), 1e9):
+        assert step.kind == "trim"
+        Path(step.path, "memory.max").write_text(f"{step.limit}\n")
+
+
+def test_what_others_do_not_use_is_asked_for_without_a_word(
+    apply: Apply, slice: FakeSlice, clock: Time
+) -> None:
+    slice.agent("a", 600 * MIB, 100 * MIB)
+    slice.agent("b", 400 * MIB, 390 * MIB)
+    who = apply(256, 64)
+    clock.then = [lambda: trims(slice)]
+    assert admitted(who) == 256
+    assert len(clock.waits) == 1
+
+
+def test_who_ranks_higher_is_not_asked_and_nobody_waits_for_it(
+    apply: Apply, slice: FakeSlice, clock: Time
+) -> None:
+    slice.agent("a", 1000 * MIB, 100 * MIB, claimed=Claimed(400))
+    with pytest.raises(NoRoom):
+        enter(apply(256, 64), nothing, pytest.fail)
+    assert clock.waits == []
+
+
+def test_who_needs_what_it_has_after_all_is_not_waited_for(
+    apply: Apply, slice: FakeSlice, clock: Time
+) -> None:
+    a = slice.agent("a", 1000 * MIB, 100 * MIB)
+    clock.then = [lambda: (a / "memory.current").write_text(f"{990 * MIB}\n")]
+    with pytest.raises(NoRoom) as refused:
+        enter(apply(256, 64), nothing, pytest.fail)
+    assert refused.value.remedy == "--wait waits for room, a smaller --memory may fit"
+    assert len(clock.waits) == 1
+
+
+def test_who_does_not_give_is_waited_for_for_a_while(
+    apply: Apply, slice: FakeSlice, clock: Time
+) -> None:
+    slice.agent("a", 1000 * MIB, 100 * MIB)
+    with pytest.raises(NoRoom, match=r"^64\.0 MiB of memory are needed"):
+        enter(apply(256, 64), nothing, pytest.fail)
+    assert sum(clock.waits) == pytest.approx(ASKED_PATIENCE)
+
+
+def test_a_signal_ends_the_wait_for_the_lock(apply: Apply, slice: FakeSlice, clock: Time) -> None:
+    def early() -> None:
+        raise Interrupted(15)
+
+    with tree.Lock(str(slice.path)), pytest.raises(Interrupted):
+        enter(apply(), early, pytest.fail)
+
+
 def test_a_signal_ends_the_wait(apply: Apply, slice: FakeSlice, clock: Time) -> None:
     slice.agent("a", 1000 * MIB)
     looks = iter(range(3))
@@ -401,9 +461,6 @@ def test_where_there_is_no_bell_it_looks_again_in_a_while(
 
 def test_who_has_more_than_it_uses_is_asked(apply: Apply, slice: FakeSlice, clock: Time) -> None:
     """One that waits is heard by those that run: they make way for it."""
-    from agentres.kernel import tree
-    from agentres.policy import contention
-
     a = slice.agent("a", 1000 * MIB, 100 * MIB, claimed=Claimed())
 
     def contend() -> None:

@@ -341,6 +341,17 @@ def test_those_below_make_way_for_the_first_in_the_line_if_that_is_enough() -> N
     assert decide(budget(1000), [claims[0], claim("b", 500, 450), waits], NOW) == []
 
 
+def test_those_in_the_line_are_served_together_as_far_as_it_goes() -> None:
+    waiting = [claim(name, None, 0, 200) for name in ("w", "x", "y", "z")]
+    claims = [claim("a", 500, 100), claim("b", 500, 100), *waiting]
+    steps = decide(budget(1000), claims, NOW)
+    assert kinds(steps) == [("trim", "/b"), ("trim", "/a")]
+    assert steps[0].why == "w waits for 200 MiB, 2 more for 400 MiB, and 100 MiB are used"
+    # One of lower priority waits until those before it have begun.
+    claims[3:] = [claim("x", None, 0, 200, priority=25)]
+    assert kinds(decide(budget(1000), claims, NOW)) == [("trim", "/b")]
+
+
 def test_when_the_budget_shrinks_the_lowest_give_what_they_do_not_use() -> None:
     claims = [claim("a", 400, 100), claim("b", 400, 100), claim("c", 400, 390, priority=25)]
     assert decide(budget(1200), claims, NOW) == []

@@ -19,7 +19,7 @@ from agentres.policy.capacity import Budget, Claim
 from agentres.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from agentres.kernel.delegation import Place
@@ -36,13 +36,22 @@ class Locked(AgentresError):
 
 
 class Lock:
-    """An flock(2) on the slice's directory, for a ``with``; Locked after ``patience`` seconds, OSError."""
+    """An flock(2) on the slice's directory, for a ``with``; Locked after ``patience`` seconds, OSError.
 
-    __slots__ = ("_fd", "_patience", "path")
+    ``meanwhile`` is called again and again while somebody else has it, and may raise.
+    """
 
-    def __init__(self, path: str, patience: float = LOCK_SECONDS) -> None:
+    __slots__ = ("_fd", "_meanwhile", "_patience", "path")
+
+    def __init__(
+        self,
+        path: str,
+        patience: float = LOCK_SECONDS,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         self.path = path
         self._patience = patience
+        self._meanwhile = meanwhile
         self._fd = -1
 
     def __enter__(self) -> None:
@@ -64,6 +73,7 @@ class Lock:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise Locked(f"the lock on {self.path} is held: see lslocks(8)") from None
+            self._meanwhile()
             time.sleep(pause)
             pause = min(pause * 2, 0.01)
 

@@ -69,10 +69,14 @@ class Claim(Record):
 
 
 class Admission(Record):
-    """Whether a new agent may run: ``granted`` bytes to start with, or 0 and ``why`` not."""
+    """Whether a new agent may run: ``granted`` bytes to start with, or 0 and ``why`` not.
+
+    ``spare`` tells that the others have as much that they can do without, and will give it when asked.
+    """
 
     granted: int
     why: str = ""
+    spare: bool = False
 
 
 def rank(claim: Claim) -> tuple[float, float, str]:

@@ -221,19 +221,20 @@ def _creeps(claim: Claim, top: Claim, now: float) -> bool:
 def _make_way(budget: Budget, claims: list[Claim], running: list[Claim], left: int) -> list[Step]:
     """Where nobody is stuck: room under a budget that has shrunk, for who would like some, or to begin."""
     likes = next((claim for claim in running if _wants(claim) and not claim.orphan), None)
-    first = next(iter(line(claims)), None)
+    waiting = _next_in_line(claims, running, left)
     if left < 0:
         asked, needed = running, -left
         why = f"all agents may have {format_size(budget.limit)}"
     elif likes is not None:
         asked, needed = [claim for claim in running if before(likes, claim)], _wants(likes) - left
         why = f"{likes.name} wants {format_size(likes.wants)}"
-    elif first is not None:
+    elif waiting:
+        first, more = waiting[0], len(waiting) - 1
         asked = [claim for claim in running if claim.priority <= first.priority]
-        needed = first.wants - left
-        if sum(_gives(claim, _trimmed(claim)) for claim in asked) < needed:
-            return []  # it would have to wait nevertheless
+        needed = sum(claim.wants for claim in waiting) - left
         why = f"{first.name} waits for {format_size(first.wants)}"
+        if more:
+            why += f", {more} more for {format_size(sum(claim.wants for claim in waiting[1:]))}"
     else:
         return []
     steps = []
@@ -244,6 +245,28 @@ def _make_way(budget: Budget, claims: list[Claim], running: list[Claim], left: i
             steps.append(Step("trim", claim.path, reason, _trimmed(claim)))
             needed -= gives
     return steps
+
+
+def _next_in_line(claims: list[Claim], running: list[Claim], left: int) -> list[Claim]:
+    """Of those that wait to begin, as many of the first one's priority as room can be made for."""
+    waiting = line(claims)
+    room = left + spare(running, waiting[0].priority) if waiting else 0
+    served = []
+    for claim in waiting:
+        room -= claim.wants
+        if room < 0 or claim.priority != waiting[0].priority:
+            break  # it would have to wait nevertheless
+        served.append(claim)
+    return served
+
+
+def spare(claims: Iterable[Claim], priority: int) -> int:
+    """The bytes that those of this priority and below can do without, and give to one that waits to begin."""
+    return sum(
+        _gives(claim, _trimmed(claim))
+        for claim in claims
+        if claim.priority <= priority and not claim.frozen and not claim.waiting
+    )
 
 
 def _trimmed(claim: Claim) -> int:
