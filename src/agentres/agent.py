@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
+from agentres import log
 from agentres.admission import Applicant, enter
 from agentres.errors import (
     ControlFileError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from agentres.elastic import Terms
     from agentres.explain import Outcome
     from agentres.kernel.cgroup import Cgroup
+    from agentres.kernel.deadman import Deadman
     from agentres.kernel.delegation import Home
     from agentres.kernel.loop import Loop
     from agentres.kernel.mounts import Mount
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from agentres.monitor import Monitor
     from agentres.settings import Settings
     from agentres.supervision import Ended
+    from agentres.units import Max
 
 PASSED_ON = (
     signal.SIGINT,
@@ -145,7 +148,9 @@ def run(request: Request, tell: Callable[[str], None] = lambda line: None) -> Ou
             room = (int(machine.memory * request.share), machine.cpus * request.share)
             hold = partial(place.hold, where, *room)
             watch = partial(_watch, request, home, enforced, terms, hold, tell, log_name)
-            ended = _live(plan, home, heard, log_name, request.timeout, announce, watch)
+            elastic = "memory" in request.limits.ranges
+            held = request.limits.memory if elastic and _holds_memory(enforced) else None
+            ended = _live(plan, home, heard, log_name, request.timeout, held, announce, watch)
             return _outcome(request, home.agent, ended, enforced, missing)
         finally:
             home.release()
@@ -180,25 +185,35 @@ def _live(
     heard: set[int],
     log_name: str,
     timeout: float | None,
+    raised: int | Max | None,
     announce: Callable[[], None],
-    watch: Callable[[Launch, Loop, Callable[[], None]], Monitor],
+    watch: Callable[..., Monitor],
 ) -> Ended:
-    """Launch the command, call ``announce`` once it runs, and wait for its end."""
+    """Launch the command, call ``announce`` once it runs, and wait for its end.
+
+    ``raised`` is the limit on memory where it is elastic: whoever comes near to it before it is watched
+    waits, and is not killed.
+    """
+    from agentres.kernel.deadman import Deadman
     from agentres.kernel.kmsg import KernelLog
     from agentres.kernel.terminal import Terminal
     from agentres.kernel.trampoline import Launch
 
     # Before the agent can change the one or fill the other.
     terminal, kernel_log = Terminal(), KernelLog()
+    tripwire: tuple[int, Deadman] | None = None
     try:
+        height = _first_tripwire(home.agent, raised) if isinstance(raised, int) else None
         launch = Launch(plan, home.main)
+        if height is not None:
+            tripwire = height, Deadman(home.agent.path)
         from agentres import explain  # noqa: F401 -- both while the child gets to its exec
         from agentres.supervision import Supervision
 
         launch.confirm()
         announce()  # not before: a launch that fails says one thing only
         supervision = Supervision(
-            launch, home.agent, heard, kernel_log, log_name, partial(watch, launch)
+            launch, home.agent, heard, kernel_log, log_name, partial(watch, launch, tripwire)
         )
         try:
             ended = supervision.until_the_end(timeout)
@@ -208,8 +223,24 @@ def _live(
         finally:
             supervision.close()
     finally:
+        if tripwire is not None:
+            tripwire[1].close()
         kernel_log.close()
     return ended
+
+
+def _first_tripwire(agent: Cgroup, limit: int) -> int | None:
+    """Have memory.high stand below an elastic limit before anybody can come to it; where, None: nowhere."""
+    from agentres.policy.tripwire import ROOM, last
+
+    height = last(limit, ROOM)
+    try:
+        agent.set_property("memory.high", str(height))
+    except ControlFileError as error:
+        # Only a burst in the first moments is concerned: what watches the agent tries again.
+        log.debug(__name__, "no first tripwire: %s", error)
+        return None
+    return height
 
 
 def _watch(
@@ -221,6 +252,7 @@ def _watch(
     warn: Callable[[str], None],
     inside: str,
     launch: Launch,
+    tripwire: tuple[int, Deadman] | None,
     loop: Loop,
     on_oom: Callable[[], None],
 ) -> Monitor:
@@ -240,6 +272,7 @@ def _watch(
         home.adopt,
         terms(settings),
         request.name if request.named else None,
+        tripwire,
         warn,
     )
     return Monitor(loop, watched, settings, on_oom, request.on_alert)
@@ -271,6 +304,10 @@ def _outcome(
     )
 
 
+def _holds_memory(enforced: list[Setting]) -> bool:
+    return any(setting.file == "memory.max" for setting in enforced)
+
+
 def _memory_max(agent: Cgroup) -> int | str | None:
     """What stands; None where there is no such limit, or its file is not to be read."""
     try:
@@ -298,6 +335,7 @@ def _enforce(
     if limits.limits_every_disk and not any(item.setting.file == "io.max" for item in missing):
         own = identity.home if identity else request.environment.get("HOME", "/")
         missing += _uncounted(request.cwd or ".", own, table) if every else [_NO_DISK]
+    missing += _uncounted_names(limits.named_written, table)
     for item in missing:
         # A rate for one device says nothing about mounts that have none.
         asked = bool(item.setting.text) or request.every_disk_asked
@@ -349,6 +387,20 @@ def _uncounted(cwd: str, own: str, table: list[Mount]) -> list[Refused]:
             Setting("io.max", "", key=found.mount.point), f"on {found.mount.point}: {found.why}"
         )
         for found in devices.uncounted(places, table)
+    ]
+
+
+def _uncounted_names(names: Iterable[str], table: list[Mount]) -> list[Refused]:
+    """The files and directories, named for their disk, whose file system escapes the rate."""
+    from agentres.kernel import devices
+
+    return [
+        Refused(
+            Setting("io.max", name, key=found.mount.point), f"on {found.mount.point}: {found.why}"
+        )
+        for name in names
+        if not devices.is_device(name)
+        for found in devices.uncounted([name], table)
     ]
 
 

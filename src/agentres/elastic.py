@@ -15,7 +15,8 @@ from agentres.kernel.cgroup import Cgroup
 from agentres.limits import CPU_PERIOD_USEC, IoMax, Limits, Setting
 from agentres.policy.contention import Step, at_tripwire
 from agentres.policy.prediction import Prediction
-from agentres.policy.scaling import ROOM, WORTH, Move, Philosophy, Scaler
+from agentres.policy.scaling import WORTH, Move, Philosophy, Scaler
+from agentres.policy.tripwire import ROOM
 from agentres.record import TYPE_CHECKING, Record
 from agentres.sharing import PAGE, Sharing
 
@@ -46,6 +47,9 @@ _GRAINS = {"cpu": 0.01, "memory": PAGE}
 
 _RECLAIMED = 32 << 20
 """Bytes of page cache that are given back at once, so that the loop is not kept for long."""
+
+_RATE_SECONDS = 0.1
+"""A rate is over as much time at the least."""
 
 _NEVER = float("inf")
 
@@ -98,7 +102,8 @@ class Elastic:
             scaler = Scaler(key, terms.philosophy, between, now, _GRAINS.get(key, 1))
             self._scalers.setdefault(FOLLOWS[key.partition("=")[0]], []).append(scaler)
         self._io = {line.device: line for line in terms.io_max}
-        self._before: dict[str, tuple[float, dict[str, tuple[int, ...]]]] = {}
+        self._before: dict[str, tuple[float, dict[str, int]]] = {}
+        self._rates: dict[str, float] = {}
         self._periods = (0, 0)
         self._refused: dict[str, object] = {}
         self.sharing: Sharing | None = None
@@ -199,11 +204,14 @@ class Elastic:
         at = _IO[kind][1]
         totals = {disk[0]: disk[at] for disk in self._values["disks"]}
         then, before = self._before.get(key, (now, {}))
+        if then < now < then + _RATE_SECONDS:  # a request or two in that: noise, and no rate
+            return self._rates.get(key)
         self._before[key] = (now, totals)
         if now <= then:
             return None
         more = [totals.get(device, 0) - before.get(device, 0) for device in self._disks[name]]
-        return float(max(more, default=0)) / (now - then)
+        self._rates[key] = rate = float(max(more, default=0)) / (now - then)
+        return rate
 
     # What is written.
 

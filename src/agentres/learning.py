@@ -87,7 +87,8 @@ class Learning:
         use, limit = self._values["working_set"], self._values["memory_limit"]
         if use is not None:
             hits = self._values["memory_max"] or 0
-            self._observer.memory(use, limit, hits > self._hits)
+            starved = bool(self._values.get("starved"))
+            self._observer.memory(use, limit, hits > self._hits, starved)
             self._hits = hits
         kills = self._values["memory_oom_kill"] or 0
         if kills > self._kills and limit is not None:

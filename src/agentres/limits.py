@@ -204,6 +204,12 @@ class Limits(Record):
         return {name for rates in self.disk_rates.values() for name in rates} - {EVERY_DISK}
 
     @property
+    def named_written(self) -> list[str]:
+        """Those of them whose writes have one."""
+        written = {**self.io_write, **self.io_write_iops}
+        return [name for name, rate in written.items() if name != EVERY_DISK and rate != MAX]
+
+    @property
     def limits_every_disk(self) -> bool:
         """Whether some rate is asked for on all disks."""
         return any(rates.get(EVERY_DISK, MAX) != MAX for rates in self.disk_rates.values())

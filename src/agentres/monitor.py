@@ -29,7 +29,7 @@ from agentres.limits import Setting
 from agentres.messenger import Messenger
 from agentres.paths import state_directory
 from agentres.policy import tripwire
-from agentres.policy.scaling import ROOM
+from agentres.policy.tripwire import ROOM
 from agentres.record import TYPE_CHECKING, Record
 from agentres.recorder import Recorder, new_run
 from agentres.settings import Settings
@@ -74,7 +74,8 @@ class Watched(Record):
     ``adopt`` takes in a process of ours (:meth:`agentres.kernel.delegation.Home.adopt`).  ``started`` is
     time.monotonic(); ``inside`` is the cgroup as /proc/PID/cgroup names it; ``parent`` is the
     cgroup that holds all agents' homes.  ``terms`` say how the limits move; None: not at all.  ``named`` is
-    the name where it was given, None where it was made up.  ``warn`` gets lines for people.
+    the name where it was given, None where it was made up.  ``tripwire`` is the memory.high that stands
+    already, with the deadman that would take it down.  ``warn`` gets lines for people.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Watched(Record):
     adopt: Callable[[int], None]
     terms: Terms | None = None
     named: str | None = None
+    tripwire: tuple[int, Deadman] | None = None
     warn: Callable[[str], None] = lambda line: None
 
 
@@ -117,6 +119,8 @@ class Monitor:
         self._lease = -1
         self._height: int | Max = MAX
         self._deadman: Deadman | None = None
+        if watched.tripwire is not None:
+            self._height, self._deadman = watched.tripwire
         self._tripwire_off = ""
         history = f"{self._directory}/history.db" if settings.history else ""
         self._messenger = Messenger(
@@ -275,6 +279,8 @@ class Monitor:
             self._check_moved()
         if self._samples > 1 and self._lease < 0:
             self._maybe_watch_the_host()
+        if self._deaf:
+            self._contend()
 
     def _tell(self, event: dict[str, Any]) -> None:
         if event["event"] != "repeated":
@@ -308,6 +314,12 @@ class Monitor:
         """What the resource's limit may become, where it moves."""
         return None if self._elastic is None else self._elastic.ceiling(resource)
 
+    @property
+    def _deaf(self) -> bool:
+        """Whether no bell tells it that somebody wants something: the kernel gave no inotify instance."""
+        sharing = self._elastic.sharing if self._elastic is not None else None
+        return sharing is not None and sharing.bell.fd < 0
+
     def _bell_rang(self) -> None:
         assert self._elastic is not None
         assert self._elastic.sharing is not None
@@ -331,9 +343,11 @@ class Monitor:
 
     @property
     def short(self) -> str:
-        """What the agent was refused and waits for, in words; empty: nothing."""
+        """What memory the agent was refused at the last, in words; empty: none."""
         sharing = self._elastic.sharing if self._elastic is not None else None
-        return sharing.why if sharing is not None and sharing.wants else ""
+        if sharing is None:
+            return ""
+        return sharing.why if sharing.wants else sharing.was
 
     def _acted(self, action: dict[str, Any]) -> None:
         self._keep("act", {"run": self.run.id, "agent": self.run.name, **action})
@@ -348,6 +362,8 @@ class Monitor:
         """All that was read has been judged: move the tripwire to the next threshold."""
         elastic = self._elastic
         if elastic is not None and (sharing := elastic.sharing) is not None:
+            if self._deaf and sharing.wants and self._contention is None:
+                self._contention = self._loop.call_at(time.monotonic(), self._contend)
             self._state("starved", bool(sharing.wants), sharing.why)
             self._state("frozen", elastic.frozen, sharing.why)
         values = self._meter.values
@@ -365,10 +381,7 @@ class Monitor:
     def _set_tripwire(self, height: int | Max) -> None:
         try:
             if self._deadman is None:
-                self._deadman = Deadman(
-                    ("max", f"{self._agent.path}/memory.high"),
-                    ("0", f"{self._agent.path}/cgroup.freeze"),
-                )
+                self._deadman = Deadman(self._agent.path)
             self._agent.set_property("memory.high", str(height))
             self._height = height
         except (OSError, ControlFileError) as error:

@@ -58,6 +58,8 @@ class Sharing:
         self._budget_until = 0.0
         self.why = ""
         """What it waits for, in words."""
+        self.was = ""
+        """What it waited for until it needed it no more, which is how it looks when it was killed for that."""
         self.released = False
         """Whether it wants what nobody will give: its hard limit is next."""
         self.bell = Bell(slice_path)
@@ -89,6 +91,8 @@ class Sharing:
             after = self._granted(tree.claims(self._slice), before, wanted)
             if after > before:
                 write(after)
+        if after > before:
+            self.was = ""
         return after
 
     def _granted(self, claims: list[Claim], before: int, wanted: int) -> int:
@@ -118,7 +122,7 @@ class Sharing:
         if wants and not self.wants:
             self.why = shortage(self.budget(), tree.claims(self._slice), wants)
         elif not wants:
-            self.why, self.released = "", False
+            self.was, self.why, self.released = self.why, "", False
         same = bool(wants) == bool(self.wants) and stuck == self._stuck
         self._stuck = stuck
         self._mark(wants, keep_since=same)

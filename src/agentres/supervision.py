@@ -78,7 +78,7 @@ class Supervision:
         self._loop.watch(launch.pidfd, self._reap)
         if agent.has("memory.events"):
             self._memory_events = os.open("memory.events", os.O_RDONLY, dir_fd=agent.fd)
-            self._loop.watch(self._memory_events, self._note_oom_kills, select.EPOLLPRI)
+            self._loop.watch(self._memory_events, self._memory_event, select.EPOLLPRI)
 
     def close(self) -> None:
         """Let go of the file descriptors."""
@@ -116,11 +116,16 @@ class Supervision:
             self._monitor.finish(exit_code)
 
     def _begin_to_watch(self) -> None:
-        if self._returncode is not None:
+        if self._returncode is not None or self._monitor is not None:
             return
         if self._memory_events >= 0:  # the monitor hears them from now on
             self._loop.unwatch(self._memory_events)
         self._monitor = self._watch(self._loop, self._note_oom_kills)
+
+    def _memory_event(self) -> None:
+        """The agent came to its first tripwire, or its limit, before it is watched: it waits for the raise."""
+        self._note_oom_kills()
+        self._begin_to_watch()
 
     def _reap(self) -> None:
         _, status = os.waitpid(self._launch.pid, 0)

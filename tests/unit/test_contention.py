@@ -28,7 +28,8 @@ from agentres.policy.contention import (
     reserved,
     stuck,
 )
-from agentres.policy.scaling import ROOM, WORTH
+from agentres.policy.scaling import WORTH
+from agentres.policy.tripwire import ROOM
 
 M = 1 << 20
 NOW = 1000.0

@@ -20,7 +20,8 @@ from agentres.kernel import host
 from agentres.limits import IoMax, Limits, Range, Setting
 from agentres.policy.contention import EQUALS_WAIT, FROZEN_LEAST, PATIENCE, Step
 from agentres.policy.prediction import Forecast, Prediction
-from agentres.policy.scaling import FROZEN, ROOM
+from agentres.policy.scaling import FROZEN
+from agentres.policy.tripwire import ROOM
 from agentres.sharing import PAGE
 
 
@@ -515,6 +516,18 @@ def test_a_disk_that_is_refused_leaves_what_stands(reader: Life) -> None:
         read(reader, 9_500_000 * second, 0)
     assert reader.told[1]["before"] == 10_000_000
     assert reader.cgroup.writes[0][1].startswith("8:0 rbps=15000000 ")
+
+
+def test_a_request_between_two_looks_is_no_rate(reader: Life) -> None:
+    """A notification can come at any moment after a sample: over 2 ms a megabyte looks like 500 MB/s."""
+    read(reader, 0, 0)
+    read(reader, 1_000_000, 0)
+    reader.values["disks"] = (disk("8:0", 2_000_000), disk("8:16"))
+    reader.elastic.event = True
+    reader.look("disk_read", None, 0.002)
+    assert reader.told == []
+    reader.look("disk_read", None, 0.1)
+    assert reader.told[0]["why"].startswith("use of 9.8 MB/s")
 
 
 def test_disks_that_are_not_known_are_no_rate(reader: Life) -> None:

@@ -52,6 +52,17 @@ def learnt(recorder: FakeRecorder) -> list[tuple[str, Observed]]:
     return [(args[0], args[1]) for method, args in recorder.put_ if method == "learn"]
 
 
+def test_what_a_refused_raise_held_back_is_no_demand(values: dict[str, Any]) -> None:
+    recorder = FakeRecorder()
+    each = learning(recorder, values)
+    # It stays at its tripwire, and never meets the limit itself.
+    values.update(working_set=168 * MIB, memory_limit=200 * MIB, memory_max=0, starved=1)
+    each.sampled(5.0)
+    each.finish(6.0)
+    ((_, observed),) = learnt(recorder)
+    assert observed.memory_held == 200 * MIB
+
+
 def test_the_highest_use_and_the_cpu_of_a_run_are_learnt_under_its_name(
     values: dict[str, Any],
 ) -> None:

@@ -207,6 +207,17 @@ def test_what_no_burst_brought_is_lowered_at_a_quarter_of_it_only() -> None:
     assert life.moves[0].why.endswith("25% or less")
 
 
+def test_what_a_sample_brought_is_no_loan_and_stands_for_the_cooldown() -> None:
+    life = Life(limit=1.0, resource="cpu")
+    life.now = 5.0
+    assert life.look(0.78) is not None
+    life.now = 6.0
+    while life.now < 5.0 + BALANCED.cooldown:
+        assert life.look(0.1) is None
+        life.now += 1.0
+    assert life.moves[0].rule == "up"
+
+
 def test_a_limit_that_somebody_else_wrote_is_no_loan() -> None:
     life = Life()
     life.look(200 * MIB, event=True)

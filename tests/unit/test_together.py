@@ -20,7 +20,7 @@ from agentres.kernel.registry import Claimed
 from agentres.limits import MAX
 from agentres.policy import tripwire
 from agentres.policy.contention import FROZEN_LEAST, FROZEN_MOST, PATIENCE
-from agentres.policy.scaling import ROOM
+from agentres.policy.tripwire import ROOM
 
 TICK = 0.25
 QUIET = 45.0

@@ -14,12 +14,13 @@ _SCRIPT = 'read -r _; while [ $# -gt 0 ]; do echo "$1" 2>/dev/null >"$2"; shift 
 
 
 class Deadman:
-    """Writes these (text, path of a control file) when this process has ended.
+    """Lifts memory.high of the cgroup at ``path`` and thaws it when this process has ended.
 
     OSError where there is no /bin/sh.
     """
 
-    def __init__(self, *writes: tuple[str, str]) -> None:
+    def __init__(self, path: str) -> None:
+        writes = (("max", f"{path}/memory.high"), ("0", f"{path}/cgroup.freeze"))
         read_end, self._write_end = os.pipe()
         try:
             self._pid = os.posix_spawn(
@@ -47,7 +48,10 @@ class Deadman:
             os.close(read_end)
 
     def close(self) -> None:
-        """Call it off: nothing is written."""
+        """Call it off: nothing is written.  Again: nothing is done."""
+        if self._pid < 0:
+            return
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
+        self._pid = -1
         os.close(self._write_end)

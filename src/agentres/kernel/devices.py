@@ -80,6 +80,14 @@ def _carries(directory: str) -> bool:
     return any(_list(f"{part}/holders") for part in (directory, *parts))
 
 
+def is_device(path: str) -> bool:
+    """Whether the path is a block device's own node."""
+    try:
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
 def behind(path: str) -> list[str]:
     """The numbers of the whole devices that a device node, file or directory stands for.
 

@@ -1,6 +1,6 @@
 """What one run used, gathered while it runs, for :mod:`agentres.policy.prediction`; pure.
 
-What was *held* says nothing of demand: a peak at the limit, an OOM kill, a throttled CPU, a refused fork.
+What was *held* says nothing of demand: a peak at the limit or where a raise was refused, an OOM kill, a throttled CPU, a refused fork.
 It is kept apart, as the limit at which that happened.
 """
 
@@ -52,9 +52,12 @@ class Observer:
         self._cpu: dict[int, list[float]] = {}
         self._cpu_held: dict[int, list[float]] = {}
 
-    def memory(self, use: float, limit: float | None = None, hit: bool = False) -> None:
-        """A look at memory; ``hit``: since the one before the limit was hit."""
-        self._level("memory", use, limit, hit and limit is not None and use >= limit * NEAR)
+    def memory(
+        self, use: float, limit: float | None = None, hit: bool = False, starved: bool = False
+    ) -> None:
+        """A look at memory; ``hit``: since the one before the limit was hit; ``starved``: it was refused more."""
+        near = hit and limit is not None and use >= limit * NEAR
+        self._level("memory", use, limit, near or starved)
 
     def pids(self, count: float, limit: float | None = None, refused: bool = False) -> None:
         """A look at the processes; ``refused``: since the one before a fork was."""

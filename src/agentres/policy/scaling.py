@@ -20,6 +20,7 @@ from collections import deque
 from types import MappingProxyType
 
 from agentres.policy.alerts import show
+from agentres.policy.tripwire import ROOM
 from agentres.record import TYPE_CHECKING, Record
 from agentres.units import format_duration
 
@@ -30,12 +31,6 @@ if TYPE_CHECKING:
     from agentres.limits import Range
 
     Rule = Literal["burst", "up", "settle", "give_back", "down"]
-
-ROOM = 32 << 20
-"""Bytes between the tripwire and a limit on memory, at the least: 11 ms of growth at 3 GB/s, the fastest that
-was seen of an agent.  A limit that is not higher than this is raised at the first look, and none is
-lowered so far that less than a quarter of this could be used before the next raise; a range that ends
-below has no room to be elastic in."""
 
 SETTLE = 3.0
 """Seconds in which a burst has gone no higher, after which the limit is trimmed to its height."""
@@ -236,9 +231,9 @@ class Scaler:
         else:
             self._wants = now + _ASK_AGAIN if after < move.after else _NEVER
             self._acted = self._began = now
-            self._lent = self._lent or self.philosophy.burst
+            self._lent = self._lent or move.rule == "burst"
             self._high = max(move.use, self._seen[-1][1] if self._seen else 0.0)
-            if self.philosophy.burst:
+            if move.rule == "burst":
                 trim = self._trimmed + self._cooldown * TRIMS
                 self._settle = max(now + SETTLE, trim)
             if not self._regretted and now - self._lowered < self.philosophy.cooldown:
