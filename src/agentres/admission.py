@@ -84,6 +84,7 @@ def _try(who: Applicant, least: int, start: int, early: Callable[[], None]) -> A
         budget = _budget(who)
         ahead, reserved = list[Claim](), 0
         if mine is not None:  # else no mark can be made, and there is no line to stand in
+            budget = budget.but(limit=max(0, budget.limit - mine.beside))
             ahead = [c for c in line(others) if before(c, mine)]
             reserved = sum(c.wants for c in ahead)
             if any(claim.wants and not claim.waiting for claim in others):

@@ -68,6 +68,7 @@ class FakeSlice:
         supervised: bool = True,
         populated: bool = True,
         cpu: str = "max 100000",
+        beside: int = 0,
     ) -> Path:
         """The path of the agent's cgroup, as a supervisor leaves it; ``use`` is without ``cache``."""
         home = self.path / f"agentres-{name}.scope"
@@ -75,6 +76,7 @@ class FakeSlice:
         agent.mkdir(parents=True)
         supervisor.mkdir()
         (home / "cgroup.events").write_text(f"populated {int(populated)}\nfrozen 0\n")
+        (home / "memory.current").write_text(f"{use + cache + beside}\n")
         (supervisor / "cgroup.events").write_text(f"populated {int(supervised)}\nfrozen 0\n")
         files = {
             "memory.max": f"{limit}\n",

@@ -102,7 +102,7 @@ def test_each_agent_has_a_row(fake: FakeSlice) -> None:
 def test_json_has_bytes_and_cores(fake: FakeSlice) -> None:
     fake.limit(4 * GIB, "200000 100000")
     claimed = Claimed(400, 32 * MIB, 3 * GIB, 7.5, 4 * GIB)
-    path = fake.agent("x", GIB, GIB // 2, claimed=claimed, cpu="50000 100000")
+    path = fake.agent("x", GIB, GIB // 2, claimed=claimed, cpu="50000 100000", beside=10 * MIB)
     found = read()
     assert found == {
         "schema": 1,
@@ -117,7 +117,8 @@ def test_json_has_bytes_and_cores(fake: FakeSlice) -> None:
         },
         "allocated": GIB,
         "used": GIB // 2,
-        "free": 3 * GIB,
+        "beside": 10 * MIB,
+        "free": 3 * GIB - 10 * MIB,
         "agents": [
             {
                 "name": "x",

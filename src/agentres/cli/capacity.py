@@ -76,6 +76,7 @@ class _Capacity:
             },
             "allocated": sum(claim.taken for claim in self.claims),
             "used": sum(claim.use for claim in self.claims),
+            "beside": sum(claim.beside for claim in self.claims),
             "free": free(self.budget, self.claims),
             "agents": [self._agent(claim) for claim in self.claims],
         }
@@ -109,7 +110,9 @@ class _Capacity:
             "budget", format_size(budget.limit), f"{self.cores:g} cores", show.cell(self._held())
         )
         sums.add_row("allocated", format_size(taken), "", "")
-        sums.add_row("used", format_size(used), "", "")
+        beside = sum(claim.beside for claim in self.claims)
+        watching = f"and {format_size(beside)} by what watches them" if beside else ""
+        sums.add_row("used", format_size(used), "", watching)
         over = f"the limits are {format_size(-left)} above the budget" if left < 0 else ""
         sums.add_row("free", format_size(max(0, left)), "", over)
         console = show.console()

@@ -108,12 +108,13 @@ def _claims(path: str, now: float) -> Iterator[Claim]:
             if orphan and not _populated(home):
                 log.debug(__name__, "%s was left by a run that was killed", home)
                 continue
-            yield _claim(f"{home}/{registry.LEAF}", orphan, now)
+            yield _claim(home, orphan, now)
         except (OSError, ValueError) as error:
             log.debug(__name__, "%s is no agent's: %s", home, error)
 
 
-def _claim(agent: str, orphan: bool, now: float) -> Claim:
+def _claim(home: str, orphan: bool, now: float) -> Claim:
+    agent = f"{home}/{registry.LEAF}"
     name, started = registry.identity(agent)
     said = registry.claimed(agent)
     if said is None:
@@ -138,6 +139,7 @@ def _claim(agent: str, orphan: bool, now: float) -> Claim:
         frozen,
         said.most,
         orphan,
+        max(0, int(_read(f"{home}/memory.current")) - current),
     )
 
 

@@ -32,7 +32,7 @@ class Claim(Record):
     Bytes: ``limit`` is its memory.max, None for none; ``use`` is its working set; it may not get less than
     ``least``, and grow to ``most`` (0: it does not grow, or nobody knows); ``wants`` more than it has since
     ``since`` (seconds, 0: nothing).  ``started`` in unix seconds.  Of an ``orphan`` nothing can be asked: its
-    supervisor is gone, or has never said what it claims.
+    supervisor is gone, or has never said what it claims.  ``beside`` is what watches it and tells of its alerts.
     """
 
     path: str
@@ -47,6 +47,7 @@ class Claim(Record):
     frozen: bool = False
     most: int = 0
     orphan: bool = False
+    beside: int = 0
 
     @property
     def waiting(self) -> bool:
@@ -96,7 +97,9 @@ def line(claims: Iterable[Claim]) -> list[Claim]:
 
 def free(budget: Budget, claims: Iterable[Claim], without: str = "") -> int:
     """The bytes that nobody has but the agent at ``without``; negative where the budget has shrunk."""
-    return budget.limit - sum(claim.taken for claim in claims if claim.path != without)
+    return budget.limit - sum(
+        claim.beside + (0 if claim.path == without else claim.taken) for claim in claims
+    )
 
 
 def admit(budget: Budget, claims: Iterable[Claim], least: int, start: int) -> Admission:
