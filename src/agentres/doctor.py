@@ -54,9 +54,9 @@ class Finding:
     remedy: str = ""
 
 
-def examine(facts: Facts) -> list[Finding]:
-    """All findings, the gravest questions first."""
-    return [*_place(facts), *_limits(facts), *_host(facts), *_features(facts)]
+def examine(facts: Facts, tolerated: frozenset[str] = TOLERATED) -> list[Finding]:
+    """All findings, the gravest questions first; of the ``tolerated`` files nobody asked for a limit."""
+    return [*_place(facts), *_limits(facts, tolerated), *_host(facts), *_features(facts)]
 
 
 def refused(findings: list[Finding]) -> bool:
@@ -87,7 +87,7 @@ def _place(facts: Facts) -> Iterator[Finding]:
         yield Finding("trial run", "refused", facts.trial_error)
 
 
-def _limits(facts: Facts) -> Iterator[Finding]:
+def _limits(facts: Facts, tolerated: frozenset[str]) -> Iterator[Finding]:
     if facts.trial is None:
         return
     missing: dict[str, list[dict[str, Any]]] = {}
@@ -96,7 +96,7 @@ def _limits(facts: Facts) -> Iterator[Finding]:
     enforced = {row["file"] for row in facts.trial["enforced"]}
     for file, what in _FILES.items():
         if file in missing:
-            status: Status = "missing" if file in TOLERATED else "refused"
+            status: Status = "missing" if file in tolerated else "refused"
             why = "; ".join(dict.fromkeys(row["why"] for row in missing[file]))
             yield Finding(file, status, f"{what}: {why}", _remedy(facts, file))
         elif file in enforced:

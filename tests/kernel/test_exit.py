@@ -63,6 +63,7 @@ NOT_STARTED = [
     (["no-such-agent"], 127, "cannot execute no-such-agent: not found in PATH"),
     (["/etc/passwd"], 126, "cannot execute /etc/passwd: permission denied"),
     (["/"], 126, "cannot execute /: permission denied"),
+    ([""], 127, "cannot execute : not found in PATH"),
 ]
 
 
@@ -228,6 +229,19 @@ def test_a_refused_launch_leaves_no_old_summary(tmp_path: Path) -> None:
     line = [*AGENTRES, "run", "--summary", str(file), "--", "/nonexistent"]
     assert subprocess.run(line, capture_output=True, check=False).returncode == 127
     assert file.read_text() == ""
+
+
+def test_a_summary_where_stdout_is_closed(tmp_path: Path) -> None:
+    import json
+    import subprocess
+
+    from conftest import AGENTRES
+
+    file = tmp_path / "summary"
+    line = [*AGENTRES, "run", "--quiet", "--summary", str(file), "--", "true"]
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *line], check=False)
+    assert done.returncode == 0
+    assert json.loads(file.read_text())["exit_code"] == 0
 
 
 def test_a_summary_to_a_file_that_is_our_stdout_is_appended(tmp_path: Path) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import Popen
+
+import pytest
+from conftest import AGENTRES, wait_until
 
 Start = Callable[..., Popen[str]]
 
@@ -19,20 +25,34 @@ def supervisor_of(agent: Popen[str]) -> int:
     return agent.pid
 
 
-def test_memory_of_the_resident_process(start: Start) -> None:
-    agent = start("--name", "resident", command=["sh", "-c", "echo up; exec cat"])
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "up\n"
+@pytest.fixture
+def agent(start: Start, tmp_path: Path) -> Popen[str]:
+    """One that has been watched for some samples: all that is ever imported is."""
+    config = tmp_path / "agentres.toml"
+    config.write_text('[sampling]\ninterval = "1s"\n')
+    environment = {**os.environ, "AGENTRES_STATE_DIR": str(tmp_path / "state")}
+    started = start(
+        *("--name", "resident", "--config", str(config)),
+        command=["sh", "-c", "echo up; exec cat"], env=environment,
+    )  # fmt: skip
+
+    def sampled() -> bool:
+        line = [*AGENTRES, "history", "resident", "--json"]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+        return not done.returncode and len(json.loads(done.stdout)["samples"]) >= 3
+
+    wait_until(sampled, "three samples")
+    return started
+
+
+def test_memory_of_the_resident_process(agent: Popen[str]) -> None:
     rollup = Path(f"/proc/{supervisor_of(agent)}/smaps_rollup").read_text()
     pss = int(re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[1])  # type: ignore[index]
     print(f"PSS of the resident supervisor: {pss} kB on Python {sys.version.split()[0]}")
     assert pss <= PSS_MAX_KB
 
 
-def test_shared_objects_of_the_resident_process(start: Start) -> None:
+def test_shared_objects_of_the_resident_process(agent: Popen[str]) -> None:
     """No compiled module of a dependency is mapped (pydantic-core, psutil's)."""
-    agent = start("--name", "resident", command=["sh", "-c", "echo up; exec cat"])
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "up\n"
     maps = Path(f"/proc/{supervisor_of(agent)}/maps").read_text()
     assert [line for line in maps.splitlines() if "site-packages" in line] == []

@@ -27,6 +27,12 @@ def trial(*not_enforced: tuple[str, str]) -> dict[str, Any]:
     }
 
 
+def test_a_disk_rate_that_the_configuration_asks_for_is_missed_by_a_run() -> None:
+    facts = host(trial=trial(("io.max", "there is no io.max")))
+    assert not refused(examine(facts))
+    assert refused(examine(facts, frozenset()))
+
+
 def host(**other: Any) -> Facts:
     """A host where everything works, but for ``other``."""
     facts: dict[str, Any] = {

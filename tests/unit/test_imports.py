@@ -30,6 +30,7 @@ from agentres.cli.run import run
 from agentres.limits import Host
 options.understand(*options.parse(["--cpu=1", "--memory", "50%", "--io-write=/dev/vda=1M", "--", "true"]), Host(4, 2**33))
 """
+WATCHING = "import agentres.cli.run, agentres.supervision, agentres.monitor"
 
 
 @cache
@@ -42,13 +43,17 @@ def loaded_by(code: str) -> frozenset[str]:
     return frozenset(done.stdout.split())
 
 
-@pytest.mark.parametrize("code", [ENTRY, WHOLE_LINE], ids=["import", "a whole line"])
+@pytest.mark.parametrize(
+    "code", [ENTRY, WHOLE_LINE, WATCHING], ids=["import", "a whole line", "watching"]
+)
 @pytest.mark.parametrize("module", DEAR)
 def test_a_run_does_not_load(module: str, code: str) -> None:
     assert module not in loaded_by(code)
 
 
-@pytest.mark.parametrize("code", [ENTRY, WHOLE_LINE], ids=["import", "a whole line"])
+@pytest.mark.parametrize(
+    "code", [ENTRY, WHOLE_LINE, WATCHING], ids=["import", "a whole line", "watching"]
+)
 def test_a_run_loads_the_standard_library_its_own_core_and_two_modules_of_cgroupspy(
     code: str,
 ) -> None:

@@ -120,9 +120,8 @@ _M_ARENA_MAX = -8  # mallopt(3)
 
 
 def _compile(files: Sequence[str], environment: dict[str, str]) -> bytes:
-    import tempfile
-
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    # Not by tempfile: with all that it imports it would stay beside the agent.
+    with open(os.memfd_create("out"), "w+b") as out, open(os.memfd_create("err"), "w+b") as err:
         pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-P", "-m", "agentres.config", *files],
@@ -149,7 +148,7 @@ def _open_summary(path: str) -> int:
     that: opened anew it would be written from its start.
     """
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = _above_streams(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
         for stream in (1, 2):
             try:
                 same = os.path.sameopenfile(file, stream)
@@ -163,6 +162,17 @@ def _open_summary(path: str) -> int:
         return file
     except OSError as error:
         raise UsageError(f"--summary {path}: {reason(error)}") from error
+
+
+def _above_streams(fd: int) -> int:
+    """Where stdin, stdout or stderr is closed, the next file that is opened takes its number."""
+    if fd > 2:
+        return fd
+    import fcntl
+
+    above = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return above
 
 
 def _write_summary(file: int, path: str, outcome: Outcome) -> None:

@@ -128,7 +128,7 @@ def _execute(plan: Plan) -> None:
     if "/" in name:
         os.execve(name, plan.command, environment)
     told = FileNotFoundError(errno.ENOENT, "not found in PATH")
-    for directory in environment.get("PATH", os.defpath).split(os.pathsep):
+    for directory in environment.get("PATH", os.defpath).split(os.pathsep) if name else ():
         try:
             os.execve(f"{directory or '.'}/{name}", plan.command, environment)
         except (FileNotFoundError, NotADirectoryError):
