@@ -116,7 +116,8 @@ class Clone:
                 return self._start_with(accelerator, built, cold)
             except machine.KvmUnusable as error:
                 host.say(f"KVM does not work here ({error}): emulating the processor instead")
-                _remember_broken_kvm()
+                if error.lasting:
+                    _remember_broken_kvm()
         raise VmError("no accelerator is left to try")
 
     def _start_with(self, accelerator: str, built: image.Image, cold: bool) -> State:

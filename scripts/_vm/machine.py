@@ -34,7 +34,11 @@ _PIDFILE = "qemu.pid"
 
 
 class KvmUnusable(VmError):
-    """The host's KVM cannot run a stock kernel."""
+    """A machine with KVM did not come up; ``lasting`` where KVM itself is why, and not this start."""
+
+    def __init__(self, reason: str, lasting: bool) -> None:
+        super().__init__(reason)
+        self.lasting = lasting
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,11 @@ class Process:
 
     def _fail(self, reason: str) -> NoReturn:
         if self.machine.accelerator == "kvm":
-            raise KvmUnusable(reason)
+            # A stock kernel that KVM cannot run stops with an internal error; else QEMU names it.
+            lasting = (
+                "internal-error" in reason or "kvm" in host.tail(self.machine.qemu_log).lower()
+            )
+            raise KvmUnusable(reason, lasting)
         logs = (host.tail(self.machine.qemu_log), host.tail(self.machine.console))
         raise VmError("\n".join([reason, *filter(None, logs)]))
 

@@ -52,7 +52,19 @@ class Stamp:
 def fingerprint(tree: Path) -> Fingerprint:
     """The files of a source tree that git tracks or would track."""
     listing = subprocess.run(
-        ["git", "-C", str(tree), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        # Root may be at work in somebody else's clone, which git has to be told.
+        [
+            "git",
+            "-c",
+            f"safe.directory={tree}",
+            "-C",
+            str(tree),
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ],
         capture_output=True,
     )
     if listing.returncode:
