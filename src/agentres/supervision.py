@@ -78,6 +78,7 @@ class Supervision:
         self._loop.watch(launch.pidfd, self._reap)
         if agent.has("memory.events"):
             self._memory_events = os.open("memory.events", os.O_RDONLY, dir_fd=agent.fd)
+            os.pread(self._memory_events, 4096, 0)  # one that was never read is told of at once
             self._loop.watch(self._memory_events, self._memory_event, select.EPOLLPRI)
 
     def close(self) -> None:
