@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 from agentres.errors import ControlFileError
 from agentres.kernel.loop import Loop
+from agentres.policy.alerts import Severity
 from agentres.record import TYPE_CHECKING
 from agentres.settings import Handler, Settings, to_plain
 
@@ -28,12 +29,17 @@ if TYPE_CHECKING:
 _CLOSING = 5.0
 """Seconds that the companion may take to end, beside its handlers' own."""
 
+_RESTART_LEAST, _RESTART_MOST = 1.0, 60.0
+"""Seconds from one start of the companion to the next, doubling: one that always dies must not keep us busy."""
+
 _BUFFER = 1 << 20
 """Bytes asked for the socket: some hundred alerts."""
 
 
 class Messenger:
     """Starts the companion, sends to it, and hears what it dropped.
+
+    One that dies is replaced when there is something to tell, and hears which alerts are open.
 
     ``history`` is the path of the database, or empty; ``adopt`` puts the companion where it belongs, before
     it starts anything; ``on_trouble`` is called with a line and how many
@@ -59,12 +65,19 @@ class Messenger:
         self._socket: _socket.socket | None = None
         self._pid = 0
         self._dropped: dict[str, int] = {}
-        self._broken = self._closing = False
+        self._open: dict[str, int] = {}
+        self._host_slice = ""
+        self._start_at, self._pause = 0.0, _RESTART_LEAST
+        self._closing = False
 
     def start(self) -> None:
         """Have the companion ready; else the first message waits for its start."""
-        if self._socket is not None or self._broken:
+        now = time.monotonic()
+        if self._socket is not None or now < self._start_at:
             return
+        self._start_at = now + self._pause
+        self._pause = min(2 * self._pause, _RESTART_MOST)
+        self._pid = 0
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, _BUFFER)
@@ -82,7 +95,10 @@ class Messenger:
             theirs.close()
         self._socket = ours
         self._loop.watch(ours.fileno(), self._hear)
-        self._send(("settings", to_plain(self._settings), {"state": self._history}))
+        about = {"state": self._history, "told": dict(self._open)}
+        self._send(("settings", to_plain(self._settings), about))
+        if self._host_slice:
+            self._send(("host", {"slice": self._host_slice}))
 
     def alert(self, event: dict[str, Any]) -> None:
         """Tell the handlers."""
@@ -93,11 +109,21 @@ class Messenger:
             self._drop("all", self._dropped.get("all", 0) + 1)
         else:
             self._send(("alert", event))
+        self._remember(event)
 
     def watch_host(self, slice_path: str) -> None:
         """Have the companion watch the host, and the cgroup that holds all agents' homes."""
         self.start()
+        self._host_slice = slice_path
         self._send(("host", {"slice": slice_path}))
+
+    def _remember(self, event: dict[str, Any]) -> None:
+        """By id the highest severity of the open alerts, for a companion that takes another one's place."""
+        if event["event"] == "resolved":
+            self._open.pop(event["id"], None)
+        else:
+            severity = Severity[event["severity"]].value
+            self._open[event["id"]] = max(severity, self._open.get(event["id"], severity))
 
     def close(self) -> None:
         """Let the handlers finish within their time limits, and end the companion."""
@@ -176,7 +202,6 @@ class Messenger:
         self._on_trouble(f"alerts dropped ({told})", sum(self._dropped.values()))
 
     def _lost(self, why: str) -> None:
-        self._broken = True
         self._dropped["all"] = self._dropped.get("all", 0) + 1
         self._on_trouble(why, sum(self._dropped.values()))
 

@@ -31,6 +31,9 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 _BUDGET_KEPT = 1.0
 """Seconds for which the budget is not read anew: no host shrinks faster than that."""
 
+_GROWTH_PATIENCE = 0.5
+"""Seconds to wait for the lock before growing without it: the agent waits at its tripwire meanwhile."""
+
 _NEVER = float("inf")
 
 
@@ -80,7 +83,7 @@ class Sharing:
         """Raise the limit as far as there is room; ``write`` writes it.  What it is now."""
         wanted = wanted // PAGE * PAGE
         try:
-            with tree.Lock(self._slice):
+            with tree.Lock(self._slice, _GROWTH_PATIENCE):
                 after = self._granted(tree.claims(self._slice), before, wanted)
                 if after > before:
                     write(after)

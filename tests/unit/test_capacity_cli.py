@@ -101,7 +101,7 @@ def test_each_agent_has_a_row(fake: FakeSlice) -> None:
 
 def test_json_has_bytes_and_cores(fake: FakeSlice) -> None:
     fake.limit(4 * GIB, "200000 100000")
-    claimed = Claimed(400, 32 * MIB, 3 * GIB, 7.5, 4 * GIB)
+    claimed = Claimed(400, 32 * MIB, 3 * GIB, 7.5)
     path = fake.agent("x", GIB, GIB // 2, claimed=claimed, cpu="50000 100000", beside=10 * MIB)
     found = read()
     assert found == {
@@ -129,7 +129,7 @@ def test_json_has_bytes_and_cores(fake: FakeSlice) -> None:
                 "limit": GIB,
                 "use": GIB // 2,
                 "least": 32 * MIB,
-                "most": 4 * GIB,
+                "most": None,
                 "wants": 3 * GIB,
                 "share": 0.25,
                 "cpu_limit": 0.5,

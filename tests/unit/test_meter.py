@@ -67,6 +67,21 @@ def read_all(folder: Path) -> tuple[Sample, Meter]:
     return sample, meter
 
 
+def test_a_look_between_two_samples_does_not_hide_that_something_ran(folder: Path) -> None:
+    meter = Meter(str(folder))
+    meter.sample()
+    before = meter.values["fds"]
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
+    (folder / "cpu.stat").write_text(FILES["cpu.stat"].replace("500", "900"))
+    try:
+        meter.read("cpu")  # as a notification asks for it
+        assert meter.sample().fds == before + 20
+    finally:
+        for fd in opened:
+            os.close(fd)
+        meter.close()
+
+
 def test_a_sample_of_everything(folder: Path) -> None:
     sample, meter = read_all(folder)
     assert not meter.unreadable

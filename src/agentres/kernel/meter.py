@@ -39,6 +39,7 @@ class Meter:
         self.pids: list[bytes] = []
         self._main = main
         self._before: dict[str, bytes] = {}
+        self._sampled: tuple[int | None, ...] = ()
         self._fds: dict[str, int] = {}
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -95,13 +96,15 @@ class Meter:
         Where nothing has run and nothing was charged since the last time, open files, processes and the
         kinds of memory cannot have changed, and are not read.
         """
-        before = self._moved()
         self.read("cpu")
         self.read("pids")
         self._take("memory.current", _FILES["memory"]["memory.current"])
-        if None in before or before != self._moved():
+        # With the last sample's, not with the values: a look in between has changed those.
+        moved = self._moved()
+        if None in moved or moved != self._sampled:
             self.read("memory")
             self.read("fds")
+            self._sampled = moved
         self.read("disk")
         self.read("pressure")
         return Sample.of(self.values)

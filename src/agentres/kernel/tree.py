@@ -139,7 +139,8 @@ def _claim(home: str, orphan: bool, now: float) -> Claim:
         frozen,
         said.most,
         orphan,
-        max(0, int(_read(f"{home}/memory.current")) - current),
+        # The last of an elastic limit is not reached, and covers it.
+        0 if said.most else max(0, int(_read(f"{home}/memory.current")) - current),
     )
 
 

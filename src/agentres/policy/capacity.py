@@ -32,7 +32,8 @@ class Claim(Record):
     Bytes: ``limit`` is its memory.max, None for none; ``use`` is its working set; it may not get less than
     ``least``, and grow to ``most`` (0: it does not grow, or nobody knows); ``wants`` more than it has since
     ``since`` (seconds, 0: nothing).  ``started`` in unix seconds.  Of an ``orphan`` nothing can be asked: its
-    supervisor is gone, or has never said what it claims.  ``beside`` is what watches it and tells of its alerts.
+    supervisor is gone, or has never said what it claims.  ``beside`` is what watches it and tells of its alerts,
+    where its limit leaves no room for that.
     """
 
     path: str

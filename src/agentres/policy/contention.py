@@ -223,7 +223,7 @@ def _make_way(budget: Budget, claims: list[Claim], running: list[Claim], left: i
     """Where nobody is stuck: room under a budget that has shrunk, for who would like some, or to begin."""
     likes = next((claim for claim in running if _wants(claim) and not claim.orphan), None)
     waiting = _next_in_line(claims, running, left)
-    if left < 0:
+    if left < -NEAR:  # less comes and goes with what watches them, and is not worth a trim
         asked, needed = running, -left
         why = f"all agents may have {format_size(budget.limit)}"
     elif likes is not None:

@@ -1,0 +1,84 @@
+"""The line to the companion: what is sent arrives, and one that dies is replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_companion import event
+
+from agentres import messenger
+from agentres.kernel.loop import Loop
+from agentres.messenger import Messenger
+from agentres.policy.alerts import Severity
+from agentres.settings import Handler, Settings
+
+DEADLINE = 60.0
+
+
+class Line:
+    """A messenger on a loop, and a pipe to which its one handler writes what it is told."""
+
+    def __init__(self, folder: Path) -> None:
+        fifo = folder / "fifo"
+        os.mkfifo(fifo)
+        self.fifo = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+        self.loop = Loop()
+        self.adopted: list[int] = []
+        self.troubles: list[tuple[str, int]] = []
+        argv = ["sh", "-c", f"cat >{fifo}"]
+        handler = Handler("pipe", "command", Severity.INFO, options={"argv": argv})
+        self.messenger = Messenger(
+            self.loop, Settings(handlers=(handler,)), "", self.adopted.append, self._trouble
+        )
+
+    def _trouble(self, what: str, total: int) -> None:
+        self.troubles.append((what, total))
+
+    def told(self) -> dict[str, Any]:
+        assert select.select([self.fifo], [], [], DEADLINE)[0], "nothing was told"
+        found: dict[str, Any] = json.loads(os.read(self.fifo, 65536))
+        return found
+
+    def kill_companion(self) -> None:
+        os.kill(self.adopted[-1], signal.SIGKILL)
+        before = len(self.troubles)
+        while len(self.troubles) == before:
+            self.loop.tick()
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Line]:
+    made = Line(tmp_path)
+    yield made
+    made.messenger.close()
+    made.loop.close()
+    os.close(made.fifo)
+
+
+def test_a_companion_that_dies_is_replaced_and_knows_what_was_told(line: Line) -> None:
+    line.messenger.alert(event())
+    assert line.told()["event"] == "raised"
+    line.kill_companion()
+    assert line.troubles == [("the handlers' process has gone", 1)]
+    line.messenger._start_at = 0.0  # the pause is over
+    # Only who was told that it began is told of its end.
+    line.messenger.alert(event(event="resolved", resolved=1700000001.0))
+    assert line.told()["event"] == "resolved"
+    assert len(line.adopted) == 2
+
+
+def test_one_that_always_dies_is_started_with_pauses_and_what_is_lost_counts(line: Line) -> None:
+    line.messenger.alert(event())
+    assert line.told()
+    line.kill_companion()
+    line.messenger.alert(event(id="00000001"))
+    assert len(line.adopted) == 1
+    assert line.troubles[-1] == ("alerts dropped (all: 2)", 2)
+    assert messenger._RESTART_LEAST < line.messenger._pause <= messenger._RESTART_MOST
