@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 
 _NEVER = float("inf")
 
+TOGETHER = 0.1
+"""Seconds: samples of many subjects are taken at multiples of this, many in one turn of the loop.
+
+To wake up costs as much as a sample does.
+"""
+
 
 class Subject:
     """Something that has figures and rules: an agent, the slice of all agents, the host.
@@ -175,7 +181,7 @@ class Engine:
             self._sample(subject, now)
             # From the plan, not from now, so that samples keep their distance; not to catch up either.
             subject.sample_at = max(subject.sample_at, now - self.settings.interval)
-            subject.sample_at += self.settings.interval
+            subject.sample_at = _together(subject.sample_at + self.settings.interval)
         else:
             for group in [group for group, due in subject.looks.items() if due <= now]:
                 self._look(subject, group, now)
@@ -258,6 +264,10 @@ def as_dict(
         "repeats": alert.repeats,
         "host": host,
     }
+
+
+def _together(when: float) -> float:
+    return round(when / TOGETHER) * TOGETHER
 
 
 def _new_id() -> str:

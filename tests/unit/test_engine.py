@@ -84,6 +84,18 @@ def test_a_quiet_subject_is_sampled_each_interval_and_not_looked_at_in_between()
     assert made.told == []
 
 
+def test_subjects_that_begin_at_any_moment_are_sampled_together_from_then_on() -> None:
+    made = Simulated(MEMORY)
+    for at in (0.013, 0.21, 0.247):
+        made.run(1000 + at - made.now)
+        made.engine.add(Subject(f"{at}", "y", "agent", made, made.engine.settings, since=made.now))
+    made.run(12)
+    later = [t for t, _ in made.samples if t > 1]
+    assert len(later) == 8
+    # Two of the four begin within a tenth of a second of another: they share its moments.
+    assert sorted({round(t, 6) for t in later}) == [5.0, 5.2, 10.0, 10.2]
+
+
 def test_a_ramp_is_looked_at_ever_closer_and_the_alert_comes_within_100_ms_of_the_crossing() -> (
     None
 ):
