@@ -159,6 +159,7 @@ class Monitor:
             for file, callback in (
                 ("memory.events", self._memory_event),
                 ("pids.events", self._pids_event),
+                ("cgroup.events", self._cgroup_event),
             )
             if (fd := self._meter.fd(file)) is not None
         }
@@ -226,6 +227,12 @@ class Monitor:
     def _pids_event(self) -> None:
         self._pause(self._meter.fd("pids.events"))
         self._look_by_event("pids", "events")
+
+    def _cgroup_event(self) -> None:
+        """It was frozen or thawed, by whomever, or its last process has ended or was moved out."""
+        self._pause(self._meter.fd("cgroup.events"))
+        self._engine.look(self._subject, "events", "fds")
+        self._check_moved()
 
     def _stalled(self, fd: int, groups: tuple[str, ...]) -> None:
         self._pause(fd)
@@ -365,8 +372,12 @@ class Monitor:
             if self._deaf and sharing.wants and self._contention is None:
                 self._contention = self._loop.call_at(time.monotonic(), self._contend)
             self._state("starved", bool(sharing.wants), sharing.why)
-            self._state("frozen", elastic.frozen, sharing.why)
         values = self._meter.values
+        if elastic is not None and elastic.frozen and elastic.sharing is not None:
+            self._state("frozen", True, elastic.sharing.why)
+        else:
+            frozen = bool(values["cgroup_frozen"])
+            self._state("frozen", frozen, "somebody wrote cgroup.freeze" if frozen else "")
         current, used = values["memory_current"], values["working_set"]
         if current is None or used is None or self._tripwire_off:
             return

@@ -260,17 +260,47 @@ def test_a_limit_that_is_rewritten_is_an_emergency_at_once(
 def test_a_process_that_is_moved_out_is_an_emergency(
     watched: Watched, sleeper: Callable[..., Any]
 ) -> None:
-    process = sleeper("leaving", FAST)
+    process = sleeper("leaving", NO_SAMPLES, "--memory", "200M")
     home = home_of("leaving")
     main = home / "agent/main/cgroup.procs"
-    wait_until(lambda: main.read_text() != "", "the agent is in")
+    high = home / "agent/memory.high"
+    wait_until(lambda: high.exists() and high.read_text() != "max\n", "it is watched")
     pid = main.read_text().strip()
-    time.sleep(1.5)  # a sample has to have seen it inside: nothing tells of that
     (home / "supervisor/cgroup.procs").write_text(pid)
     wait_until(lambda: watched.story("drift") == [("raised", "EMERGENCY")], "the alert")
     assert f"process {pid} was moved out" in watched.events("drift")[0]["message"]
     main.write_text(pid)
     assert end(process) == 0
+
+
+def test_an_agent_that_somebody_froze_is_told_of_at_once_and_when_it_goes_on(
+    watched: Watched, sleeper: Callable[..., Any]
+) -> None:
+    process = sleeper("icy", NO_SAMPLES, "--memory", "200M")
+    agent = home_of("icy") / "agent"
+    high = agent / "memory.high"
+    wait_until(lambda: high.exists() and high.read_text() != "max\n", "it is watched")
+    (agent / "cgroup.freeze").write_text("1")
+    wait_until(lambda: watched.story("frozen") == [("raised", "CRITICAL")], "the alert")
+    assert "somebody wrote cgroup.freeze" in watched.events("frozen")[0]["message"]
+    (agent / "cgroup.freeze").write_text("0")
+    wait_until(lambda: len(watched.story("frozen")) == 2, "its end")
+    assert end(process) == 0
+
+
+def test_alerts_that_a_slow_handler_did_not_take_are_told_of(watched: Watched) -> None:
+    slow = '[handlers.slow]\ntype = "command"\nseverity = "INFO"\nqueue = 1\ncommand = ["sleep", "2"]\n'
+    code = OWN + (
+        "time.sleep(1)\n"
+        "for _ in range(4):\n"
+        "    a = take(160); time.sleep(0.3); a.close(); time.sleep(0.3)\n"
+        "time.sleep(2)\n"
+    )
+    rules = "[rules.memory]\ncooldown = \"0s\"\n"
+    run = watched.run(NO_SAMPLES + slow + rules, "--memory", "200M", command=python(code))
+    assert run.status == 0, run.err
+    assert ("raised", "WARNING") in watched.story("handlers")
+    assert "slow: " in watched.events("handlers")[0]["message"]
 
 
 def test_a_supervisor_that_is_killed_leaves_no_tripwire(

@@ -33,7 +33,9 @@ class Meter:
 
     def __init__(self, path: str, main: str = "main") -> None:
         self.path = path
-        self.values: dict[str, Any] = dict.fromkeys((*Sample.__match_args__, "inactive_file"))
+        self.values: dict[str, Any] = dict.fromkeys(
+            (*Sample.__match_args__, "inactive_file", "cgroup_frozen")
+        )
         self.unreadable: dict[str, str] = {}
         self.troubles = 0
         self.pids: list[bytes] = []
@@ -235,6 +237,10 @@ def _pids_events(data: bytes) -> dict[str, Any]:
     return {"pids_max_events": int(_flat(data)[b"max"])}
 
 
+def _cgroup_events(data: bytes) -> dict[str, Any]:
+    return {"cgroup_frozen": int(_flat(data)[b"frozen"])}
+
+
 def _io_stat(data: bytes) -> dict[str, Any]:
     disks: list[tuple[Any, ...]] = []
     for line in data.splitlines():
@@ -303,6 +309,7 @@ _FILES = {
     "events": {
         "memory.events": _File(_memory_events, _EVENTS),
         "pids.events": _File(_pids_events, ("pids_max_events",)),
+        "cgroup.events": _File(_cgroup_events, ("cgroup_frozen",)),
     },
     "limits": {
         "cpu.max": _File(_cpu_max, ("cpu_limit",)),
