@@ -5,6 +5,7 @@ another agent.  (The scopes of systemd's managers are what all other tests use.)
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,14 +42,18 @@ def test_a_service_with_delegation_keeps_its_agent() -> None:
     command = [*AGENTRES, "run", "--name", "inner", "--memory", "64M", "--", "sh", "-c", SHOW]
     done = service("Delegate=yes", command=command)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith("/agentres-test.service/agentres-inner/agent/main")
+    assert done.stdout.strip().endswith(
+        "/agentres-test.service/agentres.slice/agentres-inner/agent/main"
+    )
 
 
 def test_a_service_with_a_subgroup() -> None:
     command = [*AGENTRES, "run", "--name", "inner", "--", "sh", "-c", SHOW]
     done = service("Delegate=yes", "DelegateSubgroup=payload", command=command)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith("/agentres-test.service/agentres-inner/agent/main")
+    assert done.stdout.strip().endswith(
+        "/agentres-test.service/agentres.slice/agentres-inner/agent/main"
+    )
 
 
 def test_a_service_whose_script_runs_agents_one_after_and_beside_another() -> None:
@@ -75,7 +80,9 @@ def test_a_service_whose_script_runs_agents_one_after_and_beside_another() -> No
 def test_an_agent_inside_an_agent_stays_inside(agentres_run: RunAgent) -> None:
     inner = [*AGENTRES, "run", "--quiet", "--name", "inner", "--memory", "64M", "--", "sh", "-c"]
     run = agentres_run("--name", "outer", command=[*inner, SHOW], check=True)
-    assert run.out.strip().endswith("agentres-outer.scope/agent/main/agentres-inner/agent/main")
+    assert run.out.strip().endswith(
+        "agentres-outer.scope/agent/main/agentres.slice/agentres-inner/agent/main"
+    )
 
 
 needs_root = pytest.mark.skipif(not ROOT, reason="makes the cgroup to delegate: root only")
@@ -114,7 +121,7 @@ def test_a_delegated_cgroup_without_systemd(delegated: Path, user: str) -> None:
     script = f'{run} -- sh -c "{SHOW}; exit 4"; echo $?; cat /proc/self/cgroup'
     done = without_systemd(delegated, script, user)
     assert done.stdout.split() == [
-        "0::/agentres-test/agentres-direct/agent/main",
+        "0::/agentres-test/agentres.slice/agentres-direct/agent/main",
         "4",
         "0::/agentres-test",
     ], done.stderr
@@ -131,9 +138,21 @@ def test_limits_hold_there(delegated: Path) -> None:
 
 
 @needs_root
+def test_the_kernel_holds_all_agents_to_the_budget_there(delegated: Path) -> None:
+    slice = delegated / "agentres.slice"
+    wait = f"until test $(cat {slice}/memory.max) != max; do sleep 0.1; done"
+    show = f"{wait}; cat {slice}/memory.max {slice}/cpu.max"
+    done = without_systemd(delegated, f"{' '.join(AGENTRES)} run --quiet -- sh -c {quote(show)}")
+    memory, cpu, _ = done.stdout.split()
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert int(memory) == pytest.approx(0.8 * host, abs=4096), done.stderr
+    assert int(cpu) == round(0.8 * (os.cpu_count() or 1) * 100_000)
+
+
+@needs_root
 def test_a_killed_supervisor_is_swept_by_the_next_run(delegated: Path) -> None:
     run = f"{' '.join(AGENTRES)} run --quiet"
-    group = f"{delegated}/agentres-old"
+    group = f"{delegated}/agentres.slice/agentres-old"
     script = f"""
         pid=$(mktemp); mkfifo $pid.fifo
         {run} --name old -- sh -c 'echo $PPID > '$pid'; read line' < $pid.fifo &

@@ -204,9 +204,9 @@ def test_the_slice_is_below_the_manager_that_makes_it(
     assert found.endswith(below)
 
 
-def test_without_systemd_it_is_what_was_delegated(slice: FakeSlice) -> None:
+def test_without_systemd_it_is_below_what_was_delegated(slice: FakeSlice) -> None:
     place = Place("direct", "/mnt/cg/ours", Hierarchy("/mnt/cg", "/ours/x", v1=False))
-    assert tree.slice_of(place, 1000) == "/mnt/cg/ours"
+    assert tree.slice_of(place, 1000) == "/mnt/cg/ours/agentres.slice"
 
 
 # The budget.

@@ -3,7 +3,7 @@
 A run lives in a *home*: under systemd a transient scope, else a cgroup of our own below the one that
 was delegated to us.  Inside, both look the same:
 
-    HOME/                 agentres-NAME.scope, or DELEGATED/agentres-NAME
+    HOME/                 agentres.slice/agentres-NAME.scope, or DELEGATED/agentres.slice/agentres-NAME
         supervisor/       this process
         handlers/         who is told of alerts, once there is any
         agent/            the limits stand here
@@ -25,7 +25,7 @@ from agentres.errors import AgentresError, ControlFileError, NameTaken, NoCgroup
 from agentres.kernel import systemd
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.mounts import Mount, mounts
-from agentres.limits import Standing
+from agentres.limits import CPU_PERIOD_USEC, Standing
 from agentres.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -113,17 +113,18 @@ class Place(Record):
         return ScopeHome(hierarchy().own_path)
 
     def hold(self, slice_path: str, memory: int, cpu: float) -> None:
-        """Have the kernel hold all agents together to this (bytes, cores), unless they are held already.
-
-        Without systemd, or below a unit of somebody else's, that cgroup is not ours to limit.
-        """
-        if self.kind == "direct":
-            return
+        """Have the kernel hold all agents together to this (bytes, cores), unless they are held already."""
         try:
             with open(f"{slice_path}/memory.max") as file:
                 if file.read() != "max\n":
                     return
-            systemd.limit_slice(self.where, memory, cpu)
+            if self.kind == "direct":
+                held = Cgroup(slice_path)
+                held.set_property("memory.max", str(memory))
+                held.set_property("cpu.max", f"{round(cpu * CPU_PERIOD_USEC)} {CPU_PERIOD_USEC}")
+                held.close()
+            else:
+                systemd.limit_slice(self.where, memory, cpu)
         except (OSError, AgentresError) as error:
             log.debug(__name__, "%s is held by nobody but us: %s", slice_path, error)
 
@@ -288,8 +289,8 @@ class DirectHome(Home):
     """A cgroup of our own below one that was delegated to us.
 
     ``parent`` may hold processes: us, our shell.  While agents run it cannot (it has controllers
-    enabled), so they wait in a leaf beside the homes, and the last run to end puts them back.  Runs
-    in the same parent take turns under a lock on it.
+    enabled), so they wait in a leaf beside the slice that holds the homes, and the last run to end puts
+    them back and removes that.  Runs in the same parent take turns under a lock on it.
     """
 
     def __init__(self, parent: str, origin: str, name: str, standing: Standing) -> None:
@@ -298,9 +299,11 @@ class DirectHome(Home):
         try:
             # All under one lock: an empty home is what the next run sweeps away.
             with _Locked(self.parent):
-                _sweep(self.parent)
-                self.cgroup = self.parent.create(_PREFIX + name)
+                self.slice = _child(self.parent, systemd.SLICE)
+                _sweep(self.slice)
+                self.cgroup = self.slice.create(_PREFIX + name)
                 self._make_room()
+                self.slice.enable(self._wanted)
                 self._stand(standing)
                 self.furnish()
         except BaseException as error:
@@ -320,17 +323,16 @@ class DirectHome(Home):
                 self.cgroup.set_property(file, str(value))
 
     def _make_room(self) -> None:
-        """Give the home the controllers; what processes the parent holds must go for that."""
-        wanted = [c for c in CONTROLLERS if c in self.parent.controllers]
-        if set(wanted) <= set(self.parent.subtree_control):
+        """Give the slice the controllers; what processes the parent holds must go for that."""
+        if set(self._wanted) <= set(self.parent.subtree_control):
             return
         if not self.parent.is_root:
-            self._move_all(self.parent, self._bystanders())
-        self.parent.enable(wanted)
+            self._move_all(self.parent, _child(self.parent, _BYSTANDERS))
+        self.parent.enable(self._wanted)
 
-    def _bystanders(self) -> Cgroup:
-        path = f"{self.parent.path}/{_BYSTANDERS}"
-        return Cgroup(path) if os.path.isdir(path) else self.parent.create(_BYSTANDERS)
+    @property
+    def _wanted(self) -> list[str]:
+        return [c for c in CONTROLLERS if c in self.parent.controllers]
 
     @staticmethod
     def _move_all(source: Cgroup, target: Cgroup) -> None:
@@ -351,31 +353,39 @@ class DirectHome(Home):
 
     def _leave(self) -> None:
         with _Locked(self.parent):
-            self._go_back()
+            others = [
+                name for name in self.slice.children() if not self.cgroup.path.endswith("/" + name)
+            ]
+            self._go_back(others)
             self.cgroup.remove_tree()
+            if not others:
+                self.slice.remove_tree()
+        self.slice.close()
         self.parent.close()
 
-    def _go_back(self) -> None:
-        """Move this process to where it came from, or as near as other runs allow."""
-        others = [
-            name
-            for name in self.parent.children()
-            if name.startswith(_PREFIX) and not self.cgroup.path.endswith("/" + name)
-        ]
+    def _go_back(self, others: list[str]) -> None:
+        """Move this process to where it came from, or as near as the other runs allow."""
         if self.origin != self.parent.path or self.parent.is_root:
             back = Cgroup(self.origin)
         elif others:
-            back = self._bystanders()
+            back = _child(self.parent, _BYSTANDERS)
         else:
             self.cgroup.disable_all()
+            self.slice.disable_all()
             self.parent.disable_all()
-            bystanders = self._bystanders()
+            bystanders = _child(self.parent, _BYSTANDERS)
             path = bystanders.path
             self._move_all(bystanders, Cgroup(self.parent.path))
             Cgroup(path).remove_tree()
             back = Cgroup(self.parent.path)
         back.move_here(0)
         back.close()
+
+
+def _child(parent: Cgroup, name: str) -> Cgroup:
+    """The child, made where there is none."""
+    path = f"{parent.path}/{name}"
+    return Cgroup(path) if os.path.isdir(path) else parent.create(name)
 
 
 def _sweep(parent: Cgroup) -> None:

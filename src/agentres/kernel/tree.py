@@ -160,7 +160,7 @@ def thaw(path: str) -> None:
 def slice_of(place: Place, uid: int) -> str:
     """The cgroup that holds the homes of the agents that ``uid`` starts at ``place``; it may be still to be made."""
     if place.kind == "direct":
-        return place.where
+        return f"{place.where}/{SLICE}"
     manager = f"/user.slice/user-{uid}.slice/user@{uid}.service" if place.kind == "user" else ""
     return f"{place.hierarchy.mount}{_init()}{manager}/{SLICE}"
 
