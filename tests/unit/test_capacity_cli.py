@@ -28,7 +28,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlice:
     """A host of 10 GiB and 4 processors, whose agents are in a slice of folders."""
     keep_attributes(tmp_path, monkeypatch)
     made = FakeSlice(tmp_path / "cgroup")
-    place = Place("direct", str(made.path), Hierarchy(str(made.mount), "/", False))
+    place = Place("direct", str(made.mount), Hierarchy(str(made.mount), "/", False))
     monkeypatch.setattr(delegation, "find", lambda: place)
     monkeypatch.setattr(host, "read", lambda: Host(4, 10 * GIB, 4096, 1024))
     return made
@@ -218,7 +218,7 @@ def test_where_no_agent_can_run_that_is_one_line(
     [
         ("system", 0, "/mnt/agentres.slice"),
         ("user", 1000, "/mnt/user.slice/user-1000.slice/user@1000.service/agentres.slice"),
-        ("direct", 1000, "/mnt/here"),
+        ("direct", 1000, "/mnt/here/agentres.slice"),
     ],
 )
 @pytest.mark.parametrize("init", ["/init.scope", "/", None])

@@ -794,8 +794,8 @@ def test_the_command_tells_the_budget_of_where_an_agent_would_run(
     monkeypatch.setenv("AGENTRES_CONFIG", f"{tmp_path}/agentres.toml")
     status, out, err = command()
     assert (status, err) == (0, "")
-    assert series(out)["agentres_budget_bytes", ("/mine",)] == 500 * MIB
-    assert series(out)["agentres_budget_allocated_bytes", ("/mine",)] == 0
+    assert series(out)["agentres_budget_bytes", ("/mine/agentres.slice",)] == 500 * MIB
+    assert series(out)["agentres_budget_allocated_bytes", ("/mine/agentres.slice",)] == 0
 
 
 # For real, on a free port.
