@@ -204,9 +204,13 @@ def _live(
     tripwire: tuple[int, Deadman] | None = None
     try:
         height = _first_tripwire(home.agent, raised) if isinstance(raised, int) else None
-        launch = Launch(plan, home.main)
-        if height is not None:
-            tripwire = height, Deadman(home.agent.path)
+
+        def secure() -> None:
+            nonlocal tripwire
+            if height is not None:
+                tripwire = height, Deadman(home.agent.path)
+
+        launch = Launch(plan, home.main, secure)
         from agentres import explain  # noqa: F401 -- both while the child gets to its exec
         from agentres.supervision import Supervision
 

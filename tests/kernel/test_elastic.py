@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import AGENTRES, DEADLINE, ROOT, Run, RunAgent, home_of, python, wait_until
 
@@ -409,8 +410,14 @@ def test_a_supervisor_that_is_killed_leaves_neither_tripwire_nor_frost(
     home = home_of(name)
     high = home / "agent/memory.high"
     wait_until(lambda: high.exists() and high.read_text() != "max\n", "the tripwire")
+    procs = home / "agent/main/cgroup.procs"
+
+    def executed() -> bool:
+        return [psutil.Process(int(pid)).name() for pid in procs.read_text().split()] == ["sleep"]
+
+    wait_until(executed, "the agent runs")
     (home / "agent/cgroup.freeze").write_text("1")
-    pids = (home / "agent/main/cgroup.procs").read_text().split()
+    pids = procs.read_text().split()
     os.kill(agent.pid, signal.SIGKILL)
     wait_until(lambda: high.read_text() == "max\n", "no tripwire")
     wait_until(lambda: (home / "agent/cgroup.freeze").read_text() == "0\n", "a thaw")

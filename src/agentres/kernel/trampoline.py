@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from agentres.errors import NotExecutable, NotFound, SetupError, reason
 from agentres.kernel.cgroup import Cgroup
@@ -56,23 +56,41 @@ class Plan(Record):
 class Launch:
     """A command on its way: forked by the constructor, running once :meth:`confirm` returns.
 
-    ``started`` is time.monotonic() at the fork.
+    ``started`` is time.monotonic() at the fork.  ``secure`` is called while the child gets ready: without it
+    having returned, or once we are dead, nothing is executed.
     """
 
-    def __init__(self, plan: Plan, cgroup: Cgroup) -> None:
+    def __init__(
+        self, plan: Plan, cgroup: Cgroup, secure: Callable[[], None] = lambda: None
+    ) -> None:
         self._plan = plan
         self._report, write_end = os.pipe()
+        gate, opened = os.pipe()
         procs = os.open("cgroup.procs", os.O_WRONLY, dir_fd=cgroup.fd)
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                _become(plan, procs, write_end)
+                os.close(opened)  # or it would keep its own gate from closing
+                _become(plan, procs, gate, write_end)
             finally:
                 os._exit(errno.EPROTO)  # nothing of the parent's may run twice
         self.pidfd = os.pidfd_open(self.pid)
         os.close(procs)
         os.close(write_end)
+        os.close(gate)
+        try:
+            secure()
+            os.write(opened, b"1")
+        except BrokenPipeError:  # it has failed before it came there, and reports that
+            pass
+        except BaseException:
+            os.close(opened)
+            os.waitpid(self.pid, 0)
+            os.close(self._report)
+            self.close()
+            raise
+        os.close(opened)
 
     def confirm(self) -> None:
         """Wait for exec.  Raises NotFound, NotExecutable or SetupError, with the child reaped."""
@@ -89,7 +107,7 @@ class Launch:
         os.close(self.pidfd)
 
 
-def _become(plan: Plan, procs: int, report: int) -> None:
+def _become(plan: Plan, procs: int, gate: int, report: int) -> None:
     step = "cgroup"
     try:
         os.write(procs, b"0")
@@ -112,6 +130,8 @@ def _become(plan: Plan, procs: int, report: int) -> None:
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)  # Python ignores them
         signal.pthread_sigmask(signal.SIG_SETMASK, plan.sigmask)
+        if not os.read(gate, 1):
+            return
         step = "exec"
         _execute(plan)
     except OSError as error:

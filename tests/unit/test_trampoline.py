@@ -1,0 +1,74 @@
+"""A launch in a folder that stands for a cgroup: nothing is executed before what keeps it safe is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agentres.errors import NotFound
+from agentres.kernel.cgroup import Cgroup
+from agentres.kernel.trampoline import Launch, Plan
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path) -> Cgroup:
+    (tmp_path / "cgroup.procs").write_text("")
+    return Cgroup(str(tmp_path))
+
+
+def test_what_keeps_it_safe_is_there_before_the_command_runs(
+    cgroup: Cgroup, tmp_path: Path
+) -> None:
+    safe = tmp_path / "safe"
+    launch = Launch(Plan(("test", "-e", str(safe))), cgroup, safe.touch)
+    launch.confirm()
+    assert os.waitstatus_to_exitcode(os.waitpid(launch.pid, 0)[1]) == 0
+    launch.close()
+
+
+def test_where_that_fails_nothing_is_executed_and_nothing_left(
+    cgroup: Cgroup, tmp_path: Path
+) -> None:
+    def fail() -> None:
+        raise OSError("no shell")
+
+    children = psutil.Process().children()
+    files = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="no shell"):
+        Launch(Plan(("touch", str(tmp_path / "made"))), cgroup, fail)
+    assert not (tmp_path / "made").exists()
+    assert psutil.Process().children() == children
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
+def test_when_we_die_before_that_nothing_is_executed(cgroup: Cgroup, tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        Launch(Plan(("touch", str(tmp_path / "made"))), cgroup, lambda: os._exit(7))
+        os._exit(1)
+    os.close(write_end)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert os.read(read_end, 1) == b""  # the child has ended as well: all who held it are gone
+    os.close(read_end)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_child_that_fails_early_is_told_of_all_the_same(cgroup: Cgroup, tmp_path: Path) -> None:
+    launch = Launch(Plan(("no-such-command-anywhere",)), cgroup)
+    with pytest.raises(NotFound):
+        launch.confirm()
+
+
+def test_a_directory_that_is_not_there_is_the_reason(cgroup: Cgroup, tmp_path: Path) -> None:
+    """The child is gone by the time that it would be let through."""
+
+    def wait_for_its_end() -> None:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+
+    launch = Launch(Plan(("true",), cwd=str(tmp_path / "gone")), cgroup, wait_for_its_end)
+    with pytest.raises(Exception, match="cannot enter"):
+        launch.confirm()
