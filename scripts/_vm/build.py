@@ -20,7 +20,7 @@ def build_files(recipe: Recipe, mirror: str | None, work: Path, log: Path) -> No
     with host.step(f"bootstrapping Debian {recipe.release}"):
         _bootstrap(recipe, mirror or host_mirror(), work, log)
     with host.step("making the disk image"):
-        _make_disks(work, log)
+        _make_disks(recipe, work, log)
 
 
 def _bootstrap(recipe: Recipe, mirror: str | None, work: Path, log: Path) -> None:
@@ -42,10 +42,12 @@ def _bootstrap(recipe: Recipe, mirror: str | None, work: Path, log: Path) -> Non
     host.run_logged(command, log, env=environment)
 
 
-def _make_disks(work: Path, log: Path) -> None:
+def _make_disks(recipe: Recipe, work: Path, log: Path) -> None:
     keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "agentres-vm"]
     host.run_logged([*keygen, "-f", work / "key"], log)
-    rootfs = host.as_root_of_namespace([sys.executable, "-B", "-m", "_vm.rootfs", work])
+    rootfs = host.as_root_of_namespace(
+        [sys.executable, "-B", "-m", "_vm.rootfs", recipe.release, work]
+    )
     host.run_logged(rootfs, log, cwd=Path(__file__).resolve().parents[1])
     host.run_logged(["truncate", f"--size={DATA_DISK}", work / "data.img"], log)
     host_key = (work / "host_key.pub").read_text()

@@ -14,7 +14,6 @@ from .clone import Clone
 from .config import EXIT_FAILURE, VmError
 from .guest import guest_path
 from .layout import USERS
-from .recipe import Recipe
 
 _EXIT_DOWN = 3
 
@@ -79,7 +78,7 @@ def _ready_clone(user: str, sync: bool = True) -> Clone:
     clone = Clone()
     with clone.locked():
         state = clone.up()
-        if state.image != Recipe().key:
+        if state.image != clone.recipe.key:
             host.say("the image's recipe has changed: `scripts/vm down` and `up` to get the new")
         if sync:
             clone.synchronise()
@@ -96,7 +95,8 @@ def _down(_options: argparse.Namespace) -> int:
 
 def _build(options: argparse.Namespace) -> int:
     host.ensure_packages()
-    built = image.ensure_image(Recipe(), Clone().settings, force=options.force)
+    clone = Clone()
+    built = image.ensure_image(clone.recipe, clone.settings, force=options.force)
     print(built.folder)
     return 0
 
@@ -104,7 +104,7 @@ def _build(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     clone = Clone()
     state = clone.state
-    facts: dict[str, object] = {"state": "up" if state else "down", "recipe": Recipe().key}
+    facts: dict[str, object] = {"state": "up" if state else "down", "recipe": clone.recipe.key}
     if state:
         facts |= asdict(state) | {"uptime": round(time.time() - state.started)}
     facts["folder"] = str(clone.folder)

@@ -1,4 +1,4 @@
-"""The one VM of a clone of the project: its state, from `up` to `down`."""
+"""The VM of a clone of the project, one for each Debian release and name: its state, from `up` to `down`."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from . import host, image, machine, snapshot
-from .config import SOURCE_TREE, Settings, VmError, cache_dir
+from .config import RELEASE, SOURCE_TREE, Settings, VmError, cache_dir
 from .guest import Guest, sockets_dir
 from .recipe import Recipe
 from .sync import Stamp, synchronise
@@ -49,7 +49,11 @@ class Clone:
     def __init__(self, tree: Path = SOURCE_TREE) -> None:
         self.tree = tree
         self.settings = Settings.from_environment()
-        self.identity = hashlib.sha256(os.fsencode(tree)).hexdigest()[:12]
+        self.recipe = Recipe(self.settings.release, tree)
+        which = "" if self.recipe.release == RELEASE else f"\0{self.recipe.release}"
+        if self.settings.name:
+            which += f"\0\0{self.settings.name}"
+        self.identity = hashlib.sha256(os.fsencode(tree) + which.encode()).hexdigest()[:12]
         self.folder = clones_dir() / self.identity
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "owner").write_bytes(os.fsencode(tree))
@@ -80,8 +84,7 @@ class Clone:
         host.ensure_packages()
         self._clean()
         sweep_clones()
-        recipe = Recipe(source_tree=self.tree)
-        built = image.ensure_image(recipe, self.settings)
+        built = image.ensure_image(self.recipe, self.settings)
         image.sweep_images(built.key, used_images())
         return self._start(built, cold or bool(self.settings.append))
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 SOURCE_TREE = Path(__file__).resolve().parents[2]
 
+RELEASE = "trixie"  # Debian 13
+
 # The script's own failures, so that they are not taken for the command's.
 EXIT_FAILURE = 125
 
@@ -31,6 +33,8 @@ class Settings:
     append: str
     accelerator: str | None
     mirror: str | None
+    release: str
+    name: str
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -44,6 +48,8 @@ class Settings:
             append=os.environ.get("AGENTRES_VM_APPEND", ""),
             accelerator=accelerator,
             mirror=os.environ.get("AGENTRES_VM_MIRROR") or None,
+            release=os.environ.get("AGENTRES_VM_RELEASE") or RELEASE,
+            name=os.environ.get("AGENTRES_VM_NAME", ""),
         )
 
 

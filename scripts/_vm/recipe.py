@@ -4,10 +4,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import SOURCE_TREE
+from .config import SOURCE_TREE, VmError
 
 # The Python that each Debian release ships: wheels are fetched for it on the host.
-PYTHON_OF_RELEASE = {"trixie": "3.13"}
+PYTHON_OF_RELEASE = {"trixie": "3.13", "bookworm": "3.11"}
 
 PACKAGES = (
     # The system itself.
@@ -53,8 +53,13 @@ _BUILD_CODE = ("recipe.py", "layout.py", "build.py", "rootfs.py", "wheels.py")
 class Recipe:
     """One image's ingredients."""
 
-    release: str = "trixie"
+    release: str
     source_tree: Path = SOURCE_TREE
+
+    def __post_init__(self) -> None:
+        if self.release not in PYTHON_OF_RELEASE:
+            known = ", ".join(PYTHON_OF_RELEASE)
+            raise VmError(f"AGENTRES_VM_RELEASE is {self.release!r}, not one of {known}")
 
     @property
     def python(self) -> str:

@@ -1,7 +1,7 @@
 """Turns Debian's plain root file system into the image's disk.
 
 Runs as root, or as root of an ordinary user's namespace:
-`python3 -m _vm.rootfs WORK`, where WORK holds `rootfs.tar`, `wheels` and `key.pub`.
+`python3 -m _vm.rootfs RELEASE WORK`, where WORK holds `rootfs.tar`, `wheels` and `key.pub`.
 It writes `root.img`, `vmlinuz`, `initrd.img` and `host_key.pub` there.
 """
 
@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from .layout import GUEST_EXEC_DIR, GUEST_SOURCE, GUEST_USER, GUEST_VENV
+from .layout import GUEST_EXEC_DIR, GUEST_SOURCE, GUEST_USER, GUEST_VENV, GUEST_WHEELS
 from .recipe import ROOT_DISK
 
 # Cost boot time, wait for what never comes, or wake up during a measurement.
@@ -40,6 +40,15 @@ _MASKED_UNITS = (
     "serial-getty@ttyS0.service",
 )
 
+_SSHD_CONFIG = "etc/ssh/sshd_config.d/agentres.conf"
+
+# OpenSSH 9.8 brought these penalties, and does not start with an option that it does not know.
+_SSHD_OF_RELEASE = {
+    # Who waits for the boot connects often without logging in: that is no attack.
+    "trixie": "PerSourcePenalties no\n",
+    "bookworm": "",
+}
+
 _FILES = {
     "etc/hostname": "agentres\n",
     "etc/hosts": "127.0.0.1 localhost agentres\n::1 localhost\n",
@@ -47,21 +56,19 @@ _FILES = {
     "etc/default/locale": "LANG=C.UTF-8\n",
     # A constant address needs no exchange at boot, and survives a snapshot.
     "etc/systemd/network/10-qemu.network": (
-        "[Match]\nType=ether\nKernelCommandLine=agentres.vm\n\n"
+        "[Match]\nType=ether\nKind=!veth\nKernelCommandLine=agentres.vm\n\n"
         "[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"
         "LinkLocalAddressing=no\nIPv6AcceptRA=no\n"
     ),
-    "etc/systemd/network/20-other.network": "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n",
+    "etc/systemd/network/20-other.network": "[Match]\nType=ether\nKind=!veth\n\n[Network]\nDHCP=yes\n",
     "etc/systemd/journald.conf.d/agentres.conf": (
         "[Journal]\nStorage=volatile\nRuntimeMaxUse=32M\nRateLimitIntervalSec=0\n"
     ),
-    "etc/ssh/sshd_config.d/agentres.conf": (
+    _SSHD_CONFIG: (
         "HostKey /etc/ssh/ssh_host_ed25519_key\n"
         "PermitRootLogin prohibit-password\nPasswordAuthentication no\nUseDNS no\n"
         # All commands of a clone share one connection.
         "MaxSessions 200\nMaxStartups 100\nPrintMotd no\nPrintLastLog no\n"
-        # Who waits for the boot connects often without logging in: that is no attack.
-        "PerSourcePenalties no\n"
     ),
     "etc/tmpfiles.d/agentres.conf": f"d {GUEST_EXEC_DIR} 1777 root root -\n",
     # For logins; `exec` sets the same by itself.
@@ -79,13 +86,15 @@ _FILES = {
 }
 
 
-def main(work: Path) -> None:
-    """Make the disk image of a work folder."""
+def main(release: str, work: Path) -> None:
+    """Make the disk image of a Debian release's work folder."""
     root = work / "rootfs"
     root.mkdir()
     _call("tar", "--extract", "--file", work / "rootfs.tar", "--directory", root,
           "--numeric-owner", "--exclude=./dev/*")  # fmt: skip
     _configure(root)
+    with (root / _SSHD_CONFIG).open("a") as config:
+        config.write(_SSHD_OF_RELEASE[release])
     _add_users(root, (work / "key.pub").read_text())
     _make_host_key(root, work)
     _install_python(root, work / "wheels")
@@ -141,15 +150,14 @@ def _make_host_key(root: Path, work: Path) -> None:
 
 def _install_python(root: Path, wheels: Path) -> None:
     """Install the wheels natively: the same takes minutes in an emulated guest."""
-    inside = root / "wheels"
+    inside = root / GUEST_WHEELS.lstrip("/")  # they stay, for the test that installs as a host does
     shutil.copytree(wheels, inside)
     python = f"{GUEST_VENV}/bin/python"
     _chroot(root, ["python3", "-m", "venv", GUEST_VENV])
-    names = [f"/wheels/{path.name}" for path in sorted(wheels.iterdir())]
+    names = [f"{GUEST_WHEELS}/{path.name}" for path in sorted(wheels.iterdir())]
     _chroot(root, [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps",
                    "--no-compile", "--root-user-action=ignore", *names])  # fmt: skip
     _chroot(root, [python, "-m", "compileall", "-q", "-j0", GUEST_VENV])
-    shutil.rmtree(inside)
     (root / GUEST_SOURCE.lstrip("/")).mkdir(parents=True, exist_ok=True)
     (root / "usr/local/bin/agentres").symlink_to(f"{GUEST_VENV}/bin/agentres")
     _call("chmod", "-R", "a+rX", root / "opt/agentres")
@@ -179,4 +187,4 @@ def _call(*command: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -58,7 +58,15 @@ def ensure(image: Image, settings: Settings, accelerator: str, tree: Path) -> Sn
     if not snapshot.folder.exists():
         with host.locked(image.folder / ".lock"):
             if not snapshot.folder.exists():
-                _make(image, settings, accelerator, tree, snapshot)
+                try:
+                    _make(image, settings, accelerator, tree, snapshot)
+                except VmError as error:
+                    # An emulated processor may run into an instruction that the kernel is just patching
+                    # on another one (int3, in the first seconds): not again the next time.
+                    if accelerator != "tcg" or "Kernel panic" not in str(error):
+                        raise
+                    host.say("the kernel panicked in the emulator while booting: once more")
+                    _make(image, settings, accelerator, tree, snapshot)
     return snapshot
 
 

@@ -12,7 +12,7 @@ import sys
 def main() -> None:
     """Run the command line; this process exits with its status."""
     if sys.argv[1:2] == ["run"] and "_AGENTRES_COMPLETE" not in os.environ:
-        from agentres.cli import options
+        from agentres import options
 
         if (line := options.parse(sys.argv[2:])) is not None:
             from agentres.cli.run import run
@@ -20,6 +20,14 @@ def main() -> None:
             # All is written and removed; the kernel frees the rest faster than the interpreter
             # would (50 ms of a 600 ms launch on a slow machine).
             os._exit(run(*line))
+    if sys.argv[1:3] == ["unit", "run"] and sys.argv[3:] and not sys.argv[3].startswith("-"):
+        from agentres.cli.unit import run as run_unit
+
+        os._exit(run_unit(sys.argv[3]))
+    if sys.argv[1:] == ["daemon"]:
+        from agentres.daemon import main as serve
+
+        raise SystemExit(serve())
     from agentres.cli import app
 
     app.main()

@@ -31,8 +31,8 @@ ASKED_PATIENCE = 30.0
 They do so as soon as they hear of it; this is how long a busy host may take to let them.
 """
 
-LOCK_PATIENCE = 60.0
-"""Seconds to wait for the lock: all others that start at this moment take it before, one after another."""
+LOCK_PATIENCE = 30.0
+"""Seconds to wait for the lock with whoever has it: all others that start at this moment take it before, one after another."""
 
 _SMALLER = "a smaller --memory may fit"
 _WAIT = f"--wait waits for room, {_SMALLER}"
@@ -77,7 +77,7 @@ def enter(who: Applicant, early: Callable[[], None], tell: Callable[[str], None]
 
 
 def _try(who: Applicant, least: int, start: int, early: Callable[[], None]) -> Admission:
-    with tree.Lock(who.slice, LOCK_PATIENCE, early):
+    with tree.Lock(who.slice, LOCK_PATIENCE, early, in_line=True):
         claims = tree.claims(who.slice)
         mine = next((claim for claim in claims if claim.path == who.cgroup.path), None)
         others = [claim for claim in claims if claim.path != who.cgroup.path]

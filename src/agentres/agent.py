@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 
 from agentres import log
 from agentres.admission import Applicant, enter
+from agentres.enforcement import Loaded, enforce
 from agentres.errors import (
     ControlFileError,
     Interrupted,
@@ -23,24 +25,25 @@ from agentres.errors import (
     reason,
 )
 from agentres.kernel import bell, delegation, host, registry
-from agentres.limits import EVERY_DISK, SHARE, Limits, Refused, Setting, Standing, io_max_lines
+from agentres.limits import SHARE, Limits, Standing
 from agentres.record import TYPE_CHECKING, Record
 from agentres.units import MAX
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from agentres.elastic import Terms
+    from agentres.enforcement import Enforced
     from agentres.explain import Outcome
+    from agentres.kernel.caller import Caller
     from agentres.kernel.cgroup import Cgroup
     from agentres.kernel.deadman import Deadman
     from agentres.kernel.delegation import Home
     from agentres.kernel.loop import Loop
-    from agentres.kernel.mounts import Mount
     from agentres.kernel.trampoline import Identity, Launch, Plan
+    from agentres.kernel.walls import OwnUser
     from agentres.monitor import Monitor
     from agentres.settings import Settings
-    from agentres.supervision import Ended
+    from agentres.supervision import Ended, Supervision
     from agentres.units import Max
 
 PASSED_ON = (
@@ -58,19 +61,38 @@ PASSED_ON = (
 _HARMLESS = {signal.SIGWINCH, signal.SIGCONT, signal.SIGCHLD}
 """Signals that end nothing when they come before the launch."""
 
+ENDING = frozenset(PASSED_ON) - _HARMLESS
+"""Those that do."""
+
+
+class Behalf(Record):
+    """On whose behalf an agent runs that somebody asked the daemon for.
+
+    ``state`` is the directory of its history, ``environment`` that of its handlers.  ``within`` lowers limits to
+    what the caller may have, or refuses them.  ``early`` is called while the launch waits, and may raise.
+    """
+
+    caller: Caller
+    environment: Mapping[str, str]
+    state: str
+    within: Callable[[Limits, Limits | None], Limits]
+    early: Callable[[], None]
+
 
 class Request(Record):
     """What to run, and inside what.
 
     ``limits`` are complete (:func:`agentres.limits.defaults` filled in).  ``tolerated`` are the
     control files whose limits may be missing, with a line on stderr: nobody asked for them.  With
-    ``best_effort`` all may.  ``every_disk_asked``: a disk rate without a device was asked for.  ``timeout`` in seconds; ``user`` is a name or number, for root only.
+    ``best_effort`` all may.  ``every_disk_asked``: a disk rate without a device was asked for.  ``timeout`` in seconds; ``user`` is a name or number, or :data:`OWN_USER` for one that no
+    other agent has, for root only; so is ``isolate`` (docs/security.md), which None leaves to whether there is a user.
     ``named`` tells whether somebody gave the name, by which the history then knows the agent; else it knows it by
     its command.  ``philosophy`` is a name among the settings', None for their default; ``priority`` a weight (100 is normal).
     ``share`` of the host is what all agents together may have; where what this one needs at the least does not
     fit it waits ``wait`` seconds for room, None: not at all.
     ``settings`` gives what is watched and who is told, when it is needed; None is the built-in rules and
-    nobody.  The functions in ``on_alert`` are told of every alert, each in a process of its own
+    nobody.  ``behalf`` is None where the agent is our own user's.  ``started`` gets the agent's cgroup once the command runs,
+    ``attach`` then the loop that waits for its end.  ``origins`` tell where a limit was asked for (an option, a file), by its key.  The functions in ``on_alert`` are told of every alert, each in a process of its own
     (docs/handlers.md).
     """
 
@@ -82,6 +104,7 @@ class Request(Record):
     best_effort: bool = False
     timeout: float | None = None
     user: str | None = None
+    isolate: bool | None = None
     cwd: str | None = None
     environment: Mapping[str, str] = os.environ
     named: bool = True
@@ -90,7 +113,11 @@ class Request(Record):
     share: float = SHARE
     wait: float | None = None
     settings: Callable[[], Settings] | None = None
+    origins: Mapping[str, str] = MappingProxyType({})
     on_alert: tuple[Callable[[dict[str, Any]], object], ...] = ()
+    behalf: Behalf | None = None
+    started: Callable[[str], None] | None = None
+    attach: Callable[[Loop, Supervision], None] | None = None
 
 
 def run(request: Request, tell: Callable[[str], None] = lambda line: None) -> Outcome:
@@ -104,27 +131,54 @@ def run(request: Request, tell: Callable[[str], None] = lambda line: None) -> Ou
     # Inherited as ignored, it would make the kernel throw the agent's status away.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if request.cwd is None:
-        _check_cwd()
-    identity = _identity(request.user)
+        check_cwd()
+    if request.isolate and os.geteuid() != 0:
+        raise NotEnforceable(
+            "cannot enforce --isolate: walls are root's to make",
+            "docs/security.md tells what holds without",
+        )
+    behalf = request.behalf
+    walled = request.isolate
+    if walled is None:
+        walled = request.user is not None or behalf is not None
+    identity: Identity | None
+    if behalf is not None and request.user is None:
+        identity, own = _theirs(behalf.caller), None
+    else:
+        identity, own = _identity(OWN_USER if walled and request.user is None else request.user)
     _check_nofile(request.limits)
+    isolated, resolver = _isolation(request.limits)
     # A signal that was ignored when we started (nohup, a background job) stays ignored.
     heard: set[int] = {s for s in PASSED_ON if signal.getsignal(s) is not signal.SIG_IGN}
     if os.getpid() == 1:
         heard.add(signal.SIGCHLD)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
     try:
-        place = delegation.find(request.best_effort)
+        place = delegation.find(request.best_effort, ours=behalf is None)
         standing = Standing.of(request.priority, _least(request.limits))
-        home = place.acquire(request.name, standing, meanwhile=_import_the_launch)
+        loaded = Loaded(request.limits)
+
+        def meanwhile() -> None:
+            loaded.load()
+            _import_the_launch()
+
+        home = place.acquire(_home_name(request), standing, meanwhile, walled)
+        enforced: Enforced | None = None
         try:
-            registry.mark(home.agent.fd, request.name, time.time(), os.getpid())
-            early = partial(_check_early, heard)
+            registry.mark(
+                home.agent.fd,
+                request.name,
+                time.time(),
+                os.getpid(),
+                None if behalf is None else behalf.caller.uid,
+            )
+            early = partial(_check_early, heard, behalf)
             where = os.path.dirname(home.cgroup.path)
             who = Applicant(
                 home.agent, where, request.limits, request.priority, request.share, request.wait
             )
             request = request.but(limits=enter(who, early, tell))
-            enforced, missing, terms = _enforce(request, home, identity)
+            enforced = enforce(request, home, identity, loaded)
             early()
             from agentres.kernel.trampoline import Plan
 
@@ -135,31 +189,81 @@ def run(request: Request, tell: Callable[[str], None] = lambda line: None) -> Ou
                 request.cwd,
                 request.environment,
                 mask,
+                request.limits.net != "host",
+                resolver or "",
+                place.hierarchy.mount if walled else "",
+                -1 if home.view is None else home.view,
+                None if behalf is None else behalf.caller,
             )
             log_name = home.agent.path.removeprefix(place.hierarchy.mount)
 
             def announce() -> None:
                 from agentres.explain import not_enforced
 
-                for line in not_enforced(missing):
+                for line in (*not_enforced(enforced.missing), *_gaps(identity, walled)):
                     tell(line)
+                if isolated and resolver is None:
+                    tell(
+                        "no names are resolved in there: the host's name servers are on its loopback"
+                    )
+                if request.started is not None:
+                    request.started(home.agent.path)
 
             machine = host.read()
             room = (int(machine.memory * request.share), machine.cpus * request.share)
             hold = partial(place.hold, where, *room)
-            watch = partial(_watch, request, home, enforced, terms, hold, tell, log_name)
+            watch = partial(_watch, request, home, enforced, hold, tell, log_name)
             elastic = "memory" in request.limits.ranges
-            held = request.limits.memory if elastic and _holds_memory(enforced) else None
-            ended = _live(plan, home, heard, log_name, request.timeout, held, announce, watch)
-            return _outcome(request, home.agent, ended, enforced, missing)
+            held = request.limits.memory if elastic and enforced.holds("memory.max") else None
+            ended = _live(
+                plan,
+                home,
+                heard,
+                log_name,
+                request.timeout,
+                held,
+                isolated,
+                announce,
+                watch,
+                None if behalf is None else behalf.caller.uid,
+                request.attach,
+            )
+            return _outcome(request, home.agent, ended, enforced)
         finally:
+            if enforced is not None:
+                enforced.close()
             home.release()
             bell.ring(os.path.dirname(home.cgroup.path))
+            if isolated:
+                _clear_the_wires(tell)
     finally:
         # What came too late for the agent must not end us before we have said how it ended.
         while signal.sigtimedwait(heard, 0) is not None:
             pass
+        if own is not None:
+            own.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _isolation(limits: Limits) -> tuple[bool, str | None]:
+    """Whether it gets a network of its own with a wire, and its resolv.conf (:func:`netns.resolver`)."""
+    if limits.net != "isolated":
+        return False, ""
+    if os.geteuid() != 0:
+        raise NotEnforceable(
+            "cannot enforce --net isolated: a wire to the host's network is root's to make",
+            "--net none is to be had without",
+        )
+    from agentres.kernel import netns
+
+    return True, netns.resolver()
+
+
+def _clear_the_wires(tell: Callable[[str], None]) -> None:
+    from agentres.kernel import netns
+
+    if why := netns.clear():
+        tell(f"what --net isolated needed is still there: {why}; agentres gc tries again")
 
 
 def _least(limits: Limits) -> float:
@@ -169,8 +273,22 @@ def _least(limits: Limits) -> float:
     return limits.memory if isinstance(limits.memory, int) else 0
 
 
-def _check_early(heard: set[int]) -> None:
+def _home_name(request: Request) -> str:
+    """Unlike that of any other user's agent; no agent's own name has a colon."""
+    uid = 0 if request.behalf is None else request.behalf.caller.uid
+    return f"{uid}:{request.name}" if uid else request.name
+
+
+def _theirs(caller: Caller) -> Identity:
+    from agentres.kernel.trampoline import Identity
+
+    return Identity(caller.uid, caller.gid, caller.groups, caller.name, "")
+
+
+def _check_early(heard: set[int], behalf: Behalf | None) -> None:
     """Raise Interrupted where a signal has come that would have ended the agent."""
+    if behalf is not None:
+        behalf.early()
     if early := signal.sigpending() & heard - _HARMLESS:
         raise Interrupted(min(early))
 
@@ -186,13 +304,16 @@ def _live(
     log_name: str,
     timeout: float | None,
     raised: int | Max | None,
+    wired: bool,
     announce: Callable[[], None],
     watch: Callable[..., Monitor],
+    owner: int | None,
+    attach: Callable[[Loop, Supervision], None] | None,
 ) -> Ended:
     """Launch the command, call ``announce`` once it runs, and wait for its end.
 
     ``raised`` is the limit on memory where it is elastic: whoever comes near to it before it is watched
-    waits, and is not killed.
+    waits, and is not killed.  ``wired``: its own network has a wire to the host.
     """
     from agentres.kernel.deadman import Deadman
     from agentres.kernel.kmsg import KernelLog
@@ -205,10 +326,14 @@ def _live(
     try:
         height = _first_tripwire(home.agent, raised) if isinstance(raised, int) else None
 
-        def secure() -> None:
+        def secure(launch: Launch) -> None:
             nonlocal tripwire
             if height is not None:
                 tripwire = height, Deadman(home.agent.path)
+            if wired and launch.wait_until_ready():
+                from agentres.kernel import netns
+
+                netns.wire(launch.pid)
 
         launch = Launch(plan, home.main, secure)
         from agentres import explain  # noqa: F401 -- both while the child gets to its exec
@@ -217,7 +342,14 @@ def _live(
         launch.confirm()
         announce()  # not before: a launch that fails says one thing only
         supervision = Supervision(
-            launch, home.agent, heard, kernel_log, log_name, partial(watch, launch, tripwire)
+            launch,
+            home.agent,
+            heard,
+            kernel_log,
+            log_name,
+            partial(watch, launch, tripwire),
+            owner,
+            attach,
         )
         try:
             ended = supervision.until_the_end(timeout)
@@ -250,8 +382,7 @@ def _first_tripwire(agent: Cgroup, limit: int) -> int | None:
 def _watch(
     request: Request,
     home: Home,
-    enforced: list[Setting],
-    terms: Callable[[Settings], Terms],
+    enforced: Enforced,
     hold: Callable[[], None],
     warn: Callable[[str], None],
     inside: str,
@@ -265,33 +396,42 @@ def _watch(
 
     hold()
     settings = request.settings() if request.settings else Settings(handlers=())
+    terms = enforced.terms(settings)
+    registry.mark_philosophy(home.agent.path, terms.philosophy.name)
     watched = Watched(
         request.name,
         request.command,
         home.agent,
-        enforced,
+        enforced.settings,
         launch.started,
         inside,
         os.path.dirname(home.cgroup.path),
         home.adopt,
-        terms(settings),
+        terms,
         request.name if request.named else None,
         tripwire,
+        enforced.network,
+        request.origins,
         warn,
+        None if request.behalf is None else request.behalf.caller,
+        os.environ if request.behalf is None else request.behalf.environment,
+        "" if request.behalf is None else request.behalf.state,
+        None if request.behalf is None else request.behalf.within,
     )
     return Monitor(loop, watched, settings, on_oom, request.on_alert)
 
 
-def _outcome(
-    request: Request, agent: Cgroup, ended: Ended, enforced: list[Setting], missing: list[Refused]
-) -> Outcome:
+def _outcome(request: Request, agent: Cgroup, ended: Ended, enforced: Enforced) -> Outcome:
     from agentres.explain import Outcome
 
     usage, unreadable = agent.usage()
+    if enforced.network is not None:
+        counted = enforced.network.figures()
+        usage = usage.but(**{key: counted[key] for key in counted if key in usage.__match_args__})
     return Outcome(
         name=request.name,
         command=request.command,
-        limits=request.limits,
+        limits=ended.limits or request.limits,
         returncode=ended.returncode,
         wall=ended.wall,
         timeout=request.timeout,
@@ -299,17 +439,14 @@ def _outcome(
         killed_after_grace=ended.killed_after_grace,
         usage=usage,
         unreadable=unreadable,
-        enforced=enforced,
-        not_enforced=missing,
+        enforced=enforced.settings,
+        not_enforced=enforced.missing,
         oom_kills=ended.oom_kills,
         cgroup=agent.path,
         memory_max=_memory_max(agent),
         short=ended.short,
+        stopped=ended.stopped,
     )
-
-
-def _holds_memory(enforced: list[Setting]) -> bool:
-    return any(setting.file == "memory.max" for setting in enforced)
 
 
 def _memory_max(agent: Cgroup) -> int | str | None:
@@ -321,120 +458,56 @@ def _memory_max(agent: Cgroup) -> int | str | None:
         return None
 
 
-def _enforce(
-    request: Request, home: Home, identity: Identity | None
-) -> tuple[list[Setting], list[Refused], Callable[[Settings], Terms]]:
-    """Write the limits; what holds, what does not, and how they move.  Raises where that may not be."""
-    from agentres.kernel import devices
-    from agentres.kernel.mounts import mounts
-
-    limits, table, agent = request.limits, mounts(), home.agent
-    named = {name: devices.behind(name) for name in limits.named_devices}
-    every = devices.every_disk(table) if limits.limits_every_disk else []
-    lines = io_max_lines(limits, every, named)
-    settings = limits.settings(lines)
-    missing = agent.apply(settings)
-    refused = {item.setting for item in missing}
-    missing = [item for item in missing if not item.setting.optional]
-    if limits.limits_every_disk and not any(item.setting.file == "io.max" for item in missing):
-        own = identity.home if identity else request.environment.get("HOME", "/")
-        missing += _uncounted(request.cwd or ".", own, table) if every else [_NO_DISK]
-    missing += _uncounted_names(limits.named_written, table)
-    for item in missing:
-        # A rate for one device says nothing about mounts that have none.
-        asked = bool(item.setting.text) or request.every_disk_asked
-        if asked and not request.best_effort and item.setting.file not in request.tolerated:
-            from agentres.explain import OPTIONS
-
-            option = OPTIONS[item.setting.file]
-            raise NotEnforceable(
-                f"cannot enforce {option}: {item.why}",
-                "`agentres doctor` tells how to get it, --best-effort runs without it",
-            )
-    enforced = [setting for setting in settings if setting not in refused]
-    held = {setting.file for setting in enforced}
-    moving = {key: r for key, r in limits.ranges.items() if _FILES[key.partition("=")[0]] in held}
-
-    def terms(settings: Settings) -> Terms:
-        from agentres.elastic import Terms
-
-        devices = {name: tuple(numbers) for name, numbers in {**named, EVERY_DISK: every}.items()}
-        return Terms(
-            limits.but(ranges=moving),
-            lines,
-            devices,
-            settings.chosen(request.philosophy),
-            request.priority,
-            request.share,
-            os.path.dirname(home.cgroup.path),
-        )
-
-    return enforced, missing, terms
+OWN_USER = "auto"
+"""Asks for a user that no other agent has."""
 
 
-_FILES = {
-    "cpu": "cpu.max",
-    "memory": "memory.max",
-    "pids": "pids.max",
-    **dict.fromkeys(("io_read", "io_write", "io_read_iops", "io_write_iops"), "io.max"),
-}
-_NO_DISK = Refused(Setting("io.max", ""), "no disk is to be seen in /sys/block")
+def _gaps(identity: Identity | None, walled: bool) -> list[str]:
+    """What an agent that root starts could do against its limits, a line each."""
+    if os.geteuid() != 0:
+        return []
+    if identity is None or (identity.uid == 0 and not walled):
+        return ["it runs as root, and can undo its limits: --isolate or --user keeps it from that"]
+    from agentres.kernel import walls
+
+    if walled and identity.uid not in walls.DYNAMIC and walls.landlock() < walls.SCOPES_ABI:
+        return [
+            f"NOT enforced: it can signal other processes of {identity.name} (Linux 6.12's Landlock is not here); --user auto gives it a user of its own"
+        ]
+    return []
 
 
-def _uncounted(cwd: str, own: str, table: list[Mount]) -> list[Refused]:
-    """The mounts an agent is likely to write to whose disk ``io.max`` does not hold."""
-    from agentres.kernel import devices
-
-    places = ["/", "/tmp", "/var/tmp", cwd, own]
-    return [
-        Refused(
-            Setting("io.max", "", key=found.mount.point), f"on {found.mount.point}: {found.why}"
-        )
-        for found in devices.uncounted(places, table)
-    ]
-
-
-def _uncounted_names(names: Iterable[str], table: list[Mount]) -> list[Refused]:
-    """The files and directories, named for their disk, whose file system escapes the rate."""
-    from agentres.kernel import devices
-
-    return [
-        Refused(
-            Setting("io.max", name, key=found.mount.point), f"on {found.mount.point}: {found.why}"
-        )
-        for name in names
-        if not devices.is_device(name)
-        for found in devices.uncounted([name], table)
-    ]
-
-
-def _identity(user: str | None) -> Identity | None:
+def _identity(user: str | None) -> tuple[Identity | None, OwnUser | None]:
+    """The user, and what keeps that from being anybody else's meanwhile."""
     if user is None:
-        return None
+        return None, None
     if os.geteuid() != 0:
         raise UsageError("--user: only root may run an agent as another user")
     import pwd
 
     from agentres.kernel.trampoline import Identity
 
+    if user == OWN_USER:
+        from agentres.kernel.walls import OwnUser
+
+        own = OwnUser()
+        return Identity(own.uid, own.uid, (), f"agentres-{own.uid}", "/"), own
+
     try:
         entry = pwd.getpwuid(int(user)) if _is_number(user) else pwd.getpwnam(user)
     except (KeyError, OverflowError):  # getpwuid(3) takes what fits a uid_t
         raise UsageError(f"--user {user}: there is no such user") from None
-    return Identity(
-        entry.pw_uid,
-        entry.pw_gid,
-        tuple(os.getgrouplist(entry.pw_name, entry.pw_gid)),
-        entry.pw_name,
-        entry.pw_dir,
-    )
+    groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+    found = Identity(entry.pw_uid, entry.pw_gid, groups, entry.pw_name, entry.pw_dir)
+    return found, None
 
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 20
 
 
-def _check_cwd() -> None:
+def check_cwd() -> None:
+    """UsageError where the current directory is none any more."""
     try:
         os.getcwd()
     except OSError as error:

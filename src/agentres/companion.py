@@ -29,8 +29,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from agentres import settings as configuration
-from agentres.errors import AgentresError
-from agentres.handlers import EVENT_KEYS, Dispatcher, one_line
+from agentres.errors import AgentresError, printable
+from agentres.handlers import EVENT_KEYS, Dispatcher
 from agentres.handlers.keeper import pass_over_signals
 from agentres.policy.alerts import Severity
 from agentres.settings import Handler
@@ -69,7 +69,7 @@ def say(line: str) -> None:
     try:
         poll.register(2, select.POLLOUT)
         if poll.poll(0):
-            os.write(2, f"agentres: {one_line(line)}\n".encode(errors="backslashreplace"))
+            os.write(2, f"agentres: {printable(line)}\n".encode(errors="backslashreplace"))
     except OSError:  # stderr is closed or its reader has gone
         pass
 

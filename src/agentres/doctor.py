@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentres.kernel.probe import Facts
+from agentres.limits import NETWORK
 from agentres.units import format_size
 
 Status = Literal["ok", "missing", "refused", "note"]
@@ -27,6 +28,7 @@ _FILES = {
     "memory.oom.group": "one victim per OOM kill",
     "pids.max": "processes",
     "io.max": "disk rates",
+    NETWORK: "network rates",
 }
 
 _FEATURES = {
@@ -40,7 +42,7 @@ _FEATURES = {
     "cgroup.pressure": "pressure (PSI) is counted per agent (Linux 6.1)",
 }
 
-TOLERATED = frozenset({"io.max"})
+TOLERATED = frozenset({"io.max", NETWORK})
 """Limits by default only: a run that did not ask for them goes on without, and says so."""
 
 
@@ -56,7 +58,13 @@ class Finding:
 
 def examine(facts: Facts, tolerated: frozenset[str] = TOLERATED) -> list[Finding]:
     """All findings, the gravest questions first; of the ``tolerated`` files nobody asked for a limit."""
-    return [*_place(facts), *_limits(facts, tolerated), *_host(facts), *_features(facts)]
+    return [
+        *_place(facts),
+        *_limits(facts, tolerated),
+        *_pacing(facts),
+        *_host(facts),
+        *_features(facts),
+    ]
 
 
 def refused(findings: list[Finding]) -> bool:
@@ -104,10 +112,11 @@ def _limits(facts: Facts, tolerated: frozenset[str]) -> Iterator[Finding]:
         elif file == "io.max":
             yield Finding(file, "note", f"{what}: this host shows no disk to limit")
     yield Finding("nofile", "ok", f"open files: up to {facts.nofile_hard} for each process")
-    yield Finding("network", "note", "network rates are not limited by this version")
 
 
 def _remedy(facts: Facts, file: str) -> str:
+    if file == NETWORK:
+        return "run agentres as root; --net none is to be had without"
     controller = file.partition(".")[0]
     if facts.place_kind == "user" and controller not in facts.user_controllers:
         return IO_DROP_IN
@@ -126,10 +135,29 @@ def _host(facts: Facts) -> Iterator[Finding]:
     for text in facts.uncounted:
         yield Finding("disks", "missing", f"no write limit on {text}")
     if facts.uid == 0:
-        wall = "run agents with --user: one that runs as root can undo its own limits"
+        wall = "run agents with --isolate or --user: one that runs as root can undo its own limits"
     else:
         wall = "against accidents, not malice: an agent with your uid can undo its own limits"
     yield Finding("wall", "note", wall)
+
+
+def _pacing(facts: Facts) -> Iterator[Finding]:
+    """Only where rates of the network can be held at all."""
+    if facts.trial is None or all(row["file"] != NETWORK for row in facts.trial["enforced"]):
+        return
+    if facts.interfaces_error:
+        yield Finding("pacing", "missing", facts.interfaces_error)
+    for each in facts.interfaces:
+        kinds = ", ".join(each.kinds) or "nothing"
+        if each.paced:
+            yield Finding(f"pacing {each.name}", "ok", "fq: what is sent too fast waits")
+        else:
+            # Behind a virtual one there is another, by which packets leave.
+            remedy = "sudo agentres doctor --fix-net" if each.hardware else ""
+            what = f"{kinds}: what is sent too fast is dropped; fq would hold it back"
+            yield Finding(
+                f"pacing {each.name}", "missing" if each.hardware else "note", what, remedy
+            )
 
 
 def _features(facts: Facts) -> Iterator[Finding]:

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Mapping
 
 from agentres import log
-from agentres.errors import AgentresError, ControlFileError
+from agentres.errors import AgentresError
 from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
-from agentres.limits import CPU_PERIOD_USEC, IoMax, Limits, Setting
+from agentres.limiter import FIGURES, IO, Limiter
+from agentres.limits import NETWORKS, IoMax, Limits
 from agentres.policy.contention import Step, at_tripwire
 from agentres.policy.prediction import Prediction
-from agentres.policy.scaling import WORTH, Move, Philosophy, Scaler
-from agentres.policy.tripwire import ROOM
+from agentres.policy.scaling import Move, Philosophy, Scaler
 from agentres.record import TYPE_CHECKING, Record
 from agentres.sharing import PAGE, Sharing
 
@@ -31,25 +31,18 @@ FOLLOWS = {
     "io_write": "disk_write",
     "io_read_iops": "disk_read",
     "io_write_iops": "disk_write",
+    "net_in": "network_in",
+    "net_out": "network_out",
 }
 """Which resource is looked at for a limit (:data:`agentres.policy.resources.RESOURCES`)."""
 
-_LIMITS = {"memory": "memory_limit", "cpu": "cpu_limit", "pids": "pids_limit"}
-_IO = {
-    "io_read": ("rbps", 1),
-    "io_write": ("wbps", 2),
-    "io_read_iops": ("riops", 3),
-    "io_write_iops": ("wiops", 4),
-}
-"""The key in ``io.max``, and which figure of one of ``Sample.disks`` it limits."""
-
 _GRAINS = {"cpu": 0.01, "memory": PAGE}
-
-_RECLAIMED = 32 << 20
-"""Bytes of page cache that are given back at once, so that the loop is not kept for long."""
 
 _RATE_SECONDS = 0.1
 """A rate is over as much time at the least."""
+
+_NETWORK_SECONDS = 0.5
+"""Between two looks at an elastic rate of the network: the kernel tells nobody that one is met."""
 
 _NEVER = float("inf")
 
@@ -74,8 +67,7 @@ class Terms(Record):
 class Elastic:
     """Moves the limits of the agent in ``cgroup``.
 
-    ``values`` are its meter's.  ``expect`` is told of each limit that was written, ``arm`` writes
-    memory.high, ``act`` gets every action as a dict of primitives (docs/history.md).
+    ``values`` are its meter's, ``limiter`` writes; ``act`` gets every action as a dict of primitives (docs/history.md).
     """
 
     def __init__(
@@ -83,28 +75,25 @@ class Elastic:
         cgroup: Cgroup,
         terms: Terms,
         values: dict[str, Any],
-        expect: Callable[[Setting], None],
-        arm: Callable[[int], None],
+        limiter: Limiter,
         act: Callable[[dict[str, Any]], None],
     ) -> None:
         self._cgroup = cgroup
+        self._limiter = limiter
         self._values = values
         self._up = terms.philosophy.up
         self._moves = terms.philosophy.moves
         self._ranges = terms.limits.ranges
-        self._disks = terms.disks
-        self._expect = expect
-        self._arm = arm
         self._act = act
         now = time.monotonic()
         self._scalers: dict[str, list[Scaler]] = {}
         for key, between in terms.limits.ranges.items():
             scaler = Scaler(key, terms.philosophy, between, now, _GRAINS.get(key, 1))
             self._scalers.setdefault(FOLLOWS[key.partition("=")[0]], []).append(scaler)
-        self._io = {line.device: line for line in terms.io_max}
         self._before: dict[str, tuple[float, dict[str, int]]] = {}
         self._rates: dict[str, float] = {}
         self._periods = (0, 0)
+        self._packets: dict[str, tuple[int, int]] = {}
         self._refused: dict[str, object] = {}
         self.sharing: Sharing | None = None
         if (memory := terms.limits.ranges.get("memory")) is not None:
@@ -113,7 +102,9 @@ class Elastic:
             claimed = registry.Claimed(terms.priority, int(least), most=int(memory.most))
             self.sharing = Sharing(cgroup, terms.slice, terms.share, claimed, self._carry_out)
         self.frozen = False
-        """Whether we have frozen the agent."""
+        """Whether we have frozen the agent, for others."""
+        self.held = False
+        """Whether somebody has frozen it by command: it stays so."""
         self.event = False
         """Set while a notification of the kernel's is served."""
 
@@ -140,24 +131,28 @@ class Elastic:
             elif scaler.resource == "memory" and use is not None:
                 self._content()
             soonest = min(soonest, scaler.due(now))
+            if scaler.resource in NETWORKS:
+                soonest = min(soonest, _NETWORK_SECONDS)
         return soonest
 
     def begin(self, predicted: Prediction) -> None:
         """Start from what earlier runs used, as far as that goes by now."""
         for forecast in predicted.forecasts:
             key, start = forecast.resource, time.monotonic()
-            before = self._values[_LIMITS[key]]
+            before = self._values[FIGURES[key]]
             if key not in self._ranges or before is None or not self._moves:
                 continue
             try:
                 if key != "memory":
-                    self._write_limit(key, forecast.first)
+                    self._limiter.write(key, forecast.first)
                     after = forecast.first
                 elif forecast.first > before:
                     assert self.sharing is not None
-                    after = self.sharing.take(before, int(forecast.first), self._write_memory)
+                    after = self.sharing.take(
+                        before, int(forecast.first), self._limiter.write_memory
+                    )
                 else:
-                    after = self._lower_memory(int(forecast.first))
+                    after = self._limiter.trim_memory(int(forecast.first))
             except (AgentresError, OSError) as error:
                 self._refuse(key, before, forecast.first, "prediction", error, start)
                 continue
@@ -183,12 +178,16 @@ class Elastic:
         self, key: str, value: float | None, now: float
     ) -> tuple[float | None, float | None, float]:
         """What is used, the limit, and how much of the time it was felt."""
-        if key in _LIMITS:
+        if key in NETWORKS:
+            limit, early = self._values[FIGURES[key]], self._early(key)
+            # A few packets at once are early at any rate: it is felt where the rate is reached besides.
+            met = value is not None and limit is not None and value >= self._up * limit
+            return value, limit, early if met else 0.0
+        if key in FIGURES:
             felt = self._throttled() if key == "cpu" else 0.0
-            return value, self._values[_LIMITS[key]], felt
-        kind, _, name = key.partition("=")
-        rates = [float(getattr(self._io[device], _IO[kind][0])) for device in self._disks[name]]
-        return self._fastest(key, now), max(rates, default=None), 0.0
+            return value, self._values[FIGURES[key]], felt
+        limit = self._limiter.fastest(key)
+        return self._fastest(key, now), None if limit is None else float(limit), 0.0
 
     def _throttled(self) -> float:
         """The part of the periods since the last look in which cpu.max was met."""
@@ -196,12 +195,23 @@ class Elastic:
         before, self._periods = self._periods, (periods, met)
         return (met - before[1]) / (periods - before[0]) if periods > before[0] else 0.0
 
+    def _early(self, key: str) -> float:
+        """The part of the packets since the last look that were held back or dropped."""
+        way = "rx" if key == "net_in" else "tx"
+        passed, delayed, dropped = (
+            self._values[f"{way}_{name}"] or 0
+            for name in ("packets", "delayed_packets", "dropped_packets")
+        )
+        before, self._packets[key] = self._packets.get(key, (0, 0)), (passed + dropped, delayed + dropped)  # fmt: skip
+        all_now, early_now = self._packets[key]
+        return (early_now - before[1]) / (all_now - before[0]) if all_now > before[0] else 0.0
+
     def _fastest(self, key: str, now: float) -> float | None:
         """The rate of the one of these disks that was used most since the last look."""
         if self._values["disks"] is None:
             return None
         kind, _, name = key.partition("=")
-        at = _IO[kind][1]
+        at = IO[kind][1]
         totals = {disk[0]: disk[at] for disk in self._values["disks"]}
         then, before = self._before.get(key, (now, {}))
         if then < now < then + _RATE_SECONDS:  # a request or two in that: noise, and no rate
@@ -209,7 +219,9 @@ class Elastic:
         self._before[key] = (now, totals)
         if now <= then:
             return None
-        more = [totals.get(device, 0) - before.get(device, 0) for device in self._disks[name]]
+        more = [
+            totals.get(device, 0) - before.get(device, 0) for device in self._limiter.disks[name]
+        ]
         self._rates[key] = rate = float(max(more, default=0)) / (now - then)
         return rate
 
@@ -220,12 +232,12 @@ class Elastic:
         start = time.monotonic()
         try:
             if move.resource != "memory":
-                self._write_limit(move.resource, move.after)
+                self._limiter.write(move.resource, move.after)
                 after = move.after
             elif move.after > move.before:
                 after = self._raise_memory(move)
             else:
-                after = self._lower_memory(int(move.after))
+                after = self._limiter.trim_memory(int(move.after))
         except (AgentresError, OSError) as error:
             self._refuse(move.resource, move.before, move.after, move.rule, error, start)
             return move.before
@@ -237,51 +249,12 @@ class Elastic:
                 self.sharing.bell.ring()
         return after
 
-    def _write_limit(self, key: str, limit: float) -> None:
-        """Write a limit that needs no room, in the order that the kernel takes."""
-        if key == "cpu":
-            quota = round(limit * CPU_PERIOD_USEC)
-            settings = [
-                Setting("cpu.max", f"{quota} {CPU_PERIOD_USEC}"),
-                Setting("cpu.max.burst", str(quota), optional=True),
-            ]
-            before = self._values["cpu_limit"]
-            # The kernel takes no burst above the quota.
-            lower = before is not None and limit < before
-            for setting in settings[::-1] if lower else settings:
-                self._write(setting)
-        elif key == "pids":
-            self._write(Setting("pids.max", str(round(limit))))
-            self._values["pids_limit"] = round(limit)
-        else:
-            kind, _, name = key.partition("=")
-            for device in self._disks[name]:
-                line = self._io[device].but(**{_IO[kind][0]: round(limit)})
-                self._write(line.setting())
-                self._io[device] = line
-
-    def _write(self, setting: Setting) -> None:
-        try:
-            self._cgroup.set_property(setting.file, setting.text)
-        except ControlFileError as error:
-            if not setting.optional:
-                raise
-            log.debug(__name__, "without: %s", error)
-            return
-        self._expect(setting)
-        if setting.file == "cpu.max":
-            self._values["cpu_limit"] = int(setting.text.split()[0]) / CPU_PERIOD_USEC
-
-    def _write_memory(self, limit: int) -> None:
-        self._write(Setting("memory.max", str(limit)))
-        self._values["memory_limit"] = limit
-
     def _raise_memory(self, move: Move) -> int:
         assert self.sharing is not None
         before, wanted = int(move.before), int(move.after)
         if self.frozen:  # what there is goes to whom it was frozen for
             return before
-        after = self.sharing.take(before, wanted, self._write_memory)
+        after = self.sharing.take(before, wanted, self._limiter.write_memory)
         if after == before or move.use >= self._up * after:
             short = not self.sharing.wants
             self.sharing.want(wanted, at_tripwire(after, int(move.use)))
@@ -295,34 +268,6 @@ class Elastic:
         """It has what it needs."""
         if self.sharing is not None and self.sharing.wants and not self.frozen:
             self.sharing.want(0)
-
-    def _lower_memory(self, wanted: int) -> int:
-        """Lower memory.max to what is wanted, or as near as what is in use allows: it kills nobody."""
-        before = int(self._values["memory_limit"])
-        wanted = -(-wanted // PAGE) * PAGE
-        current = self._in_use()
-        if current + ROOM > wanted:
-            # Page cache, or what has come since the look: some is given back now, the rest another time.
-            self._reclaim(min(_RECLAIMED, current + ROOM - wanted))
-            current = self._in_use()
-            wanted = max(wanted, current + ROOM)
-        if wanted > WORTH * before:
-            return before
-        # From here on whoever allocates meets the tripwire first, and only then the limit.
-        self._arm(wanted - ROOM // 2)
-        if self._in_use() > wanted - ROOM // 2:
-            return before  # the tripwire is put right when all is settled
-        self._write_memory(wanted)
-        return wanted
-
-    def _in_use(self) -> int:
-        return int(self._cgroup.get_property("memory.current"))
-
-    def _reclaim(self, size: int) -> None:
-        try:
-            self._cgroup.set_property("memory.reclaim", str(size))
-        except ControlFileError as error:  # not all of it could be had, or Linux before 5.19
-            log.debug(__name__, "%s", error)
 
     def _carry_out(self, step: Step) -> bool:
         """What the others need of this agent; whether anything was done."""
@@ -340,7 +285,7 @@ class Elastic:
             elif step.kind == "release":
                 self.sharing.why, done = step.why, True
             if step.limit and before is not None:
-                after = self._lower_memory(step.limit)
+                after = self._limiter.trim_memory(step.limit)
                 done = done or after != before
         except (AgentresError, OSError) as error:
             self._refuse("memory", before, step.limit or before, "contention", error, start)
@@ -350,7 +295,7 @@ class Elastic:
 
     def _freeze(self, frozen: bool, why: str) -> None:
         assert self.sharing is not None
-        self._cgroup.set_property("cgroup.freeze", str(int(frozen)))
+        self._cgroup.set_property("cgroup.freeze", str(int(frozen or self.held)))
         self.frozen = frozen
         self.sharing.stopped(why)
 

@@ -40,6 +40,11 @@ def reason(error: OSError) -> str:
     return words[:1].lower() + words[1:]
 
 
+def printable(text: str) -> str:
+    """What came from outside, fit for a terminal and for a page: it can neither break the line nor command it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class AgentresError(Exception):
     """A failure of agentres itself, told in one line.
 

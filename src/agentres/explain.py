@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from agentres.errors import exit_status
-from agentres.limits import Limits, Refused, Setting
+from agentres.limits import NETWORK, NETWORKS, Limits, Refused, Setting
 from agentres.record import TYPE_CHECKING, Record
 from agentres.stats import OomKill, Usage
 from agentres.units import MAX, format_duration, format_rate, format_size
@@ -26,6 +26,7 @@ OPTIONS = {
     "memory.swap.max": "--swap",
     "pids.max": "--pids",
     "io.max": "--io-read/--io-write",
+    NETWORK: "--net-in/--net-out",
 }
 """The option that a control file's limit comes from."""
 
@@ -43,7 +44,7 @@ class Outcome(Record):
 
     ``returncode`` is the main process's: its exit status, or -N when signal N ended it.  Times in
     seconds.  ``killed_after_grace`` tells that SIGKILL had to follow ``timeout``'s SIGTERM.  ``memory_max`` is
-    the limit at the end; ``short`` tells, in words, why it was not raised when it had to be.
+    the limit at the end; ``stopped`` tells, in words, who has ended it by command; ``short`` tells, in words, why it was not raised when it had to be.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Outcome(Record):
     timeout: float | None = None
     timed_out: bool = False
     killed_after_grace: bool = False
+    stopped: str = ""
     usage: Usage = Usage()
     unreadable: Mapping[str, str] = MappingProxyType({})
     enforced: Sequence[Setting] = ()
@@ -90,6 +92,12 @@ def hits(outcome: Outcome) -> list[Hit]:
         found.append(
             Hit("cpu.max", usage.nr_throttled, f"{text} at {_range(limits, 'cpu', _cores)}")
         )
+    for way, key in (("rx", "net_in"), ("tx", "net_out")):
+        if dropped := getattr(usage, f"{way}_dropped_packets"):
+            size = format_size(getattr(usage, f"{way}_dropped_bytes"))
+            text = f"network limit: {_times(dropped, 'packet')} dropped ({size})"
+            option = f"--{key.replace('_', '-')}"
+            found.append(Hit(NETWORK, dropped, f"{text} at {option} {_range(limits, key, _rate)}"))
     return found
 
 
@@ -136,6 +144,10 @@ def _size(size: float | str | None) -> str:
     return format_size(size) if isinstance(size, (int, float)) else "no limit"
 
 
+def _rate(rate: float | str | None) -> str:
+    return format_rate(int(rate)) if isinstance(rate, (int, float)) else "no limit"
+
+
 def _cores(cores: float | str | None) -> str:
     return f"{cores:g} cores" if isinstance(cores, (int, float)) else "no limit"
 
@@ -148,7 +160,16 @@ def summary(outcome: Outcome) -> list[str]:
     else:
         end = f"exited {outcome.returncode}"
     lines = [f"{outcome.name} {end} after {format_duration(outcome.wall)}"]
-    rows = {"cpu": _cpu(outcome), "memory": None, "disk": None, "processes": None}
+    if outcome.stopped:
+        grace = ", by SIGKILL after the grace" if outcome.killed_after_grace else ""
+        lines.append(f"  {outcome.stopped}{grace}")
+    rows = {
+        "cpu": _cpu(outcome),
+        "memory": None,
+        "disk": None,
+        "network": _network(outcome),
+        "processes": None,
+    }
     if usage.memory_peak is not None:
         rows["memory"] = (
             f"peak {format_size(usage.memory_peak)} of {_range(limits, 'memory', _size)}"
@@ -175,6 +196,22 @@ def _cpu(outcome: Outcome) -> str | None:
     return (
         f"{format_duration(seconds)}, on average {mean:.2f} of {_range(outcome.limits, 'cpu', _cores)},"
         f" throttled {format_duration(throttled)}"
+    )
+
+
+def _network(outcome: Outcome) -> str | None:
+    usage = outcome.usage
+    if outcome.limits.net == "none":
+        return "none but loopback"
+    if usage.rx_bytes is None or usage.tx_bytes is None:
+        return None
+    ways = (
+        ("received", usage.rx_bytes, usage.rx_delayed_bytes),
+        ("sent", usage.tx_bytes, usage.tx_delayed_bytes),
+    )
+    return ", ".join(
+        f"{word} {format_size(size)}" + (f" ({format_size(early)} held back)" if early else "")
+        for word, size, early in ways
     )
 
 
@@ -210,6 +247,12 @@ def limits_line(limits: Limits) -> str:
         f"pids {_from_to(limits, 'pids', str)}",
         *disk,
         f"nofile {limits.nofile}",
+        *(
+            f"{key} {_from_to(limits, key, _rate)}"
+            for key in NETWORKS
+            if getattr(limits, key) is not None and limits.net != "none"
+        ),
+        *([f"net {limits.net}"] if limits.net != "host" else []),
     ]
     return ", ".join(parts)
 
@@ -233,6 +276,7 @@ def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
         "exit_code": outcome.exit_code,
         "signal": -outcome.returncode if outcome.returncode < 0 else None,
         "timed_out": outcome.timed_out,
+        "stopped": outcome.stopped or None,
         "wall_seconds": round(outcome.wall, 6),
         "usage": {key: getattr(usage, key) for key in Usage.__match_args__},
         "unreadable": dict(outcome.unreadable),
@@ -243,6 +287,10 @@ def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
             "pids": limits.pids,
             **{key: dict(rates) for key, rates in limits.disk_rates.items()},
             "nofile": limits.nofile,
+            "net_in": limits.net_in,
+            "net_out": limits.net_out,
+            "net": limits.net,
+            "net_loopback": limits.net_loopback,
             "timeout": outcome.timeout,
             "ranges": {key: [each.least, each.most] for key, each in limits.ranges.items()},
         },

@@ -58,6 +58,15 @@ PIDS = 512
 DISK_RATE = 100_000_000
 """Bytes a second and disk, read or written, where nothing is said."""
 
+NET_RATE = 100_000_000
+"""Bytes a second, received or sent, where nothing is said."""
+
+NETS = ("host", "none", "isolated")
+"""What network an agent is in: the host's, or one of its own: with nothing but loopback, or a wire to the host."""
+
+LOOPBACKS = ("free", "limited")
+"""Whether what goes over loopback counts for the network's rates: agents talk to model servers there."""
+
 SHARE = 0.8
 """How much of the host agents may use, where nothing is said."""
 
@@ -142,11 +151,30 @@ class IoMax(Record):
         return Setting("io.max", f"{self.device} {rates}", key=self.device)
 
 
+class NetworkMax(Record):
+    """What an agent may receive and send, bytes a second, and whether loopback counts (:data:`LOOPBACKS`).
+
+    No control file has it, but its text is of their kind, and is told where theirs are.
+    """
+
+    net_in: int | Max = MAX
+    net_out: int | Max = MAX
+    loopback: str = LOOPBACKS[0]
+
+    def setting(self) -> Setting:
+        return Setting(NETWORK, f"in={self.net_in} out={self.net_out} loopback={self.loopback}")
+
+
+NETWORK = "network"
+"""What stands for the control file that the network's rates would have."""
+
+
 class Limits(Record):
     """The limits of one agent.
 
     ``cpu`` in cores, memory and swap in bytes, ``pids`` in tasks (threads count), the four disk
-    rates a second, ``nofile`` in descriptors of each process (RLIMIT_NOFILE, soft and hard).
+    rates a second, ``nofile`` in descriptors of each process (RLIMIT_NOFILE, soft and hard); ``net_in`` and
+    ``net_out`` in bytes a second, ``net`` and ``net_loopback`` among :data:`NETS` and :data:`LOOPBACKS`.
     ``ranges`` tells which of them are elastic, by field, and ``io_read=/dev/vda`` for the rate of one
     disk; the field holds what is written first.
     """
@@ -160,6 +188,10 @@ class Limits(Record):
     io_read_iops: Rates = MappingProxyType({})
     io_write_iops: Rates = MappingProxyType({})
     nofile: int | None = None
+    net_in: int | Max | None = None
+    net_out: int | Max | None = None
+    net: str = NETS[0]
+    net_loopback: str = LOOPBACKS[0]
     ranges: Mapping[str, Range] = MappingProxyType({})
 
     def settings(self, io_max: Iterable[IoMax] = ()) -> list[Setting]:
@@ -187,6 +219,18 @@ class Limits(Record):
             settings.append(Setting("pids.max", str(self.pids)))
         settings.extend(line.setting() for line in io_max)
         return settings
+
+    @property
+    def network(self) -> NetworkMax | None:
+        """The network's rates; None where there is nothing to send to."""
+        if self.net == "none":
+            return None
+        return NetworkMax(self.net_in or MAX, self.net_out or MAX, self.net_loopback)
+
+    @property
+    def limits_network(self) -> bool:
+        """Whether a rate of the network is asked for."""
+        return self.net != "none" and not {self.net_in, self.net_out} <= {MAX, None}
 
     @property
     def disk_rates(self) -> dict[str, Rates]:
@@ -236,6 +280,8 @@ def defaults(host: Host, share: float = SHARE) -> Limits:
         io_read={EVERY_DISK: DISK_RATE},
         io_write={EVERY_DISK: DISK_RATE},
         nofile=min(1000, host.nofile),
+        net_in=NET_RATE,
+        net_out=NET_RATE,
         ranges=ranges,
     )
 
@@ -286,7 +332,8 @@ class Written(Record):
 
     ``whole`` is what the host has of it, of which nobody gets more.  ``start`` is where an elastic one
     starts, as near as its range allows; None is at its most.  ``example`` is a range; without one the
-    limit is fixed, and ``unlimited`` tells whether it may be ``max``.
+    limit is fixed, and ``unlimited`` tells whether it may be ``max``.  With ``choices`` it is one of those
+    words and no number.
     """
 
     parse: Callable[[str, Host], Any]
@@ -297,13 +344,19 @@ class Written(Record):
     example: str = ""
     unlimited: bool = True
     pages: bool = False
+    choices: tuple[str, ...] = ()
 
 
 def _cores(cores: float) -> str:
     return f"{cores:g} cores"
 
 
+def _one_of(words: tuple[str, ...]) -> Written:
+    return Written(lambda text, host: text, 0, str, choices=words)
+
+
 _RATE = Written(lambda text, host: parse_rate(text), 1, format_rate, None, DISK_RATE, "10M:100M")
+_NET = Written(lambda text, host: parse_rate(text), 1, format_rate, None, NET_RATE, "10M:100M")
 # Nobody asked for few of them: those who want less say less.
 _IOPS = Written(lambda text, host: parse_count(text), 1, str, None, None, "100:5000")
 WRITTEN: Mapping[str, Written] = MappingProxyType(
@@ -332,9 +385,16 @@ WRITTEN: Mapping[str, Written] = MappingProxyType(
         "io_read_iops": _IOPS,
         "io_write_iops": _IOPS,
         "nofile": Written(lambda text, host: parse_count(text), 1, str, unlimited=False),
+        "net_in": _NET,
+        "net_out": _NET,
+        "net": _one_of(NETS),
+        "net_loopback": _one_of(LOOPBACKS),
     }
 )
 """The limits that can be written, by their field of :class:`Limits`."""
+
+NETWORKS = ("net_in", "net_out")
+"""Those of them that are rates of the network."""
 
 DISKS = ("io_read", "io_write", "io_read_iops", "io_write_iops")
 """Those of them that each disk has, and that may be written several times: ``[DEV=]RATE``."""
@@ -369,6 +429,11 @@ def _device(key: str, text: str) -> tuple[str, str]:
 
 def _limit(written: Written, text: str, host: Host) -> tuple[Any, Range | None]:
     """What is written first, and between what it moves; UnitError."""
+    if written.choices:
+        if text not in written.choices:
+            *others, last = written.choices
+            raise UnitError(f"expected {', '.join(others)} or {last}")
+        return text, None
     low, colon, high = text.partition(":")
     if not colon:
         return (MAX if text == MAX and written.unlimited else _value(written, text, host)), None
@@ -415,3 +480,17 @@ def _value(written: Written, text: str, host: Host) -> Any:
     if written.whole is not None and value > written.whole(host):
         raise UnitError(f"is above the host's {written.show(written.whole(host))}")
     return page_align(value, host.page) if written.pages else value
+
+
+def parse_priority(text: str) -> int:
+    """A weight from ``low``, ``normal``, ``high`` or a number; UnitError."""
+    if (known := PRIORITIES.get(text)) is not None:
+        return known
+    expected = f"expected low, normal, high, or a whole number, 1 to {PRIORITY_MAX}"
+    try:
+        number = parse_count(text)
+    except UnitError:
+        raise UnitError(expected) from None
+    if not 1 <= number <= PRIORITY_MAX:
+        raise UnitError(expected)
+    return number

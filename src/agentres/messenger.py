@@ -13,7 +13,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from agentres.errors import ControlFileError
 from agentres.kernel.loop import Loop
@@ -23,6 +23,8 @@ from agentres.settings import Handler, Settings, to_plain
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from agentres.kernel.caller import Caller
 
     Handle = Callable[[dict[str, Any]], object]
 
@@ -44,7 +46,8 @@ class Messenger:
     ``history`` is the path of the database, or empty; ``adopt`` puts the companion where it belongs, before
     it starts anything; ``on_trouble`` is called with a line and how many
     alerts have been dropped in all.  ``callables`` are the handlers of a program that uses
-    agentres as a library: with them the companion is forked from this process, not executed.
+    agentres as a library: with them the companion is forked from this process, not executed.  ``caller`` is whom it
+    runs as, where not as ourselves, in its ``environment``.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class Messenger:
         adopt: Callable[[int], None],
         on_trouble: Callable[[str, int], None],
         callables: Sequence[Handle] = (),
+        caller: Caller | None = None,
+        environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._loop = loop
         self._settings = settings
@@ -62,6 +67,8 @@ class Messenger:
         self._adopt = adopt
         self._on_trouble = on_trouble
         self._callables = callables
+        self._caller = caller
+        self._environment = environment
         self._socket: _socket.socket | None = None
         self._pid = 0
         self._dropped: dict[str, int] = {}
@@ -82,7 +89,9 @@ class Messenger:
         ours.setblocking(False)
         ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, _BUFFER)
         try:
-            self._pid = self._fork(theirs, ours) if self._callables else _execute(theirs.fileno())
+            self._pid = (
+                self._fork(theirs, ours) if self._callables else self._execute(theirs.fileno())
+            )
             self._adopt(self._pid)
         except (OSError, ControlFileError) as error:
             ours.close()
@@ -164,6 +173,28 @@ class Messenger:
                 os._exit(0)
         return pid
 
+    def _execute(self, fd: int) -> int:
+        line = [sys.executable, "-P", "-m", "agentres.companion", str(fd)]
+        if self._caller is not None:
+            from agentres.kernel.caller import spawn
+
+            return spawn(self._caller, line, self._environment, fd)
+        os.set_inheritable(fd, True)
+        devnull = os.devnull
+        return os.posix_spawn(
+            sys.executable,
+            line,
+            self._environment,
+            # Our stdin and stdout are the agent's.
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, devnull, os.O_WRONLY, 0),
+            ],
+            setsid=True,  # the terminal's Ctrl-C and Ctrl-Z are for the agent
+            # Until it is up.
+            setsigmask=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT],
+        )
+
     def _send(self, message: tuple[Any, ...]) -> None:
         if self._socket is None:
             return
@@ -212,20 +243,3 @@ class Messenger:
         self._socket = None
         os.kill(self._pid, signal.SIGKILL)  # its end of the line is closed: it has no more to do
         os.waitpid(self._pid, 0)
-
-
-def _execute(fd: int) -> int:
-    os.set_inheritable(fd, True)
-    devnull = os.devnull
-    return os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-P", "-m", "agentres.companion", str(fd)],
-        os.environ,
-        # Our stdin and stdout are the agent's.
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, devnull, os.O_WRONLY, 0),
-        ],
-        setsid=True,  # the terminal's Ctrl-C and Ctrl-Z are for the agent
-        setsigmask=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT],  # until it is up
-    )

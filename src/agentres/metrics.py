@@ -128,6 +128,12 @@ _OF_BOTH = (
     Figure("disk_written_bytes_total", "Bytes written, by disk.", _disk(1), ("device",)),
     Figure("disk_reads_total", "Read operations, by disk.", _disk(2), ("device",)),
     Figure("disk_writes_total", "Write operations, by disk.", _disk(3), ("device",)),
+    Figure("network_receive_bytes_total", "Bytes received, without loopback.", _one("rx_bytes")),
+    Figure("network_transmit_bytes_total", "Bytes sent, without loopback.", _one("tx_bytes")),
+    Figure("network_receive_packets_total", "Packets received.", _one("rx_packets")),
+    Figure("network_transmit_packets_total", "Packets sent.", _one("tx_packets")),
+    Figure("network_receive_drop_total", "Packets not received.", _one("rx_dropped_packets")),
+    Figure("network_transmit_drop_total", "Packets not sent.", _one("tx_dropped_packets")),
     Figure("open_files", "Open files of all processes.", _one("fds")),
     Figure(
         "pressure_seconds_total",
@@ -139,6 +145,25 @@ _OF_BOTH = (
 
 OF_AGENT = (
     *_OF_BOTH,
+    *(
+        Figure(f"network_{way}_{what}_total", f"{word} {words}", _one(f"{of}_{field}"))
+        for way, word, of in (("receive", "Received", "rx"), ("transmit", "Sent", "tx"))
+        for what, words, field in (
+            ("dropped_bytes", "too fast for the limit, and lost.", "dropped_bytes"),
+            ("delayed_bytes", "ahead of the limit, and held back.", "delayed_bytes"),
+            ("delayed_packets", "likewise, in packets.", "delayed_packets"),
+            ("loopback_bytes", "over loopback, where that is free.", "loopback_bytes"),
+            ("loopback_packets", "likewise, in packets.", "loopback_packets"),
+        )
+    ),
+    Figure(
+        "network_receive_limit_bytes",
+        "Bytes a second that may be received.",
+        _one("net_in_limit"),
+    ),
+    Figure(
+        "network_transmit_limit_bytes", "Bytes a second that may be sent.", _one("net_out_limit")
+    ),
     Figure("cpu_periods_total", "Periods in which the CPU limit counted.", _one("nr_periods")),
     Figure("cpu_throttled_periods_total", "Periods cut by the limit.", _one("nr_throttled")),
     Figure(
@@ -163,8 +188,6 @@ OF_AGENT = (
 OF_HOST = (
     *_OF_BOTH,
     Figure("processes", "Processes, without their threads.", _one("pids_current")),
-    Figure("network_receive_bytes_total", "Bytes received, without loopback.", _one("rx_bytes")),
-    Figure("network_transmit_bytes_total", "Bytes sent, without loopback.", _one("tx_bytes")),
     *(
         Figure(f"load{minutes}", f"Load average over {minutes} min.", _one(f"load{minutes}"))
         for minutes in (1, 5, 15)

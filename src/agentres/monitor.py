@@ -11,13 +11,15 @@ import fcntl
 import os
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 from agentres import log
 from agentres.elastic import Elastic, Terms
 from agentres.engine import Engine, Subject
 from agentres.errors import ControlFileError
+from agentres.kernel.caller import files_of
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.deadman import Deadman
 from agentres.kernel.drift import Drift
@@ -25,10 +27,12 @@ from agentres.kernel.loop import Loop, Timer
 from agentres.kernel.meter import Meter
 from agentres.kernel.pressure import trigger
 from agentres.learning import Learning
+from agentres.limiter import Limiter
 from agentres.limits import Setting
 from agentres.messenger import Messenger
 from agentres.paths import state_directory
 from agentres.policy import tripwire
+from agentres.policy.resources import RESOURCES
 from agentres.policy.tripwire import ROOM
 from agentres.record import TYPE_CHECKING, Record
 from agentres.recorder import Recorder, new_run
@@ -39,7 +43,11 @@ from agentres.units import MAX
 if TYPE_CHECKING:
     from typing import Any, Literal
 
+    from agentres.kernel.caller import Caller
+    from agentres.kernel.network import Network
+    from agentres.limits import Limits
     from agentres.messenger import Handle
+    from agentres.policy.prediction import Prediction
     from agentres.units import Max
 
 BREATH = 0.05
@@ -75,7 +83,10 @@ class Watched(Record):
     time.monotonic(); ``inside`` is the cgroup as /proc/PID/cgroup names it; ``parent`` is the
     cgroup that holds all agents' homes.  ``terms`` say how the limits move; None: not at all.  ``named`` is
     the name where it was given, None where it was made up.  ``tripwire`` is the memory.high that stands
-    already, with the deadman that would take it down.  ``warn`` gets lines for people.
+    already, with the deadman that would take it down.  ``network`` counts its packets; None: nothing does.
+    ``origins`` tell where a limit was asked for, by its key.  ``warn`` gets lines for people.  ``caller`` is whose agent it
+    is where it is not our own user's: the history in ``state`` and the handlers, in ``environment``, are that user's then,
+    and ``within`` lowers or refuses limits that are more than it may set.
     """
 
     name: str
@@ -89,7 +100,13 @@ class Watched(Record):
     terms: Terms | None = None
     named: str | None = None
     tripwire: tuple[int, Deadman] | None = None
+    network: Network | None = None
+    origins: Mapping[str, str] = MappingProxyType({})
     warn: Callable[[str], None] = lambda line: None
+    caller: Caller | None = None
+    environment: Mapping[str, str] = os.environ
+    state: str = ""
+    within: Callable[[Limits, Limits | None], Limits] | None = None
 
 
 class Monitor:
@@ -106,12 +123,13 @@ class Monitor:
         on_oom: Callable[[], None],
         callables: Sequence[Handle] = (),
     ) -> None:
+        self.watched = watched
         self._loop = loop
         self._settings = settings
-        self._agent = watched.cgroup
+        self.agent = watched.cgroup
         self._parent = watched.parent
         self._on_oom = on_oom
-        self._directory = state_directory()
+        self._directory = watched.state or state_directory()
         self._samples = 0
         self._limits_off: list[str] = []
         self._oom_kills = 0
@@ -124,7 +142,14 @@ class Monitor:
         self._tripwire_off = ""
         history = f"{self._directory}/history.db" if settings.history else ""
         self._messenger = Messenger(
-            loop, settings, history, watched.adopt, self._alerts_dropped, callables
+            loop,
+            settings,
+            history,
+            watched.adopt,
+            self._alerts_dropped,
+            callables,
+            watched.caller,
+            watched.environment,
         )
         if callables or any(handler.type != "terminal" for handler in settings.handlers):
             self._messenger.start()
@@ -132,28 +157,45 @@ class Monitor:
         if history:
             self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             loop.watch(self._wake, self._history_changed)
-            self._recorder = Recorder(history, lambda: os.eventfd_write(self._wake, 1))
+            self._recorder = Recorder(
+                history, lambda: os.eventfd_write(self._wake, 1), watched.caller
+            )
         started = time.time() - (time.monotonic() - watched.started)
         path = watched.cgroup.path
         self.run = new_run(watched.name, "agent", watched.command, path, started)
+        if watched.caller is not None:
+            self.run = self.run.but(uid=watched.caller.uid)
         self._keep("begin", self.run)
-        self._meter = Meter(watched.cgroup.path)
+        self.meter = Meter(watched.cgroup.path, network=watched.network)
         self._learning: Learning | None = None
         if self._recorder is not None:
             self._learning = Learning(
-                self._recorder, settings, self._meter.values, watched.named, watched.command, watched.started
+                self._recorder, settings, self.meter.values, watched.named, watched.command, watched.started
             )  # fmt: skip
-        self._meter.read("limits")
-        self._meter.values.update(history=0, handlers=0, drift=0, starved=0, frozen=0)
+        self.meter.read("limits")
+        self.meter.values.update(history=0, handlers=0, drift=0, starved=0, frozen=0)
         self._engine = Engine(loop, settings, self._tell, self._sampled)
-        self._subject = _Agent(self, self._meter, settings, watched.started)
-        self._drift = Drift(watched.cgroup, watched.enforced, watched.inside)
-        self._elastic: Elastic | None = None
+        self.subject = _Agent(self, self.meter, settings, watched.started)
+        self.drift = Drift(watched.cgroup, watched.enforced, watched.inside, watched.network)
+        self.elastic: Elastic | None = None
         self._contention: Timer | None = None
-        if watched.terms is not None and watched.terms.limits.ranges:
-            self._elastic = self._made_elastic(watched.terms, watched.started)
-        if self._drift.fd >= 0:
-            loop.watch(self._drift.fd, self._limit_written)
+        self.held = ""
+        """Who has frozen it by command, in words; empty: nobody."""
+        self.terms = watched.terms
+        self.limiter: Limiter | None = None
+        if watched.terms is not None:
+            self.limiter = Limiter(
+                self.agent,
+                self.meter.values,
+                self.drift.expect,
+                self._set_tripwire,
+                watched.network,
+                watched.terms.io_max,
+                watched.terms.disks,
+            )
+            self._make_elastic(watched.started)
+        if self.drift.fd >= 0:
+            loop.watch(self.drift.fd, self._limit_written)
         self._notifying = {
             fd: callback
             for file, callback in (
@@ -161,7 +203,7 @@ class Monitor:
                 ("pids.events", self._pids_event),
                 ("cgroup.events", self._cgroup_event),
             )
-            if (fd := self._meter.fd(file)) is not None
+            if (fd := self.meter.fd(file)) is not None
         }
         self._paused: set[int] = set()
         self._triggers = []
@@ -171,34 +213,28 @@ class Monitor:
                 self._notifying[fd] = partial(self._stalled, fd, groups)
         for fd, callback in self._notifying.items():
             loop.watch(fd, callback, select.EPOLLPRI)
-        self._meter.read("events")
-        self._engine.add(self._subject)
-        if self._learning is not None and self._elastic is not None and watched.terms is not None:
-            self._learning.ask(watched.terms.limits.ranges, watched.warn, self._elastic.begin)
+        self.meter.read("events")
+        self._engine.add(self.subject)
+        if self._learning is not None and watched.terms is not None:
+            self._learning.ask(watched.terms.limits.ranges, watched.warn, self._begin)
 
     def finish(self, exit_code: int) -> None:
         """Take the last sample, end the alerts, and wait for the history and the handlers."""
-        self._meter.read("events")
-        self._engine.remove(self._subject, _ENDED)
+        self.meter.read("events")
+        self._engine.remove(self.subject, _ENDED)
         for fd in self._notifying.keys() - self._paused:
             self._loop.unwatch(fd)
         self._notifying.clear()
-        if self._elastic is not None:
-            if self._contention is not None:
-                self._contention.cancel()
-            if self._elastic.sharing is not None and self._elastic.sharing.bell.fd >= 0:
-                self._loop.unwatch(self._elastic.sharing.bell.fd)
-            self._elastic.close()
-            self._elastic = None
+        self._end_elastic()
         for fd in self._triggers:
             os.close(fd)
         self._lift()
-        if self._drift.fd >= 0:
-            self._loop.unwatch(self._drift.fd)
-        self._drift.close()
-        self._meter.close()
+        if self.drift.fd >= 0:
+            self._loop.unwatch(self.drift.fd)
+        self.drift.close()
+        self.meter.close()
         self._messenger.close()
-        self._engine.end(self._subject, _ENDED)  # of what the handlers did not take at the last
+        self._engine.end(self.subject, _ENDED)  # of what the handlers did not take at the last
         if self._learning is not None:
             self._learning.finish(time.monotonic())
         self._keep("end", self.run.id, time.time(), exit_code)
@@ -212,26 +248,26 @@ class Monitor:
     # What the kernel tells.
 
     def _memory_event(self) -> None:
-        limit = self._meter.values["memory_limit"]
+        limit = self.meter.values["memory_limit"]
         self._look_by_event("memory", "events")
         now = time.monotonic()
-        if self._meter.values["memory_limit"] != limit:
+        if self.meter.values["memory_limit"] != limit:
             self._moved_at = now
         if now - self._moved_at > _BURST_LASTS:  # else the next one may be the next step of a burst
-            self._pause(self._meter.fd("memory.events"))
-        killed = self._meter.values["memory_oom_kill"] or 0
+            self._pause(self.meter.fd("memory.events"))
+        killed = self.meter.values["memory_oom_kill"] or 0
         if killed > self._oom_kills:
             self._oom_kills = killed
             self._on_oom()
 
     def _pids_event(self) -> None:
-        self._pause(self._meter.fd("pids.events"))
+        self._pause(self.meter.fd("pids.events"))
         self._look_by_event("pids", "events")
 
     def _cgroup_event(self) -> None:
         """It was frozen or thawed, by whomever, or its last process has ended or was moved out."""
-        self._pause(self._meter.fd("cgroup.events"))
-        self._engine.look(self._subject, "events", "fds")
+        self._pause(self.meter.fd("cgroup.events"))
+        self._engine.look(self.subject, "events", "fds")
         self._check_moved()
 
     def _stalled(self, fd: int, groups: tuple[str, ...]) -> None:
@@ -239,11 +275,11 @@ class Monitor:
         self._look_by_event(*groups)
 
     def _look_by_event(self, *groups: str) -> None:
-        if self._elastic is not None:
-            self._elastic.event = True
-        self._engine.look(self._subject, *groups)
-        if self._elastic is not None:
-            self._elastic.event = False
+        if self.elastic is not None:
+            self.elastic.event = True
+        self._engine.look(self.subject, *groups)
+        if self.elastic is not None:
+            self.elastic.event = False
 
     def _pause(self, fd: int | None) -> None:
         """Hear a file again only after a breath; what comes meanwhile is told then."""
@@ -258,20 +294,21 @@ class Monitor:
             self._loop.watch(fd, callback, select.EPOLLPRI)
 
     def _limit_written(self) -> None:
-        self._drift.written()
-        self._check_drift()
-        self._meter.read("limits")
+        self.drift.written()
+        self.check_drift()
+        self.meter.read("limits")
 
-    def _check_drift(self) -> None:
-        self._limits_off = self._drift.rewritten()
+    def check_drift(self) -> None:
+        """Compare what holds with what was set, now."""
+        self._limits_off = self.drift.rewritten()
         self._check_moved()
 
     def _check_moved(self) -> None:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        found = self._limits_off + self._drift.moved(map(int, self._meter.pids), now)
-        self._subject.detail["drift"] = "; ".join(found)
-        self._meter.values["drift"] = len(found)
-        self._engine.observe(self._subject, "drift")
+        found = self._limits_off + self.drift.moved(map(int, self.meter.pids), now)
+        self.subject.detail["drift"] = "; ".join(found)
+        self.meter.values["drift"] = len(found)
+        self._engine.observe(self.subject, "drift")
 
     # What the engine tells.
 
@@ -281,7 +318,7 @@ class Monitor:
             self._learning.sampled(time.monotonic())
         self._samples += 1
         if self._samples % _READ_BACK_EVERY == 0:
-            self._check_drift()
+            self.check_drift()
         else:
             self._check_moved()
         if self._samples > 1 and self._lease < 0:
@@ -296,54 +333,83 @@ class Monitor:
 
     # Limits that move.
 
-    def _made_elastic(self, terms: Terms, started: float) -> Elastic:
-        made = Elastic(
-            self._agent,
-            terms,
-            self._meter.values,
-            self._drift.expect,
-            self._set_tripwire,
-            self._acted,
-        )
+    def _make_elastic(self, since: float | None) -> None:
+        assert self.terms is not None
+        assert self.limiter is not None
+        if not self.terms.limits.ranges:
+            return
+        made = Elastic(self.agent, self.terms, self.meter.values, self.limiter, self.acted)
         for resource in made.resources:
-            self._subject.follow(resource, started)
+            self.subject.follow(resource, since)
         if made.sharing is not None and made.sharing.bell.fd >= 0:
             self._loop.watch(made.sharing.bell.fd, self._bell_rang)
-        return made
+        self.elastic = made
+
+    def _begin(self, predicted: Prediction) -> None:
+        if self.elastic is not None:  # somebody may have set other limits meanwhile
+            self.elastic.begin(predicted)
+
+    def anew(self, terms: Callable[[], Terms]) -> None:
+        """Have the limits move by other terms, which are made while none of them does.
+
+        What these raise goes on to whoever asks, and the limits move on as before.
+        """
+        self._end_elastic()
+        try:
+            self.terms = terms()
+        finally:
+            self._make_elastic(None)
+            if self.elastic is not None:
+                self.elastic.held = bool(self.held)
+                # What nobody had asked to see since is looked at from now on.
+                self._engine.look(
+                    self.subject, *{RESOURCES[each].group for each in self.elastic.resources}
+                )
+
+    def _end_elastic(self) -> None:
+        if self.elastic is None:
+            return
+        if self._contention is not None:
+            self._contention.cancel()
+            self._contention = None
+        if self.elastic.sharing is not None and self.elastic.sharing.bell.fd >= 0:
+            self._loop.unwatch(self.elastic.sharing.bell.fd)
+        self.elastic.close()
+        self.elastic = None
 
     def observed(self, resource: str, value: float | None, now: float) -> float:
         """A value was read, and is not judged yet."""
         if resource == "memory" and self._learning is not None:
             self._learning.memory()
-        return _NEVER if self._elastic is None else self._elastic.observed(resource, value, now)
+        return _NEVER if self.elastic is None else self.elastic.observed(resource, value, now)
 
     def ceiling(self, resource: str) -> float | None:
         """What the resource's limit may become, where it moves."""
-        return None if self._elastic is None else self._elastic.ceiling(resource)
+        return None if self.elastic is None else self.elastic.ceiling(resource)
 
     @property
     def _deaf(self) -> bool:
         """Whether no bell tells it that somebody wants something: the kernel gave no inotify instance."""
-        sharing = self._elastic.sharing if self._elastic is not None else None
+        sharing = self.elastic.sharing if self.elastic is not None else None
         return sharing is not None and sharing.bell.fd < 0
 
     def _bell_rang(self) -> None:
-        assert self._elastic is not None
-        assert self._elastic.sharing is not None
-        self._elastic.sharing.bell.heard()
+        assert self.elastic is not None
+        assert self.elastic.sharing is not None
+        self.elastic.sharing.bell.heard()
         self._contend()
 
     def _contend(self) -> None:
         """Do our part where memory is short, and ask again for what we want ourselves."""
-        if self._elastic is None or self._elastic.sharing is None:
+        if self.elastic is None or self.elastic.sharing is None:
             return
-        wait = self._elastic.sharing.contend()
+        wait = self.elastic.sharing.contend()
         if self._contention is not None:
             self._contention.cancel()
             self._contention = None
         if wait < _NEVER:
             self._contention = self._loop.call_at(time.monotonic() + wait, self._contend)
-        if self._elastic.sharing.wants:
+        if self.elastic.sharing.wants:
             self._look_by_event("memory")
         else:
             self.settled()
@@ -351,37 +417,39 @@ class Monitor:
     @property
     def short(self) -> str:
         """What memory the agent was refused at the last, in words; empty: none."""
-        sharing = self._elastic.sharing if self._elastic is not None else None
+        sharing = self.elastic.sharing if self.elastic is not None else None
         if sharing is None:
             return ""
         return sharing.why if sharing.wants else sharing.was
 
-    def _acted(self, action: dict[str, Any]) -> None:
+    def acted(self, action: dict[str, Any]) -> None:
+        """Something was done with a limit: :data:`agentres.store.rows.OF_ACTION`."""
         self._keep("act", {"run": self.run.id, "agent": self.run.name, **action})
 
     def _state(self, resource: str, holds: bool, why: str) -> None:
-        if self._meter.values[resource] != holds:
-            self._subject.detail[resource] = why
-            self._meter.values[resource] = int(holds)
-            self._engine.observe(self._subject, resource)
+        if self.meter.values[resource] != holds:
+            self.subject.detail[resource] = why
+            self.meter.values[resource] = int(holds)
+            self._engine.observe(self.subject, resource)
 
     def settled(self) -> None:
         """All that was read has been judged: move the tripwire to the next threshold."""
-        elastic = self._elastic
+        elastic = self.elastic
         if elastic is not None and (sharing := elastic.sharing) is not None:
             if self._deaf and sharing.wants and self._contention is None:
                 self._contention = self._loop.call_at(time.monotonic(), self._contend)
             self._state("starved", bool(sharing.wants), sharing.why)
-        values = self._meter.values
+        values = self.meter.values
         if elastic is not None and elastic.frozen and elastic.sharing is not None:
             self._state("frozen", True, elastic.sharing.why)
         else:
             frozen = bool(values["cgroup_frozen"])
-            self._state("frozen", frozen, "somebody wrote cgroup.freeze" if frozen else "")
+            why = self.held or "somebody wrote cgroup.freeze"
+            self._state("frozen", frozen, why if frozen else "")
         current, used = values["memory_current"], values["working_set"]
         if current is None or used is None or self._tripwire_off:
             return
-        thresholds = [watch.next_threshold for watch in self._subject.watches.get("memory", ())]
+        thresholds = [watch.next_threshold for watch in self.subject.watches.get("memory", ())]
         wake = None if elastic is None else elastic.wake_at()
         ahead = min((t for t in (*thresholds, wake) if t is not None), default=None)
         room = None if wake is None else ROOM
@@ -391,9 +459,8 @@ class Monitor:
 
     def _set_tripwire(self, height: int | Max) -> None:
         try:
-            if self._deadman is None:
-                self._deadman = Deadman(self._agent.path)
-            self._agent.set_property("memory.high", str(height))
+            self.guard()
+            self.agent.set_property("memory.high", str(height))
             self._height = height
         except (OSError, ControlFileError) as error:
             # Without it a memory alert waits for the next look; a limit is not concerned.
@@ -401,11 +468,16 @@ class Monitor:
             log.debug(__name__, "no tripwire: %s", error)
             self._lift()
 
+    def guard(self) -> None:
+        """Have somebody let the agent go on should we be killed.  OSError."""
+        if self._deadman is None:
+            self._deadman = Deadman(self.agent.path)
+
     def _lift(self) -> None:
         if self._deadman is not None:
             self._deadman.close()
             self._deadman = None
-            self._agent.set_property("memory.high", MAX)
+            self.agent.set_property("memory.high", MAX)
             self._height = MAX
 
     # Where it goes.
@@ -418,23 +490,24 @@ class Monitor:
         assert self._recorder is not None
         os.eventfd_read(self._wake)
         self._recorder.answers()
-        self._subject.detail["history"] = self._recorder.trouble
-        self._meter.values["history"] = int(bool(self._recorder.trouble))
-        self._engine.observe(self._subject, "history")
+        self.subject.detail["history"] = self._recorder.trouble
+        self.meter.values["history"] = int(bool(self._recorder.trouble))
+        self._engine.observe(self.subject, "history")
 
     def _alerts_dropped(self, what: str, count: int) -> None:
-        self._subject.detail["handlers"] = what
-        self._meter.values["handlers"] = count
-        self._engine.observe(self._subject, "handlers")
+        self.subject.detail["handlers"] = what
+        self.meter.values["handlers"] = count
+        self._engine.observe(self.subject, "handlers")
 
     def _maybe_watch_the_host(self) -> None:
         """Have our companion watch the host, unless another agent's does: a lock on a file tells."""
         if all(rule.of == "agent" for rule in self._settings.rules):
             return
         try:
-            lease = os.open(
-                f"{self._directory}/host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
+            with files_of(self.watched.caller):
+                lease = os.open(
+                    f"{self._directory}/host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+                )
         except OSError as error:  # no state directory: the history says so in an alert
             log.debug(__name__, "the host is not watched: %s", error)
             return

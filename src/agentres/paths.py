@@ -11,6 +11,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+DAEMON_SOCKET = "/run/agentres/agentres.sock"
+"""Where the daemon is asked; $AGENTRES_SOCKET is another place."""
+
+
+AGENTS = "/etc/agentres/agents.d"
+"""What describes agents that are units: NAME.toml."""
+
+
+def agent_file(name: str) -> str:
+    """What describes the agent of this name."""
+    return f"{AGENTS}/{name}.toml"
+
+
+def is_agents(path: str) -> bool:
+    """Whether it is such a file, by its place."""
+    return os.path.basename(os.path.dirname(os.path.abspath(path))) == os.path.basename(AGENTS)
+
+
 def state_directory(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> str:
     """``$AGENTRES_STATE_DIR``; else ``/var/lib/agentres`` for root, else the XDG state directory's."""
     if chosen := environ.get("AGENTRES_STATE_DIR"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import io
 import os
-import time
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,12 +17,14 @@ from importlib import import_module
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from agentres import clock
 from agentres.curves import Curve, Curves, pieces
-from agentres.errors import AgentresError, reason
+from agentres.errors import AgentresError, printable, reason
 from agentres.policy.alerts import Severity, show
+from agentres.portrait import quantity
 
 if TYPE_CHECKING:
-    from agentres.store import AlertRow
+    from agentres.store import ActionRow, AlertRow
 
 FORMATS = ("png", "svg", "html")
 
@@ -63,7 +65,12 @@ PANELS = (
         "process limit",
     ),
 )
-_NETWORK = Panel("Network", (("network", "both ways"),), frozenset({"network"}))
+_NETWORK = Panel(
+    "Network",
+    (("network_in", "received"), ("network_out", "sent")),
+    frozenset({"network", "network_in", "network_out", "network_drops", "network_packets"}),
+    "limit on what is received",
+)
 _FAR = 4
 """A limit this many times above the curve is told in words: drawn, it would press the curve flat."""
 
@@ -137,7 +144,7 @@ def _panel_lines(
     for row, text in enumerate(canvas.plot(linesep="\n").split("\n")):
         yield f"{marks.get(row, ''):>{_LABEL}} {'┤' if row in marks else '│'}{text}"
     yield " " * (_LABEL + 1) + "└" + "─" * columns
-    first, last = (time.strftime("%H:%M:%S", time.localtime(times[at])) for at in (0, -1))
+    first, last = (clock.of_day(times[at]) for at in (0, -1))
     yield " " * (_LABEL + 2) + (
         f"{first}{last:>{columns - len(first)}}" if first != last else first
     )
@@ -196,15 +203,57 @@ def write(
         figure.savefig(buffer, format="png", dpi=144)
     else:
         # Without a date: the same curves make the same file.
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
+        metadata = _NAMELESS if kind == "html" else {"Date": None, "Title": title}
+        figure.savefig(buffer, format="svg", metadata=metadata)
     data = buffer.getvalue()
-    if kind == "html":
+    if kind == "svg":
+        data = _titled(data.decode()).encode()
+    elif kind == "html":
         data = _page(title, facts, alerts, data.decode()).encode()
     try:
         with open(path, "wb") as file:
             file.write(data)
     except OSError as error:
         raise PlotError(f"cannot write {path}: {reason(error)}") from error
+
+
+def svg(curves: Curves, alerts: Sequence[AlertRow], actions: Sequence[ActionRow], salt: str) -> str:
+    """The curves as an SVG element for a page, with alerts, and with moves of limits on the time axis.
+
+    ``salt`` keeps the ids in it apart from those of other pictures on the page.
+    """
+    figure = _figure(curves, "", "", alerts, bare=True, actions=actions)
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    # Text stays text: a third of the size, and it can be searched.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", metadata=_NAMELESS)
+    return _element(buffer.getvalue().decode())
+
+
+_NAMELESS = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+"""Without metadata: a page has no use for them, and they are full of addresses."""
+
+_SAID = "said: "
+"""What the id of a mark begins with that has words of its own."""
+
+_GROUP = re.compile(r'<g id="[^"]*"')
+_MARK = re.compile(rf'<g id="{_SAID}([^"]*)">')
+_NAMESPACE = re.compile(r' xmlns(:xlink)?="[^"]*"')
+
+
+def _element(svg: str) -> str:
+    """The picture for a page: without what is a file's (XML, DOCTYPE and namespaces).
+
+    Without the ids of groups, too: they are those of every picture, and a page has each but once.
+    """
+    return _GROUP.sub("<g", _titled(_NAMESPACE.sub("", svg[svg.index("<svg") :], count=2)))
+
+
+def _titled(svg: str) -> str:
+    """With the words of its marks as titles, which a browser shows to who points at them."""
+    return _MARK.sub(r"<g><title>\1</title>", svg)
 
 
 _COLORS = ("#0072B2", "#E69F00")  # Okabe and Ito's palette: told apart by the colour-blind as well
@@ -217,7 +266,12 @@ _SEVERITIES = {
 
 
 def _figure(
-    curves: Curves, title: str, subtitle: str, alerts: Sequence[AlertRow], bare: bool
+    curves: Curves,
+    title: str,
+    subtitle: str,
+    alerts: Sequence[AlertRow],
+    bare: bool,
+    actions: Sequence[ActionRow] = (),
 ) -> Any:
     import warnings
 
@@ -227,7 +281,7 @@ def _figure(
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
     except ImportError as error:
-        raise PlotError("--plot needs matplotlib", "pip install 'agentres[report]'") from error
+        raise PlotError("pictures need matplotlib", "pip install 'agentres[report]'") from error
     panels = _panels(curves)
     rows = (len(panels) + 1) // 2
     figure = Figure(figsize=(12, 3.4 * rows + (0 if bare else 0.7)), layout="constrained")
@@ -237,6 +291,8 @@ def _figure(
     all_axes = list(figure.subplots(rows, 2, squeeze=False, sharex=True).flat)
     for axes, panel in zip(all_axes, panels, strict=False):
         _fill(axes, panel, curves, [alert for alert in alerts if _shown_in(alert, panel)])
+        moves = [action for action in actions if _resource_of(action) in panel.resources]
+        _mark_actions(axes, curves.times, moves)
     for axes in all_axes[len(panels) :]:
         axes.remove()
     if alerts:
@@ -288,7 +344,9 @@ def _fill(axes: Any, panel: Panel, curves: Curves, alerts: Sequence[AlertRow]) -
             axes.fill_between(moments, values, color=color, alpha=0.12, linewidth=0)
     if with_limit:
         limits = [float("nan") if limit is None else limit for limit in first.limits]
-        axes.plot(moments, limits, color="#333333", linestyle=(0, (5, 3)), label=panel.limit)
+        axes.plot(
+            moments, limits, color="#333333", linestyle=(0, (5, 3)), drawstyle="steps-post", label=panel.limit,
+        )  # fmt: skip
     elif first.limit is not None:
         far = f"{panel.limit} {show(first.limit, first.unit)} (above)"
         axes.plot([], [], color="#333333", linestyle=(0, (5, 3)), label=far)
@@ -331,20 +389,60 @@ def _tick(value: float, unit: str) -> str:
 
 
 def _mark(axes: Any, times: Sequence[float], alerts: Sequence[AlertRow]) -> None:
-    """Shade the time that each alert lasted, and point at when it was raised."""
+    """Shade the time that each alert lasted, and point at when it was raised.
+
+    One that came after the last sample is at the end: what ends an agent leaves it no further one.
+    """
+
+    def within(at: float) -> datetime:
+        return datetime.fromtimestamp(min(max(at, times[0]), times[-1]))
+
     for alert in alerts:
         end = times[-1] if alert.resolved is None else alert.resolved
-        if end < times[0] or alert.raised > times[-1]:
+        if end < times[0]:
             continue
         color = _SEVERITIES[alert.severity]
-        start = max(alert.breached, times[0])
-        until = datetime.fromtimestamp(min(end, times[-1]))
-        axes.axvspan(datetime.fromtimestamp(start), until, color=color, alpha=0.13, linewidth=0)
+        start, until = within(alert.breached), within(end)
+        axes.axvspan(start, until, color=color, alpha=0.13, linewidth=0)
         axes.plot(
-            [datetime.fromtimestamp(max(alert.raised, times[0]))], [0.97], marker="v", markersize=7,
+            [within(alert.raised)], [0.97], marker="v", markersize=7,
             color=color, linestyle="none", clip_on=False, zorder=4,
+            gid=_SAID + printable(f"{alert.severity.name}, {clock.of_day(alert.raised)}: {alert.message}"),
             transform=axes.get_xaxis_transform(),
         )  # fmt: skip
+
+
+_LIMITED = {
+    "io_read": "disk_read",
+    "io_write": "disk_write",
+    "net_in": "network_in",
+    "net_out": "network_out",
+}
+
+
+def _resource_of(action: ActionRow) -> str:
+    """What the limit is on; it may be that of one device."""
+    limit = action.resource.partition("=")[0]
+    return _LIMITED.get(limit, limit)
+
+
+def _mark_actions(axes: Any, times: Sequence[float], actions: Sequence[ActionRow]) -> None:
+    """Point on the time axis at when the limit was moved, up or down."""
+    for action in actions:
+        if not times or not times[0] <= action.time <= times[-1]:
+            continue
+        up = action.before is None or action.after is None or action.after >= action.before
+        axes.plot(
+            [datetime.fromtimestamp(action.time)], [0], marker="^" if up else "v", markersize=6,
+            color="#333333", linestyle="none", clip_on=False, zorder=5,
+            gid=_SAID + printable(_move(action)),
+            transform=axes.get_xaxis_transform(),
+        )  # fmt: skip
+
+
+def _move(action: ActionRow) -> str:
+    before, after = (quantity(action.resource, value) for value in (action.before, action.after))
+    return f"{action.kind} {action.resource}, {clock.of_day(action.time)}: {before} to {after}, {action.why}"
 
 
 _STYLE = """
@@ -360,7 +458,7 @@ def _page(
     title: str, facts: Sequence[tuple[str, str]], alerts: Sequence[AlertRow], svg: str
 ) -> str:
     """A page that needs nothing else, the SVG inside."""
-    svg = svg[svg.index("<svg") :]  # the XML and DOCTYPE lines are a file's
+    svg = _element(svg)
     name = _safe(title)
     rows = "".join(f"<dt>{_safe(fact)}</dt><dd>{_safe(value)}</dd>" for fact, value in facts)
     told = "".join(_alert_row(alert) for alert in alerts)
@@ -379,15 +477,11 @@ def _page(
 
 
 def _alert_row(alert: AlertRow) -> str:
-    def moment(at: float | None) -> str:
-        return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
-
-    cells = (
-        alert.id, moment(alert.raised), moment(alert.resolved), alert.severity.name, alert.message,
-    )  # fmt: skip
+    resolved = "" if alert.resolved is None else clock.date(alert.resolved)
+    cells = (alert.id, clock.date(alert.raised), resolved, alert.severity.name, alert.message)
     return "<tr>" + "".join(f"<td>{_safe(cell)}</td>" for cell in cells) + "</tr>"
 
 
 def _safe(text: str) -> str:
     """Text that came from outside, for a page: neither markup nor control characters."""
-    return html.escape("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+    return html.escape(printable(text))

@@ -40,7 +40,7 @@ import select
 import signal
 import sys
 
-from agentres.errors import AgentresError, reason
+from agentres.errors import AgentresError, printable, reason
 from agentres.policy.alerts import show
 from agentres.policy.histogram import SCALES
 from agentres.policy.prediction import Forecast, Prediction, predict
@@ -315,7 +315,7 @@ def _described(error: BaseException) -> str:
 
 
 def _tell(err: int, line: str) -> int:
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    shown = printable(line)
     os.write(err, f"\n{shown[:4000]}\n".encode(errors="replace"))
     return _FAILED
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from agentres.kernel.caller import Caller
     from agentres.store import Writer
 
 BATCH_SECONDS = 1.0
@@ -74,11 +75,12 @@ class Recorder:
     ``trouble`` is empty while all is well, else one line for people; ``failures`` counts the changes
     from well to trouble.  ``dropped`` samples and ``lost`` other items were not written.  ``notify`` is
     called when ``trouble`` has changed or a question was answered, in the thread or in :meth:`put`, and never
-    once :meth:`close` has been called; it must not block.
+    once :meth:`close` has been called; it must not block.  ``caller`` is whose file it is, where not our own user's.
     """
 
-    def __init__(self, path: str, notify: Callable[[], None]) -> None:
+    def __init__(self, path: str, notify: Callable[[], None], caller: Caller | None = None) -> None:
         self.path = path
+        self._caller = caller
         self.trouble = ""
         self.failures = 0
         self.dropped = 0
@@ -199,6 +201,10 @@ class Recorder:
 
     def _work(self) -> None:
         try:
+            if self._caller is not None:
+                from agentres.kernel.caller import files_as
+
+                files_as(self._caller)
             while not self._closing:
                 if (pause := self._pause()) > 0:
                     self._bell.acquire(timeout=pause)

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from agentres.errors import UsageError
 from agentres.limits import SHARE
 from agentres.policy.alerts import DEFAULT_RULES, Rule, Severity
+from agentres.policy.ceilings import Ceiling
 from agentres.policy.prediction import PredictionSettings
 from agentres.policy.scaling import BALANCED, PHILOSOPHIES, Philosophy
 from agentres.record import TYPE_CHECKING, Record
@@ -32,6 +33,14 @@ class Handler(Record):
     options: Mapping[str, Any] = MappingProxyType({})
 
 
+class Described(Record):
+    """An agent that is a unit: its command, options of ``agentres run`` as texts by their key, and what its environment has beside."""
+
+    command: tuple[str, ...]
+    values: Mapping[str, Any]
+    environment: Mapping[str, str]
+
+
 TERMINAL = Handler("terminal", "terminal")
 """Who is told when nothing is said."""
 
@@ -42,7 +51,8 @@ class Settings(Record):
     ``philosophy`` names that of ``philosophies`` which an agent has that names none.  ``budget_share`` is
     how much of the host all agents together may use.  ``predict`` tells whether first limits come from
     earlier runs; ``predictor`` is the entry point of who predicts instead of us, or empty.  ``limits`` are
-    texts as options of ``agentres run`` have them, by their key (:data:`agentres.limits.WRITTEN`).
+    texts as options of ``agentres run`` have them, by their key (:data:`agentres.limits.WRITTEN`), ``origins``
+    the file that each key is from, by its name in there (``limits.memory``).  ``ceilings`` are what the daemon lets users have, ``agent`` is what a file in agents.d describes.
     """
 
     interval: float = 5.0
@@ -57,13 +67,16 @@ class Settings(Record):
     predictor: str = ""
     prediction: PredictionSettings = PredictionSettings()
     limits: Mapping[str, str | Sequence[str]] = MappingProxyType({})
+    origins: Mapping[str, str] = MappingProxyType({})
+    ceilings: tuple[Ceiling, ...] = ()
+    agent: Described | None = None
 
     def chosen(self, philosophy: str | None) -> Philosophy:
         """The philosophy of an agent that asks for this one; UsageError where there is none."""
         name = self.philosophy if philosophy is None else philosophy
         if (found := self.philosophies.get(name)) is None:
             known = ", ".join(self.philosophies)
-            raise UsageError(f"--philosophy {name}: expected one of {known}")
+            raise UsageError(f"philosophy {name}: expected one of {known}")
         return found
 
 
@@ -78,6 +91,9 @@ def to_plain(settings: Settings) -> dict[str, Any]:
     plain["philosophies"] = [_plain(one) for one in settings.philosophies.values()]
     plain["prediction"] = _plain(settings.prediction)
     plain["limits"] = dict(settings.limits)
+    plain["origins"] = dict(settings.origins)
+    plain["ceilings"] = [(*_plain(one)[:-1], dict(one.limits)) for one in settings.ceilings]
+    plain["agent"] = None if settings.agent is None else _plain(settings.agent)
     return plain
 
 
@@ -107,5 +123,7 @@ def from_plain(plain: dict[str, Any]) -> Settings:
         "handlers": tuple(handlers),
         "philosophies": {one.name: one for one in philosophies},
         "prediction": PredictionSettings(*plain["prediction"]),
+        "ceilings": tuple(Ceiling(*fields) for fields in plain["ceilings"]),
+        "agent": None if plain["agent"] is None else Described(*plain["agent"]),
     }
     return Settings(**{**plain, **built})

@@ -37,6 +37,40 @@ _GROWTH_PATIENCE = 0.5
 _NEVER = float("inf")
 
 
+def take(
+    slice_path: str,
+    budget: Budget,
+    path: str,
+    before: int,
+    wanted: int,
+    write: Callable[[int], None],
+) -> int:
+    """Raise the limit of the agent at ``path`` as far as there is room; ``write`` writes it.  What it is now."""
+    wanted = wanted // PAGE * PAGE
+    try:
+        with tree.Lock(slice_path, _GROWTH_PATIENCE):
+            after = _granted(tree.claims(slice_path), budget, path, before, wanted)
+            if after > before:
+                write(after)
+    except tree.Locked as error:
+        # Whoever holds it shall keep nobody from growing.  Two may then take the same room, for which
+        # the slice's own limit stands.
+        log.debug(__name__, "%s", error)
+        after = _granted(tree.claims(slice_path), budget, path, before, wanted)
+        if after > before:
+            write(after)
+    return after
+
+
+def _granted(claims: list[Claim], budget: Budget, path: str, before: int, wanted: int) -> int:
+    mine = next((claim for claim in claims if claim.path == path), None)
+    if mine is None:  # its marks could not be made: nobody counts it either
+        return wanted
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    left = budget.but(limit=budget.limit - contention.reserved(claims, mine, now))
+    return max(before, grant(left, claims, mine.path, before, wanted) // PAGE * PAGE)
+
+
 class Sharing:
     """The share of the agent in ``cgroup``, one of those in ``slice``; ``share`` is theirs of the host.
 
@@ -81,31 +115,10 @@ class Sharing:
 
     def take(self, before: int, wanted: int, write: Callable[[int], None]) -> int:
         """Raise the limit as far as there is room; ``write`` writes it.  What it is now."""
-        wanted = wanted // PAGE * PAGE
-        try:
-            with tree.Lock(self._slice, _GROWTH_PATIENCE):
-                after = self._granted(tree.claims(self._slice), before, wanted)
-                if after > before:
-                    write(after)
-        except tree.Locked as error:
-            # Whoever holds it shall keep nobody from growing.  Two may then take the same room, for which
-            # the slice's own limit stands.
-            log.debug(__name__, "%s", error)
-            after = self._granted(tree.claims(self._slice), before, wanted)
-            if after > before:
-                write(after)
+        after = take(self._slice, self.budget(), self._cgroup.path, before, wanted, write)
         if after > before:
             self.was = ""
         return after
-
-    def _granted(self, claims: list[Claim], before: int, wanted: int) -> int:
-        mine = next((claim for claim in claims if claim.path == self._cgroup.path), None)
-        if mine is None:  # its marks could not be made: nobody counts it either
-            return wanted
-        budget = self.budget()
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        left = budget.but(limit=budget.limit - contention.reserved(claims, mine, now))
-        return max(before, grant(left, claims, mine.path, before, wanted) // PAGE * PAGE)
 
     def budget(self) -> Budget:
         """What all agents together may have."""

@@ -8,8 +8,11 @@ import signal
 import time
 from collections.abc import Iterable
 
+from agentres import log
+from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.kmsg import KernelLog
+from agentres.kernel.listener import Connection, Listener, Peer
 from agentres.kernel.loop import Loop
 from agentres.kernel.trampoline import Launch
 from agentres.record import TYPE_CHECKING, Record
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentres.kernel.signals import Signals
+    from agentres.limits import Limits
     from agentres.monitor import Monitor
+    from agentres.steering import Steering
 
     Watcher = Callable[[Loop, Callable[[], None]], Monitor]
 
@@ -28,13 +33,14 @@ GRACE_SECONDS = 5.0
 
 
 UNWATCHED_SECONDS = 0.05
-"""An agent that ends sooner is not monitored: to load what does it would make it wait for that."""
+"""An agent that ends sooner after its exec is not monitored: to load what does it would make it wait for that."""
 
 
 class Ended(Record):
     """How the main process ended: its status (-N for signal N), after how many seconds, and why.
 
-    ``short`` is what it was refused at the last, in words.
+    ``short`` is what it was refused at the last, in words; ``stopped`` who has ended it by command, empty: nobody.
+    ``limits`` are those that held at the last, None where they were never changed by command.
     """
 
     returncode: int
@@ -43,6 +49,8 @@ class Ended(Record):
     killed_after_grace: bool
     oom_kills: tuple[OomKill, ...]
     short: str
+    stopped: str = ""
+    limits: Limits | None = None
 
 
 class Supervision:
@@ -50,7 +58,8 @@ class Supervision:
 
     ``heard`` are the blocked signals that are the agent's; ``log_name`` is the agent's cgroup as the
     kernel log names it.  ``watch`` makes what monitors the agent, from this loop and what is to be called
-    when a process was killed for memory.
+    when a process was killed for memory.  ``owner`` is whose agent it is beside our own user's; ``attach`` gets the
+    loop, and this, before anything is waited for.
     """
 
     def __init__(
@@ -61,6 +70,8 @@ class Supervision:
         kernel_log: KernelLog,
         log_name: str,
         watch: Watcher,
+        owner: int | None = None,
+        attach: Callable[[Loop, Supervision], None] | None = None,
     ) -> None:
         self._launch = launch
         self._agent = agent
@@ -73,9 +84,15 @@ class Supervision:
         self._heard = heard
         self._signals: Signals | None = None
         self._watch = watch
+        self._owners = {os.geteuid()} | ({owner} if owner is not None else set())
         self._monitor: Monitor | None = None
+        self._listener: Listener | None = None
+        self._steering: Steering | None = None
+        self._stopped = ""
         self._loop = Loop()
         self._loop.watch(launch.pidfd, self._reap)
+        if attach is not None:
+            attach(self._loop, self)
         if agent.has("memory.events"):
             self._memory_events = os.open("memory.events", os.O_RDONLY, dir_fd=agent.fd)
             os.pread(self._memory_events, 4096, 0)  # one that was never read is told of at once
@@ -84,6 +101,8 @@ class Supervision:
     def close(self) -> None:
         """Let go of the file descriptors."""
         self._launch.close()
+        if self._listener is not None:
+            self._listener.close()
         if self._signals is not None:
             self._signals.close()
         self._loop.close()
@@ -97,7 +116,7 @@ class Supervision:
         self._loop.tick(wait=False)
         if self._returncode is None:  # else it was short, and the import below is most of a launch
             self._listen()
-            self._loop.call_at(self._launch.started + UNWATCHED_SECONDS, self._begin_to_watch)
+            self._loop.call_at(time.monotonic() + UNWATCHED_SECONDS, self._begin_to_watch)
         while self._returncode is None:
             self._loop.tick()
         wall = time.monotonic() - self._launch.started
@@ -109,12 +128,49 @@ class Supervision:
             self._killed_after_grace,
             tuple(self._oom_kills),
             "" if self._monitor is None else self._monitor.short,
+            self._stopped,
+            self._monitor.terms.limits
+            if self._steering is not None
+            and self._monitor is not None
+            and self._monitor.terms is not None
+            else None,
         )
 
     def finish(self, exit_code: int) -> None:
         """After the agent's last process: the end of its history, and its last alerts."""
         if self._monitor is not None:
             self._monitor.finish(exit_code)
+        if self._steering is not None:
+            self._steering.ended(exit_code)
+
+    @property
+    def pid(self) -> int:
+        """The agent's main process."""
+        return self._launch.pid
+
+    def pass_on(self, number: int, to_all: bool) -> None:
+        """Send a signal to the main process, or to its process group: what a terminal does."""
+        if self._returncode is not None:
+            return
+        if not to_all:
+            self._send(number)
+            return
+        try:
+            os.killpg(self._launch.pid, number)
+        except ProcessLookupError:  # it has just ended
+            pass
+
+    def stop(self, grace: float, who: str) -> None:
+        """SIGTERM, and SIGKILL for all after ``grace`` seconds."""
+        if self._returncode is None:
+            self._stopped = f"stopped by {who}"
+            self._end(grace)
+
+    def kill(self, who: str) -> None:
+        """SIGKILL for all."""
+        if self._returncode is None:
+            self._stopped = f"killed by {who}"
+            self._agent.kill = True
 
     def _begin_to_watch(self) -> None:
         if self._returncode is not None or self._monitor is not None:
@@ -122,6 +178,25 @@ class Supervision:
         if self._memory_events >= 0:  # the monitor hears them from now on
             self._loop.unwatch(self._memory_events)
         self._monitor = self._watch(self._loop, self._note_oom_kills)
+        try:
+            self._listener = Listener(self._loop, self._refusal, self._commanded)
+            registry.mark_control(self._agent.fd, self._listener.name)
+        except OSError as error:  # `agentres set` and its like say that there is nobody to ask
+            log.debug(__name__, "takes no commands: %s", error)
+
+    def _refusal(self, peer: Peer) -> bytes:
+        from agentres import control, steering
+
+        refused = steering.refusal(peer, self._owners, self._log_name)
+        return b"" if refused is None else control.failure(refused)
+
+    def _commanded(self, connection: Connection, line: bytes) -> None:
+        assert self._monitor is not None
+        if self._steering is None:
+            from agentres.steering import Steering
+
+            self._steering = Steering(self, self._monitor)
+        self._steering.take(connection, line)
 
     def _memory_event(self) -> None:
         """The agent came to its first tripwire, or its limit, before it is watched: it waits for the raise."""
@@ -164,9 +239,12 @@ class Supervision:
         if self._returncode is not None:  # it ended in the same turn
             return
         self._timed_out = True
+        self._end(GRACE_SECONDS)
+
+    def _end(self, grace: float) -> None:
         self._send(signal.SIGTERM)
         self._send(signal.SIGCONT)  # a stopped process gets its SIGTERM only when it goes on
-        self._loop.call_at(time.monotonic() + GRACE_SECONDS, self._grace_is_over)
+        self._loop.call_at(time.monotonic() + grace, self._grace_is_over)
 
     def _grace_is_over(self) -> None:
         self._killed_after_grace = True

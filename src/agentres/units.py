@@ -8,8 +8,6 @@ for "no limit" and ours.
 
 from __future__ import annotations
 
-import re
-
 from agentres.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +16,11 @@ if TYPE_CHECKING:
     Max = Literal["max"]
 
 MAX: Final = "max"
+
+# No regular expressions: the module of that name is a tenth of all that stays beside an agent.
+_DIGITS = "0123456789"
+_BLANKS = " \t\n\r\f\v"
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1, "": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -30,9 +33,19 @@ class UnitError(ValueError):
 def _number(text: str, expected: str) -> float:
     if text.startswith("-"):
         raise UnitError(f"must not be negative; expected {expected}")
-    if not re.fullmatch(r"[0-9]{1,15}(\.[0-9]{0,15})?|\.[0-9]{1,15}", text):
+    whole, _, part = text.partition(".")
+    if not whole + part or _run(whole + part, _DIGITS)[1] or max(len(whole), len(part)) > _LONGEST:
         raise UnitError(f"expected {expected}")
     return float(text)
+
+
+_LONGEST = 15  # digits: what a float holds to the last one
+
+
+def _run(text: str, of: str) -> tuple[str, str]:
+    """What the text begins with of these characters, and the rest."""
+    rest = text.lstrip(of)
+    return text[: len(text) - len(rest)], rest
 
 
 def parse_size(text: str, total: int | None = None) -> int:
@@ -43,11 +56,18 @@ def parse_size(text: str, total: int | None = None) -> int:
         if percent > 100:
             raise UnitError(f"is more than the host has; expected {expected}")
         return int(total * percent / 100)
-    match = re.fullmatch(r"(-?[0-9.]+)\s*([kmgtp]?)(i?b)?", text.strip(), re.IGNORECASE | re.ASCII)
-    if match is None:
+    text = text.strip()
+    sign = "-" if text.startswith("-") else ""
+    number, unit = _run(text.removeprefix(sign), _DIGITS + ".")
+    unit = unit.lstrip(_BLANKS)
+    # lower() would make an ASCII letter of the sign for kelvin.
+    unit = unit.lower() if unit.isascii() else "?"
+    power = unit[:1] if unit[:1] in _POWERS else ""
+    kind = unit.removeprefix(power)
+    if not number or kind not in ("", "b", "ib"):
         raise UnitError(f"expected {expected}")
-    base = 1000 if (match[3] or "").lower() == "b" else 1024
-    return int(_number(match[1], expected) * base ** _POWERS[match[2].lower()])
+    base = 1000 if kind == "b" else 1024
+    return int(_number(sign + number, expected) * base ** _POWERS[power])
 
 
 def parse_rate(text: str) -> int:
@@ -60,10 +80,11 @@ def parse_rate(text: str) -> int:
 
 def parse_count(text: str) -> int:
     """A whole number, with an optional decimal ``k`` or ``M`` (``10k`` = 10000)."""
-    match = re.fullmatch(r"([0-9]{1,15})([kKM]?)", text.strip())
-    if match is None:
+    number, unit = _run(text.strip(), _DIGITS)
+    times = {"": 1, "k": 1000, "K": 1000, "M": 1000000}.get(unit)
+    if times is None or not 1 <= len(number) <= _LONGEST:
         raise UnitError("expected a whole number such as 512")
-    return int(match[1]) * {"": 1, "k": 1000, "K": 1000, "M": 1000000}[match[2]]
+    return int(number) * times
 
 
 def parse_cpu(text: str) -> float:
@@ -78,12 +99,19 @@ def parse_duration(text: str) -> float:
     expected = "a duration such as 90s, 5m or 1h30m"
     if text.startswith("-"):
         raise UnitError(f"must not be negative; expected {expected}")
-    parts = re.findall(r"([0-9.]+)([a-z]*)", text)
-    if not parts or "".join(n + u for n, u in parts) != text:
-        raise UnitError(f"expected {expected}")
-    if any(unit not in _SECONDS for _, unit in parts):
-        raise UnitError(f"expected {expected}")
-    return sum(_number(number, expected) * _SECONDS[unit] for number, unit in parts)
+    seconds, rest = 0.0, text
+    while rest or not text:
+        number, rest = _run(rest, _DIGITS + ".")
+        unit, rest = _run(rest, _LETTERS)
+        if not number or unit not in _SECONDS:
+            raise UnitError(f"expected {expected}")
+        seconds += _number(number, expected) * _SECONDS[unit]
+    return seconds
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def format_size(size: float) -> str:

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-kernel", action="store_true", help="fail, not skip, where agents cannot run"
     )
+    parser.addoption(
+        "--daemon", action="store_true", help="run agents by a daemon, which sudo starts"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--daemon"):
+        return
+    directory = tempfile.mkdtemp()
+    os.chmod(directory, 0o755)
+    socket = f"{directory}/agentres.sock"
+    line = ["sudo", "-n", "env", f"AGENTRES_SOCKET={socket}", "AGENTRES_CONFIG=/dev/null"]
+    process = subprocess.Popen([*line, *AGENTRES, "daemon"], stdin=subprocess.DEVNULL)
+    os.environ["AGENTRES_SOCKET"] = socket
+
+    def end() -> None:
+        subprocess.run(["sudo", "-n", "pkill", "-TERM", "-P", str(process.pid)], check=False)
+        process.wait(DEADLINE)
+
+    config.add_cleanup(end)
+    wait_until(lambda: os.path.exists(socket), "the daemon listens")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -124,24 +146,35 @@ def wait_until(true: Callable[[], bool], what: str, deadline: float = DEADLINE) 
         time.sleep(0.02)
 
 
+def by_daemon() -> bool:
+    """Whether agents run by the daemon (``--daemon``)."""
+    return "AGENTRES_SOCKET" in os.environ
+
+
+def not_by_daemon(why: str) -> pytest.MarkDecorator:
+    """For a test whose subject is another there."""
+    return pytest.mark.skipif(by_daemon(), reason=f"by the daemon {why}")
+
+
 def agents_cgroup() -> Path:
-    """The cgroup of agentres.slice of this user's manager."""
+    """The cgroup of agentres.slice of the manager that has this user's agents."""
     own = delegation.hierarchy()
-    if ROOT:
+    if ROOT or by_daemon():
         return Path(own.mount, "agentres.slice")
     uid = os.geteuid()
     return Path(own.mount, f"user.slice/user-{uid}.slice/user@{uid}.service/agentres.slice")
 
 
 def home_of(name: str) -> Path:
-    return agents_cgroup() / f"agentres-{name}.scope"
+    whose = f"{os.geteuid()}:" if by_daemon() and not ROOT else ""
+    return agents_cgroup() / f"agentres-{whose}{name}.scope"
 
 
 def scopes() -> list[str]:
     """The agents' scopes that this user's manager has loaded, in whatever state."""
     line = [
         "systemctl",
-        *([] if ROOT else ["--user"]),
+        *([] if ROOT or by_daemon() else ["--user"]),
         "list-units",
         "--all",
         "--plain",
@@ -163,9 +196,10 @@ def traces() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After every test: no scope, no cgroup, no child process."""
+    """After every test: no scope, no cgroup, no child process but those of before."""
+    before = psutil.Process().children(recursive=True)
     yield
     # systemd removes the scope when its last process has ended, a moment after we have.
     wait_until(lambda: not traces(), f"no traces; left: {traces()}", deadline=20.0)
-    children = [child.cmdline() for child in psutil.Process().children(recursive=True)]
-    assert children == []
+    children = [c for c in psutil.Process().children(recursive=True) if c not in before]
+    assert [child.cmdline() for child in children] == []

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import AGENTRES, DEADLINE, ROOT, Run, RunAgent, home_of, python, wait_until
+from conftest import (
+    AGENTRES,
+    DEADLINE,
+    ROOT,
+    Run,
+    RunAgent,
+    home_of,
+    not_by_daemon,
+    python,
+    wait_until,
+)
 
 # Samples so far apart that no alert below can have waited for one: the kernel told.
 NO_SAMPLES = '[sampling]\ninterval = "1h"\n'
@@ -246,6 +256,7 @@ def end(process: subprocess.Popen[str]) -> int:
     return process.wait(timeout=DEADLINE)
 
 
+@not_by_daemon("an agent's cgroup is root's")
 def test_a_limit_that_is_rewritten_is_an_emergency_at_once(
     watched: Watched, sleeper: Callable[..., Any]
 ) -> None:
@@ -258,6 +269,7 @@ def test_a_limit_that_is_rewritten_is_an_emergency_at_once(
     assert end(process) == 0
 
 
+@not_by_daemon("an agent's cgroup is root's")
 def test_a_process_that_is_moved_out_is_an_emergency(
     watched: Watched, sleeper: Callable[..., Any]
 ) -> None:
@@ -274,6 +286,7 @@ def test_a_process_that_is_moved_out_is_an_emergency(
     assert end(process) == 0
 
 
+@not_by_daemon("an agent's cgroup is root's")
 def test_an_agent_that_somebody_froze_is_told_of_at_once_and_when_it_goes_on(
     watched: Watched, sleeper: Callable[..., Any]
 ) -> None:
@@ -313,6 +326,7 @@ def test_alerts_that_a_slow_handler_did_not_take_are_told_of(watched: Watched) -
     assert "slow: " in watched.events("handlers")[0]["message"]
 
 
+@not_by_daemon("an agent's cgroup is root's")
 def test_a_supervisor_that_is_killed_leaves_no_tripwire(
     watched: Watched, sleeper: Callable[..., Any]
 ) -> None:

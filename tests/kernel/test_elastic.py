@@ -12,7 +12,17 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import AGENTRES, DEADLINE, ROOT, Run, RunAgent, home_of, python, wait_until
+from conftest import (
+    AGENTRES,
+    DEADLINE,
+    ROOT,
+    Run,
+    RunAgent,
+    home_of,
+    not_by_daemon,
+    python,
+    wait_until,
+)
 
 MIB = 1 << 20
 
@@ -99,8 +109,13 @@ def test_a_burst_far_above_the_first_limit_survives(elastic: Elastic) -> None:
     run = elastic.run("", "--name", "burst", "--memory", "64M:1500M", command=python(code))
     assert run.status == 0, run.err
     assert 900 * MIB < int(run.out) <= 1500 * MIB
-    raises = [action for action in elastic.actions("burst") if action["kind"] == "raise"]
-    assert raises[0]["rule"] == "burst"
+    raises = [
+        action
+        for action in elastic.actions("burst")
+        if (action["kind"], action["resource"]) == ("raise", "memory")
+    ]
+    # A sample that is due anyhow may find the beginning of it, but not all of it.
+    assert "burst" in [action["rule"] for action in raises]
     assert raises[0]["before"] == 256 * MIB
     # Each from where the one before had brought it, unless that was trimmed in between.
     assert all(action["after"] > action["before"] for action in raises)
@@ -221,6 +236,7 @@ def budget(mib: int) -> str:
 HOLD = OWN + "held = take(int(sys.argv[1]))\nprint('held', flush=True)\ntime.sleep(1000)\n"
 
 
+@not_by_daemon("the budget is the host's to say")
 def test_who_does_not_fit_is_refused_with_the_numbers_or_waits(
     elastic: Elastic, agents: list[subprocess.Popen[str]]
 ) -> None:
@@ -251,12 +267,14 @@ def test_who_does_not_fit_is_refused_with_the_numbers_or_waits(
     assert waiting.wait(DEADLINE) == 0
 
 
+@not_by_daemon("the budget is the host's to say")
 def test_nobody_fits_twice_what_there_is(elastic: Elastic) -> None:
     run = elastic.run(budget(300), "--memory", "400M", "--wait=5s", command=["true"])
     assert run.status == 125
     assert "more than all agents together may have" in run.err
 
 
+@not_by_daemon("the budget is the host's to say")
 def test_a_start_takes_what_is_left_down_to_the_least(
     elastic: Elastic, agents: list[subprocess.Popen[str]]
 ) -> None:
@@ -271,6 +289,7 @@ def test_a_start_takes_what_is_left_down_to_the_least(
     assert 64 * MIB <= int(run.out) <= 200 * MIB
 
 
+@not_by_daemon("the budget is the host's to say")
 def test_what_idle_agents_do_not_use_lets_the_next_one_in(
     elastic: Elastic, agents: list[subprocess.Popen[str]]
 ) -> None:
@@ -290,6 +309,7 @@ def test_what_idle_agents_do_not_use_lets_the_next_one_in(
     assert min(limits) >= 64 * MIB
 
 
+@not_by_daemon("an agent does not see its home")
 def test_priority_is_weight_and_protection_in_the_kernel(elastic: Elastic) -> None:
     code = OWN + (
         "home = os.path.dirname(agent)\n"
@@ -307,6 +327,7 @@ def test_priority_is_weight_and_protection_in_the_kernel(elastic: Elastic) -> No
     }
 
 
+@not_by_daemon("an agent does not see the slice")
 def test_the_budget_is_held_by_the_kernel_as_well(elastic: Elastic) -> None:
     code = OWN + (
         "slice = os.path.dirname(os.path.dirname(agent))\n"
@@ -319,6 +340,7 @@ def test_the_budget_is_held_by_the_kernel_as_well(elastic: Elastic) -> None:
     assert int(run.out) == pytest.approx(0.8 * host, abs=4096)
 
 
+@not_by_daemon("the budget is the host's to say")
 def test_a_lone_agent_that_the_budget_cannot_hold_is_killed_and_told_why(elastic: Elastic) -> None:
     run = elastic.run(
         budget(400), "--name", "lone", "--memory", "64M:2G",
@@ -368,6 +390,7 @@ def test_the_higher_priority_gets_what_the_lower_one_does_not_use(
     assert any(action["kind"] in ("trim", "lower") for action in elastic.actions("low"))
 
 
+@not_by_daemon("the budget is the host's to say")
 def test_the_lower_priority_is_frozen_for_the_higher_one_and_thawed_after(
     elastic: Elastic, agents: list[subprocess.Popen[str]]
 ) -> None:
@@ -401,6 +424,7 @@ def test_the_lower_priority_is_frozen_for_the_higher_one_and_thawed_after(
     assert "frozen" in elastic.alerts("low")
 
 
+@not_by_daemon("an agent's cgroup is root's")
 def test_a_supervisor_that_is_killed_leaves_neither_tripwire_nor_frost(
     elastic: Elastic, agents: list[subprocess.Popen[str]]
 ) -> None:

@@ -147,17 +147,19 @@ def test_user_is_for_root(agentres_run: RunAgent) -> None:
 
 
 @pytest.mark.skipif(not ROOT, reason="--user is for root")
-def test_user_drops_everything(agentres_run: RunAgent) -> None:
+@pytest.mark.parametrize("isolate", ["yes", "no"])
+def test_user_drops_everything(agentres_run: RunAgent, isolate: str) -> None:
     show = "import os; print(os.getresuid(), os.getresgid(), os.getgroups(), *map(os.environ.get, ['HOME', 'USER', 'LOGNAME']))"
-    run = agentres_run("--user", "dev", "--cwd", "/", command=["python3", "-c", show], check=True)
+    options = ("--user", "dev", f"--isolate={isolate}", "--cwd", "/")
+    run = agentres_run(*options, command=["python3", "-c", show], check=True)
     import pwd
 
     entry = pwd.getpwnam("dev")
-    groups = os.getgrouplist("dev", entry.pw_gid)
+    groups = [] if isolate == "yes" else os.getgrouplist("dev", entry.pw_gid)
     ids = f"({entry.pw_uid}, {entry.pw_uid}, {entry.pw_uid}) ({entry.pw_gid}, {entry.pw_gid}, {entry.pw_gid})"
     printed_groups = run.out[run.out.index("[") + 1 : run.out.index("]")].split(", ")
     assert run.out.startswith(ids)
-    assert sorted(map(int, printed_groups)) == sorted(groups)
+    assert sorted(int(group) for group in printed_groups if group) == sorted(groups)
     assert run.out.split("] ")[1].split() == [entry.pw_dir, "dev", "dev"]
 
 

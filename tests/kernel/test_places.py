@@ -12,7 +12,7 @@ from pathlib import Path
 from shlex import quote
 
 import pytest
-from conftest import AGENTRES, ROOT, RunAgent, wait_until
+from conftest import AGENTRES, ROOT, RunAgent, not_by_daemon, wait_until
 
 SHOW = "cat /proc/self/cgroup"
 
@@ -21,6 +21,9 @@ def sh(*command: str, check: bool = True, **kwargs: object) -> subprocess.Comple
     return subprocess.run(
         command, capture_output=True, text=True, check=check, timeout=120, **kwargs
     )  # type: ignore[call-overload,no-any-return]
+
+
+SYSTEMD = int(sh("systemctl", "--version").stdout.split()[1].split(".")[0].split("~")[0])
 
 
 def service(*properties: str, command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -47,6 +50,7 @@ def test_a_service_with_delegation_keeps_its_agent() -> None:
     )
 
 
+@pytest.mark.skipif(SYSTEMD < 254, reason="DelegateSubgroup= came with systemd 254")
 def test_a_service_with_a_subgroup() -> None:
     command = [*AGENTRES, "run", "--name", "inner", "--", "sh", "-c", SHOW]
     done = service("Delegate=yes", "DelegateSubgroup=payload", command=command)
@@ -77,6 +81,7 @@ def test_a_service_whose_script_runs_agents_one_after_and_beside_another() -> No
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr + done.stdout
 
 
+@not_by_daemon("there is no place for agents inside an agent, see test_daemon.py")
 def test_an_agent_inside_an_agent_stays_inside(agentres_run: RunAgent) -> None:
     inner = [*AGENTRES, "run", "--quiet", "--name", "inner", "--memory", "64M", "--", "sh", "-c"]
     run = agentres_run("--name", "outer", command=[*inner, SHOW], check=True)

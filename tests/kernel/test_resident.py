@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import Popen
 
+import psutil
 import pytest
-from conftest import AGENTRES, wait_until
+from conftest import AGENTRES, not_by_daemon, wait_until
 
 Start = Callable[..., Popen[str]]
 
@@ -50,6 +51,15 @@ def test_memory_of_the_resident_process(agent: Popen[str]) -> None:
     pss = int(re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[1])  # type: ignore[index]
     print(f"PSS of the resident supervisor: {pss} kB on Python {sys.version.split()[0]}")
     assert pss <= PSS_MAX_KB
+
+
+@not_by_daemon("it is forked, not executed")
+def test_it_takes_no_huge_pages_and_the_agent_may(agent: Popen[str]) -> None:
+    """One of 2 MiB for what is half as much: what it took differed by a megabyte from run to run."""
+    supervisor = supervisor_of(agent)
+    (cat,) = (each.pid for each in psutil.Process(supervisor).children() if each.name() == "cat")
+    assert "THP_enabled:\t0" in Path(f"/proc/{supervisor}/status").read_text()
+    assert "THP_enabled:\t1" in Path(f"/proc/{cat}/status").read_text()
 
 
 def test_shared_objects_of_the_resident_process(agent: Popen[str]) -> None:

@@ -11,7 +11,7 @@ from subprocess import Popen
 
 import psutil
 import pytest
-from conftest import AGENTRES, RunAgent, home_of, python, traces, wait_until
+from conftest import AGENTRES, RunAgent, home_of, not_by_daemon, python, traces, wait_until
 
 Start = Callable[..., Popen[str]]
 
@@ -36,6 +36,7 @@ def test_a_double_forked_daemon_dies_with_the_run(agentres_run: RunAgent) -> Non
     assert not psutil.pid_exists(int(run.out))
 
 
+@not_by_daemon("an agent makes no cgroups")
 def test_cgroups_that_the_agent_made_are_removed(agentres_run: RunAgent) -> None:
     code = """
 import os
@@ -53,6 +54,7 @@ if os.fork() == 0:
     assert run.status == 0, run.err
 
 
+@not_by_daemon("an agent's cgroup is root's")
 def test_a_frozen_agent_can_be_ended(agentres_run: RunAgent) -> None:
     code = """
 import os, sys, time
@@ -76,13 +78,15 @@ def test_200_runs_in_a_row_leave_nothing(agentres_run: RunAgent) -> None:
 
 
 def test_50_at_once_leave_nothing() -> None:
-    line = [*AGENTRES, "run", "--quiet", "--", "sh", "-c", "sleep 1; exit 9"]
+    # So little that the budget has room for all of them, however many there are at the same moment.
+    line = [*AGENTRES, "run", "--quiet", "--memory", "32M", "--", "sh", "-c", "sleep 1; exit 9"]
     running = [Popen(line, stderr=subprocess.PIPE, text=True) for _ in range(50)]
     ended = [(process.communicate(timeout=600)[1], process.returncode) for process in running]
     assert ended == [("", 9)] * 50
     wait_until(lambda: not traces(), "no traces", deadline=20)
 
 
+@not_by_daemon("no agent outlives its keeper")
 def test_the_limits_outlive_a_killed_supervisor(start: Start) -> None:
     """SIGKILL of the supervisor: limits stand; nothing is left once the agent has ended."""
     agent = start(
@@ -105,6 +109,7 @@ def test_the_limits_outlive_a_killed_supervisor(start: Start) -> None:
     wait_until(lambda: not traces(), "systemd has removed the scope", deadline=20)
 
 
+@not_by_daemon("the scope is root's")
 def test_stopping_the_scope_ends_the_agent(start: Start) -> None:
     agent = start("--name", "stopped", command=["sh", "-c", "echo up; exec sleep 1000"])
     assert agent.stdout is not None

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import AGENTRES, DEADLINE
+from conftest import AGENTRES, DEADLINE, not_by_daemon
 
 COMMAND = " ".join([*AGENTRES, "run", "--quiet", "--"])
 
@@ -120,6 +120,7 @@ def test_an_interactive_python(screen: Screen) -> None:
     screen.expect("prompt> ")
 
 
+@not_by_daemon("the terminal is no session's of the agent's")
 def test_a_shell_with_job_control_of_its_own(screen: Screen) -> None:
     screen.type(f"{COMMAND} bash --norc --noprofile --noediting -i; echo status $?\n")
     screen.expect("prompt> ")
@@ -170,3 +171,39 @@ def test_ctrl_c_reaches_an_agent_in_a_session_of_its_own(screen: Screen) -> None
     screen.expect("ready\r\n")
     screen.type("\x03")
     screen.expect("status 130\r\n")
+
+
+def test_progress_is_drawn_in_place_and_gone_before_the_end_is_told(screen: Screen) -> None:
+    run = " ".join([*AGENTRES, "run", "--progress", "--name", "shown", "--memory", "64M"])
+    code = "held = bytearray(20 << 20); import time; time.sleep(4); print('do' + 'ne')"
+    screen.type(f'export TERM=xterm; {run} -- {sys.executable} -S -c "{code}"; echo status $?\n')
+    for _ in range(2):
+        match = screen.expect(
+            r"\rshown ([\d.]+) s  cpu [\d.]+ of \S+  memory ([\d.]+) MiB of 64.0 MiB.*?\x1b\[K\r"
+        )
+    assert 20 <= float(match[2]) <= 64
+    screen.expect("done\r\n")
+    screen.expect(r"\r\x1b\[Kagentres: shown exited 0")
+    screen.expect("status 0\r\n")
+
+
+def test_progress_is_for_a_terminal_alone(screen: Screen) -> None:
+    run = " ".join([*AGENTRES, "run", "--progress", "--name", "shown"])
+    screen.type(
+        f"TERM=xterm {run} -- sleep 2 2>/tmp/agentres-progress; cat -v /tmp/agentres-progress\n"
+    )
+    match = screen.expect(r"(?s)agentres: shown exited 0.*?prompt> ")
+    assert "^M" not in match[0]
+    screen.type("rm /tmp/agentres-progress\n")
+
+
+def test_progress_does_not_stop_a_job_in_the_background(screen: Screen) -> None:
+    run = " ".join([*AGENTRES, "run", "--progress", "--name", "shown"])
+    screen.type(f"export TERM=xterm; {run} -- sh -c 'echo up >&2; exec sleep 1000' </dev/null &\n")
+    screen.expect("up\r\n")  # all that it has to say by itself was said
+    screen.type("stty tostop; sleep 3; jobs -r | wc -l\n")
+    screen.expect("\r\n1\r\n")
+    screen.type("stty -tostop; fg\n")
+    screen.expect(r"\rshown ")  # and there it is
+    screen.type("\x03")
+    screen.expect("prompt> ")

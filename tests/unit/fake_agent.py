@@ -15,6 +15,7 @@ from agentres.elastic import Elastic, Terms
 from agentres.errors import ControlFileError
 from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
+from agentres.limiter import Limiter
 from agentres.limits import IoMax, Limits, Range, Setting
 from agentres.policy.scaling import BALANCED, Philosophy
 
@@ -91,16 +92,19 @@ class Life:
         self.high: list[int] = []
         self.values: dict[str, Any] = {
             "memory_limit": limits.memory, "cpu_limit": limits.cpu, "pids_limit": limits.pids,
-            "nr_periods": 0, "nr_throttled": 0, "disks": None,
+            "net_in_limit": None, "net_out_limit": None, "nr_periods": 0, "nr_throttled": 0, "disks": None,
         }  # fmt: skip
-        self.elastic = Elastic(
+        self.terms = Terms(limits, io_max, disks or {}, philosophy, priority, 0.5, str(slice.path))
+        self.limiter = Limiter(
             self.cgroup,
-            Terms(limits, io_max, disks or {}, philosophy, priority, 0.5, str(slice.path)),
             self.values,
             self.expected.append,
             self.high.append,
-            self.told.append,
+            None,
+            io_max,
+            disks or {},
         )
+        self.elastic = Elastic(self.cgroup, self.terms, self.values, self.limiter, self.told.append)
         self.now = time.monotonic()
 
     def look(self, resource: str, value: float | None, seconds: float = 0.0) -> float:

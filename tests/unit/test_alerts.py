@@ -825,7 +825,8 @@ def test_default_rules_are_the_promised_ones() -> None:
     for of in ("agent", "host", "slice"):
         for resource in ("cpu", "memory"):
             assert found[resource, of] == (((WARNING, 0.75), (CRITICAL, 0.80)), True)
-    assert found["disk", "agent"] == found["network", "host"] == (((WARNING, 100e6),), False)
+    for of in ("agent", "host"):
+        assert found["disk", of] == found["network", of] == (((WARNING, 100e6),), False)
     assert found["fds", "agent"] == (((WARNING, 1000.0),), False)
     for resource in ("oom_kill", "fork_refused", "drift"):
         assert found[resource, "agent"] == (((EMERGENCY, 1.0),), False)
@@ -847,6 +848,16 @@ MESSAGES = {
     "disk_read": (1.5e9, None, 1e9, "disk read of a is at 1.5 GB/s, threshold 1 GB/s"),
     "disk_write": (0.0, None, 1.0, "disk write of a is at 0 B/s, threshold 1 B/s"),
     "network": (120e6, None, 100e6, "network of a is at 120 MB/s, threshold 100 MB/s"),
+    "network_in": (9e6, 10e6, 0.75, "network in of a is at 90% of its limit (9 MB/s of 10 MB/s)"),
+    "network_out": (9e6, None, 1e6, "network out of a is at 9 MB/s, threshold 1 MB/s"),
+    "network_packets": (
+        2e4,
+        None,
+        1e4,
+        "network packets of a is at 20000 packets/s, threshold 10000 packets/s",
+    ),
+    "network_drops": (7.4, None, 1, "network drops of a is at 7 packets/s, threshold 1 packets/s"),
+    "network_loopback": (9e6, None, 1e6, "network loopback of a is at 9 MB/s, threshold 1 MB/s"),
     "pids": (90.0, 100.0, 75.0, "pids of a is at 90% of its limit (90 of 100)"),
     "fds": (1048576.0, None, 1000.0, "fds of a is at 1048576, threshold 1000"),
     "load": (3.26, 4.0, 3.0, "load of a is at 82% of its limit (3.26 of 4)"),

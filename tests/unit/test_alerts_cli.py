@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from told import event
 from typer.testing import CliRunner
 
 from agentres.cli.alerts import app
@@ -21,17 +22,6 @@ pytestmark = pytest.mark.usefixtures("noon")
 
 SCRIPT = "import sys; from agentres.cli.alerts import app; sys.exit(app(standalone_mode=False))"
 NAME = "we[bold]ird[/bold]\x1b[31m"
-
-
-def event(kind: str, alert: str, at: float, **more: Any) -> dict[str, Any]:
-    told = {
-        "schema": 1, "event": kind, "id": alert, "run": "aaaa0001", "agent": "planner",
-        "of": "agent", "rule": "memory", "resource": "memory", "unit": "bytes",
-        "severity": "WARNING", "value": 800.0 * 2**20, "limit": float(2**30),
-        "threshold": 768.0 * 2**20, "breached": at, "raised": at, "updated": at, "resolved": None,
-        "repeats": 0, "host": "builder", "message": "memory of planner is at 78% of its limit",
-    }  # fmt: skip
-    return {**told, **more}
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from agentres.errors import UsageError
 from agentres.limits import WRITTEN, Host
 from agentres.paths import configuration
 from agentres.policy.alerts import DEFAULT_RULES, Rule, Severity
+from agentres.policy.ceilings import Ceiling
 from agentres.policy.prediction import PredictionSettings
 from agentres.policy.resources import EVENT, RESOURCES
 from agentres.policy.scaling import AGGRESSIVE, BALANCED, FROZEN, PHILOSOPHIES
@@ -308,6 +309,16 @@ def test_scaling_budget_and_prediction(write: Write) -> None:
     assert load([write(dump(settings))]) == settings
 
 
+def test_ceilings_are_laid_over_one_another_key_by_key(write: Write) -> None:
+    below = write('[ceilings.all]\nagents = 3\n[ceilings.x]\nusers = ["a"]\nmemory = "1G"')
+    above = write('[ceilings.x]\ngroups = "b"\nmemory = "2G"\ncpu = 1.5', "above.toml")
+    settings = load([below, above], host)
+    both = Ceiling("x", ("a",), ("b",), None, {"cpu": "1.5", "memory": "2G"})
+    assert settings.ceilings == (Ceiling("all", agents=3), both)
+    assert load([write(dump(settings))], host) == settings
+    assert from_plain(to_plain(settings)) == settings
+
+
 def test_a_predictor_is_an_entry_point_that_is_there(
     write: Write, entry_points: list[EntryPoint]
 ) -> None:
@@ -327,7 +338,7 @@ def test_without_a_file_the_philosophies_are_those_built_in() -> None:
     assert settings.philosophies == PHILOSOPHIES
     assert settings.chosen(None) == BALANCED
     assert settings.chosen("aggressive") == AGGRESSIVE
-    with pytest.raises(UsageError, match=r"^--philosophy x: expected one of balanced, "):
+    with pytest.raises(UsageError, match=r"^philosophy x: expected one of balanced, "):
         settings.chosen("x")
 
 
@@ -487,13 +498,21 @@ QUEUE = "expected a whole number, 1 to 10000"
 ARGV = 'expected a list of text such as ["/usr/bin/logger", "-t", "agentres"]'
 URL = 'expected a URL such as "https://example.org/alerts", without user and spaces'
 NOT_BUILT_IN = "nothing of this name being built in"
-SECTIONS = 'expected a section: "sampling", "history", "limits", "scaling", "budget", "prediction", "philosophies", "alerts" or "handlers"'
+SECTIONS = 'expected a section: "sampling", "history", "limits", "scaling", "budget", "prediction", "philosophies", "ceilings", "alerts", "handlers" or "agent"'
 FRACTION = 'expected percent such as "50%"'
 LASTING = 'expected a duration such as "30s", 1s to 30d'
 PHILOSOPHY = 'expected a philosophy: "balanced", "conservative", "aggressive" or "frozen"'
 RANGE = "expected least:most such as 256M:2G"
 
 REFUSED = [
+    ('[ceilings.x]\nmemory = "1G:2G"', 'ceilings.x.memory = "1G:2G": expected one figure, which is the most that it may be'),
+    ('[ceilings.x]\nmemory = "max"', 'ceilings.x.memory = "max": expected one figure, which is the most that it may be'),
+    ('[ceilings.x]\nio_read = "/dev/vda=3M"', 'ceilings.x.io_read = "/dev/vda=3M": expected one figure, which is the most that it may be'),
+    ('[ceilings.x]\nmemori = "1G"', 'ceilings.x.memori = "1G": expected a key, did you mean "memory"?'),
+    ("[ceilings.x]\ncpu = 0", "ceilings.x.cpu = 0: must be above 0"),
+    ("[ceilings.x]\nusers = 3", "ceilings.x.users = 3: expected a name, or a list of them"),
+    ("[ceilings.x]\nagents = -1", "ceilings.x.agents = -1: expected a whole number, 0 to 1000"),
+    ("ceilings.memory = 3", "ceilings.memory = 3: expected a section"),
     # Sections and keys.
     ("alert = 3", 'alert = 3: expected a section, did you mean "alerts"?'),
     ("[alrets.memory]", 'alrets: expected a section, did you mean "alerts"?'),
@@ -638,7 +657,7 @@ REFUSED = [
     ("alerts.cpu.of = []", f"alerts.cpu.of = []: {ANY_OF}"),
     ("alerts.cpu.of = [1]", f"alerts.cpu.of = [1]: {ANY_OF}"),
     ('alerts.cpu.of = ["host", "host"]', f'alerts.cpu.of = ["host", "host"]: {ANY_OF}'),
-    ('alerts.network.of = "agent"', 'alerts.network.of = "agent": expected "host": agent has no network'),
+    ('alerts.network.of = "slice"', 'alerts.network.of = "slice": expected "agent" or "host": slice has no network'),
     ('alerts.oom_kill.of = ["agent", "host"]', 'alerts.oom_kill.of = ["agent", "host"]: expected "agent" or "slice": host has no oom_kill'),
     # What should never happen.
     ("alerts.oom_kill.warning = 1", 'alerts.oom_kill.warning = 1: expected "severity" or "keep_firing_for": oom_kill should never happen'),
@@ -1112,6 +1131,71 @@ def test_a_process_of_its_own_writes_the_settings(write: Write) -> None:
     assert rules_of(settings, "cpu") == []
 
 
+def test_keys_know_the_file_that_they_are_from(write: Write) -> None:
+    first = write('limits.memory = "1G"\nlimits.cpu = 2', name="first.toml")
+    second = write(
+        'limits.memory = "2G"\nalerts.mine.resource = "memory"\nalerts.mine.warning = 1',
+        name="second.toml",
+    )
+    origins = load([first, second], origins=True).origins
+    assert (origins["limits.memory"], origins["limits.cpu"]) == (second, first)
+    assert origins["alerts.mine.warning"] == second
+    assert "sampling.interval" not in origins
+
+
+AGENT = '[agent]\ncommand = ["true"]\n'
+
+
+def test_an_agent_is_described(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("agentres.paths.AGENTS", str(tmp_path))
+    path = tmp_path / "x.toml"
+    path.write_text(
+        AGENT + 'isolate = false\nuser = "dev"\ncwd = "/"\npriority = "high"\ntimeout = "90s"\n'
+        'environment = { A = "b" }\n[limits]\nmemory = "64M"\n'
+    )
+    settings = load([str(path)])
+    assert settings.agent is not None
+    assert settings.agent.command == ("true",)
+    assert settings.agent.environment == {"A": "b"}
+    assert settings.agent.values == {
+        "user": "dev", "isolate": "no", "cwd": "/", "priority": "high", "timeout": "90s",
+    }  # fmt: skip
+    assert settings.limits == {"memory": "64M"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[agent]\n", 'agent: expected a key "command", a list of text'),
+        ('[agent]\ncommand = "true"\n', 'agent.command = "true": expected a list'),
+        ("[agent]\ncommand = []\n", 'agent: expected a key "command"'),
+        (AGENT + 'priority = "urgent"\n', 'agent.priority = "urgent": expected low, normal, high'),
+        (AGENT + 'restart = "sometimes"\n', 'agent.restart = "sometimes": expected'),
+        (AGENT + 'restart_delay = "1m"\nrestart_delay_max = "1s"\n', "agent.restart_delay_max"),
+        (AGENT + 'timeout = "soon"\n', 'agent.timeout = "soon": expected'),
+        (AGENT + 'isolate = "yes"\n', 'agent.isolate = "yes": expected true or false'),
+        (AGENT + 'environment = { "A=B" = "c" }\n', "agent.environment"),
+        (AGENT + 'comand = ["true"]\n', 'agent.comand = ["true"]: expected a key of agent'),
+    ],
+)
+def test_an_agent_that_makes_no_sense_is_refused(
+    text: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("agentres.paths.AGENTS", str(tmp_path))
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load([str(path)])
+    assert str(caught.value).startswith(f"{path}: {words}")
+
+
+def test_no_agent_is_described_elsewhere(write: Write) -> None:
+    with pytest.raises(
+        ConfigError, match=r"agent: expected in a file of /etc/agentres/agents\.d only"
+    ):
+        load([write(AGENT)])
+
+
 def test_a_process_of_its_own_reads_what_the_environment_names(write: Write) -> None:
     done = read_apart(AGENTRES_CONFIG=write("history.enabled = false"))
     assert not from_plain(marshal.loads(done.stdout)).history
@@ -1242,3 +1326,19 @@ def test_the_documentation_has_the_built_in_rules_as_they_are() -> None:
             ", ".join(levels) or section["severity"],
             *(str(cell) for cell in rest),
         ]
+
+
+def test_a_file_to_begin_with_says_nothing_and_means_what_is_built_in(
+    write: Write, tmp_path: Path
+) -> None:
+    path = tmp_path / "deep/agentres.toml"
+    done = CliRunner().invoke(app, ["init", str(path)])
+    assert (done.exit_code, done.stdout) == (0, f"{path}\n")
+    assert load([str(path)]) == Settings()
+    again = CliRunner().invoke(app, ["init", str(path)])
+    assert again.exit_code == 1
+    assert "is there already" in again.output
+    marked = path.read_text().splitlines()
+    at = marked.index("# [sampling]")
+    all_of_it = "\n".join(line.removeprefix("# ") for line in marked[at:])
+    assert load([write(all_of_it)]) == Settings()

@@ -218,7 +218,9 @@ def test_mounts_that_escape_the_write_limit_are_told_one_by_one() -> None:
 # Notes.
 
 
-@pytest.mark.parametrize(("uid", "words"), [(0, "run agents with --user"), (1000, "not malice")])
+@pytest.mark.parametrize(
+    ("uid", "words"), [(0, "run agents with --isolate or --user"), (1000, "not malice")]
+)
 def test_how_hard_the_wall_is_depends_on_who_asks(uid: int, words: str) -> None:
     assert words in only("wall", host(uid=uid)).detail
 

@@ -251,7 +251,7 @@ def test_a_kernel_that_reclaims_nothing_lowers_as_far_as_the_use_allows(start: S
 
 def test_who_grows_while_its_limit_is_lowered_keeps_it(slice: FakeSlice, start: Start) -> None:
     life = start(limits=memory(600))
-    life.elastic._arm = lambda _: life.cgroup.uses(500 * MIB)
+    life.limiter._arm = lambda _: life.cgroup.uses(500 * MIB)
     life.elastic._carry_out(Step("trim", str(life.agent), "b wants 1 GiB", 150 * MIB))
     assert (life.limit, life.told) == (600, [])
 

@@ -177,6 +177,8 @@ FULL = Usage(
     pids_peak=7,
     rbytes=MIB,
     wbytes=0,
+    rx_bytes=2 * MIB,
+    tx_bytes=0,
 )
 
 
@@ -186,6 +188,7 @@ def test_the_summary_tells_the_end_the_figures_and_that_nothing_was_hit() -> Non
         "  cpu        1.00 s, on average 0.50 of 1.5 cores, throttled 0.25 s",
         "  memory     peak 100 MiB of 512 MiB",
         "  disk       read 1.0 MiB, wrote 0 B",
+        "  network    received 2.0 MiB, sent 0 B",
         "  processes  at most 7 of 64",
         "  no limit on CPU, memory, processes or time was hit",
     ]
@@ -197,6 +200,7 @@ def test_the_summary_says_what_was_not_counted() -> None:
         "  cpu        not counted here",
         "  memory     not counted here",
         "  disk       not counted here",
+        "  network    not counted here",
         "  processes  not counted here",
         "  no limit on CPU, memory, processes or time was hit",
     ]
@@ -215,7 +219,9 @@ def test_the_summary_ends_with_the_hits() -> None:
 
 
 def test_a_figure_of_zero_is_counted() -> None:
-    zero = Usage(usage_usec=0, memory_peak=0, pids_peak=0, rbytes=0, wbytes=0)
+    zero = Usage(
+        usage_usec=0, memory_peak=0, pids_peak=0, rbytes=0, wbytes=0, rx_bytes=0, tx_bytes=0
+    )
     assert not any("not counted" in line for line in summary(ended(usage=zero)))
 
 
@@ -255,6 +261,11 @@ def test_nothing_that_does_not_hold_is_no_line() -> None:
     ("limits", "line"),
     [
         (LIMITS, "cpu 1.5 cores, memory 512 MiB, swap 0 B, pids 64, nofile 1000"),
+        (Limits(net="none", net_in=5), "cpu no limit, memory no limit, swap no limit, pids None, nofile None, net none"),
+        (
+            Limits(net_in=MAX, net_out=5_000_000, ranges={"net_out": Range(1e6, 1e7)}),
+            "cpu no limit, memory no limit, swap no limit, pids None, nofile None, net_in no limit, net_out 5 MB/s (1 MB/s to 10 MB/s)",
+        ),
         (
             Limits(
                 cpu=MAX, memory=MAX, swap=MAX, pids=MAX, nofile=5,
@@ -278,12 +289,14 @@ def test_the_json_summary_is_this() -> None:
         limits=Limits(
             cpu=1.5, memory=512 * MIB, swap=MAX, pids=64,
             io_read={EVERY_DISK: 5}, io_write={"/dev/vda": MAX}, nofile=1000,
+            net_in=6, net_loopback="limited",
             ranges={"cpu": Range(0.5, 4)},
         ),
         returncode=-9,
         wall=1.23456789,
         timeout=90.0,
-        usage=Usage(*range(1, 10), pids_peak=10, pids_max_events=0, rbytes=12, wbytes=13, rios=14),
+        usage=Usage(*range(1, 10), pids_peak=10, pids_max_events=0, rbytes=12, wbytes=13, rios=14,
+                    rx_bytes=15, tx_dropped_packets=0),
         unreadable={"io.stat": "garbage"},
         enforced=[Setting("pids.max", "64"), IoMax("8:0", rbps=5).setting()],
         not_enforced=[Refused(Setting("cpu.max", "150000 100000"), "there is no cpu.max")],
@@ -300,6 +313,7 @@ def test_the_json_summary_is_this() -> None:
         "exit_code": 137,
         "signal": 9,
         "timed_out": False,
+        "stopped": None,
         "wall_seconds": 1.234568,
         "usage": {
             "usage_usec": 1,
@@ -317,6 +331,16 @@ def test_the_json_summary_is_this() -> None:
             "wbytes": 13,
             "rios": 14,
             "wios": None,
+            "rx_bytes": 15,
+            "rx_dropped_bytes": None,
+            "rx_dropped_packets": None,
+            "rx_loopback_bytes": None,
+            "rx_delayed_bytes": None,
+            "tx_bytes": None,
+            "tx_dropped_bytes": None,
+            "tx_dropped_packets": 0,
+            "tx_loopback_bytes": None,
+            "tx_delayed_bytes": None,
         },
         "unreadable": {"io.stat": "garbage"},
         "limits": {
@@ -329,6 +353,10 @@ def test_the_json_summary_is_this() -> None:
             "riops": {},
             "wiops": {},
             "nofile": 1000,
+            "net_in": 6,
+            "net_out": None,
+            "net": "host",
+            "net_loopback": "limited",
             "timeout": 90.0,
             "ranges": {"cpu": [0.5, 4]},
         },

@@ -185,9 +185,9 @@ def test_a_run_is_a_table_and_curves_within_80_columns() -> None:
     figures = [row for row in rows(out) if re.fullmatch(r"\d\d:\d\d:\d\d", (row or [""])[0])]
     table = [row for row in figures if len(row) > 2]
     assert len(table) == 20
-    assert table[0][1:] == ["-", "512", "MiB", "700", "MiB", "-", "-", "12", "80", "-"]
+    assert table[0][1:] == ["-", "512", "MiB", "700", "MiB", "-", "-", "-", "-", "12", "80", "-"]
     assert table[1][1:] == [
-        "0.10", "512", "MiB", "700", "MiB", "2", "MB/s", "0", "B/s", "12", "80", "2", "-", "-",
+        "0.10", "512", "MiB", "700", "MiB", "2", "MB/s", "0", "B/s", "-", "-", "12", "80", "2", "-", "-",
     ]  # fmt: skip
     assert re.search("[\u2801-\u28ff]", out)
     assert "\x1b" not in out
@@ -208,7 +208,9 @@ def test_a_run_as_json(filled: float) -> None:
     assert second["values"]["cpu"] == pytest.approx(0.1)
     assert second["values"]["memory"] == 512 << 20
     assert second["values"]["swap"] is None
-    assert second["limits"] == {"cpu": 2.0, "memory": 1 << 30, "pids": 50}
+    assert second["limits"] == {
+        "cpu": 2.0, "memory": 1 << 30, "pids": 50, "network_in": None, "network_out": None,
+    }  # fmt: skip
     assert second["raw"]["usage_usec"] == 500_000
     assert second["raw"]["disks"] == [["254:0", 10_000_000, 0, 1, 1]]
     assert set(second["values"]) == set(CURVES) == set(told["units"])
@@ -393,6 +395,8 @@ class TestPictures:
         assert "is at &lt;b&gt;83%" in page
         assert "\x1b" not in page
         assert not re.search(r'(src|href)="(?!#)', page.replace("xlink:href", "href"))
+        assert "//" not in page  # no address, not even a namespace's
+        assert re.search(r"<g><title>[A-Z]+, [0-9:]+: [^<]* is at &lt;b&gt;83%", page)
 
     def test_without_matplotlib_the_remedy_is_told(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -400,7 +404,7 @@ class TestPictures:
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
         code, out, err = run("planner", "--plot", str(tmp_path / "x.png"))
         assert (code, out) == (1, "")
-        assert err == "agentres: --plot needs matplotlib; pip install 'agentres[report]'\n"
+        assert err == "agentres: pictures need matplotlib; pip install 'agentres[report]'\n"
         assert not list(tmp_path.glob("*.png"))
 
 

@@ -82,7 +82,13 @@ def test_processes_and_open_files_are_counted() -> None:
 
 def test_network_is_all_but_loopback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def nic(received: int, sent: int) -> SimpleNamespace:
-        return SimpleNamespace(bytes_recv=received, bytes_sent=sent)
+        packets = {
+            "packets_recv": 3 * received,
+            "packets_sent": 3 * sent,
+            "dropin": 5,
+            "dropout": 7,
+        }
+        return SimpleNamespace(bytes_recv=received, bytes_sent=sent, **packets)
 
     carried = tmp_path / "class/net/bond0"
     (carried / "lower_eth0").mkdir(parents=True)
@@ -91,6 +97,8 @@ def test_network_is_all_but_loopback(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(psutil, "net_io_counters", lambda **_: found)
     sample = host_sample()
     assert (sample.rx_bytes, sample.tx_bytes) == (11, 22)
+    assert (sample.rx_packets, sample.tx_packets) == (33, 66)
+    assert (sample.rx_dropped_packets, sample.tx_dropped_packets) == (10, 14)
     monkeypatch.setattr(psutil, "net_io_counters", lambda **_: {"lo": nic(1, 1)})
     sample = host_sample()
     assert (sample.rx_bytes, sample.tx_bytes) == (None, None)

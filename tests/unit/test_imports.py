@@ -25,7 +25,7 @@ OURS_OR_CGROUPSPY = {"agentres", "cgroupspy", "cgroupspy.interfaces", "cgroupspy
 
 ENTRY = "import agentres.cli.run"
 WHOLE_LINE = """
-from agentres.cli import options
+from agentres import options
 from agentres.cli.run import run
 from agentres.limits import Host
 options.understand(*options.parse(["--cpu=1", "--memory", "50%", "--io-write=/dev/vda=1M", "--", "true"]), Host(4, 2**33))
@@ -65,10 +65,15 @@ def test_a_run_loads_the_standard_library_its_own_core_and_two_modules_of_cgroup
 
 @pytest.mark.parametrize(
     "module",
-    ["agentres.cli.app", "agentres.cli.doctor", "agentres.doctor", "agentres.kernel.probe"],
-)
+    [
+        "agentres.cli.app", "agentres.cli.doctor", "agentres.doctor", "agentres.fleet",
+        "agentres.kernel.probe", "agentres.plot", "agentres.progress", "agentres.report",
+        "agentres.tui", "agentres.web", "aiohttp", "matplotlib", "prometheus_client", "textual",
+    ],
+)  # fmt: skip
 def test_a_run_does_not_load_the_other_verbs(module: str) -> None:
     assert module not in loaded_by(ENTRY)
+    assert module not in loaded_by(WATCHING)
 
 
 def test_importing_the_package_loads_nothing_else() -> None:

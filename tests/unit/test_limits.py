@@ -76,6 +76,8 @@ def test_defaults_start_modestly_and_may_grow_to_four_fifths_of_the_host() -> No
         io_read={EVERY_DISK: 100_000_000},
         io_write={EVERY_DISK: 100_000_000},
         nofile=1000,
+        net_in=100_000_000,
+        net_out=100_000_000,
         ranges={"cpu": Range(0.1, 3.2), "memory": Range(32 * 2**20, 8 * GIB)},
     )
 

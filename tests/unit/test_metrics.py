@@ -28,7 +28,8 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from agentres.cli.metrics import metrics, parse_address, write_textfile
+from agentres.cli.listening import parse_address
+from agentres.cli.metrics import metrics, write_textfile
 from agentres.errors import AgentresError, UsageError
 from agentres.kernel import delegation, devices, host, registry, tree
 from agentres.kernel.registry import Claimed, Found
@@ -51,7 +52,7 @@ FULL = Sample(
 
 def agent(name: str = "a", where: str = "") -> Found:
     home = f"{MOUNT}/{where or name}"
-    return Found(name, f"{home}/agent", home, 1700000000.25, 42, 1000)
+    return Found(name, f"{home}/agent", home, 1700000000.25, 42, 1000, 0)
 
 
 def no_history() -> Store:

@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.main import get_command
 
-from agentres.cli import app, options
-from agentres.cli.options import OPTIONS
+from agentres import options
+from agentres.cli import app
 from agentres.errors import UsageError
 from agentres.limits import CPU_START, EVERY_DISK, MEMORY_MIN, MEMORY_START, Host, Range, defaults
+from agentres.options import OPTIONS
 from agentres.policy.scaling import BALANCED
 from agentres.settings import Settings
 from agentres.units import MAX
@@ -65,6 +66,11 @@ LIMITS: list[tuple[str, Any, str, Any]] = [
     ("io_write", ["5", "/a=max"], "io_write", {EVERY_DISK: 5, "/a": MAX}),
     ("io_read_iops", ["10k"], "io_read_iops", {EVERY_DISK: 10_000}),
     ("io_write_iops", ["/dev/vda=7"], "io_write_iops", {"/dev/vda": 7}),
+    ("net_in", "5MB/s", "net_in", 5_000_000),
+    ("net_out", "max", "net_out", MAX),
+    ("net", "none", "net", "none"),
+    ("net", "isolated", "net", "isolated"),
+    ("net_loopback", "limited", "net_loopback", "limited"),
 ]
 
 ELSEWHERE: list[tuple[str, Any, str, Any]] = [
@@ -73,6 +79,7 @@ ELSEWHERE: list[tuple[str, Any, str, Any]] = [
     ("name", "a" * 64, "name", "a" * 64),
     ("user", "nobody", "user", "nobody"),
     ("cwd", "/tmp", "cwd", "/tmp"),
+    ("isolate", "yes", "isolate", True),
     ("best_effort", True, "best_effort", True),
 ]
 
@@ -87,8 +94,11 @@ TALK: list[tuple[str, Any, str, Any]] = [
     ("wait", "max", "wait", math.inf),
     ("summary", "run.json", "summary", "run.json"),
     ("config", "rules.toml", "config", "rules.toml"),
+    ("progress", True, "progress", True),
     ("quiet", True, "quiet", True),
     ("verbose", True, "verbose", True),
+    ("detach", True, "detach", True),
+    ("local", True, "local", True),
 ]
 
 
@@ -120,6 +130,11 @@ def test_memory_is_whole_pages_of_the_host() -> None:
 
 def test_the_tables_above_have_every_option() -> None:
     assert {row[0] for row in LIMITS + ELSEWHERE + TALK} == {option.key for option in OPTIONS}
+
+
+def test_what_the_daemon_goes_on_with_is_not_supervised_here() -> None:
+    with pytest.raises(UsageError, match="--detach and --local"):
+        understand(detach=True, local=True)
 
 
 def test_without_options_the_defaults_hold() -> None:
@@ -230,9 +245,9 @@ def test_options_and_configuration_are_laid_together_disk_by_disk() -> None:
 
 
 def test_a_configured_disk_limit_is_asked_for() -> None:
-    assert configured({}).request.tolerated == {"io.max"}
+    assert configured({}).request.tolerated == {"io.max", "network"}
     request = configured({"io_write": ["5M"]}).request
-    assert (request.tolerated, request.every_disk_asked) == (frozenset(), True)
+    assert (request.tolerated, request.every_disk_asked) == ({"network"}, True)
     assert configured({"io_write": ["/a=5M"]}).request.every_disk_asked is False
 
 
@@ -259,8 +274,15 @@ def test_a_philosophy_is_one_of_the_configurations() -> None:
 
 @pytest.mark.parametrize("key", ["io_read", "io_write", "io_read_iops", "io_write_iops"])
 def test_a_disk_limit_that_was_asked_for_may_not_be_missing(key: str) -> None:
-    assert understand().request.tolerated == {"io.max"}
-    assert understand(**{key: ["5"]}).request.tolerated == frozenset()
+    assert understand().request.tolerated == {"io.max", "network"}
+    assert understand(**{key: ["5"]}).request.tolerated == {"network"}
+
+
+@pytest.mark.parametrize("key", ["net_in", "net_out"])
+def test_a_network_rate_that_was_asked_for_may_not_be_missing(key: str) -> None:
+    assert understand(**{key: "5"}).request.tolerated == {"io.max"}
+    assert understand(**{key: "max"}).request.tolerated == {"io.max", "network"}
+    assert configured({key: "5M:6M"}).request.tolerated == {"io.max"}
 
 
 BAD: list[tuple[str, Any, str]] = [
@@ -574,3 +596,46 @@ def test_parsing_leaves_the_line_as_it_was() -> None:
     line = ["--cpu", "1", "--", "a"]
     options.parse(line)
     assert line == ["--cpu", "1", "--", "a"]
+
+
+# The environment's layer.
+
+
+def test_the_environment_stands_between_the_line_and_the_configuration() -> None:
+    settings = Settings(limits={"memory": "1G", "pids": "7", "io_read": ["1M"]}, origins={"limits.pids": "/a.toml"})  # fmt: skip
+    around = {"AGENTRES_MEMORY": "2G", "AGENTRES_IO_READ": "2M  /=3M", "AGENTRES_PRIORITY": "high", "AGENTRES_CPU": ""}  # fmt: skip
+    found = options.understand({"memory": "3G"}, COMMAND, HOST, settings, around)
+    assert (found.request.limits.memory, found.request.limits.pids, found.priority) == (
+        3 * GIB,
+        7,
+        400,
+    )
+    assert found.request.origins == {
+        "memory": "--memory",
+        "pids": "/a.toml",
+        "io_read": "AGENTRES_IO_READ",
+    }
+    laid, beside = options.with_environment(settings, HOST, around)
+    assert laid.limits == {"memory": "2G", "pids": "7", "io_read": ["1M", "2M", "/=3M"]}
+    assert (laid.origins["limits.memory"], laid.origins["limits.pids"]) == (
+        "AGENTRES_MEMORY",
+        "/a.toml",
+    )
+    assert beside == {"priority": "high"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("AGENTRES_MEMORY", "9G"), ("AGENTRES_WAIT", "soon"), ("AGENTRES_PHILOSOPHY", "none"), ("AGENTRES_IO_WRITE", "x")],
+)  # fmt: skip
+def test_the_environments_mistakes_are_told_by_its_names(name: str, text: str) -> None:
+    for line in ({}, {"pids": "7"}):
+        with pytest.raises(UsageError, match=f"^{name}={text}: "):
+            options.understand(line, COMMAND, HOST, None, {name: text})
+    with pytest.raises(UsageError, match=f"^{name}={text}: "):
+        options.with_environment(Settings(), HOST, {name: text})
+
+
+def test_the_environment_says_nothing_of_what_is_no_limit() -> None:
+    around = {"AGENTRES_USER": "root", "AGENTRES_NAME": "x", "AGENTRES_QUIET": "1"}
+    assert options.from_environment(around) == {}

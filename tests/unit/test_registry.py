@@ -81,7 +81,7 @@ def test_what_was_marked_is_found_as_it_was(make: Callable[..., Path], tmp_path:
     agent = make("user.slice/agentres-x.scope", "x", 1700000000.123456, 4711)
     home = str(agent.parent)
     assert running(str(tmp_path)) == [
-        Found("x", str(agent), home, 1700000000.123456, 4711, os.geteuid())
+        Found("x", str(agent), home, 1700000000.123456, 4711, os.geteuid(), os.geteuid())
     ]
 
 

@@ -18,8 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentres import config
-from agentres.cli import options
+from agentres import config, options
 from agentres.limits import Host, Range, page_align
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"

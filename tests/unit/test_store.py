@@ -136,7 +136,7 @@ def test_the_file_is_its_owners_alone(store: Store, path: str) -> None:
 
 def test_the_schema_of_a_new_file(store: Store, path: str) -> None:
     with sqlite3.connect(path) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (2,) == (Store.SCHEMA_VERSION,)
+        assert db.execute("PRAGMA user_version").fetchone() == (3,) == (Store.SCHEMA_VERSION,)
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
         tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
@@ -170,7 +170,7 @@ def test_only_what_is_asked_for_is_loaded() -> None:
 
 def test_a_new_field_of_sample_needs_a_new_schema() -> None:
     """Who changes one side changes the other: a migration with add_sample_columns, and this table."""
-    assert {2: 36}[Store.SCHEMA_VERSION] == len(Sample.__match_args__)
+    assert {3: 52}[Store.SCHEMA_VERSION] == len(Sample.__match_args__)
 
 
 def test_odd_characters_in_the_path(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_an_older_file_is_brought_up_to_date_and_keeps_its_data(
 ) -> None:
     _old_file(path)
     monkeypatch.setattr(file, "MIGRATIONS", (*MIGRATIONS, _next_schema))
-    with pytest.raises(StoreError, match=r"older agentres \(schema 2, this one knows 3\)"):
+    with pytest.raises(StoreError, match=r"older agentres \(schema 3, this one knows 4\)"):
         Store.open(path, write=False)
     for _ in range(2):  # and only once
         store = Store.open(path)
@@ -220,7 +220,7 @@ def test_an_older_file_is_brought_up_to_date_and_keeps_its_data(
         store.close()
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT colour FROM runs ORDER BY id").fetchall() == [("blue",), ("red",)]
-        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+        assert db.execute("PRAGMA user_version").fetchone() == (4,)
     db.close()
 
 
@@ -274,7 +274,7 @@ def test_a_file_of_the_first_version(path: str) -> None:
         db.execute("PRAGMA journal_mode = WAL")
         db.executescript(FIRST_SCHEMA)
     db.close()
-    with pytest.raises(StoreError, match=r"older agentres \(schema 1, this one knows 2\)"):
+    with pytest.raises(StoreError, match=r"older agentres \(schema 1, this one knows 3\)"):
         Store.open(path, write=False)
     store = Store.open(path)
     assert store.runs() == [run()]
@@ -314,7 +314,7 @@ def test_a_migration_that_fails_leaves_the_version_before_it(
         columns = [row[1] for row in db.execute("PRAGMA table_info(runs)")]
         assert "colour" in columns
         assert "taste" not in columns
-        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+        assert db.execute("PRAGMA user_version").fetchone() == (4,)
         assert db.execute("SELECT count(*) FROM samples").fetchone() == (1,)
     db.close()
 
@@ -344,7 +344,7 @@ def test_a_newer_file_is_refused_and_not_touched(path: str) -> None:
     db.close()
     before = Path(path).read_bytes()
     for write in (True, False):
-        with pytest.raises(StoreError, match=r"newer agentres \(schema 7, this one knows 2\)"):
+        with pytest.raises(StoreError, match=r"newer agentres \(schema 7, this one knows 3\)"):
             Store.open(path, write=write)
     assert Path(path).read_bytes() == before
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -344,3 +347,42 @@ def test_a_file_system_without_locks_leaves_nothing_open(
     with pytest.raises(OSError, match="No locks available"), tree.Lock(str(slice.path)):
         raise AssertionError("there are none")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+HOLD = """
+import fcntl, os, sys, time
+fd = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECTORY)
+fcntl.flock(fd, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def holders(path: Path, *seconds: float) -> list[subprocess.Popen[str]]:
+    """Processes that stand in line for the lock, and have it for so long each; the first has it."""
+    line = [sys.executable, "-S", "-c", HOLD, str(path)]
+    started = [
+        subprocess.Popen([*line, str(each)], stdout=subprocess.PIPE, text=True) for each in seconds
+    ]
+    while not any(select.select([p.stdout for p in started], [], [], 30)[0]):
+        pytest.fail("nobody has the lock")
+    return started
+
+
+def test_who_is_in_line_waits_for_one_after_another(slice: FakeSlice) -> None:
+    # All of them have it for more than twice as long as there is patience with one.
+    others = holders(slice.path, *[0.8] * 5)
+    with tree.Lock(str(slice.path), 1.6, in_line=True):
+        pass
+    for other in others:
+        other.communicate()
+
+
+def test_one_that_keeps_it_is_not_waited_for_for_ever(slice: FakeSlice) -> None:
+    (stuck,) = holders(slice.path, 1000)
+    try:
+        with pytest.raises(tree.Locked), tree.Lock(str(slice.path), 0.1, in_line=True):
+            pytest.fail("it has the lock")
+    finally:
+        stuck.kill()
+        stuck.communicate()

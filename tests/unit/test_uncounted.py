@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentres.agent import _uncounted_names
+from agentres.enforcement import _uncounted_names
 from agentres.kernel.mounts import parse_mounts
 from agentres.limits import Limits
 

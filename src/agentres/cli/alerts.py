@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import os
-import pwd
 import select
 import signal
 import sys
@@ -16,9 +14,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from agentres import clock
 from agentres.cli import show
 from agentres.cli.run import say
-from agentres.errors import EXIT_SIGNAL
+from agentres.client import whoever
+from agentres.errors import EXIT_SIGNAL, printable
 from agentres.policy.alerts import Severity
 from agentres.policy.alerts import show as quantity
 from agentres.policy.resources import RESOURCES
@@ -144,7 +144,7 @@ def show_(alert_id: Id, as_json: AsJson = False) -> None:
     steps_table = show.table("time", "what", "severity", "value", "detail", whole=("time",))
     for at, kind, level, figure, detail in timeline:
         steps_table.add_row(
-            show.clock(at, 3),
+            clock.of_day(at, 3),
             show.cell(kind),
             "" if level is None else show.cell(level.name, show.STYLES[level]),
             "" if figure is None else quantity(figure, row.unit),
@@ -170,13 +170,13 @@ def ack(
             raise typer.BadParameter("must not be empty", param_hint=option)
     store = show.open_history(write=True)
     try:
-        row = store.acknowledge(alert_id, who or _user(), why, time.time())
+        row = store.acknowledge(alert_id, who or whoever(), why, time.time())
     finally:
         store.close()
     if as_json:
         show.print_json({"schema": SCHEMA, "alert": _as_json(row)})
     else:
-        print(f"acknowledged {row.id} as {show.printable(row.acknowledged_by or '')}")
+        print(f"acknowledged {row.id} as {printable(row.acknowledged_by or '')}")
 
 
 @app.command("stats")
@@ -225,17 +225,6 @@ def _severity(text: str | None) -> Severity | None:
         ) from None
 
 
-def _user() -> str:
-    """Whoever runs this; behind sudo, whoever ran sudo."""
-    uid = os.getuid()
-    try:
-        name = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        name = f"uid {uid}"
-    behind = os.environ.get("SUDO_USER")
-    return f"{behind} as {name}" if behind and behind != name else name
-
-
 # How alerts are shown.
 
 
@@ -266,7 +255,7 @@ def _print(rows: list[AlertRow]) -> None:
     for row in rows:
         table.add_row(
             row.id,
-            show.moment(row.raised),
+            clock.moment(row.raised),
             show.cell(row.severity.name, show.STYLES[row.severity]),
             show.cell(row.agent),
             show.cell(row.resource),
@@ -288,11 +277,11 @@ def _fields(row: AlertRow) -> Iterator[tuple[str, str]]:
     yield "threshold", quantity(row.threshold, row.unit)
     for field in ("breached", "raised", "updated", "resolved", "handled"):
         at = getattr(row, field)
-        yield field, show.ABSENT if at is None else show.date(at)
+        yield field, show.ABSENT if at is None else clock.date(at)
     if row.acknowledged is None:
         yield "acknowledged", show.ABSENT
     else:
-        by = f"{show.date(row.acknowledged)} by {row.acknowledged_by}"
+        by = f"{clock.date(row.acknowledged)} by {row.acknowledged_by}"
         yield "acknowledged", f"{by}: {row.acknowledged_why}"
     if row.repeats:
         yield "repeats", str(row.repeats)
@@ -324,10 +313,10 @@ def _follow(
                 show.print_json(event, indent=None)
             else:
                 words = (
-                    show.clock(event["updated"]), event["id"],
+                    clock.of_day(event["updated"]), event["id"],
                     f"{event['event']:8}", f"{event['severity']:9}", event["message"],
                 )  # fmt: skip
-                print(show.printable(" ".join(words)))
+                print(printable(" ".join(words)))
             sys.stdout.flush()
             shown += 1
             if shown == limit:

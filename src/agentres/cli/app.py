@@ -6,16 +6,36 @@ import inspect
 import os
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
 from agentres import __version__
-from agentres.cli import alerts, capacity, config, doctor, history, metrics, philosophies, predict
-from agentres.cli.options import OPTIONS, spell_out, to_arguments
+from agentres.cli import (
+    alerts,
+    capacity,
+    config,
+    daemon,
+    dashboard,
+    doctor,
+    gc,
+    history,
+    install,
+    live,
+    metrics,
+    philosophies,
+    predict,
+    ps,
+    report,
+    show,
+    top,
+    units,
+)
 from agentres.cli.run import say
 from agentres.errors import EXIT_AGENTRES, EXIT_SIGNAL
+from agentres.options import OPTIONS, Option, spell_out, to_arguments
 
 EXIT_USAGE = 2
 
@@ -63,11 +83,17 @@ def _run(ctx: typer.Context, **values: Any) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-P", "-m", "agentres", "run", *line])
 
 
-def _signature() -> inspect.Signature:
-    """The parameters of ``run`` for Typer, from the one table of options."""
-    kind = inspect.Parameter.KEYWORD_ONLY
-    parameters = [inspect.Parameter("ctx", kind, annotation=typer.Context)]
-    for option in OPTIONS:
+@show.told
+def _set(name: str, user: str | None = None, **texts: Any) -> None:
+    live.set_limits(name, user, **texts)
+
+
+_KIND = inspect.Parameter.KEYWORD_ONLY
+
+
+def _parameters(options: Sequence[Option]) -> Iterator[inspect.Parameter]:
+    """Options for Typer, from the one table of them."""
+    for option in options:
         of: Any = bool if not option.metavar else list[str] if option.repeatable else str
         declared = typer.Option(
             f"--{option.name}",
@@ -78,18 +104,30 @@ def _signature() -> inspect.Signature:
         )
         default: Any = False if of is bool else None
         wanted = of if of is bool else of | None
-        parameters.append(
-            inspect.Parameter(
-                option.key, kind, default=default, annotation=Annotated[wanted, declared]
-            )
+        yield inspect.Parameter(
+            option.key, _KIND, default=default, annotation=Annotated[wanted, declared]
         )
-    command = typer.Argument(metavar="COMMAND", show_default=False, hidden=True)
-    parameters.append(inspect.Parameter("command", kind, annotation=Annotated[list[str], command]))
-    return inspect.Signature(parameters)
 
 
-_run.__signature__ = _signature()  # type: ignore[attr-defined]  # what inspect and Typer look for
-_run.__annotations__ = {p.name: p.annotation for p in _signature().parameters.values()}
+def _takes(verb: Any, *parameters: inspect.Parameter) -> None:
+    """Say what a verb takes: what inspect and Typer look for."""
+    verb.__signature__ = inspect.Signature(parameters)
+    verb.__annotations__ = {each.name: each.annotation for each in parameters}
+
+
+_COMMAND = typer.Argument(metavar="COMMAND", show_default=False, hidden=True)
+_takes(
+    _run,
+    inspect.Parameter("ctx", _KIND, annotation=typer.Context),
+    *_parameters(OPTIONS),
+    inspect.Parameter("command", _KIND, annotation=Annotated[list[str], _COMMAND]),
+)
+_takes(
+    _set,
+    inspect.Parameter("name", _KIND, annotation=live.Name),
+    inspect.Parameter("user", _KIND, default=None, annotation=live.User),
+    *_parameters(live.options()),
+)
 
 app.command(
     "run",
@@ -99,15 +137,34 @@ app.command(
     options_metavar="[OPTIONS] --",
     context_settings={"allow_interspersed_args": False},
 )(_run)
+app.command("daemon")(daemon.daemon)
 app.command("doctor")(doctor.doctor)
+app.command("ps")(ps.ps)
+app.command("top")(top.top)
+app.command("dashboard")(dashboard.dashboard)
+app.command("show")(live.show)
+app.command("set", help=live.set_limits.__doc__)(_set)
+app.command("freeze")(live.freeze)
+app.command("thaw")(live.thaw)
+app.command("stop")(live.stop)
+app.command("kill")(live.kill)
+app.command("wait")(live.wait)
+app.command("logs")(live.logs)
+app.command("gc")(gc.gc)
 app.command("capacity")(capacity.capacity)
 app.command("history")(history.history)
+app.command("report")(report.report)
 app.add_typer(alerts.app, name="alerts")
 app.command("metrics")(metrics.metrics)
 app.add_typer(config.app, name="config")
+app.add_typer(units.app, name="unit")
+app.command("install-units")(install.install_units)
 app.command("philosophies")(philosophies.philosophies)
 app.command("predict")(predict.predict)
-_VERBS = ("run", "doctor", "capacity", "history", "alerts", "metrics", "config", "philosophies", "predict")  # fmt: skip
+_VERBS = (
+    "run", "daemon", "doctor", "ps", "top", "dashboard", "show", "set", "freeze", "thaw", "stop", "kill", "wait", "logs", "gc", "capacity", "history", "report", "alerts",
+    "metrics", "config", "unit", "install-units", "philosophies", "predict",
+)  # fmt: skip
 
 
 def _version(wanted: bool) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
 
 from agentres.cli.run import say
-from agentres.config import ConfigError, dump, load, sections
+from agentres.config import ConfigError, dotted, dump, load, sections, template
+from agentres.errors import AgentresError, reason
+from agentres.kernel import host
+from agentres.options import variable, with_environment
 from agentres.paths import configuration
 from agentres.settings import Settings
+from agentres.units import counted
 
 app = typer.Typer(
     name="config",
@@ -36,12 +41,38 @@ def check(
     settings = loaded(paths)
     where = ", ".join(paths) or "no configuration file, what is built in"
     counts = (
-        _count(len(settings.rules), "rule"),
-        _count(len(settings.handlers), "handler"),
-        _count(len(settings.philosophies), "philosophy", "philosophies"),
-        _count(len(settings.limits), "limit"),
+        counted(len(settings.rules), "rule"),
+        counted(len(settings.handlers), "handler"),
+        counted(len(settings.philosophies), "philosophy", "philosophies"),
+        counted(len(settings.limits), "limit"),
     )
     print(f"{where}: {', '.join(counts)}")
+
+
+@app.command("init")
+def init(
+    given: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE]", help="Instead of the one that is read by default."),
+    ] = None,
+) -> None:
+    """Write a configuration file to begin with: every key, commented out.
+
+    For root that is /etc/agentres/agentres.toml, else one's own. A file that is there is left as it is.
+    """
+    known = configuration(os.environ, os.getuid(), missing=True)
+    path = given or known[0 if os.geteuid() == 0 else -1]
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o755, exist_ok=True)
+        with open(path, "x") as file:
+            file.write(template())
+    except FileExistsError:
+        say(f"{path} is there already: not touched")
+        raise typer.Exit(1) from None
+    except OSError as error:
+        say(f"cannot write {path}: {reason(error)}")
+        raise typer.Exit(1) from None
+    print(path)
 
 
 @app.command("show")
@@ -49,17 +80,41 @@ def show(
     as_json: Annotated[
         bool, typer.Option("--json", metavar="", help="Print JSON instead of TOML.")
     ] = False,
+    origin: Annotated[
+        bool, typer.Option("--origin", metavar="", help="Tell where each key is from.")
+    ] = False,
 ) -> None:
-    """Print the configuration in effect, every key of it, as a configuration file.
+    """Print the configuration in effect, every key of it, as a configuration file; the environment's among it.
 
     Headers of webhooks, which may be secrets, are among them.
     """
     paths = configuration(os.environ, os.getuid())
-    settings = loaded(paths)
+    try:
+        settings, beside = with_environment(loaded(paths, origin), host.read(), os.environ)
+    except AgentresError as error:
+        say(str(error))
+        raise typer.Exit(1) from None
     if as_json:
-        print(json.dumps({"schema": 1, "files": paths, **sections(settings)}, indent=2))
+        named = {"origins": dict(settings.origins)} if origin else {}
+        print(json.dumps({"schema": 1, "files": paths, **named, **sections(settings)}, indent=2))
+    elif origin:
+        for line in _with_origins(sections(settings), settings.origins):
+            print(line)
+        for key, text in beside.items():
+            print(f"# agentres run --{key} {text}  # {variable(key)}")
     else:
         print(dump(settings), end="")
+
+
+def _with_origins(
+    values: Mapping[str, Any], origins: Mapping[str, str], at: tuple[str, ...] = ()
+) -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _with_origins(value, origins, (*at, key))
+        else:
+            name = dotted((*at, key))
+            yield f"{name} = {json.dumps(value)}  # {origins.get(name, 'built in')}"
 
 
 @app.command("path")
@@ -69,14 +124,10 @@ def path() -> None:
         print(f"{one}\t{'read' if os.path.exists(one) else 'not there'}")
 
 
-def loaded(paths: list[str]) -> Settings:
+def loaded(paths: list[str], origins: bool = False) -> Settings:
     """What the files say; one line and exit status 1 where they make no sense."""
     try:
-        return load(paths)
+        return load(paths, origins=origins)
     except ConfigError as error:
         say(str(error))
         raise typer.Exit(1) from None
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"

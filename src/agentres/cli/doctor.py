@@ -11,11 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from agentres.cli import show
 from agentres.cli.config import loaded
 from agentres.doctor import TOLERATED, Finding, examine, refused
 from agentres.errors import UsageError
+from agentres.kernel import pacing
 from agentres.kernel.probe import gather
-from agentres.limits import DISKS
+from agentres.limits import DISKS, NETWORK, NETWORKS
 from agentres.paths import configuration
 
 _STYLE = {"ok": "green", "missing": "yellow", "refused": "bold red", "note": "dim"}
@@ -25,11 +27,32 @@ def doctor(
     as_json: Annotated[
         bool, typer.Option("--json", metavar="", help="Print JSON instead of a table.")
     ] = False,
+    fix_net: Annotated[
+        bool,
+        typer.Option(
+            "--fix-net",
+            metavar="",
+            help="Install fq on the interfaces that have hardware behind them, so that what agents send too fast waits instead of being dropped. It changes the host for all; for root.",
+        ),
+    ] = False,
+    unfix_net: Annotated[
+        bool,
+        typer.Option("--unfix-net", metavar="", help="Put back what stood there before."),
+    ] = False,
+    interface: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="With --fix-net: these interfaces; repeatable.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Tell what this host can enforce, what is missing, and the remedy.
 
     Makes a trial run. Exits 1 when `agentres run` would be refused here.
     """
+    if fix_net or unfix_net or interface:
+        _pace(fix_net, unfix_net, interface or [])
+        return
     findings = examine(gather(), _tolerated())
     verdict = not refused(findings)
     if as_json:
@@ -43,13 +66,24 @@ def doctor(
     raise typer.Exit(0 if verdict else 1)
 
 
+@show.told
+def _pace(fix: bool, unfix: bool, names: list[str]) -> None:
+    if fix == unfix or (names and not fix):
+        raise UsageError("expected --fix-net, with --interface NAME if need be, or --unfix-net")
+    if os.geteuid() != 0:
+        raise UsageError("the host's interfaces are root's")
+    for line in pacing.install(names) if fix else pacing.remove():
+        print(line)
+
+
 def _tolerated() -> frozenset[str]:
     """The files whose limits hold by default only: not those that the configuration asks for."""
     try:
         limits = loaded(configuration(os.environ, os.getuid())).limits
     except UsageError:  # the trial run was refused for that, and says it
         return TOLERATED
-    return TOLERATED - {"io.max"} if set(DISKS) & limits.keys() else TOLERATED
+    asked = {"io.max": DISKS, NETWORK: NETWORKS}
+    return TOLERATED - {file for file, keys in asked.items() if set(keys) & limits.keys()}
 
 
 def _print(findings: list[Finding], verdict: bool) -> None:

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from agentres import plot
+from agentres import clock, plot
 from agentres.cli import show
 from agentres.curves import CURVES, Curve, Curves, curves
+from agentres.errors import printable
 from agentres.policy.alerts import show as quantity
 from agentres.stats import Sample
 from agentres.store import ActionRow, AlertRow, Run, Store, StoreError
@@ -88,12 +89,12 @@ def history(
     if picture is not None:
         if not samples:
             raise StoreError(_nothing(run, since))
-        title = f"{show.printable(run.name)} (run {run.id})"
+        title = f"{printable(run.name)} (run {run.id})"
         plot.write(picture, drawn, title, _facts(run, drawn), alerts)
     if as_json:
         show.print_json(_as_json(run, others, samples, drawn, alerts))
     elif picture is not None:
-        print(f"wrote {show.printable(picture)}")
+        print(f"wrote {printable(picture)}")
     else:
         _print(run, others, drawn, alerts, _nothing(run, since))
 
@@ -101,28 +102,36 @@ def history(
 def _pick(store: Store, name: str | None, run_id: str | None) -> tuple[Run, list[Run]]:
     """The run asked for, and the others of its name; newest first."""
     if run_id is not None:
-        found = [run for run in store.runs(name) if run.id.startswith(run_id)]
-        if not found or not run_id:
-            raise StoreError(
-                f"no run {run_id!r}"
-                + ("" if name is None else f" of {name!r}")
-                + " in the history",
-                "agentres history lists the runs",
-            )
-        if len(found) > 1:
-            some = ", ".join(run.id for run in found[:5])
-            raise StoreError(f"several runs begin with {run_id!r}: {some}", "write more of the id")
-        picked = found[0]
+        picked = run_by_id(store, run_id, name)
         return picked, [r for r in store.runs(picked.name, picked.of) if r.id != picked.id]
     found = store.runs(name)
     # An agent may be called host: what is watched under that name goes first.
     found.sort(key=lambda run: run.of == "agent")
     if not found:
-        names = sorted({run.name for run in store.runs()})
-        near = difflib.get_close_matches(name or "", names, n=3, cutoff=0.5)
-        remedy = f"did you mean {' or '.join(near)}?" if near else "agentres history lists the runs"
-        raise StoreError(f"no run of {name!r} in the history", remedy)
+        raise no_run_of(store, name or "")
     return found[0], [run for run in found[1:] if run.of == found[0].of]
+
+
+def run_by_id(store: Store, run_id: str, name: str | None, of: str | None = None) -> Run:
+    """The one run whose id begins so, of those of that name and kind; StoreError."""
+    found = [run for run in store.runs(name, of) if run.id.startswith(run_id)]
+    if not found or not run_id:
+        raise StoreError(
+            f"no run {run_id!r}" + ("" if name is None else f" of {name!r}") + " in the history",
+            "agentres history lists the runs",
+        )
+    if len(found) > 1:
+        some = ", ".join(run.id for run in found[:5])
+        raise StoreError(f"several runs begin with {run_id!r}: {some}", "write more of the id")
+    return found[0]
+
+
+def no_run_of(store: Store, name: str) -> StoreError:
+    """That there is none, and which names are near."""
+    names = sorted({run.name for run in store.runs()})
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    remedy = f"did you mean {' or '.join(near)}?" if near else "agentres history lists the runs"
+    return StoreError(f"no run of {name!r} in the history", remedy)
 
 
 def _nothing(run: Run, since: str | None) -> str:
@@ -155,8 +164,8 @@ def _list(store: Store, earliest: float | None, as_json: bool) -> None:
         table.add_row(
             show.cell(run.name),
             run.id,
-            show.moment(run.started),
-            Text("running", "green") if run.ended is None else show.moment(run.ended),
+            clock.moment(run.started),
+            Text("running", "green") if run.ended is None else clock.moment(run.ended),
             show.ABSENT if run.exit_code is None else str(run.exit_code),
             show.ABSENT if peak is None else quantity(peak, "bytes"),
         )
@@ -185,7 +194,7 @@ def _as_json(
 ) -> dict[str, Any]:
     rows = []
     for at, (moment, sample) in enumerate(samples):
-        limits = {name: drawn[name].limits[at] for name in ("cpu", "memory", "pids")}
+        limits = {name: drawn[name].limits[at] for name in _LIMITED}
         rows.append(
             {
                 "time": moment,
@@ -206,21 +215,29 @@ def _as_json(
 
 def _facts(run: Run, drawn: Curves) -> list[tuple[str, str]]:
     limits = ", ".join(_limits(drawn))
-    ended = "running" if run.ended is None else show.date(run.ended)
-    facts = [("started", show.date(run.started)), ("ended", ended)]
+    ended = "running" if run.ended is None else clock.date(run.ended)
+    facts = [("started", clock.date(run.started)), ("ended", ended)]
     if run.exit_code is not None:
         facts.append(("exit code", str(run.exit_code)))
     if limits:
         facts.append(("limits", limits))
     if run.command:
-        facts.append(("command", show.printable(shlex.join(run.command))))
+        facts.append(("command", printable(shlex.join(run.command))))
     return facts
 
 
+_LIMITED = {
+    "cpu": "CPU",
+    "memory": "memory",
+    "pids": "processes",
+    "network_in": "network in",
+    "network_out": "out",
+}
+
+
 def _limits(drawn: Curves) -> list[str]:
-    named = (("cpu", "CPU"), ("memory", "memory"), ("pids", "processes"))
     found = []
-    for name, label in named:
+    for name, label in _LIMITED.items():
         limit = drawn[name].limit
         if limit is not None:
             found.append(f"{label} {quantity(limit, drawn[name].unit)}")
@@ -239,7 +256,7 @@ def _print(
     heading = f"{run.name}, run {run.id}: {', '.join(words)}"
     console.print(show.cell(heading, "bold"))
     if others:
-        some = ", ".join(f"{other.id} of {show.moment(other.started)}" for other in others[:3])
+        some = ", ".join(f"{other.id} of {clock.moment(other.started)}" for other in others[:3])
         more = ", ..." if len(others) > 3 else ""
         console.print(show.cell(f"{len(others)} more of that name: {some}{more} (--run ID)"))
     if not drawn.times:
@@ -260,7 +277,7 @@ def _print(
 
 def _table(drawn: Curves) -> Any:
     names = (
-        "time", "cpu", "working\nset", "memory", "read", "written", "pids", "fds",
+        "time", "cpu", "working\nset", "memory", "read", "written", "in", "out", "pids", "fds",
         "pressure %\ncpu mem io",
     )  # fmt: skip
     table = show.table(*names, right=names[1:], whole=names[:1])
@@ -268,10 +285,11 @@ def _table(drawn: Curves) -> Any:
     close = any(b - a < 1 for a, b in zip(drawn.times, drawn.times[1:], strict=False))
     for at, moment in enumerate(drawn.times):
         table.add_row(
-            show.clock(moment, 2 if close else 0),
+            clock.of_day(moment, 2 if close else 0),
             _figure(drawn["cpu"], at),
             *(_figure(drawn[name], at) for name in ("memory", "memory_current")),
-            *(_figure(drawn[name], at) for name in ("disk_read", "disk_write", "pids", "fds")),
+            *(_figure(drawn[name], at) for name in ("disk_read", "disk_write")),
+            *(_figure(drawn[name], at) for name in ("network_in", "network_out", "pids", "fds")),
             _pressure(drawn, at),
         )
     return table
@@ -330,7 +348,7 @@ def _actions(
         took = show.ABSENT if row.took is None else f"{row.took * 1000:.1f} ms"
         values = f" ({row.values})" if row.values else ""
         table.add_row(
-            show.moment(row.time),
+            clock.moment(row.time),
             *(show.cell(getattr(row, column)) for column in more),
             show.cell(row.kind, _KINDS.get(row.kind, "")),
             show.cell(row.resource),
@@ -342,7 +360,11 @@ def _actions(
 
 
 _KINDS = {"throttle": "yellow", "refuse": "yellow", "release": "red", "freeze": "red"}
-_UNITS = {"memory": "bytes", "cpu": "cores", "io_read": "bytes/s", "io_write": "bytes/s"}
+_UNITS = {
+    "memory": "bytes",
+    "cpu": "cores",
+    **dict.fromkeys(("io_read", "io_write", "net_in", "net_out"), "bytes/s"),
+}
 
 
 def _unit(row: ActionRow) -> str:

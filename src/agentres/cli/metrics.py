@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentres import log
+from agentres.cli import budget
+from agentres.cli.listening import parse_address
 from agentres.cli.run import say
 from agentres.errors import EXIT_SIGNAL, AgentresError, UsageError, reason
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+    from agentres.kernel.cgroup import Cgroup
+    from agentres.kernel.network import Network
     from agentres.stats import Sample
     from agentres.store import Store
 
@@ -66,20 +70,6 @@ def metrics(
         raise typer.Exit(EXIT_FAILURE) from None
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """``9105``, ``127.0.0.1:9105`` or ``[::1]:9105`` as address and port; pure.  UsageError."""
-    address, colon, port = text.rpartition(":")
-    bracketed = address.startswith("[") and address.endswith("]")
-    if not bracketed and ":" in address:
-        raise UsageError(f"--listen {text}: expected IPv6 in brackets, as in [::1]:9105")
-    address = address[1:-1] if bracketed else address
-    if (colon and not address) or not (port.isascii() and port.isdigit() and len(port) <= 5):
-        raise UsageError(f"--listen {text}: expected PORT or ADDR:PORT, as in 127.0.0.1:9105")
-    if int(port) > 65535:
-        raise UsageError(f"--listen {text}: expected a port up to 65535")
-    return address or "127.0.0.1", int(port)
-
-
 def _registry() -> CollectorRegistry:
     """A registry of our collector alone: how this process fares is nobody's concern."""
     try:
@@ -94,44 +84,47 @@ def _registry() -> CollectorRegistry:
 
     registry = CollectorRegistry()
     mount = hierarchy().mount
-    registry.register(AgentresCollector(mount, _read, _history, share=_share(), own=_own_slice()))
+    registry.register(
+        AgentresCollector(
+            mount,
+            _read,
+            _history,
+            share=budget.share("no metrics of the budget"),
+            own=budget.own_slice(),
+        )
+    )
     return registry
 
 
-def _share() -> float | None:
-    """The budget's part of the host; None, and a line on stderr, where the configuration is wrong."""
-    from agentres.config import ConfigError, load
-    from agentres.paths import configuration
-
-    try:
-        return load(configuration(os.environ, os.getuid())).budget_share
-    except ConfigError as error:
-        say(f"no metrics of the budget: {error}")
-        return None
-
-
-def _own_slice() -> str:
-    """The cgroup in which an agent would run that is started here; empty where none could."""
-    from agentres.kernel import delegation, tree
-
-    try:
-        return tree.slice_of(delegation.find(), os.geteuid())
-    except (AgentresError, OSError) as error:
-        log.debug(__name__, "no budget of our own: %s", error)
-        return ""
-
-
 def _read(path: str) -> Sample:
+    from agentres.kernel.cgroup import Cgroup
     from agentres.kernel.meter import GROUPS, Meter
     from agentres.stats import Sample
 
-    meter = Meter(path)
+    cgroup = Cgroup(path)
+    network = _network(cgroup)
+    meter = Meter(path, network=network)
     try:
         for group in GROUPS:
             meter.read(group)
         return Sample.of(meter.values)
     finally:
         meter.close()
+        cgroup.close()
+        if network is not None:
+            network.close()
+
+
+def _network(cgroup: Cgroup) -> Network | None:
+    """What counts the agent's packets; None where nothing does, or we may not read it."""
+    from agentres.errors import NotEnforceable
+    from agentres.kernel import network
+
+    try:
+        return network.find(cgroup)
+    except NotEnforceable as error:
+        log.debug(__name__, "%s", error)
+        return None
 
 
 def _history() -> Store:

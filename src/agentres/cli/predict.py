@@ -10,13 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
+from agentres import clock
 from agentres.cli import show
 from agentres.cli.config import loaded
-from agentres.cli.options import understand
 from agentres.cli.run import say
 from agentres.config.values import duration_text
 from agentres.kernel import host
 from agentres.limits import Limits
+from agentres.options import understand
 from agentres.paths import configuration
 from agentres.policy.alerts import show as quantity
 from agentres.policy.histogram import SCALES, Histogram
@@ -24,6 +25,7 @@ from agentres.policy.prediction import Prediction, Profile, keys
 from agentres.predictors import first_limits, to_plain
 from agentres.settings import Settings
 from agentres.store import Store, StoreError
+from agentres.units import counted
 
 SCHEMA = 1
 """The version of the JSON; it rises when a key changes its meaning or goes."""
@@ -140,7 +142,7 @@ def _list(store: Store, as_json: bool) -> None:
     for key, updated, known in found:
         of, _, whose = key.partition(":")
         runs = show.ABSENT if known is None else str(known.runs)
-        table.add_row(show.cell(of), show.cell(whose), runs, show.moment(updated))
+        table.add_row(show.cell(of), show.cell(whose), runs, clock.moment(updated))
     show.console().print(table)
 
 
@@ -173,9 +175,9 @@ def _print(
 ) -> None:
     console = show.console()
     of, _, whose = profile.key.partition(":")
-    ago = f"the last one learnt at {show.moment(profile.last)}"
+    ago = f"the last one learnt at {clock.moment(profile.last)}"
     kind = "" if of == "name" else f"{of} "
-    console.print(show.cell(f"{kind}{whose}: {_count(profile.runs, 'run')}, {ago}", "bold"))
+    console.print(show.cell(f"{kind}{whose}: {counted(profile.runs, 'run')}, {ago}", "bold"))
     if not settings.predict:
         console.print(show.cell("not used: the configuration has scaling.predict = false"))
     table = show.table(
@@ -212,7 +214,7 @@ def _explain(settings: Settings, profile: Profile, prediction: Prediction | None
     lines.append(halved)
     if profile.capped or profile.ooms:
         lines.append(
-            f"held by a limit {_count(profile.capped, 'time')}, of them {profile.ooms} with a process"
+            f"held by a limit {counted(profile.capped, 'time')}, of them {profile.ooms} with a process"
             " killed for memory: that counts as 1.2 times the limit, and at least"
             " 100 MiB, 0.1 cores or 16 processes above it"
         )
@@ -259,7 +261,3 @@ def _runs_of_now(weight: float) -> str:
     if weight < 0.01:
         return "less than 0.01"
     return f"{weight:.2g}" if weight < 10 else f"{weight:.0f}"
-
-
-def _count(number: int, one: str) -> str:
-    return f"{number} {one}{'' if number == 1 else 's'}"

@@ -10,16 +10,20 @@ from collections.abc import Sequence
 from functools import partial
 
 from agentres import __version__, agent, explain
-from agentres.cli.options import RunOptions, understand
-from agentres.errors import EXIT_AGENTRES, AgentresError, UsageError, reason
-from agentres.explain import Outcome
+from agentres.errors import EXIT_AGENTRES, AgentresError, UsageError, printable, reason
 from agentres.kernel import host
 from agentres.limits import SHARE
-from agentres.paths import configuration
+from agentres.options import RunOptions, understand
+from agentres.paths import DAEMON_SOCKET, configuration
 from agentres.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agentres.cli.options import Values
+    import socket
+    from collections.abc import Callable
+    from typing import Any
+
+    from agentres.kernel.terminal import StatusLine
+    from agentres.options import Values
     from agentres.settings import Settings
 
 
@@ -29,8 +33,8 @@ def run(values: Values, command: Sequence[str]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C this early: no traceback
     try:
         configured = _configured(values)
-        options = understand(values, command, host.read(), configured)
-        return _run(options, "name" in values, configured)
+        options = understand(values, command, host.read(), configured, os.environ)
+        return _run(options, values, command, configured)
     except AgentresError as error:
         say(str(error))
         return error.exit_code
@@ -46,99 +50,164 @@ def say(line: str) -> None:
         return
     try:
         # What came from outside must neither break the line nor command the terminal.
-        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+        shown = printable(line)
         sys.stderr.write(f"agentres: {shown}\n")
         sys.stderr.flush()
     except OSError:  # stderr is closed or its reader has gone; the exit status still tells
         pass
 
 
-def _run(options: RunOptions, named: bool, configured: Settings | None) -> int:
+def _run(
+    options: RunOptions, values: Values, command: Sequence[str], configured: Settings | None
+) -> int:
     if options.verbose:
         import logging  # here, because of what it costs every other run
 
         logging.basicConfig(level=logging.DEBUG, format="agentres: %(message)s")
         say(f"{options.request.name}: {explain.limits_line(options.request.limits)}")
     tell = (lambda line: None) if options.quiet else say
+    status = _status(options)
+    if status is not None:
+        tell = partial(_say_above, status)
     file = None if options.summary is None else _open_summary(options.summary)
     try:
+        if (daemon := _daemon(options)) is not None:
+            return _leased(daemon, options, values, command, configured, tell, file, status)
         request = options.request.but(
-            named=named,
+            named="name" in values,
             philosophy=options.philosophy,
             priority=options.priority,
             wait=options.wait,
             share=configured.budget_share if configured else SHARE,
             settings=partial(_when_needed, options, configured),
         )
-        outcome = agent.run(request, tell)
+        outcome = agent.run(request, tell) if status is None else _drawn(request, tell, status)
         for line in explain.summary(outcome):
             tell(line)
         if file is not None:
-            _write_summary(file, options.summary or "", outcome)
+            _write_summary(file, options.summary or "", explain.as_json(outcome, __version__))
         return outcome.exit_code
     finally:
         if file is not None:
             os.close(file)
 
 
-def _configured(values: Values) -> Settings | None:
-    """What the configuration says, None where there is none; UsageError where it makes no sense.
+def _status(options: RunOptions) -> StatusLine | None:
+    """Where a line is drawn about it, if that is asked for and can be."""
+    if not options.progress:
+        return None
+    from agentres.kernel.terminal import StatusLine
 
-    pydantic reads it, in a process that ends: it is five times as large as all of this one.
-    """
+    return StatusLine() if StatusLine.possible() else None
+
+
+def _say_above(status: StatusLine, line: str) -> None:
+    status.clear()
+    say(line)
+
+
+def _drawn(
+    request: agent.Request, tell: Callable[[str], None], status: StatusLine
+) -> explain.Outcome:
+    from agentres.progress import Progress
+
+    progress = Progress(request.name, status.draw)
+    try:
+        return agent.run(request.but(started=progress.begin, attach=progress.attach), tell)
+    finally:
+        progress.close()
+        status.clear()
+
+
+def _daemon(options: RunOptions) -> socket.socket | None:
+    """The daemon that is to supervise it, where there is one and nothing else was asked for."""
+    path = os.environ.get("AGENTRES_SOCKET", DAEMON_SOCKET)
+    found = None
+    if not options.local and os.path.exists(path):
+        from agentres import lease
+
+        found = lease.connect(path)
+    if found is None and options.detach:
+        raise UsageError(f"--detach: no daemon takes requests at {path}", "see agentres daemon")
+    return found
+
+
+def _leased(
+    daemon: socket.socket,
+    options: RunOptions,
+    values: Values,
+    command: Sequence[str],
+    configured: Settings | None,
+    tell: Callable[[str], None],
+    file: int | None,
+    status: StatusLine | None,
+) -> int:
+    """Have the daemon run it."""
+    from agentres.lease import Lease
+    from agentres.settings import Settings, to_plain
+    from agentres.submission import Submission
+
+    if configured is not None or options.quiet:
+        configured = _heard(options, configured or Settings())
+    if options.request.cwd is None:
+        agent.check_cwd()
+    umask = os.umask(0)
+    os.umask(umask)
+    settings = None if configured is None else to_plain(configured)
+    if status is None:
+        values = {key: value for key, value in values.items() if key != "progress"}
+    asked = Submission(
+        __version__, values, list(command), dict(os.environ), umask, settings, options.detach
+    )
+    try:
+        told = Lease(daemon, tell, None if status is None else status.draw).run(asked)
+    finally:
+        if status is not None:
+            status.clear()
+    if options.detach:
+        for line in told.lines:
+            print(line)
+        sys.stdout.flush()
+        return told.exit_code
+    for line in told.lines:
+        tell(line)
+    if file is not None:
+        _write_summary(file, options.summary or "", told.summary)
+    return told.exit_code
+
+
+def _configured(values: Values) -> Settings | None:
+    """What the configuration says, None where there is none; UsageError where it makes no sense."""
     environment = dict(os.environ)
     if values.get("config"):
         environment["AGENTRES_CONFIG"] = values["config"]
-    found = configuration(environment, os.geteuid())
-    if not found:
+    if not configuration(environment, os.geteuid()):
         return None
-    import marshal
+    from agentres import configured
 
-    from agentres.settings import from_plain
-
-    return from_plain(marshal.loads(_compile(found, environment)))
+    return configured.read(environment, os.geteuid())
 
 
 def _when_needed(options: RunOptions, configured: Settings | None) -> Settings:
     from agentres.settings import Settings
 
-    _keep_to_one_heap()
-    made = configured or Settings()
+    return small(_heard(options, configured or Settings()))
+
+
+def small(settings: Settings) -> Settings:
+    """The settings, which are needed from when on this process stays: it takes as little memory as it can."""
+    from agentres.kernel import frugal
+
+    # The agent may have huge pages: it is forked by now.
+    frugal.one_heap()
+    frugal.huge_pages(allowed=False)
+    return settings
+
+
+def _heard(options: RunOptions, made: Settings) -> Settings:
+    """Without what --quiet keeps silent."""
     heard = tuple(h for h in made.handlers if not (options.quiet and h.type == "terminal"))
     return made.but(handlers=heard)
-
-
-def _keep_to_one_heap() -> None:
-    """Have no second one made for the thread that writes the history: it is most of a megabyte."""
-    import ctypes
-
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # glibc's; musl has but one
-        mallopt(_M_ARENA_MAX, 1)
-
-
-_M_ARENA_MAX = -8  # mallopt(3)
-
-
-def _compile(files: Sequence[str], environment: dict[str, str]) -> bytes:
-    # Not by tempfile: with all that it imports it would stay beside the agent.
-    with open(os.memfd_create("out"), "w+b") as out, open(os.memfd_create("err"), "w+b") as err:
-        pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-P", "-m", "agentres.config", *files],
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, out.fileno(), 1),
-                (os.POSIX_SPAWN_DUP2, err.fileno(), 2),
-            ],
-        )
-        _, status = os.waitpid(pid, 0)
-        out.seek(0)
-        err.seek(0)
-        if status:
-            lines = err.read().decode(errors="replace").splitlines()
-            raise UsageError(lines[-1] if lines else f"the configuration cannot be read ({status})")
-        return out.read()
 
 
 def _open_summary(path: str) -> int:
@@ -175,10 +244,10 @@ def _above_streams(fd: int) -> int:
     return above
 
 
-def _write_summary(file: int, path: str, outcome: Outcome) -> None:
+def _write_summary(file: int, path: str, summary: dict[str, Any]) -> None:
     import json  # here, for the same reason
 
-    text = json.dumps(explain.as_json(outcome, __version__), indent=2) + "\n"
+    text = json.dumps(summary, indent=2) + "\n"
     try:
         data = text.encode()
         while data:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentres.cli.run import say
-from agentres.errors import EXIT_SIGNAL, AgentresError, reason
+from agentres.errors import EXIT_SIGNAL, AgentresError, printable, reason
 from agentres.paths import state_directory
 from agentres.policy.alerts import Severity
 from agentres.store import Store
@@ -83,28 +83,6 @@ def since(duration: str | None) -> float | None:
         return time.time() - parse_duration(duration)
     except UnitError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from error
-
-
-def printable(text: str) -> str:
-    """The text in one line that commands no terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def moment(at: float) -> str:
-    """A unix time as the clock here shows it; the day as well where it is not today."""
-    local, today = time.localtime(at), time.localtime()
-    return time.strftime("%H:%M:%S" if local[:3] == today[:3] else "%Y-%m-%d %H:%M", local)
-
-
-def clock(at: float, digits: int = 0) -> str:
-    """The time of day of a unix time, with so many digits of its second."""
-    part = f".{int(at % 1 * 10**digits):0{digits}}" if digits else ""
-    return time.strftime("%H:%M:%S", time.localtime(at)) + part
-
-
-def date(at: float | None) -> str:
-    """A unix time in full."""
-    return ABSENT if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 class _Console(Console):

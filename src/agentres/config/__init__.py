@@ -18,32 +18,43 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from agentres.config.agents import Agent
+from agentres.config.ceilings import Ceiling
 from agentres.config.elastic import Philosophy, philosophies
 from agentres.config.files import KIND, lay, read
 from agentres.config.schema import HANDLERS, Alert, File
 from agentres.config.values import DEFAULT
 from agentres.config.words import ConfigError, Wrong, meant, nearest, refused, shown
-from agentres.config.writing import dump, sections
+from agentres.config.writing import dump, sections, template
 from agentres.kernel import host
 from agentres.limits import Host
+from agentres.paths import AGENTS, is_agents
+from agentres.policy import ceilings
 from agentres.policy.alerts import Rule
 from agentres.policy.prediction import PredictionSettings
 from agentres.settings import Handler, Settings
 
-__all__ = ["ConfigError", "dump", "load", "sections"]
+__all__ = ["ConfigError", "dotted", "dump", "load", "sections", "template"]
 
 
-def load(paths: Sequence[str], read_host: Callable[[], Host] = host.read) -> Settings:
+def load(
+    paths: Sequence[str], read_host: Callable[[], Host] = host.read, origins: bool = False
+) -> Settings:
     """What the files say over what is built in, the later over the earlier; ConfigError.
 
-    ``read_host`` is asked where limits are given: they must fit it.
+    ``read_host`` is asked where limits are given: they must fit it.  With ``origins`` they tell besides which file
+    each key is from.
     """
     merged = sections(DEFAULT)
     given: dict[tuple[str, ...], int] = {}
     for at, path in enumerate(paths):
         lay(merged, read(path), at, given)
+        if ("agent",) in given and not is_agents(path):
+            raise refused(f"{path}: agent", f"expected in a file of {AGENTS} only")
     try:
-        return _settings(merged, read_host)
+        found = _settings(merged, read_host)
+        told = {dotted(key): paths[file] for key, file in given.items()} if origins else {}
+        return found.but(origins=told)
     except ValidationError as error:
         details = error.errors(include_url=False)
         # A misspelt key explains a missing one.
@@ -62,11 +73,18 @@ def _settings(merged: dict[str, Any], read_host: Callable[[], Host]) -> Settings
     file = File.model_validate(merged)
     scaling = philosophies(file.philosophies)
     sampling, rules, handlers = file.sampling, list[Rule](), list[Handler]()
-    at: tuple[str, ...] = ("sampling",)
+    ceiled = list[ceilings.Ceiling]()
+    at: tuple[str, ...] = ()
     try:
+        at = ("agent",)
+        agent = None if file.agent is None else file.agent.made()
+        at = ("sampling",)
         sampling.check()
         at = ("limits",)
         limits = file.limits.texts(read_host)
+        for name, ceiling in file.ceilings.items():
+            at = ("ceilings", name)
+            ceiled.append(ceiling.made(name, read_host))
         at = ("scaling",)
         file.scaling.check(scaling)
         for name, alert in file.alerts.items():
@@ -92,6 +110,8 @@ def _settings(merged: dict[str, Any], read_host: Callable[[], Host]) -> Settings
         predictor=file.scaling.predictor or "",
         prediction=PredictionSettings(**file.prediction.model_dump()),
         limits=limits,
+        ceilings=tuple(ceiled),
+        agent=agent,
     )
 
 
@@ -124,11 +144,21 @@ def _explain(
     return path, _EXPECTED.get(kind, "expected a section")
 
 
-_TABLES: dict[str, type[BaseModel]] = {"alerts": Alert, "philosophies": Philosophy}
+_TABLES: dict[str, type[BaseModel]] = {
+    "agent": Agent,
+    "alerts": Alert,
+    "ceilings": Ceiling,
+    "philosophies": Philosophy,
+}
 """Sections of named tables, handlers aside, which differ by type."""
 
 _TEXTS = 'expected a list of text such as ["/usr/bin/logger", "-t", "agentres"]'
 _EXPECTED = {"bool_type": "expected true or false", "list_type": _TEXTS, "too_short": _TEXTS}
+
+
+def dotted(path: Sequence[str]) -> str:
+    """A key as TOML has it: ``limits.memory``."""
+    return ".".join(p if re.fullmatch("[A-Za-z0-9_-]+", p) else shown(p) for p in path)
 
 
 def _pair(merged: Mapping[str, Any], path: tuple[str, ...]) -> str:
@@ -136,7 +166,7 @@ def _pair(merged: Mapping[str, Any], path: tuple[str, ...]) -> str:
     value: Any = merged
     for part in path:
         value = value.get(part) if isinstance(value, dict) else None
-    key = ".".join(p if re.fullmatch("[A-Za-z0-9_-]+", p) else shown(p) for p in path)
+    key = dotted(path)
     if value is None or isinstance(value, dict) or "headers" in path:
         return key
     return f"{key} = {shown(value)}"

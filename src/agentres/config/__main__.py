@@ -20,7 +20,7 @@ def main() -> NoReturn:
     os.dup2(2, 1)
     status = 0
     try:
-        settings = load(sys.argv[1:] or configuration(os.environ, os.getuid()))
+        settings = load(sys.argv[1:] or configuration(os.environ, os.getuid()), origins=True)
         with open(out, "wb") as stdout:
             marshal.dump(to_plain(settings), stdout)
     except ConfigError as error:

@@ -41,6 +41,10 @@ class Limits(Table):
     io_read_iops: DiskLimit = None
     io_write_iops: DiskLimit = None
     nofile: Limit = None
+    net_in: Limit = None
+    net_out: Limit = None
+    net: Limit = None
+    net_loopback: Limit = None
 
     def texts(self, host: Callable[[], Host]) -> dict[str, str | list[str]]:
         """Those that are given; :class:`Wrong` where one makes no sense on this host."""

@@ -15,8 +15,8 @@ from agentres.errors import reason
 LARGEST = 1 << 20
 """Bytes of a file; what is larger was not written by hand."""
 
-KIND = {"alerts": "resource", "handlers": "type", "philosophies": "based_on"}
-"""Sections of named tables, and the key that says what the other keys of such a table mean."""
+KIND = {"alerts": "resource", "ceilings": "", "handlers": "type", "philosophies": "based_on"}
+"""Sections of named tables, and the key that says what the other keys of such a table mean, where one does."""
 
 
 def read(path: str) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool
 
+from agentres.config.agents import Agent
+from agentres.config.ceilings import Ceiling
 from agentres.config.elastic import Budget, Limits, Philosophy, Prediction, Scaling
 from agentres.config.handlers import entry_point, executable, importable
 from agentres.config.values import (
@@ -237,5 +239,7 @@ class File(Table):
     budget: Budget = Budget()
     prediction: Prediction = Prediction()
     philosophies: dict[Name, Philosophy] = Field(default_factory=dict)
+    ceilings: dict[Name, Ceiling] = Field(default_factory=dict)
     alerts: dict[Name, Alert] = Field(default_factory=dict)
     handlers: dict[Name, AnyHandler] = Field(default_factory=dict)
+    agent: Agent | None = None

@@ -15,6 +15,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator
 
 from agentres.config.words import nearest, shown
+from agentres.generator import RESTARTS
 from agentres.policy.alerts import Severity
 from agentres.policy.resources import RESOURCES
 from agentres.settings import Settings
@@ -30,6 +31,7 @@ _UNITS: dict[str, tuple[Callable[[str], float], str]] = {
     "bytes": (parse_size, 'a size such as "300MiB"'),
     "bytes/s": (parse_rate, 'bytes a second such as "100MB/s"'),
     "cores": (parse_cpu, "cores such as 1.5"),
+    "packets/s": (parse_count, "packets a second such as 500"),
     "count": (parse_count, "a number such as 500"),
 }
 
@@ -201,6 +203,13 @@ def _text(value: object) -> str:
     return value
 
 
+def _texts(value: object) -> tuple[str, ...]:
+    try:
+        return tuple(_text(one) for one in (value if isinstance(value, list) else [value]))
+    except ValueError:
+        raise ValueError("expected a name, or a list of them") from None
+
+
 def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
         raise ValueError("expected a name of at most 64 letters, digits, _ and -")
@@ -233,6 +242,17 @@ def _headers(value: object) -> dict[str, str]:
             raise ValueError(f"expected names as RFC 9110 has them, not {shown(name)}")
         if not isinstance(text, str) or not re.fullmatch(r"[!-~\t ]*", text):
             raise ValueError(f"expected one line of printable ASCII as {name}")
+    return value
+
+
+def _environment(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError('expected a table such as { LANG = "C.UTF-8" }')
+    for name, text in value.items():
+        if not name or "=" in name or "\0" in name:
+            raise ValueError(f"expected names of variables, not {shown(name)}")
+        if not isinstance(text, str) or "\0" in text:
+            raise ValueError(f"expected text as {name}")
     return value
 
 
@@ -278,10 +298,12 @@ def threshold_text(number: float, name: str, relative: bool) -> str | float:
 
 Seconds = Annotated[float, seconds("0s", "30d")]
 Lasting = Annotated[float, seconds("1s", "30d")]
+OptionalLasting = Annotated[float | None, seconds("1s", "30d")]
 LastingOrNever = Annotated[float, PlainValidator(_never)]
 Limit = Annotated[str | None, PlainValidator(_limit)]
 DiskLimit = Annotated[list[str] | None, PlainValidator(_disk)]
 Text = Annotated[str, PlainValidator(_text)]
+Texts = Annotated[tuple[str, ...], PlainValidator(_texts)]
 OptionalText = Annotated[str | None, PlainValidator(_text)]
 Name = Annotated[str, AfterValidator(_name)]
 Level = Annotated[Severity, PlainValidator(_severity)]
@@ -292,3 +314,5 @@ Resource = Annotated[str, PlainValidator(_one_of(RESOURCES, "a resource"))]
 Format = Annotated[str, PlainValidator(_one_of(("agentres", "alertmanager"), "a format"))]
 Url = Annotated[str, PlainValidator(_url)]
 Headers = Annotated[dict[str, str], PlainValidator(_headers)]
+Environment = Annotated[dict[str, str], PlainValidator(_environment)]
+Restart = Annotated[str, PlainValidator(_one_of(RESTARTS, "a policy"))]

@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterable
 
-from agentres.errors import UsageError
+from agentres.errors import UsageError, printable
 
 
 class ConfigError(UsageError):
@@ -30,7 +30,7 @@ class Wrong(ValueError):
 def refused(where: str, words: str) -> ConfigError:
     """One line: what came from outside must not break it."""
     text = f"{where}: {words}"
-    return ConfigError("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+    return ConfigError(printable(text))
 
 
 def nearest(word: object, known: Iterable[str]) -> str:

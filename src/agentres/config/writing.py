@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agentres.config import ceilings
 from agentres.config.schema import TIMES, fitting, happens
 from agentres.config.values import DEFAULT, duration_text, never_text, percent_text, threshold_text
 from agentres.policy.alerts import Rule
@@ -43,6 +44,7 @@ def sections(settings: Settings) -> dict[str, Any]:
         "philosophies": {
             name: philosophy_section(one) for name, one in settings.philosophies.items()
         },
+        "ceilings": {one.name: ceilings.section(one) for one in settings.ceilings},
         "alerts": alerts,
         "handlers": handlers,
     }
@@ -53,6 +55,32 @@ def dump(settings: Settings) -> str:
     import tomli_w
 
     return tomli_w.dumps(sections(settings))
+
+
+def template() -> str:
+    """A file to begin with: every key with what is built in, each commented out."""
+    import tomli_w
+
+    lines = [
+        "# What agentres watches, whom it tells, and how limits move: see docs/configuration.md.",
+        "# Each line says what is built in. Take the mark off those that you change, and off the",
+        "# [section] above them; `agentres config check` tells whether it makes sense.",
+        "",
+        "# [limits]",
+        '# memory = "256M:2G"',
+        '# cpu = "0.5:4"',
+        '# io_write = ["20MB/s"]',
+        "",
+        "# [ceilings.students]",
+        '# groups = ["students"]',
+        "# agents = 4",
+        '# memory = "2G"',
+        "",
+    ]
+    given = sections(Settings())
+    del given["limits"], given["ceilings"]
+    lines += [f"# {line}" if line else "" for line in tomli_w.dumps(given).split("\n")]
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _alert_section(rule: Rule) -> dict[str, Any]:

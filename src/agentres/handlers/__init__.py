@@ -101,11 +101,6 @@ def _text(value: object) -> str:
     return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
-def one_line(text: str) -> str:
-    """What came from outside, fit for a terminal: it can neither break the line nor command it."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def _deliverer(handler: Handler, function: Callable[[Event], object] | None) -> Deliverer:
     # Imported where they are used: a journal alone needs neither urllib nor importlib.metadata.
     try:

@@ -8,8 +8,8 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
-from agentres.errors import reason
-from agentres.handlers import Once, one_line, variables
+from agentres.errors import printable, reason
+from agentres.handlers import Once, variables
 from agentres.handlers.keeper import Keeper, end_group, ending, wait
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class CommandWork:
                     env=_environment(message),
                 )
             except OSError as error:
-                return f"{one_line(self._argv[0])}: {reason(error)}"
+                return f"{printable(self._argv[0])}: {reason(error)}"
             self._running = process.pid
             os.close(stderr)
             stderr = -1
@@ -108,7 +108,7 @@ class CommandWork:
         if process.returncode == 0:
             return ""
         lines = said.decode(errors="replace").strip().splitlines()
-        last = f": {one_line(lines[-1].strip())}" if lines else ""
+        last = f": {printable(lines[-1].strip())}" if lines else ""
         return f"{ending(process.returncode)}{last}"
 
     def stop(self) -> None:

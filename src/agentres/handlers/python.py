@@ -8,19 +8,19 @@ not, or ``!`` and why not where the worker cannot go on.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import marshal
 import os
-import signal
 import socket
 import sys
 import time
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agentres.handlers import NotDelivered, Once, one_line
+from agentres.errors import printable
+from agentres.handlers import NotDelivered, Once
 from agentres.handlers.keeper import PACKET, Keeper, end_group, ending, leave_keeper, wait
+from agentres.kernel.libc import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,8 +35,6 @@ IMPORT_LIMIT = 60.0
 
 _CLOSING = 0.2
 """Seconds between a process's closing its descriptors and its end, when it is exiting."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 class PythonHandler(Once):
@@ -177,7 +175,7 @@ def _be_worker(channel: socket.socket, keeper: int, target: str | Function) -> N
         os.setpgid(0, 0)
         leave_keeper()
         # With the keeper goes whoever would kill us at the time limit.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         if os.getppid() == keeper:
             _work(channel, target)
     except BaseException:
@@ -247,7 +245,7 @@ def _described(error: BaseException) -> str:
     except Exception:  # whoever raises strange things gets its name alone
         what = ""
     name = type(error).__name__
-    return one_line(f"{name}: {what}{where}" if what else f"{name}{where}")
+    return printable(f"{name}: {what}{where}" if what else f"{name}{where}")
 
 
 def _has_child() -> bool:

@@ -10,8 +10,8 @@ import termios
 import time
 from typing import TYPE_CHECKING, Any
 
-from agentres.errors import reason
-from agentres.handlers import NotDelivered, Once, one_line
+from agentres.errors import printable, reason
+from agentres.handlers import NotDelivered, Once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +50,7 @@ def line(event: dict[str, Any], colour: bool = False) -> str:
     """``agentres: WARNING memory of x is at 76% of its limit (…) [3f9a0c12]``."""
     state = "RESOLVED" if event["event"] == "resolved" else event["severity"]
     shown = f"\x1b[{_COLOURS[state]}m{state}\x1b[0m" if colour else state
-    return f"agentres: {shown} {one_line(event['message'])} [{one_line(event['id'])}]"
+    return f"agentres: {shown} {printable(event['message'])} [{printable(event['id'])}]"
 
 
 class _Out:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from agentres import __version__
-from agentres.handlers import NotDelivered, one_line
+from agentres.errors import printable
+from agentres.handlers import NotDelivered
 from agentres.handlers.keeper import Keeper
 from agentres.handlers.python import PythonWork
 
@@ -235,7 +236,7 @@ def post(asked: dict[str, Any]) -> None:
                 wanted = _retry_after(error.headers.get("Retry-After"))
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-            failure = one_line(f"{type(reason).__name__}: {reason}")
+            failure = printable(f"{type(reason).__name__}: {reason}")
         attempts = f"{attempt + 1} attempt{'s' if attempt else ''}"
         pause = max(wanted, min(BACKOFF_LIMIT, BACKOFF * 2**attempt) * random.uniform(0.5, 1))
         if last or time.monotonic() + pause >= deadline:
@@ -248,12 +249,12 @@ def _answer(error: urllib.error.HTTPError) -> str:
     """``HTTP 400 Bad Request: the answer's first line``."""
     said = f"HTTP {error.code} {error.reason}"
     if 300 <= error.code < 400:
-        return one_line(f"{said}: redirects are not followed")
+        return printable(f"{said}: redirects are not followed")
     try:
         lines = error.read(4096).decode(errors="replace").strip().splitlines()
     except (OSError, http.client.HTTPException):  # the status says enough
         lines = []
-    return one_line(f"{said}: {lines[0][:_KEPT]}" if lines else said)
+    return printable(f"{said}: {lines[0][:_KEPT]}" if lines else said)
 
 
 def _retry_after(value: str | None) -> float:

@@ -91,59 +91,83 @@ def hierarchy() -> Hierarchy:
 class Place(Record):
     """Where a home can be made.
 
-    ``kind`` is ``system`` or ``user`` for that systemd manager (``where`` is its bus), ``direct``
-    for a cgroup that was delegated to us (``where`` is its path).
+    ``kind`` is ``system`` or ``user`` for that systemd manager (``where`` is its bus), ``unit`` for a unit of it that
+    is ours alone and stands among the agents, ``direct`` for a cgroup that was delegated to us (``where`` is its path).
     """
 
-    kind: Literal["system", "user", "direct"]
+    kind: Literal["system", "user", "unit", "direct"]
     where: str
     hierarchy: Hierarchy
 
-    def acquire(self, name: str, standing: Standing, meanwhile: Callable[[], None]) -> Home:
+    def acquire(
+        self, name: str, standing: Standing, meanwhile: Callable[[], None], walled: bool = False
+    ) -> Home:
         """Make the home of the agent ``name``, this process in it.  NameTaken where there is one.
 
         ``standing`` is the home's beside the others; ``meanwhile`` is called while systemd works, or not
-        at all.
+        at all.  ``walled``: with a namespace for the agent.
         """
         if self.kind == "direct":
-            return DirectHome(self.where, self.hierarchy.own_path, name, standing)
+            return DirectHome(self.where, self.hierarchy.own_path, name, standing, walled)
+        if self.kind == "unit":
+            systemd.stand(self.where, os.path.basename(self.hierarchy.own), standing)
+            meanwhile()
+            return ScopeHome(self.hierarchy.own_path, walled)
         systemd.start_scope(
             self.where, name, self.hierarchy.mount, CONTROLLERS, meanwhile, standing
         )
-        return ScopeHome(hierarchy().own_path)
+        return ScopeHome(hierarchy().own_path, walled)
 
     def hold(self, slice_path: str, memory: int, cpu: float) -> None:
-        """Have the kernel hold all agents together to this (bytes, cores), unless they are held already."""
+        """Have the kernel hold all agents together to this (bytes, cores), as far as nothing else does already."""
         try:
-            with open(f"{slice_path}/memory.max") as file:
-                if file.read() != "max\n":
-                    return
+            wanted = {
+                "memory.max": f"{memory}",
+                "cpu.max": f"{round(cpu * CPU_PERIOD_USEC)} {CPU_PERIOD_USEC}",
+            }
+            free = [file for file in wanted if _unlimited(f"{slice_path}/{file}")]
             if self.kind == "direct":
                 held = Cgroup(slice_path)
-                held.set_property("memory.max", str(memory))
-                held.set_property("cpu.max", f"{round(cpu * CPU_PERIOD_USEC)} {CPU_PERIOD_USEC}")
+                for file in free:
+                    held.set_property(file, wanted[file])
                 held.close()
-            else:
-                systemd.limit_slice(self.where, memory, cpu)
+            elif free:
+                systemd.limit_slice(
+                    self.where,
+                    memory if "memory.max" in free else None,
+                    cpu if "cpu.max" in free else None,
+                )
         except (OSError, AgentresError) as error:
             log.debug(__name__, "%s is held by nobody but us: %s", slice_path, error)
 
 
-def find(best_effort: bool = False) -> Place:
-    """Where an agent's home can be made by this process.
+def _unlimited(path: str) -> bool:
+    with open(path) as file:
+        return file.read().split()[0] == "max"
+
+
+def find(best_effort: bool = False, ours: bool = True) -> Place:
+    """Where an agent's home can be made by this process, or by us for others where it is not ``ours``.
 
     A cgroup that was delegated to us comes first, so that a service with ``Delegate=yes`` keeps its
     agents and a run inside an agent stays inside; then systemd; then whatever we may write.
-    ``best_effort`` also takes a hierarchy that has no controllers.  Raises NoCgroup.
+    ``best_effort`` also takes a hierarchy that has no controllers.  Others' agents are systemd's, where it is here:
+    what is delegated to the daemon ends with it.  Raises NoCgroup.
     """
     found = hierarchy()
     if not best_effort:
         require_controllers(found)
+    if not ours and systemd.running() and os.path.exists(systemd.bus_socket(0)):
+        return Place("system", systemd.bus_socket(0), found)
     for path in _maybe_delegated(found):
         cgroup = Cgroup(path)
         delegated = cgroup.delegated
+        alone = cgroup.procs == [str(os.getpid())]
         cgroup.close()
         if delegated and _writable(path):
+            among = os.path.dirname(path) == f"{found.mount}/{systemd.SLICE}"
+            if alone and among and os.path.exists(systemd.bus_socket(0)):
+                return Place("unit", systemd.bus_socket(0), found)
             return Place("direct", path, found)
     uid = os.geteuid()
     if f"/user@{uid}.service/" in found.own:
@@ -155,6 +179,20 @@ def find(best_effort: bool = False) -> Place:
     if not systemd.running() and _writable(found.own_path):
         return Place("direct", found.own_path, found)
     raise _no_delegation(uid, found)
+
+
+def own_place() -> bool:
+    """Whether our own cgroup was delegated to us: what we run then belongs in there."""
+    for path in _maybe_delegated(hierarchy()):
+        try:
+            cgroup = Cgroup(path)
+        except ControlFileError:  # outside of what is mounted here
+            continue
+        delegated = cgroup.delegated
+        cgroup.close()
+        if delegated and _writable(path):
+            return True
+    return False
 
 
 def require_controllers(found: Hierarchy) -> None:
@@ -215,24 +253,32 @@ def _no_delegation(uid: int, found: Hierarchy) -> NoCgroup:
 class Home:
     """The cgroups of one run; see the module's docstring for the picture.
 
-    ``cgroup`` is the home itself.  :meth:`furnish` is called once by the constructors below.
+    ``cgroup`` is the home itself, ``view`` a descriptor of the cgroup namespace in which ``agent`` is all that
+    there is, for an agent that is to have it.  :meth:`furnish` is called once by the constructors below.
     """
 
     cgroup: Cgroup
     agent: Cgroup
     main: Cgroup
     handlers: Cgroup
+    view: int | None = None
 
-    def furnish(self) -> None:
+    def furnish(self, walled: bool) -> None:
         """Make the leaves, move this process into its own, give the agent all controllers."""
         supervisor = self.cgroup.create("supervisor")
+        self.agent = self.cgroup.create("agent")
+        if walled:
+            from agentres.kernel import walls
+
+            # A namespace begins where who makes it is: here only as long as this may hold processes.
+            self.agent.move_here(0)
+            self.view = walls.view()
         supervisor.move_here(0)
         killable = supervisor.has("cgroup.kill")
         supervisor.close()
         if not killable:
             raise NoCgroup("this kernel has no cgroup.kill", "Linux 5.14 or newer has it")
         self.cgroup.enable(self.available)
-        self.agent = self.cgroup.create("agent")
         self.agent.enable(self.available)
         self.main = self.agent.create("main")
         self.main.mark_delegated()
@@ -253,6 +299,8 @@ class Home:
 
         Also after :meth:`furnish` has failed half-way: ``agent`` and ``main`` may be missing.
         """
+        if self.view is not None:
+            os.close(self.view)
         if hasattr(self, "main"):
             self.main.close()
         for part in ("agent", "handlers"):
@@ -273,10 +321,10 @@ class Home:
 class ScopeHome(Home):
     """A transient scope; systemd removes it when this process, the last one in it, has ended."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, walled: bool) -> None:
         self.cgroup = Cgroup(path)
         try:
-            self.furnish()
+            self.furnish(walled)
         except BaseException:
             self.release()
             raise
@@ -293,7 +341,9 @@ class DirectHome(Home):
     them back and removes that.  Runs in the same parent take turns under a lock on it.
     """
 
-    def __init__(self, parent: str, origin: str, name: str, standing: Standing) -> None:
+    def __init__(
+        self, parent: str, origin: str, name: str, standing: Standing, walled: bool
+    ) -> None:
         self.parent = Cgroup(parent)
         self.origin = origin
         try:
@@ -305,7 +355,7 @@ class DirectHome(Home):
                 self._make_room()
                 self.slice.enable(self._wanted)
                 self._stand(standing)
-                self.furnish()
+                self.furnish(walled)
         except BaseException as error:
             if hasattr(self, "cgroup"):
                 self.release()

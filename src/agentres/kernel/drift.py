@@ -9,26 +9,37 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from agentres.errors import AgentresError
+from agentres.errors import AgentresError, reason
 from agentres.kernel.cgroup import Cgroup, holds
 from agentres.kernel.inotify import MODIFY, Inotify
-from agentres.limits import Setting
+from agentres.limits import NETWORK, Setting
 from agentres.record import TYPE_CHECKING
 from agentres.stats import StatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from agentres.kernel.network import Network
+
 
 class Drift:
     """Compares one agent's cgroup with what was set there, and tells when to.
 
     ``inside`` is the agent's cgroup as /proc/PID/cgroup names it.  ``fd`` becomes readable when a limit's
-    file was written; -1 where the kernel gives no inotify instance, and only looking finds it.
+    file was written; -1 where the kernel gives no inotify instance, and only looking finds it.  ``network``
+    is the agent's, None where nothing holds that.
     """
 
-    def __init__(self, agent: Cgroup, enforced: Sequence[Setting], inside: str) -> None:
+    def __init__(
+        self,
+        agent: Cgroup,
+        enforced: Sequence[Setting],
+        inside: str,
+        network: Network | None = None,
+    ) -> None:
         self._agent = agent
+        self._network = network
+        enforced = [setting for setting in enforced if setting.file != NETWORK]
         self._enforced = {(setting.file, setting.key): setting for setting in enforced}
         self._inside = inside
         self._known: dict[int, float] = {}
@@ -43,7 +54,14 @@ class Drift:
 
     def expect(self, setting: Setting) -> None:
         """Take note of a limit that we have moved ourselves, before the notification of that is taken."""
+        if not any(file == setting.file for file, _ in self._enforced):
+            self._inotify.add(f"{self._agent.path}/{setting.file}", MODIFY)
         self._enforced[setting.file, setting.key] = setting
+
+    @property
+    def enforced(self) -> list[Setting]:
+        """What was set."""
+        return list(self._enforced.values())
 
     def written(self) -> None:
         """Take the notifications that wait."""
@@ -61,6 +79,11 @@ class Drift:
                     yield f"{setting.file} is {found.strip()!r}, was set to {setting.text!r}"
             except (AgentresError, StatError) as error:
                 yield f"{setting.file}: {error}"
+        if self._network is not None:
+            try:
+                yield from self._network.undone()
+            except OSError as error:
+                yield f"network: {reason(error)}"
 
     def moved(self, pids: Iterable[int], now: float) -> list[str]:
         """The processes that were ours and live on elsewhere, a line each.

@@ -149,7 +149,11 @@ def _network() -> dict[str, Any]:
         return {}
     return {
         "rx_bytes": sum(c.bytes_recv for c in counted),
+        "rx_packets": sum(c.packets_recv for c in counted),
+        "rx_dropped_packets": sum(c.dropin for c in counted),
         "tx_bytes": sum(c.bytes_sent for c in counted),
+        "tx_packets": sum(c.packets_sent for c in counted),
+        "tx_dropped_packets": sum(c.dropout for c in counted),
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
+
+from agentres.kernel.libc import LIBC
 
 MODIFY = 0x2
 ATTRIB = 0x4
@@ -15,13 +16,12 @@ class Inotify:
     """One instance; ``fd`` becomes readable when something watched happens, -1 where there is none."""
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self.fd: int = self._libc.inotify_init1(_FLAGS)
+        self.fd: int = LIBC.inotify_init1(_FLAGS)
 
     def add(self, path: str, events: int) -> bool:
         """Watch ``path`` for ``events``; False where the kernel does not."""
         return bool(
-            self.fd >= 0 and self._libc.inotify_add_watch(self.fd, os.fsencode(path), events) >= 0
+            self.fd >= 0 and LIBC.inotify_add_watch(self.fd, os.fsencode(path), events) >= 0
         )
 
     def take(self) -> None:

@@ -16,22 +16,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from agentres.kernel.network import Network
+
 _ENOUGH = 4096
 _LONG = 1 << 20
 
-GROUPS = ("cpu", "memory", "disk", "pids", "fds", "pressure", "events", "limits")
+GROUPS = ("cpu", "memory", "disk", "pids", "fds", "network", "pressure", "events", "limits")
 """What can be read by itself."""
 
 
 class Meter:
     """Reads one cgroup: ``values`` holds what was read last, by the fields of a Sample.
 
-    ``main`` is the child that holds the processes, empty for one that has them further down.  A file that
+    ``main`` is the child that holds the processes, empty for one that has them further down; ``network`` is
+    what counts its packets, None where nothing does.  A file that
     this kernel or this cgroup does not have leaves its fields None; one that vanishes later, or holds
     what its format does not allow, is in ``unreadable`` besides (file -> why).
     """
 
-    def __init__(self, path: str, main: str = "main") -> None:
+    def __init__(self, path: str, main: str = "main", network: Network | None = None) -> None:
         self.path = path
         self.values: dict[str, Any] = dict.fromkeys(
             (*Sample.__match_args__, "inactive_file", "cgroup_frozen")
@@ -40,6 +43,7 @@ class Meter:
         self.troubles = 0
         self.pids: list[bytes] = []
         self._main = main
+        self._network = network
         self._before: dict[str, bytes] = {}
         self._sampled: tuple[int | None, ...] = ()
         self._fds: dict[str, int] = {}
@@ -85,6 +89,10 @@ class Meter:
         if group == "fds":
             self._count_files()
             return
+        if group == "network":
+            if self._network is not None:
+                self.values.update(self._network.figures())
+            return
         for name, file in _FILES[group].items():
             self._take(name, file)
         if group == "memory":
@@ -108,6 +116,7 @@ class Meter:
             self.read("fds")
             self._sampled = moved
         self.read("disk")
+        self.read("network")
         self.read("pressure")
         return Sample.of(self.values)
 

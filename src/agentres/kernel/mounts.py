@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 
 from agentres.record import Record
 
@@ -85,4 +84,5 @@ def _unescape(text: str) -> str:
     """mountinfo writes blank, tab, newline and backslash in octal."""
     if "\\" not in text:
         return text
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+    first, *pieces = text.split("\\")
+    return first + "".join(chr(int(piece[:3], 8)) + piece[3:] for piece in pieces)

@@ -21,6 +21,7 @@ from agentres.errors import AgentresError
 from agentres.kernel import delegation, devices, systemd
 from agentres.kernel.kmsg import KernelLog
 from agentres.kernel.mounts import Mount, mounts
+from agentres.kernel.pacing import Interface, interfaces
 
 _LIST_OWN_FILES = (
     "import os;"
@@ -73,6 +74,8 @@ class Facts:
     user_controllers: tuple[str, ...] = field(default=())
     user_manager: bool | None = None
     controllers: dict[str, str] = field(default_factory=dict)
+    interfaces: tuple[Interface, ...] = ()
+    interfaces_error: str = ""
 
 
 def gather() -> Facts:
@@ -108,7 +111,15 @@ def gather() -> Facts:
         kernel_log=readable,
         user_manager=os.path.exists(systemd.bus_socket(os.geteuid())) if os.geteuid() else None,
         controllers=where_controllers_are(mounts()),
+        **_interfaces(),
     )
+
+
+def _interfaces() -> dict[str, Any]:
+    try:
+        return {"interfaces": tuple(interfaces())}
+    except AgentresError as error:
+        return {"interfaces_error": str(error)}
 
 
 def where_controllers_are(table: list[Mount]) -> dict[str, str]:

@@ -7,7 +7,12 @@ User attributes on cgroups: Linux 5.7.
     user.agentres.name         the agent's name
     user.agentres.started      unix seconds, as text
     user.agentres.supervisor   process id, as text, in the supervisor's own PID namespace
+    user.agentres.owner        user id, as text: whose agent it is, where root supervises it for somebody
+    user.agentres.leased       ``1``: it ends with whoever asked the daemon for it
     user.agentres.claim        ``PRIORITY LEAST WANTS SINCE MOST``: see :class:`Claimed`
+    user.agentres.philosophy   the name of how its limits move
+    user.agentres.control      the abstract socket that its supervisor listens on, without the zero byte
+    user.agentres.network      ``in=RATE out=RATE loopback=…`` as we set it last; what holds is in the kernel
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from __future__ import annotations
 import os
 
 from agentres import log
+from agentres.errors import printable
 from agentres.record import Record
 
 LEAF = "agent"
@@ -24,7 +30,12 @@ _NAME, _STARTED, _SUPERVISOR = (
     f"user.agentres.{mark}" for mark in ("name", "started", "supervisor")
 )
 
+_LEASED = "user.agentres.leased"
+_PHILOSOPHY = "user.agentres.philosophy"
+_OWNER = "user.agentres.owner"
 _CLAIM = "user.agentres.claim"
+_CONTROL = "user.agentres.control"
+_NETWORK = "user.agentres.network"
 
 _PID_MAX = 1 << 22  # PID_MAX_LIMIT in include/linux/threads.h
 _YEAR_9999 = 253402300800.0
@@ -36,8 +47,8 @@ _BYTES_MAX = 1 << 60
 class Found(Record):
     """A running agent: ``path`` is the cgroup with its limits, ``home`` the one around it.
 
-    ``started`` in unix seconds; ``uid`` is who owns the cgroup.  All but that and the paths is what the
-    owner wrote there, and nobody else vouches for.
+    ``started`` in unix seconds; ``uid`` is whose agent it is, ``keeper`` who owns the cgroup.  All but that and the paths
+    is what the keeper wrote there, and nobody else vouches for.
     """
 
     name: str
@@ -46,6 +57,7 @@ class Found(Record):
     started: float
     supervisor: int
     uid: int
+    keeper: int
 
 
 class Claimed(Record):
@@ -87,16 +99,110 @@ def claimed(path: str) -> Claimed | None:
     return found if sane else None
 
 
-def mark(fd: int, name: str, started: float, supervisor: int) -> None:
+def mark(fd: int, name: str, started: float, supervisor: int, owner: int | None = None) -> None:
     """Say whose cgroup the open directory ``fd`` is, so that :func:`running` finds it."""
     # The name comes last: who has one has the others.
-    values = ((_STARTED, repr(started)), (_SUPERVISOR, str(supervisor)), (_NAME, name))
+    values = [(_STARTED, repr(started)), (_SUPERVISOR, str(supervisor)), (_NAME, name)]
+    if owner is not None:
+        values.insert(0, (_OWNER, str(owner)))
     try:
         for attribute, value in values:
             os.setxattr(fd, attribute, os.fsencode(value))
     except OSError as error:
         # The agent runs as well without: only the lists of agents lack it.
         log.debug(__name__, "agent %s cannot be marked as running: %s", name, error)
+
+
+def mark_leased(path: str) -> None:
+    """Say that the agent at ``path`` is to end when whoever asked for it goes, and so when its supervisor does."""
+    try:
+        os.setxattr(path, _LEASED, b"1")
+    except OSError as error:
+        log.debug(__name__, "%s cannot be marked as leased: %s", path, error)
+
+
+def leased(path: str) -> bool:
+    """Whether that was said."""
+    try:
+        return os.getxattr(path, _LEASED) == b"1"
+    except OSError:  # no such mark, or the agent has gone
+        return False
+
+
+def mark_philosophy(path: str, name: str) -> None:
+    """Say how the limits of the agent at ``path`` move."""
+    try:
+        os.setxattr(path, _PHILOSOPHY, os.fsencode(name))
+    except OSError as error:
+        log.debug(__name__, "%s cannot be marked with its philosophy: %s", path, error)
+
+
+def philosophy(path: str) -> str:
+    """What was said of that, fit for a terminal; empty: nothing."""
+    try:
+        return printable(os.getxattr(path, _PHILOSOPHY)[:_NAME_MAX].decode(errors="replace"))
+    except OSError:  # no such mark, or the agent has gone
+        return ""
+
+
+def is_owned(path: str) -> bool:
+    """Whether the daemon has it run for somebody."""
+    try:
+        os.getxattr(path, _OWNER)
+    except OSError:
+        return False
+    return True
+
+
+def journal_identifier(uid: int, name: str) -> str:
+    """As what the output of an agent is in the journal that nobody's terminal gets."""
+    return f"agentres-{uid}:{name}"
+
+
+def name(path: str) -> str:
+    """The name of the agent at ``path``; empty: it has none any more."""
+    try:
+        return os.getxattr(path, _NAME).decode(errors="backslashreplace")
+    except OSError:
+        return ""
+
+
+def is_marked(path: str) -> bool:
+    """Whether an agent's limits stand on the cgroup at ``path``."""
+    try:
+        os.getxattr(path, _NAME)
+    except OSError:
+        return False
+    return True
+
+
+def mark_control(fd: int, socket: str) -> None:
+    """Say where the supervisor of the agent whose cgroup is open as ``fd`` takes commands; OSError."""
+    os.setxattr(fd, _CONTROL, socket.encode())
+
+
+def control(path: str) -> str:
+    """Where that is for the agent at ``path``; empty: nowhere that anybody knows of."""
+    try:
+        return os.getxattr(path, _CONTROL).decode(errors="replace")
+    except OSError:  # no such mark, or the agent has gone
+        return ""
+
+
+def mark_network(fd: int, text: str) -> None:
+    """Say what the network of the agent whose cgroup is open as ``fd`` is held to, where marks can be made."""
+    try:
+        os.setxattr(fd, _NETWORK, text.encode())
+    except OSError as error:
+        log.debug(__name__, "what the network is held to cannot be marked: %s", error)
+
+
+def network(fd: int) -> str:
+    """What was said of it; empty: nothing."""
+    try:
+        return os.getxattr(fd, _NETWORK).decode(errors="replace")
+    except OSError:  # no such mark, or no xattrs here
+        return ""
 
 
 def identity(path: str) -> tuple[str, float]:
@@ -108,7 +214,17 @@ def identity(path: str) -> tuple[str, float]:
     started = float(os.getxattr(path, _STARTED))
     if not (name and 0 <= started < _YEAR_9999):
         raise ValueError("its marks make no sense")
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name), started
+    return printable(name), started
+
+
+def user_name(uid: int) -> str:
+    """The user's name, or its number where it has none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def running(mount: str) -> list[Found]:
@@ -147,7 +263,8 @@ def _marked(path: str, home: str) -> Found | None:
         name = os.getxattr(path, _NAME).decode(errors="backslashreplace")
         started = float(os.getxattr(path, _STARTED))
         supervisor = int(os.getxattr(path, _SUPERVISOR))
-        uid = os.stat(path).st_uid
+        keeper = os.stat(path).st_uid
+        uid = _owner(path) if keeper == 0 else keeper
     except (OSError, ValueError) as error:
         log.debug(__name__, "%s is no agent's: %s", path, error)
         return None
@@ -158,7 +275,15 @@ def _marked(path: str, home: str) -> Found | None:
     if _deserted(home):
         log.debug(__name__, "%s was left by a run that was killed", home)
         return None
-    return Found(name, path, home, started, supervisor, uid)
+    return Found(name, path, home, started, supervisor, uid, keeper)
+
+
+def _owner(path: str) -> int:
+    """Whom root says that it keeps the agent for; ValueError."""
+    try:
+        return int(os.getxattr(path, _OWNER))
+    except OSError:  # no such mark: for itself
+        return 0
 
 
 def _deserted(home: str) -> bool:

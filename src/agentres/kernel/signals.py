@@ -5,11 +5,11 @@ signal(7) handlers do not say that, and Python's standard library has no signalf
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from collections.abc import Iterable
 
+from agentres.kernel import libc
 from agentres.record import Record
 
 _SI_KERNEL = 0x80
@@ -33,13 +33,9 @@ class Signals:
 
     def __init__(self, numbers: Iterable[int]) -> None:
         bits = sum(1 << (number - 1) for number in numbers)
-        libc = ctypes.CDLL(None, use_errno=True)
         # sigset_t is 128 bytes in glibc and musl alike; the kernel reads the first eight.
         sigset = struct.pack("=Q120x", bits)
-        self.fd = libc.signalfd(-1, sigset, _SFD_FLAGS)
-        if self.fd < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), "signalfd")
+        self.fd = libc.call("signalfd", -1, sigset, _SFD_FLAGS)
 
     def read(self) -> list[Signal]:
         """The signals that are waiting, without blocking."""

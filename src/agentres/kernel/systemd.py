@@ -96,10 +96,7 @@ def start_scope(
         # A scope whose last process failed would otherwise keep its name.
         ("CollectMode", ("s", "inactive-or-failed")),
     ]
-    if standing.weight != 100:  # which is the kernel's own
-        properties += [(f"{kind}Weight", ("t", standing.weight)) for kind in ("CPU", "IO")]
-    if standing.protected:
-        properties.append(("MemoryLow", ("t", standing.protected)))
+    properties += _standing(standing)
     deadline = time.monotonic() + _STALE_SECONDS
     with Connection(bus) as connection:
         # One after another, without waiting in between: the bus and systemd keep the order.
@@ -120,7 +117,9 @@ def start_scope(
                 if error.name != f"{_NAME}.UnitExists":
                     raise SystemdError(f"systemd made no scope {unit}: {error.message}") from error
                 if time.monotonic() > deadline or _lives(connection, unit, mount):
-                    raise NameTaken(f"an agent named {name} is running ({unit})") from None
+                    raise NameTaken(
+                        f"an agent named {name.rpartition(':')[2]} is running ({unit})"
+                    ) from None
             time.sleep(0.01)  # the old scope is empty and systemd is about to drop it
             asked = _ask(connection, unit, properties)
         result = connection.wait_signal("JobRemoved", lambda body: body[1] == job).body[3]
@@ -128,15 +127,34 @@ def start_scope(
         raise SystemdError(f"systemd made no scope {unit}: its job ended as {result!r}")
 
 
-def limit_slice(bus: str, memory: int, cpu: float) -> None:
+def _standing(standing: Standing) -> list[tuple[str, object]]:
+    properties: list[tuple[str, object]] = []
+    if standing.weight != 100:  # which is the kernel's own
+        properties += [(f"{kind}Weight", ("t", standing.weight)) for kind in ("CPU", "IO")]
+    if standing.protected:
+        properties.append(("MemoryLow", ("t", standing.protected)))
+    return properties
+
+
+def stand(bus: str, unit: str, standing: Standing) -> None:
+    """Have a unit that runs stand so beside its siblings, until it ends.  Raises SystemdError."""
+    # All of it: what stood when it ran before is still there.
+    properties = [(f"{kind}Weight", ("t", standing.weight)) for kind in ("CPU", "IO")]
+    properties.append(("MemoryLow", ("t", standing.protected)))
+    with Connection(bus) as connection:
+        _call(connection, "SetUnitProperties", "sba(sv)", unit, True, properties)
+
+
+def limit_slice(bus: str, memory: int | None, cpu: float | None) -> None:
     """Set the memory (bytes) and the CPU (cores) that all agents together may have, until the next boot.
 
-    Raises SystemdError.
+    None is left as it is.  Raises SystemdError.
     """
-    properties = [
-        ("MemoryMax", ("t", memory)),
-        ("CPUQuotaPerSecUSec", ("t", round(cpu * 1e6))),
-    ]
+    properties: list[tuple[str, object]] = []
+    if memory is not None:
+        properties.append(("MemoryMax", ("t", memory)))
+    if cpu is not None:
+        properties.append(("CPUQuotaPerSecUSec", ("t", round(cpu * 1e6))))
     with Connection(bus) as connection:
         _call(connection, "SetUnitProperties", "sba(sv)", SLICE, True, properties)
 

@@ -8,12 +8,17 @@ the foreground for itself; one that is killed can neither give it back nor undo 
 from __future__ import annotations
 
 import os
+import select
 import signal
 
 from agentres.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any
+
+
+_COLUMNS = 80
+"""Of a terminal that does not tell."""
 
 
 class Terminal:
@@ -50,6 +55,54 @@ class Terminal:
             pass
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class StatusLine:
+    """A line of ours on the terminal at stderr, in the place of which whoever writes next writes.
+
+    The cursor stays at its beginning.  Nothing is drawn where that would stop us or have us wait: from the
+    background, or on a terminal that takes nothing (Ctrl-S).
+    """
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    @staticmethod
+    def possible() -> bool:
+        """Whether stderr is a terminal that knows how to clear a line."""
+        return os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb"
+
+    def draw(self, text: str) -> None:
+        """Show the text, as much of it as fits."""
+        try:
+            width = os.get_terminal_size(2).columns or _COLUMNS
+            self._shown = self._write(f"\r{text[: max(0, width - 1)]}\x1b[K\r") or self._shown
+        except OSError:  # hung up
+            return
+
+    def clear(self) -> None:
+        """Remove it, before something else is said."""
+        if self._shown:
+            try:
+                self._shown = not self._write("\r\x1b[K")
+            except OSError:  # hung up
+                self._shown = False
+
+    @staticmethod
+    def _write(text: str) -> bool:
+        if os.tcgetpgrp(2) != os.getpgrp():
+            return False
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
+        if not poll.poll(0):
+            return False
+        # We may have been put into the background since; with stty tostop that would stop us.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+        try:
+            os.write(2, text.encode(errors="replace"))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return True
 
 
 def _ours() -> bool:

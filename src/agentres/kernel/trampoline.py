@@ -16,11 +16,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 from agentres.errors import NotExecutable, NotFound, SetupError, reason
 from agentres.kernel.cgroup import Cgroup
-from agentres.record import Record
+from agentres.record import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from agentres.kernel.caller import Caller
 
 
 class Identity(Record):
-    """The user that the agent runs as."""
+    """The user that the agent runs as; without a ``home`` the environment is that user's already."""
 
     uid: int
     gid: int
@@ -33,7 +36,10 @@ class Plan(Record):
     """All that the child needs.
 
     ``nofile`` is RLIMIT_NOFILE, soft and hard (None keeps the caller's); ``cwd`` None keeps the caller's; ``sigmask`` is what the
-    agent starts with.
+    agent starts with.  ``own_network``: a namespace with nothing but loopback, until somebody wires it up;
+    ``resolver`` is what stands for its resolv.conf, empty for the host's own.  ``walls`` is where cgroup2 is mounted,
+    where the agent is isolated (:mod:`agentres.kernel.walls`), with the cgroup namespace ``view``; empty: it is not.
+    ``caller`` has asked for it from elsewhere: what a process has from its parent it then has from there.
     """
 
     command: tuple[str, ...]
@@ -42,10 +48,15 @@ class Plan(Record):
     cwd: str | None = None
     environment: Mapping[str, str] = os.environ
     sigmask: Iterable[int] = ()
+    own_network: bool = False
+    resolver: str = ""
+    walls: str = ""
+    view: int = -1
+    caller: Caller | None = None
 
     def agent_environment(self) -> dict[str, str]:
         environment = dict(self.environment)
-        if self.identity is not None:
+        if self.identity is not None and self.identity.home:
             name = self.identity.name
             for name_of_caller in ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"):
                 environment.pop(name_of_caller, None)
@@ -61,26 +72,28 @@ class Launch:
     """
 
     def __init__(
-        self, plan: Plan, cgroup: Cgroup, secure: Callable[[], None] = lambda: None
+        self, plan: Plan, cgroup: Cgroup, secure: Callable[[Launch], None] = lambda launch: None
     ) -> None:
         self._plan = plan
         self._report, write_end = os.pipe()
         gate, opened = os.pipe()
+        self._ready, ready = os.pipe()
         procs = os.open("cgroup.procs", os.O_WRONLY, dir_fd=cgroup.fd)
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
             try:
                 os.close(opened)  # or it would keep its own gate from closing
-                _become(plan, procs, gate, write_end)
+                _become(plan, procs, ready, gate, write_end)
             finally:
                 os._exit(errno.EPROTO)  # nothing of the parent's may run twice
         self.pidfd = os.pidfd_open(self.pid)
         os.close(procs)
         os.close(write_end)
         os.close(gate)
+        os.close(ready)
         try:
-            secure()
+            secure(self)
             os.write(opened, b"1")
         except BrokenPipeError:  # it has failed before it came there, and reports that
             pass
@@ -90,7 +103,13 @@ class Launch:
             os.close(self._report)
             self.close()
             raise
+        finally:
+            os.close(self._ready)
         os.close(opened)
+
+    def wait_until_ready(self) -> bool:
+        """For ``secure``: wait until the child has only to be let through; False where it has failed before."""
+        return os.read(self._ready, 1) != b""
 
     def confirm(self) -> None:
         """Wait for exec.  Raises NotFound, NotExecutable or SetupError, with the child reaped."""
@@ -107,20 +126,37 @@ class Launch:
         os.close(self.pidfd)
 
 
-def _become(plan: Plan, procs: int, gate: int, report: int) -> None:
+def _become(plan: Plan, procs: int, ready: int, gate: int, report: int) -> None:
     step = "cgroup"
     try:
         os.write(procs, b"0")
         step = "rlimits"
+        if plan.caller is not None:
+            _stand_in(plan.caller)
         # A core dump of an agent is a flood to the disk and holds its secrets.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if plan.nofile is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (plan.nofile, plan.nofile))
+        step = "network"
+        if plan.own_network:
+            from agentres.kernel import netns
+
+            netns.leave()
+            if plan.resolver:
+                netns.resolve_by(plan.resolver)
+        step = "walls"
+        if plan.walls:
+            from agentres.kernel import walls
+
+            walls.enclose(plan.walls, plan.view)
         step = "user"
         if plan.identity is not None:
-            os.setgroups(plan.identity.groups)
+            os.setgroups(() if plan.walls else plan.identity.groups)
             os.setresgid(*[plan.identity.gid] * 3)
             os.setresuid(*[plan.identity.uid] * 3)
+        step = "walls"
+        if plan.walls:
+            walls.seal()
         step = "cwd"
         if plan.cwd is not None:
             os.chdir(plan.cwd)
@@ -130,6 +166,7 @@ def _become(plan: Plan, procs: int, gate: int, report: int) -> None:
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)  # Python ignores them
         signal.pthread_sigmask(signal.SIG_SETMASK, plan.sigmask)
+        os.write(ready, b"1")
         if not os.read(gate, 1):
             return
         step = "exec"
@@ -139,6 +176,16 @@ def _become(plan: Plan, procs: int, gate: int, report: int) -> None:
     except Exception as error:
         text = f"{step}\0{0}\0{error}"
     os.write(report, text.encode())
+
+
+def _stand_in(caller: Caller) -> None:
+    """Take what is inherited from the caller, not from us; a process group of its own, for signals to all of it."""
+    os.setpgid(0, 0)
+    for number, soft, hard in caller.rlimits:
+        resource.setrlimit(number, (soft, hard))
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(caller.oom_score_adj))
+    os.setpriority(os.PRIO_PROCESS, 0, caller.nice)
 
 
 def _execute(plan: Plan) -> None:
@@ -171,6 +218,8 @@ def _failure(step: str, number: int, detail: str, plan: Plan) -> SetupError:
     what = {
         "cgroup": "cannot join the agent's cgroup",
         "rlimits": "cannot set the agent's rlimits",
+        "network": "cannot give the agent a network of its own",
+        "walls": "cannot isolate the agent",
         "user": f"cannot become user {plan.identity.name if plan.identity else ''}",
         "cwd": f"cannot enter {'the current directory' if plan.cwd is None else plan.cwd or repr(plan.cwd)}",
         "signals": "cannot reset the agent's signals",

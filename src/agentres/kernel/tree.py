@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from agentres.kernel.delegation import Place
 
-PREFIX = "agentres-"
-"""What the name of every agent's home begins with: a scope's, or a plain cgroup's."""
+PREFIXES = ("agentres-", "agentres@")
+"""What the name of every agent's home begins with: a scope's or a plain cgroup's, or a unit's."""
 
 LOCK_SECONDS = 0.1
 """How long to wait for the lock: who has it reads some files and writes one."""
@@ -38,20 +38,23 @@ class Locked(AgentresError):
 class Lock:
     """An flock(2) on the slice's directory, for a ``with``; Locked after ``patience`` seconds, OSError.
 
-    ``meanwhile`` is called again and again while somebody else has it, and may raise.
+    With ``in_line`` the patience is with each holder: where one after another has it, it is nobody's fault that
+    this takes long.  ``meanwhile`` is called again and again while somebody else has it, and may raise.
     """
 
-    __slots__ = ("_fd", "_meanwhile", "_patience", "path")
+    __slots__ = ("_fd", "_in_line", "_meanwhile", "_patience", "path")
 
     def __init__(
         self,
         path: str,
         patience: float = LOCK_SECONDS,
         meanwhile: Callable[[], None] = lambda: None,
+        in_line: bool = False,
     ) -> None:
         self.path = path
         self._patience = patience
         self._meanwhile = meanwhile
+        self._in_line = in_line
         self._fd = -1
 
     def __enter__(self) -> None:
@@ -65,6 +68,7 @@ class Lock:
 
     def _take(self, fd: int) -> None:
         deadline = time.monotonic() + self._patience
+        holder = 0
         pause = 0.0005
         while True:
             try:
@@ -72,7 +76,10 @@ class Lock:
                 return
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise Locked(f"the lock on {self.path} is held: see lslocks(8)") from None
+                    before, holder = holder, _holder(fd) if self._in_line else 0
+                    if holder == before:
+                        raise Locked(f"the lock on {self.path} is held: see lslocks(8)") from None
+                    deadline = time.monotonic() + self._patience
             self._meanwhile()
             time.sleep(pause)
             pause = min(pause * 2, 0.01)
@@ -84,6 +91,19 @@ class Lock:
         traceback: TracebackType | None,
     ) -> None:
         os.close(self._fd)
+
+
+def _holder(fd: int) -> int:
+    """Who has an flock(2) on the file (proc_locks(5)); 0: nobody that we see."""
+    it = os.fstat(fd)
+    file_id = f"{os.major(it.st_dev):02x}:{os.minor(it.st_dev):02x}:{it.st_ino}"
+    with open("/proc/locks") as file:
+        for line in file:
+            # 1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF
+            words = line.split()
+            if words[1] == "FLOCK" and words[5] == file_id:
+                return int(words[4])
+    return 0
 
 
 def claims(path: str) -> list[Claim]:
@@ -98,7 +118,7 @@ def claims(path: str) -> list[Claim]:
 def _claims(path: str, now: float) -> Iterator[Claim]:
     try:
         with os.scandir(path) as entries:
-            homes = [entry.path for entry in entries if entry.name.startswith(PREFIX)]
+            homes = [entry.path for entry in entries if entry.name.startswith(PREFIXES)]
     except OSError as error:
         log.debug(__name__, "not looked into: %s", error)
         return

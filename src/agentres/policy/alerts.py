@@ -398,6 +398,8 @@ def show(value: float, unit: str) -> str:
         return f"{value:.2f} cores"
     if unit == "fraction":
         return f"{value:.0%}"
+    if unit == "packets/s":
+        return f"{value:.0f} packets/s"
     return f"{value:.10g}"
 
 
@@ -420,7 +422,7 @@ DEFAULT_RULES = (
     *(_of_limit("cpu", of, duration=30) for of in ("agent", "host", "slice")),
     *(_of_limit("memory", of, duration=0) for of in ("agent", "host", "slice")),
     *(_level_rule("disk", of, 100e6, duration=10) for of in ("agent", "host")),
-    _level_rule("network", "host", 100e6, duration=10),
+    *(_level_rule("network", of, 100e6, duration=10) for of in ("agent", "host")),
     _level_rule("fds", "agent", 1000, duration=5),
     *(
         _event_rule(resource, "agent", Severity.EMERGENCY)

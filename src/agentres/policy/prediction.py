@@ -19,6 +19,7 @@ from agentres.policy.alerts import show
 from agentres.policy.histogram import SCALES, Histogram, ProfileError, bump
 from agentres.policy.observer import Observed
 from agentres.record import TYPE_CHECKING, Record
+from agentres.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -253,7 +254,7 @@ def _forecast(
     what = "time" if resource == "cpu" else "peaks"
     why = (
         f"{_NAMES[resource]} {show(first, scale.unit)}: {settings.percentile * 100:.4g}% of the {what}"
-        f" of {runs} run{'' if runs == 1 else 's'} took at most {show(target, scale.unit)},"
+        f" of {counted(runs, 'run')} took at most {show(target, scale.unit)},"
         f" and a margin of {settings.margin * 100:.4g}%"
     )
     if held >= 0.005:

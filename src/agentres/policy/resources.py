@@ -61,6 +61,7 @@ def _sum(*names: str) -> Callable[[Values], float | None]:
 
 
 _CGROUPS = ("agent", "slice")
+_ENDS = ("agent", "host")
 
 RESOURCES = {
     "cpu": Resource("cores", RATE, "cpu", _field("usage_usec", 1e-6), "cpu_limit"),
@@ -69,7 +70,18 @@ RESOURCES = {
     "disk": Resource("bytes/s", RATE, "disk", _sum("rbytes", "wbytes")),
     "disk_read": Resource("bytes/s", RATE, "disk", _field("rbytes")),
     "disk_write": Resource("bytes/s", RATE, "disk", _field("wbytes")),
-    "network": Resource("bytes/s", RATE, "network", _sum("rx_bytes", "tx_bytes"), None, ("host",)),
+    "network": Resource("bytes/s", RATE, "network", _sum("rx_bytes", "tx_bytes"), None, _ENDS),
+    "network_in": Resource("bytes/s", RATE, "network", _field("rx_bytes"), "net_in_limit", _ENDS),
+    "network_out": Resource("bytes/s", RATE, "network", _field("tx_bytes"), "net_out_limit", _ENDS),
+    "network_packets": Resource(
+        "packets/s", RATE, "network", _sum("rx_packets", "tx_packets"), None, _ENDS
+    ),
+    "network_drops": Resource(
+        "packets/s", RATE, "network", _sum("rx_dropped_packets", "tx_dropped_packets"), None, _ENDS
+    ),
+    "network_loopback": Resource(
+        "bytes/s", RATE, "network", _sum("rx_loopback_bytes", "tx_loopback_bytes"), None, ("agent",)
+    ),
     "pids": Resource("count", LEVEL, "pids", _field("pids_current"), "pids_limit"),
     "fds": Resource("count", LEVEL, "fds", _field("fds")),
     "load": Resource("count", LEVEL, "load", _field("load1"), "cpu_limit", ("host",)),
@@ -87,7 +99,7 @@ RESOURCES = {
 }
 """Every resource by the name that rules use.
 
-``drift`` is how many limits stand rewritten, and processes moved out, by somebody else; ``unreadable``,
+``network`` leaves loopback out.  ``drift`` is how many limits stand rewritten, and processes moved out, by somebody else; ``unreadable``,
 ``history`` and ``handlers`` are our own trouble: control files that vanished or hold garbage, a history
 that cannot be written, alerts that a handler did not take.  ``starved`` is 1 while an agent needs memory
 that the budget has not, ``frozen`` while its processes do not run (cgroup.freeze).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from agentres import clock
 from agentres.policy.alerts import Severity
 from agentres.record import TYPE_CHECKING, Record
 from agentres.stats import Sample
@@ -264,7 +265,7 @@ class Store(Writer):
         with self._write as db:
             row = _alert(db, alert_id)
             if row.acknowledged is not None:
-                at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.acknowledged))
+                at = clock.date(row.acknowledged)
                 raise StoreError(
                     f"alert {row.id} is already acknowledged by {row.acknowledged_by} at {at}"
                 )

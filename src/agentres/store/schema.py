@@ -80,5 +80,9 @@ CREATE TABLE profiles (
   key TEXT PRIMARY KEY, data TEXT NOT NULL, updated REAL NOT NULL) WITHOUT ROWID
 """
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first_schema, _second_schema)
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    _first_schema,
+    _second_schema,
+    add_sample_columns,  # of the network
+)
 """Step N makes schema N+1 of schema N, in one transaction; never changed once released."""

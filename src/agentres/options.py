@@ -11,23 +11,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 
 from agentres.agent import Request
 from agentres.errors import UsageError
 from agentres.limits import (
     DISKS,
+    NETWORK,
+    NETWORKS,
     PRIORITIES,
-    PRIORITY_MAX,
     SHARE,
     WRITTEN,
     Host,
     LimitError,
-    Limits,
     defaults,
+    parse_priority,
     read_limits,
 )
 from agentres.record import TYPE_CHECKING, Record
-from agentres.units import MAX, UnitError, parse_count, parse_duration
+from agentres.units import MAX, UnitError, parse_duration
 
 if TYPE_CHECKING:
     from typing import Any
@@ -68,17 +71,25 @@ OPTIONS = (
     Option("io-write", "[DEV=]RATE", LIMITS, "Bytes a second written, likewise. Default: 100MB/s.", True),
     Option("io-read-iops", "[DEV=]N", LIMITS, "Read operations a second, likewise. Default: no limit.", True),
     Option("io-write-iops", "[DEV=]N", LIMITS, "Write operations a second, likewise. Default: no limit.", True),
+    Option("net-in", "RATE", LIMITS, "Bytes a second received, or a range (10M:100M). Default: 100MB/s."),
+    Option("net-out", "RATE", LIMITS, "Bytes a second sent, likewise. Default: 100MB/s."),
+    Option("net-loopback", "free|limited", LIMITS, "Whether what goes over loopback counts for these. Default: free."),
+    Option("net", "host|none|isolated", LIMITS, "The network: the host's, none but a loopback of its own, or one of its own behind NAT (root only). Default: host."),
     Option("nofile", "N", LIMITS, "Open files of each process (RLIMIT_NOFILE). Default: 1000."),
     Option("philosophy", "NAME", LIMITS, "How limits that are ranges move: balanced, conservative, aggressive, frozen, or one of the configuration's; see agentres philosophies."),
     Option("priority", "low|normal|high|N", LIMITS, "Who goes first when the host's budget is gone, 1 to 1000: low is 25, high 400. Default: normal, 100."),
     Option("wait", "[DURATION]", LIMITS, "Where the least does not fit the host's budget: wait for it, at most so long with --wait=5m. Default: fail.", alone=MAX),
     Option("timeout", "DURATION", LIMITS, "Wall time: 90s, 5m, 1h30m; then SIGTERM, 5 s later SIGKILL, and exit 124. Default: none."),
     Option("name", "NAME", AGENT, "The agent's name. Default: the command's, with a random end."),
-    Option("user", "USER", AGENT, "Run as this user (root only); sets HOME, USER, LOGNAME and the groups."),
+    Option("user", "USER", AGENT, "Run as this user (root only), or auto: as one that no other agent has; sets HOME, USER and LOGNAME, and with --isolate=no the groups."),
+    Option("isolate", "[yes|no]", AGENT, "Wall it off from its limits, from us and from other agents (root only; docs/security.md); without --user as a user of its own. Default: yes with --user, else no.", alone="yes"),
+    Option("detach", "", AGENT, "Have the daemon go on with it when this command has gone, which says the agent's name; its output goes to the journal (agentres logs)."),
+    Option("local", "", AGENT, "Supervise it here, not by the daemon. Default: by the daemon, where its socket is."),
     Option("cwd", "DIR", AGENT, "Start in this directory."),
     Option("config", "FILE", OUTPUT, "Read the configuration from FILE alone. Default: $AGENTRES_CONFIG, else /etc/agentres/agentres.toml and the user's own."),
     Option("best-effort", "", OUTPUT, "Run even where limits cannot be enforced; they are listed on stderr. Needs a cgroup that may be written."),
     Option("summary", "FILE", OUTPUT, "Write a JSON summary to FILE at the end."),
+    Option("progress", "", OUTPUT, "Draw what it uses in a line on stderr while it runs, where that is a terminal."),
     Option("quiet", "", OUTPUT, "Say nothing but errors."),
     Option("verbose", "", OUTPUT, "Say every control-file write."),
 )  # fmt: skip  # a table
@@ -104,6 +115,9 @@ class RunOptions(Record):
     philosophy: str | None = None
     priority: int = PRIORITIES["normal"]
     wait: float | None = None
+    detach: bool = False
+    local: bool = False
+    progress: bool = False
 
 
 def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None:
@@ -166,17 +180,36 @@ def to_arguments(values: Values, command: Sequence[str]) -> list[str]:
     return [*line, "--", *command]
 
 
+def variable(key: str) -> str:
+    """The environment variable that stands for an option where the line has none."""
+    return f"AGENTRES_{key.upper()}"
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The values of the options about limits that the environment has; lists are split at white space."""
+    found = {}
+    for option in OPTIONS:
+        text = environment.get(variable(option.key))
+        if text and option.panel == LIMITS:
+            found[option.key] = text.split() if option.repeatable else text
+    return found
+
+
 def understand(
-    values: Values, command: Sequence[str], host: Host, settings: Settings | None = None
+    values: Values,
+    command: Sequence[str],
+    host: Host,
+    settings: Settings | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> RunOptions:
     """The request that the options stand for.  UsageError names the option, value and remedy.
 
-    ``settings`` is what the configuration says: its limits hold where no option says otherwise, and it has
-    the philosophies; None is what is built in.
+    Where no option says it, ``environment`` does (:func:`from_environment`), else ``settings``, which is what the
+    configuration says; None is what is built in.
     """
-    timeout = _value("timeout", values, parse_duration)
-    if timeout == 0:
-        raise UsageError(f"--timeout {values['timeout']}: must be above 0")
+    around = from_environment(environment)
+    value = partial(_value, values, around)
+    timeout = value("timeout", parse_duration_above_0)
     name = values.get("name")
     if name is None:
         name = default_name(command[0])
@@ -186,25 +219,39 @@ def understand(
         raise UsageError(
             f"--name {name}: expected at most 64 letters, digits and _.-, a letter or digit first"
         )
+    if values.get("detach") and values.get("local"):
+        raise UsageError("--detach and --local: it is the daemon that goes on with it")
+    for other in ("quiet", "detach"):
+        if values.get("progress") and values.get(other):
+            raise UsageError(f"--progress and --{other}: there is nobody to show it to")
     if values.get("config") == "":
         raise UsageError("--config: expected a file")
-    texts = _texts(values, settings)
-    limits = _limits(
-        values, texts, defaults(host, settings.budget_share if settings else SHARE), host
-    )
+    texts = _texts(values, around, settings)
+    standard = defaults(host, settings.budget_share if settings else SHARE)
+    try:
+        limits = read_limits(texts, host, standard)
+    except LimitError as error:
+        raise UsageError(f"{_spelled(error.key, error.text, values, around)}: {error}") from None
     asked = [key for key in DISKS if key in texts]
+    asked_net = [getattr(limits, key) for key in NETWORKS if key in texts]
     asked_rates = [rate for key in asked for rate in getattr(limits, key).values()]
     request = Request(
         command=tuple(command),
         limits=limits,
         name=name,
         # Nobody asked for the rates that hold by default.
-        tolerated=frozenset({"io.max"} if set(asked_rates) <= {MAX} else ()),
+        tolerated=frozenset(
+            file
+            for file, rates in (("io.max", asked_rates), (NETWORK, asked_net))
+            if set(rates) <= {MAX}
+        ),
         every_disk_asked=any("=" not in text for key in asked for text in texts[key]),
         best_effort=bool(values.get("best_effort")),
         timeout=timeout,
         user=values.get("user"),
+        isolate=value("isolate", parse_yes_or_no),
         cwd=values.get("cwd"),
+        origins={key: _origin(key, values, around, settings) for key in texts},
     )
     return RunOptions(
         request,
@@ -212,10 +259,31 @@ def understand(
         bool(values.get("quiet")),
         bool(values.get("verbose")),
         values.get("config"),
-        _philosophy(values, settings),
-        _value("priority", values, parse_priority, PRIORITIES["normal"]),
-        _value("wait", values, parse_wait),
+        _philosophy(values, around, settings),
+        value("priority", parse_priority, PRIORITIES["normal"]),
+        value("wait", parse_wait),
+        bool(values.get("detach")),
+        bool(values.get("local")),
+        bool(values.get("progress")),
     )
+
+
+def with_environment(
+    settings: Settings, host: Host, environment: Mapping[str, str]
+) -> tuple[Settings, dict[str, Any]]:
+    """The settings with what the environment says laid over them, and what it says beside; UsageError."""
+    around = from_environment(environment)
+    found = understand({}, ["true"], host, settings, environment)
+    origins = {**settings.origins}
+    for key in around:
+        origins["scaling.philosophy" if key == "philosophy" else f"limits.{key}"] = variable(key)
+    laid = settings.but(
+        limits=_texts({}, around, settings),
+        philosophy=found.philosophy or settings.philosophy,
+        origins=origins,
+    )
+    beside = set(around) - set(WRITTEN) - {"philosophy"}
+    return laid, {key: around[key] for key in around if key in beside}
 
 
 def default_name(command: str) -> str:
@@ -224,66 +292,85 @@ def default_name(command: str) -> str:
     return f"{base.lstrip('_.-')[:48] or 'agent'}-{os.urandom(3).hex()}"
 
 
-def parse_priority(text: str) -> int:
-    """A weight from ``low``, ``normal``, ``high`` or a number; UnitError."""
-    if (known := PRIORITIES.get(text)) is not None:
-        return known
-    expected = f"expected low, normal, high, or a whole number, 1 to {PRIORITY_MAX}"
-    try:
-        number = parse_count(text)
-    except UnitError:
-        raise UnitError(expected) from None
-    if not 1 <= number <= PRIORITY_MAX:
-        raise UnitError(expected)
-    return number
-
-
 def parse_wait(text: str) -> float:
     """Seconds, infinite for ``max``; UnitError."""
-    seconds = float("inf") if text == MAX else parse_duration(text)
+    return float("inf") if text == MAX else parse_duration_above_0(text)
+
+
+def parse_duration_above_0(text: str) -> float:
+    """Seconds; UnitError."""
+    seconds = parse_duration(text)
     if seconds == 0:
         raise UnitError("must be above 0")
     return seconds
 
 
-def _philosophy(values: Values, settings: Settings | None) -> str | None:
-    name: str | None = values.get("philosophy")
+def parse_yes_or_no(text: str) -> bool:
+    """UnitError."""
+    if text not in ("yes", "no"):
+        raise UnitError("expected yes or no")
+    return text == "yes"
+
+
+def _philosophy(values: Values, around: Values, settings: Settings | None) -> str | None:
+    name: str | None = values.get("philosophy", around.get("philosophy"))
     if name is not None:
         # Here: few ask, and it is else needed only after the launch.
         from agentres.settings import Settings
 
-        (settings or Settings()).chosen(name)
+        known = (settings or Settings()).philosophies
+        if name not in known:
+            said = _spelled("philosophy", name, values, around)
+            raise UsageError(f"{said}: expected one of {', '.join(known)}")
     return name
 
 
-def _texts(values: Values, settings: Settings | None) -> dict[str, str | Sequence[str]]:
+def _origin(key: str, values: Values, around: Values, settings: Settings | None) -> str:
+    if values.get(key):
+        return f"--{key.replace('_', '-')}"
+    if key in around:
+        return variable(key)
+    return (
+        settings.origins.get(f"limits.{key}") if settings is not None else None
+    ) or "configuration"
+
+
+def _texts(
+    values: Values, around: Values, settings: Settings | None
+) -> dict[str, str | Sequence[str]]:
     """The limits that somebody asked for, the later over the earlier: first the configuration's."""
     texts = dict(settings.limits) if settings else {}
-    for key in WRITTEN:
-        if (given := values.get(key)) is not None:
-            texts[key] = [*texts.get(key, ()), *given] if key in DISKS else given
+    for layer in (around, values):
+        for key in WRITTEN:
+            if (given := layer.get(key)) is not None:
+                texts[key] = [*texts.get(key, ()), *given] if key in DISKS else given
     return texts
 
 
-def _limits(
-    values: Values, texts: Mapping[str, str | Sequence[str]], standard: Limits, host: Host
-) -> Limits:
-    try:
-        return read_limits(texts, host, standard)
-    except LimitError as error:
-        given = values.get(error.key, ())
-        if error.text in ([given] if isinstance(given, str) else given):
-            where = f"--{error.key.replace('_', '-')} {error.text}"
-        else:  # the host has shrunk since the configuration was read
-            where = f"limits.{error.key} = {error.text}"
-        raise UsageError(f"{where}: {error}") from None
+def _spelled(key: str, text: str, values: Values, around: Values) -> str:
+    """Where it was said."""
+    if text in _several(values.get(key)):
+        return f"--{key.replace('_', '-')} {text}"
+    if text in _several(around.get(key)):
+        return f"{variable(key)}={text}"
+    return f"limits.{key} = {text}"  # the host has shrunk since the configuration was read
 
 
-def _value(key: str, values: Values, parse_text: Callable[[str], Any], standard: Any = None) -> Any:
-    text = values.get(key)
+def _several(given: str | Sequence[str] | None) -> Sequence[str]:
+    return [given] if isinstance(given, str) else given or ()
+
+
+def _value(
+    values: Values,
+    around: Values,
+    key: str,
+    parse_text: Callable[[str], Any],
+    standard: Any = None,
+) -> Any:
+    text = values.get(key, around.get(key))
     if text is None:
         return standard
     try:
         return parse_text(text)
     except UnitError as error:
-        raise UsageError(f"--{key.replace('_', '-')} {text}: {error}") from None
+        raise UsageError(f"{_spelled(key, text, values, around)}: {error}") from None

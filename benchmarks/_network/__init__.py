@@ -1,0 +1,1 @@
+"""What ``benchmarks/network`` and the kernel tests of the network measure with."""

@@ -1,0 +1,15 @@
+"""``agentres daemon``: the host's service."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def daemon() -> None:
+    """Run agents for everybody on this host, each behind walls and within its user's ceilings.
+
+    systemd starts it (agentres.service, agentres.socket); agentres run asks it where its socket is. Agents go on when it ends. For root.
+    """
+    # Without what has read this line: it stays.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "agentres", "daemon"])

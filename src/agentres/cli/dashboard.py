@@ -1,0 +1,106 @@
+"""``agentres dashboard``: what ``agentres top`` draws, in a browser; the server is :mod:`agentres.web`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agentres.cli import show
+from agentres.cli.listening import parse_address
+from agentres.cli.top import interval_of
+from agentres.errors import AgentresError, UsageError, reason
+
+_INSTALL = "pip install 'agentres[web]'"
+
+_SHORTEST = 16
+"""Characters of the shortest token that is taken from a file."""
+
+
+@show.told
+def dashboard(
+    listen: Annotated[
+        str,
+        typer.Option(
+            metavar="[ADDR:]PORT",
+            help="Where to listen. ADDR: 127.0.0.1 by default; IPv6 in brackets; PORT 0: any that is free.",
+        ),
+    ] = "8717",
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name that browsers reach it by, besides the loopback's. Can be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control",
+            metavar="",
+            help="Print an address with a token that lets who has it command agents.",
+        ),
+    ] = False,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Take the token from FILE, which nobody else may read, and print none.",
+            show_default=False,
+        ),
+    ] = None,
+    interval: Annotated[
+        str, typer.Option(metavar="DURATION", help="Look again so often.", show_default=True)
+    ] = "2s",
+) -> None:
+    """Show the agents of this host in a browser, live.
+
+    Whoever can reach the port can look; commands need the token. It is plain HTTP: listen on the loopback and come by ssh -L, or have a proxy with a certificate in front.
+    """
+    interval_of(interval)
+    address, port = parse_address(listen)
+    if control and token_file is not None:
+        raise UsageError("--control makes a token, --token-file has one: say one of them")
+    token = secrets.token_urlsafe(32) if control else _token(token_file)
+    try:
+        from agentres.web import Dashboard, serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("aiohttp", "textual_serve", "textual"):
+            raise
+        raise AgentresError("the dashboard needs the package textual-serve", _INSTALL) from None
+    top = [sys.executable, "-P", "-m", "agentres", "top", "--interval", interval]
+
+    def ready(where: str) -> None:
+        print(f"looking at {where}")
+        if control:
+            print(f"control by {where}?token={token}")
+        sys.stdout.flush()
+
+    serve(
+        Dashboard([*top, "--read-only"], top, token, [address, *(host or [])]), address, port, ready
+    )
+
+
+def _token(file: Path | None) -> str:
+    if file is None:
+        return ""
+    try:
+        with open(file) as opened:
+            if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o077:
+                raise UsageError(f"--token-file {file}: others may read it", f"chmod 600 {file}")
+            token = opened.read(4096).strip()
+    except OSError as error:
+        raise UsageError(f"--token-file {file}: {reason(error)}") from None
+    except UnicodeDecodeError:
+        token = ""
+    if len(token) < _SHORTEST or not (token.isascii() and token.isprintable() and " " not in token):
+        raise UsageError(
+            f"--token-file {file}: expected {_SHORTEST} or more printable ASCII characters in a line"
+        )
+    return token

@@ -1,0 +1,21 @@
+"""``agentres gc``: what runs that were killed have left on the host."""
+
+from __future__ import annotations
+
+import os
+
+from agentres.cli import show
+from agentres.errors import UsageError
+from agentres.kernel import isolate
+
+
+@show.told
+def gc() -> None:
+    """Remove what runs that were killed have left on the host.
+
+    That is the masquerading and the forwarding of --net isolated; all else of a run goes with its cgroup. For root.
+    """
+    if os.geteuid() != 0:
+        raise UsageError("what is left behind is root's")
+    for line in isolate.down() or ["nothing is left"]:
+        print(line)

@@ -1,0 +1,152 @@
+"""``agentres install-units``: what systemd, the shell and man(1) are to know of this installation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agentres.cli import manual
+from agentres.cli import show as shown
+from agentres.errors import AgentresError, UsageError, reason
+from agentres.kernel import delegation, registry, systemd
+
+_UNITS = ("agentres.service", "agentres.socket", "agentres.slice", "agentres@.service")
+_SHELLS = {
+    "bash": "share/bash-completion/completions/agentres",
+    "zsh": "share/zsh/site-functions/_agentres",
+    "fish": "share/fish/vendor_completions.d/agentres.fish",
+}
+PREFIX = "/usr/local"
+
+
+def install_units(
+    prefix: Annotated[
+        str,
+        typer.Option("--prefix", metavar="DIR", help="Below which: /usr for a package."),
+    ] = PREFIX,
+    root: Annotated[
+        str,
+        typer.Option("--root", metavar="DIR", help="A system's tree that does not run: an image, a package.", show_default=False),
+    ] = "/",
+    remove: Annotated[
+        bool, typer.Option("--remove", metavar="", help="Remove them, and stop the daemon.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Put the units, the group that may ask the daemon, completion and the man page in place.
+
+    They call this installation by its path. Nothing is started: systemctl enable --now agentres.socket does that. For root.
+    """
+    from agentres.cli.app import app
+
+    @shown.told
+    def done() -> None:
+        live = root == "/" and systemd.running()
+        made = contents(prefix, app)
+        if remove:
+            _remove(Path(root), made, live)
+        else:
+            _install(Path(root), made, live)
+
+    done()
+
+
+def contents(prefix: str, app: typer.Typer) -> dict[str, tuple[str, int]]:
+    """Path -> its text and mode."""
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
+    from typer.main import get_command
+
+    # systemd looks nowhere else.
+    lib = f"{prefix}/lib" if prefix in ("/usr", "/usr/local") else "/etc"
+    where = _executable()
+    made = {f"{lib}/systemd/system/{unit}": (_source(unit, where), 0o644) for unit in _UNITS}
+    made[f"{lib}/systemd/system-generators/agentres"] = (_source("agentres.generator", where), 0o755)  # fmt: skip
+    made[f"{lib}/sysusers.d/agentres.conf"] = (_source("agentres.sysusers", where), 0o644)
+    made[f"{lib}/tmpfiles.d/agentres.conf"] = (_source("agentres.tmpfiles", where), 0o644)
+    made[f"{prefix}/share/man/man1/agentres.1"] = (manual.page(get_command(app)), 0o644)
+    for shell, path in _SHELLS.items():
+        script = get_completion_script(
+            prog_name="agentres", complete_var="_AGENTRES_COMPLETE", shell=shell
+        )
+        made[f"{prefix}/{path}"] = (script + "\n", 0o644)
+    return made
+
+
+def _executable() -> Mapping[str, str]:
+    beside = os.path.join(os.path.dirname(sys.executable), "agentres")
+    if not os.access(beside, os.X_OK):
+        raise UsageError(f"there is no {beside}", "install agentres with pip, then call that one")
+    return {"@AGENTRES@": beside, "@PYTHON@": sys.executable}
+
+
+def _source(name: str, where: Mapping[str, str]) -> str:
+    packed: Any = files("agentres") / "systemd" / name
+    if not packed.is_file():  # an editable installation: it stands in the tree
+        packed = Path(__file__).parents[3] / "systemd" / name
+    text: str = packed.read_text()
+    for mark, path in where.items():
+        text = text.replace(mark, path)
+    return text
+
+
+def _install(root: Path, made: Mapping[str, tuple[str, int]], live: bool) -> None:
+    for path, (text, mode) in made.items():
+        target = root / path.lstrip("/")
+        try:
+            target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            # One that runs keeps what it has read.
+            fresh = target.with_name(f".{target.name}.new")
+            fresh.write_text(text)
+            fresh.chmod(mode)
+            fresh.replace(target)
+        except OSError as error:
+            raise AgentresError(f"cannot write {target}: {reason(error)}") from error
+        print(target)
+    if live:
+        sysusers, tmpfiles = (next(path for path in made if part in path) for part in ("sysusers.d", "tmpfiles.d"))  # fmt: skip
+        _call("systemd-sysusers", sysusers)
+        _call("systemd-tmpfiles", "--create", tmpfiles)
+        _call("systemctl", "daemon-reload")
+
+
+def _remove(root: Path, made: Mapping[str, tuple[str, int]], live: bool) -> None:
+    if live:
+        if agents := registry.running(delegation.hierarchy().mount):
+            names = ", ".join(agent.name for agent in agents[:5])
+            raise UsageError(f"agents run: {names}", "agentres stop ends them")
+        units = [unit for unit in ("agentres.service", "agentres.socket") if _known(unit)]
+        if units:
+            _call("systemctl", "disable", "--now", "--quiet", *units)
+    for path in made:
+        target = root / path.lstrip("/")
+        try:
+            target.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise AgentresError(f"cannot remove {target}: {reason(error)}") from error
+        print(target)
+    if live:
+        shutil.rmtree("/run/agentres", ignore_errors=True)
+        _call("systemctl", "daemon-reload")
+
+
+def _known(unit: str) -> bool:
+    done = subprocess.run(["systemctl", "cat", unit], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def _call(*line: str) -> None:
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise AgentresError(f"there is no {line[0]} here") from None
+    if done.returncode:
+        raise AgentresError(f"{' '.join(line)}: {done.stderr.strip().splitlines()[-1:]}")

@@ -1,0 +1,242 @@
+"""``agentres show|set|freeze|thaw|stop|kill|wait|logs``: agents that run, looked at and commanded by name."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from agentres import client, portrait
+from agentres.cli import show as shown
+from agentres.client import NoSupervisor
+from agentres.control import GRACE, SETTABLE
+from agentres.errors import EXIT_AGENTRES, AgentresError, UsageError, printable
+from agentres.kernel import registry
+from agentres.kernel.cgroup import Cgroup
+from agentres.kernel.registry import Found
+from agentres.options import LIMITS, OPTIONS, Option
+from agentres.units import UnitError, parse_duration
+
+SCHEMA = 1
+"""The version of the JSON; it rises when a key changes its meaning or goes."""
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The agent.", show_default=False)]
+Names = Annotated[
+    list[str], typer.Argument(metavar="NAME...", help="The agents.", show_default=False)
+]
+User = Annotated[
+    str | None,
+    typer.Option("--user", metavar="USER", help="Whose agent, where several are called so.", show_default=False),
+]  # fmt: skip
+_FOREVER = None
+
+
+@shown.told
+def show(
+    name: Name,
+    user: User = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print JSON instead.")
+    ] = False,
+) -> None:
+    """Show one agent: its limits, where they were asked for, what it uses, and what is amiss.
+
+    For its owner and root.
+    """
+    answer = client.ask(_found(name, user), "show")["agent"]
+    if as_json:
+        shown.print_json({"schema": SCHEMA, **answer})
+        return
+    for line in portrait.facts(answer, time.time()):
+        print(line)
+    table = shown.table(
+        "limit",
+        "holds",
+        "between",
+        "used",
+        "from",
+        right=("holds", "used"),
+        whole=("limit", "between"),
+    )
+    for limit in portrait.limits(answer):
+        table.add_row(
+            shown.cell(limit.key), limit.holds, limit.between or shown.ABSENT, limit.used, shown.cell(limit.origin)
+        )  # fmt: skip
+    shown.console().print(table)
+    for alert in answer["alerts"]:
+        print(f"{alert['severity']}  {printable(alert['message'])}")
+
+
+def set_limits(name: str, user: str | None = None, **texts: Any) -> None:
+    """Give an agent other limits while it runs: all of those that are asked for, or none.
+
+    As with run, one value is fixed and a range moves. They hold when the command returns, and until the agent ends or they are set again. For its owner and root.
+    """
+    limits = {key: given for key, given in texts.items() if given}
+    if not limits:
+        raise UsageError("nothing to set", "see agentres set --help")
+    for one in client.ask(_found(name, user), "set", limits=limits)["changed"]:
+        key = one["limit"]
+        before, after = (portrait.quantity(key, one[when]) for when in ("before", "after"))
+        # A range may be another one around the same figure.
+        print(f"{key}: {before} -> {after}" if before != after else f"{key}: {one['text']}, stays at {after}")  # fmt: skip
+
+
+@shown.told
+def freeze(names: Names, user: User = None) -> None:
+    """Stop all processes of the agents, until they are thawed."""
+    _each(names, user, lambda agent: client.ask(agent, "freeze"))
+
+
+@shown.told
+def thaw(names: Names, user: User = None) -> None:
+    """Let frozen agents go on."""
+    _each(names, user, lambda agent: client.ask(agent, "thaw"))
+
+
+@shown.told
+def stop(
+    names: Names,
+    grace: Annotated[
+        str, typer.Option("--grace", metavar="DURATION", help="Between SIGTERM and SIGKILL.")
+    ] = f"{GRACE:g}s",
+    user: User = None,
+) -> None:
+    """End agents: SIGTERM, SIGKILL for what is left after the grace; wait until they are gone."""
+    try:
+        seconds = parse_duration(grace)
+    except UnitError as error:
+        raise UsageError(f"--grace {grace}: {error}") from None
+
+    def end(agent: Found) -> None:
+        with _its_end(agent):
+            client.ask(agent, "stop", _FOREVER, grace=seconds)
+
+    _each(names, user, end)
+
+
+@shown.told
+def kill(names: Names, user: User = None) -> None:
+    """SIGKILL all processes of the agents; wait until they are gone."""
+
+    def end(agent: Found) -> None:
+        with _its_end(agent):
+            try:
+                client.ask(agent, "kill", _FOREVER)
+            except NoSupervisor:
+                _kill_without(agent)
+
+    _each(names, user, end)
+
+
+def wait(name: Name, user: User = None) -> None:
+    """Wait for the end of an agent and exit as it did; 125 where that cannot be told."""
+    status = EXIT_AGENTRES
+
+    @shown.told
+    def waited() -> None:
+        nonlocal status
+        agent = _found(name, user)
+        with _its_end(agent):
+            status = client.ask(agent, "wait", _FOREVER)["exit_code"]
+
+    try:
+        waited()
+    except typer.Exit:  # it has been told why
+        raise typer.Exit(EXIT_AGENTRES) from None
+    raise typer.Exit(status)
+
+
+@shown.told
+def logs(
+    name: Name,
+    follow: Annotated[bool, typer.Option("--follow", "-f", metavar="", help="Go on with what comes.")] = False,
+    lines: Annotated[int | None, typer.Option("--lines", "-n", metavar="N", help="The last N only.", show_default=False)] = None,
+    user: User = None,
+) -> None:  # fmt: skip
+    """Show what the journal has of an agent: its alerts, and its output where it runs as a unit or detached."""
+    journalctl = shutil.which("journalctl")
+    if journalctl is None:
+        raise UsageError(
+            "there is no journalctl here", "an agent's output is where its run was started"
+        )
+    line = [journalctl, "--no-hostname"]
+    line += ["--follow"] if follow else []
+    line += [f"--lines={lines}"] if lines is not None else []
+    uid = os.geteuid() if user is None else _uid(user)
+    for match in (
+        f"SYSLOG_IDENTIFIER={registry.journal_identifier(uid, name)}",
+        f"AGENTRES_ALERT_AGENT={name}",
+        f"_SYSTEMD_UNIT=agentres@{name}.service",
+        f"_SYSTEMD_UNIT=agentres-{name}.scope",
+        f"_SYSTEMD_USER_UNIT=agentres-{name}.scope",
+    ):
+        line += ["+", match] if line[-1].count("=") and not line[-1].startswith("--") else [match]
+    os.execv(journalctl, line)
+
+
+# What they have in common.
+
+
+def _found(name: str, user: str | None) -> Found:
+    return client.find(name, None if user is None else _uid(user))
+
+
+def _uid(user: str) -> int:
+    try:
+        return int(user) if user.isascii() and user.isdecimal() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise UsageError(f"--user {user}: there is no such user") from None
+
+
+def _each(names: list[str], user: str | None, command: Callable[[Found], object]) -> None:
+    """Command all; who cannot be keeps the others from nothing."""
+    failures = []
+    for name in names:
+        try:
+            command(_found(name, user))
+        except AgentresError as error:
+            failures.append(f"{name}: {error}" if len(names) > 1 else str(error))
+    if failures:
+        raise AgentresError("; ".join(failures))
+
+
+@contextmanager
+def _its_end(agent: Found) -> Iterator[None]:
+    yield
+    client.wait_until_gone(agent)
+
+
+def _kill_without(agent: Found) -> None:
+    """Where the supervisor was killed: nobody else removes what is left either."""
+    left = Cgroup(agent.path)
+    if not left.kill_all():
+        raise AgentresError(
+            f"a process in {agent.path} survives SIGKILL in an uninterruptible wait"
+        )
+    left.close()
+    if agent.home.endswith(".scope"):  # systemd's to remove, and perhaps it has
+        return
+    home = Cgroup(agent.home)
+    if not home.populated:
+        home.remove_tree()
+    else:
+        home.close()
+
+
+# How it looks.
+
+
+def options() -> list[Option]:
+    """Those of ``agentres run`` that :func:`set_limits` has too."""
+    return [
+        option.but(help=option.help.partition(" Default: ")[0])
+        for option in OPTIONS
+        if option.panel == LIMITS and option.key in SETTABLE
+    ]

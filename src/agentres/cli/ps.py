@@ -1,0 +1,97 @@
+"""``agentres ps``: the agents that run on this host, read from their cgroups."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Annotated, Any
+
+import typer
+
+from agentres.cli import show
+from agentres.kernel import delegation, registry, tree
+from agentres.kernel.meter import Meter
+from agentres.kernel.registry import Found
+from agentres.policy.capacity import Claim
+from agentres.units import format_duration, format_size
+
+SCHEMA = 1
+"""The version of the JSON; it rises when a key changes its meaning or goes."""
+
+_STYLES = {"throttled": "yellow", "frozen": "red", "waiting": "dim", "unsupervised": "red"}
+
+
+@show.told
+def ps(
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print JSON instead of a table.")
+    ] = False,
+) -> None:
+    """Show the agents that run on this host, other users' and agents of agents too.
+
+    CPU is in cores, on average since the agent's start. An agent whose supervisor was killed is unsupervised: its limits stand, and nobody raises them.
+    """
+    agents = registry.running(delegation.hierarchy().mount)
+    claims = {
+        claim.path: claim
+        for place in {os.path.dirname(agent.home) for agent in agents}
+        for claim in tree.claims(place)
+    }
+    rows = []
+    for agent in agents:
+        try:
+            rows.append(_row(agent, claims.get(agent.path)))
+        except FileNotFoundError:  # it has just ended
+            continue
+    if as_json:
+        show.print_json({"schema": SCHEMA, "agents": rows})
+        return
+    if not rows:
+        print("no agent runs")
+        return
+    numbers = ("cpu", "memory", "limit", "tasks", "priority")
+    table = show.table(
+        "name", "user", "state", "age", *numbers, right=(*numbers, "age"), whole=("state", "user")
+    )
+    for row in rows:
+        table.add_row(
+            show.cell(row["name"]),
+            show.cell(row["user"]),
+            show.cell(row["state"], _STYLES.get(row["state"], "")),
+            format_duration(max(0, round(time.time() - row["started"]))),
+            show.ABSENT if row["cpu"] is None else f"{row['cpu']:.2f}",
+            show.ABSENT if row["memory"] is None else format_size(row["memory"]),
+            show.ABSENT if row["limit"] is None else format_size(row["limit"]),
+            show.ABSENT if row["tasks"] is None else str(row["tasks"]),
+            show.ABSENT if row["priority"] is None else str(row["priority"]),
+        )
+    show.console().print(table)
+
+
+def _row(agent: Found, claim: Claim | None) -> dict[str, Any]:
+    meter = Meter(agent.path)
+    try:
+        meter.read("cpu")
+        meter.read("pids")
+        spent, tasks = meter.values["usage_usec"], meter.values["pids_current"]
+    finally:
+        meter.close()
+    age = time.time() - agent.started
+    state = "unknown"
+    if claim is not None:
+        state = "unsupervised" if claim.orphan else claim.state
+    return {
+        "name": agent.name,
+        "uid": agent.uid,
+        "user": registry.user_name(agent.uid),
+        "state": state,
+        "started": agent.started,
+        "cpu": None if spent is None or age <= 0 else round(spent / 1e6 / age, 3),
+        "memory": None if claim is None else claim.use,
+        "limit": None if claim is None else claim.limit,
+        "tasks": tasks,
+        "priority": None if claim is None else claim.priority,
+        "philosophy": registry.philosophy(agent.path) or None,
+        "supervisor": agent.supervisor,
+        "cgroup": agent.path,
+    }

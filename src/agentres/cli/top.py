@@ -1,0 +1,98 @@
+"""``agentres top``: the dashboard in the terminal, which lives in :mod:`agentres.tui`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agentres.cli import budget, show
+from agentres.errors import AgentresError, UsageError
+from agentres.limits import SHARE
+from agentres.units import UnitError, parse_duration
+
+if TYPE_CHECKING:
+    from agentres.tui.source import Source
+
+LEAST_INTERVAL = 0.2
+"""Seconds between two looks, at the least."""
+
+_INSTALL = "pip install 'agentres[tui]'"
+
+
+@show.told
+def top(
+    interval: Annotated[
+        str, typer.Option(metavar="DURATION", help="Look again so often.", show_default=True)
+    ] = "2s",
+    sort: Annotated[
+        str, typer.Option(metavar="COLUMN", help="What to sort by at first.", show_default=True)
+    ] = "cpu",
+    match: Annotated[
+        str,
+        typer.Option(
+            "--filter",
+            metavar="TEXT",
+            help="Show agents with TEXT in their name, user or state.",
+            show_default=False,
+        ),
+    ] = "",
+    tree: Annotated[
+        bool, typer.Option("--tree", metavar="", help="Put agents below their slices.")
+    ] = False,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", metavar="", help="Have no keys that change anything.")
+    ] = False,
+) -> None:
+    """Watch the agents of this host, live, and command them from the keyboard.
+
+    Everybody's agents are shown; commands are for an agent's owner and root, as on the command line. The keys stand in the last line.
+    """
+    seconds = interval_of(interval)
+    try:
+        from agentres.tui.app import Top
+        from agentres.tui.app import show as run
+        from agentres.tui.rows import SORTS, View
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "textual":
+            raise
+        raise AgentresError("top needs the package textual", _INSTALL) from None
+    if sort not in SORTS:
+        raise UsageError(f"--sort {sort}: expected one of {', '.join(SORTS)}")
+    # Textual draws on stderr; the driver for the web server speaks through pipes.
+    if "TEXTUAL_DRIVER" not in os.environ and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise AgentresError("top draws on a terminal", "agentres ps prints the same once")
+    source = _source()
+    try:
+        run(Top(source, seconds, read_only, View(sort, text=match, tree=tree)))
+    finally:
+        source.close()
+
+
+def interval_of(text: str) -> float:
+    """Seconds of what ``--interval`` was given.  UsageError."""
+    try:
+        seconds = parse_duration(text)
+    except UnitError as error:
+        raise UsageError(f"--interval {text}: {error}") from None
+    if seconds < LEAST_INTERVAL:
+        raise UsageError(f"--interval {text}: expected {LEAST_INTERVAL:g}s or more")
+    return seconds
+
+
+def _source() -> Source:
+    from agentres.client import whoever
+    from agentres.fleet import Fleet
+    from agentres.kernel.delegation import hierarchy
+    from agentres.tui.source import Source
+
+    share = budget.share("the budget is shown as 80% of the host")
+    fleet = Fleet(
+        hierarchy().mount,
+        show.open_history,
+        SHARE if share is None else share,
+        own=budget.own_slice(),
+    )
+    return Source(fleet, show.open_history, whoever())

@@ -1,0 +1,64 @@
+"""``agentres unit run``: the agent that a file in agents.d describes, as the main process of its unit.
+
+Like ``agentres run`` it stays beside the agent, so it does without Typer; systemd is told when the command runs.
+"""
+
+from __future__ import annotations
+
+import os
+
+from agentres import agent, configured, explain
+from agentres.cli.run import say, small
+from agentres.errors import EXIT_AGENTRES, AgentresError, NameTaken, UsageError, reason
+from agentres.kernel import delegation, host, registry, service
+from agentres.options import understand
+from agentres.paths import agent_file, configuration
+
+_SYSTEMDS = (
+    "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
+    "SYSTEMD_EXEC_PID", "MANAGERPID", "INVOCATION_ID",
+)  # fmt: skip
+"""What systemd tells us, and not the agent."""
+
+
+def run(name: str) -> int:
+    """Run the agent and return what to exit with."""
+    try:
+        return _run(name)
+    except AgentresError as error:
+        say(str(error))
+        return error.exit_code
+    except OSError as error:  # the host is short of something
+        where = f"{error.filename}: " if error.filename else ""
+        say(f"{where}{reason(error)}")
+        return EXIT_AGENTRES
+
+
+def _run(name: str) -> int:
+    if os.geteuid() != 0:
+        raise UsageError("agents that are units are root's to start", f"systemctl start agentres@{name}")  # fmt: skip
+    settings = configured.read_files([*configuration(os.environ, 0), agent_file(name)], os.environ)
+    described = settings.agent
+    if described is None:
+        raise UsageError(f"{agent_file(name)}: expected a section [agent]")
+    values = {**described.values, "name": name}
+    options = understand(values, described.command, host.read(), settings)
+    for other in registry.running(delegation.hierarchy().mount):
+        if other.name == name and other.uid == 0:
+            raise NameTaken(f"an agent named {name} is running ({other.path})")
+    kept = {key: text for key, text in os.environ.items() if key not in _SYSTEMDS}
+    outcome = agent.run(
+        options.request.but(
+            environment={**kept, **described.environment},
+            philosophy=options.philosophy,
+            priority=options.priority,
+            wait=options.wait,
+            share=settings.budget_share,
+            settings=lambda: small(settings),
+            started=lambda path: service.notify("READY=1", f"STATUS={path}"),
+        ),
+        say,
+    )
+    for line in explain.summary(outcome):
+        say(line)
+    return outcome.exit_code

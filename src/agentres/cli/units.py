@@ -1,0 +1,84 @@
+"""``agentres unit``: agents that are units of systemd, each described by a file in /etc/agentres/agents.d."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from agentres.cli import live
+from agentres.cli import show as shown
+from agentres.cli.config import loaded
+from agentres.cli.run import say
+from agentres.control import SETTABLE
+from agentres.errors import AgentresError, UsageError
+from agentres.generator import described
+from agentres.kernel import host
+from agentres.options import understand
+from agentres.paths import AGENTS, agent_file, configuration
+from agentres.settings import Settings
+
+app = typer.Typer(
+    name="unit",
+    help="Agents that are units of systemd: /etc/agentres/agents.d/NAME.toml is agentres@NAME.service.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="The agent.", show_default=False)]
+
+
+@app.command("run")
+def run(name: _Name) -> None:
+    """Run the agent NAME as its unit does: what systemd calls."""
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "agentres", "unit", "run", name])
+
+
+@app.command("check")
+@shown.told
+def check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: all that are there.")
+    ] = None,
+) -> None:
+    """Tell whether the files of agents make sense. Exits 1 where one does not, and says in one line where and why."""
+    wrong = False
+    for name in names or [name for name, _ in described(AGENTS)]:
+        try:
+            settings = _settings(name)
+            _understood(name, settings)
+            print(f"{agent_file(name)}: good")
+        except typer.Exit:  # it has been told why
+            wrong = True
+        except AgentresError as error:
+            wrong = True
+            say(f"{agent_file(name)}: {error}")
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command("reload")
+@shown.told
+def reload(name: _Name) -> None:
+    """Give the running agent NAME the limits that its file has now.
+
+    Only [limits], and of those what agentres set can set; all else takes effect when it starts again, and so does a limit that the file has no more.
+    """
+    settings = _settings(name)
+    _understood(name, settings)
+    texts = {key: text for key, text in settings.limits.items() if key in SETTABLE}
+    if not texts:
+        print("nothing to set")
+        return
+    live.set_limits(name, "root", **texts)
+
+
+def _settings(name: str) -> Settings:
+    return loaded([*configuration(os.environ, 0), agent_file(name)])
+
+
+def _understood(name: str, settings: Settings) -> None:
+    if settings.agent is None:
+        raise UsageError("expected a section [agent]")
+    understand({**settings.agent.values, "name": name}, settings.agent.command, host.read(), settings)  # fmt: skip

@@ -1,0 +1,58 @@
+"""What describes an agent that is a unit: ``[agent]`` of ``/etc/agentres/agents.d/NAME.toml``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, StrictBool
+
+from agentres.config.values import (
+    Environment,
+    Lasting,
+    Limit,
+    OptionalLasting,
+    OptionalText,
+    Restart,
+    Table,
+    Text,
+    duration_text,
+)
+from agentres.config.words import Wrong
+from agentres.generator import DELAY, DELAY_MAX
+from agentres.limits import parse_priority
+from agentres.settings import Described
+from agentres.units import UnitError, parse_duration
+
+
+class Agent(Table):
+    """``[agent]``; how it restarts is for systemd to know (:mod:`agentres.generator`)."""
+
+    command: list[Text] = Field(default_factory=list)
+    user: Text = "auto"
+    isolate: StrictBool = True
+    cwd: OptionalText = None
+    environment: Environment = Field(default_factory=dict)
+    priority: Limit = None
+    timeout: OptionalLasting = None
+    restart: Restart = "no"
+    restart_delay: Lasting = parse_duration(DELAY)
+    restart_delay_max: Lasting = parse_duration(DELAY_MAX)
+
+    def made(self) -> Described:
+        """As options of a run have it; :class:`Wrong` where that makes no sense."""
+        if not self.command:
+            raise Wrong("", 'expected a key "command", a list of text')
+        values: dict[str, Any] = {"user": self.user, "isolate": "yes" if self.isolate else "no"}
+        if self.cwd is not None:
+            values["cwd"] = self.cwd
+        if self.priority is not None:
+            values["priority"] = self.priority
+            try:
+                parse_priority(self.priority)
+            except UnitError as error:
+                raise Wrong("priority", str(error)) from None
+        if self.timeout is not None:
+            values["timeout"] = str(duration_text(self.timeout))
+        if self.restart_delay_max < self.restart_delay:
+            raise Wrong("restart_delay_max", "expected at least restart_delay")
+        return Described(tuple(self.command), values, self.environment)

@@ -1,0 +1,150 @@
+"""Who asks the daemon for an agent: what the kernel says of that process, and how to act as its user.
+
+The daemon's processes are root's.  What they do with files that the user chose (the history in its home) they do
+with the user's rights, or a link in there would lead them anywhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from agentres.errors import UsageError
+from agentres.kernel import libc, registry
+from agentres.record import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    import _socket
+
+_SO_PEERGROUPS = 59  # asm-generic/socket.h
+_UCRED = struct.Struct("iII")
+_GROUPS_MAX = 65536
+_NAMESPACES = ("mnt", "net", "pid", "user", "ipc", "uts")
+_LIMITS = sorted({number for name, number in vars(resource).items() if name.startswith("RLIMIT_")})
+
+
+class Caller(Record):
+    """The process at the other end of a connection, as of its connect(2): SO_PEERCRED and SO_PEERGROUPS, unix(7).
+
+    ``rlimits`` are (resource, soft, hard) as they are now; ``oom_score_adj`` and ``nice`` likewise.
+    """
+
+    pid: int
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    rlimits: tuple[tuple[int, int, int], ...] = ()
+    oom_score_adj: int = 0
+    nice: int = 0
+
+    @property
+    def name(self) -> str:
+        """The user's name, or its number where it has none."""
+        return registry.user_name(self.uid)
+
+
+def peer(sock: _socket.socket) -> Caller:
+    """Who is there, without what is asked of /proc.  OSError."""
+    import _socket
+
+    pid, uid, gid = _UCRED.unpack(
+        sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)
+    )
+    # Python's own takes 1 KiB at the most, which is 256 groups.
+    packed, length = (ctypes.c_uint32 * _GROUPS_MAX)(), ctypes.c_uint32(4 * _GROUPS_MAX)
+    libc.call(
+        "getsockopt",
+        sock.fileno(),
+        _socket.SOL_SOCKET,
+        _SO_PEERGROUPS,
+        packed,
+        ctypes.byref(length),
+    )
+    return Caller(pid, uid, gid, tuple(packed[: length.value // 4]))
+
+
+def look(caller: Caller) -> Caller:
+    """With what /proc tells.  UsageError where it runs in namespaces that are not the host's, OSError where it has gone."""
+    for kind in _NAMESPACES:
+        there = os.stat(f"/proc/{caller.pid}/ns/{kind}")
+        here = os.stat(f"/proc/self/ns/{kind}")
+        if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+            raise UsageError(
+                f"the daemon runs agents in the host's namespaces, and yours has its own ({kind})",
+                "--local runs it where you are",
+            )
+    rlimits = tuple((number, *resource.prlimit(caller.pid, number)) for number in _LIMITS)
+    with open(f"/proc/{caller.pid}/oom_score_adj") as file:
+        adjusted = int(file.read())
+    nice = os.getpriority(os.PRIO_PROCESS, caller.pid)
+    return caller.but(rlimits=rlimits, oom_score_adj=adjusted, nice=nice)
+
+
+def join_host() -> None:
+    """Leave what the service's unit keeps the daemon in: the host's mounts are the agent's.  OSError.
+
+    setns(2) into those of process 1, and its root directory.
+    """
+    for kind in ("net", "ipc", "uts", "mnt"):
+        fd = os.open(f"/proc/1/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            there, here = os.fstat(fd), os.stat(f"/proc/self/ns/{kind}")
+            if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+                libc.call("setns", fd, 0)
+        finally:
+            os.close(fd)
+
+
+def files_as(caller: Caller) -> None:
+    """Have this thread, and no other, meet files with the caller's rights, for ever: setfsuid(2).
+
+    Capabilities that override a file's mode are lost with it; supplementary groups are not taken, and the
+    daemon has none.  OSError.
+    """
+    _set_files(caller.uid, caller.gid)
+
+
+@contextmanager
+def files_of(caller: Caller | None) -> Iterator[None]:
+    """For the block, in this thread: new files are the caller's, and only its are reached.  None: nothing changes."""
+    if caller is None or caller.uid == 0:
+        yield
+        return
+    _set_files(caller.uid, caller.gid)
+    try:
+        yield
+    finally:
+        _set_files(0, 0)
+
+
+def _set_files(uid: int, gid: int) -> None:
+    # These return what was before, whatever came of it: the second call tells.
+    libc.LIBC.setfsgid(gid)
+    libc.LIBC.setfsuid(uid)
+    if libc.LIBC.setfsuid(-1) != uid or libc.LIBC.setfsgid(-1) != gid:
+        raise PermissionError(f"cannot meet files as uid {uid}")
+
+
+def spawn(caller: Caller, line: Sequence[str], environment: Mapping[str, str], kept: int) -> int:
+    """Start a program as the caller, with the descriptor ``kept`` beside our stderr; its process id.  OSError."""
+    import subprocess
+
+    process = subprocess.Popen(
+        line,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(kept,),
+        user=caller.uid,
+        group=caller.gid,
+        extra_groups=caller.groups,
+        start_new_session=True,
+        cwd="/",
+    )
+    pid = process.pid
+    process.returncode = 0  # whoever has its number waits for it
+    return pid

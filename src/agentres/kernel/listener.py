@@ -1,0 +1,170 @@
+"""A socket that takes lines from whoever may say them, on the supervisor's loop; never waits for anybody.
+
+It stands in the abstract namespace (unix(7)): it goes with the process that has it, however that ends, and
+is to be reached from the same network namespace.  Who connects is asked of the kernel (SO_PEERCRED).
+"""
+
+from __future__ import annotations
+
+import _socket  # the module of that name brings enum and selectors, which stay
+import os
+import struct
+import time
+from collections.abc import Callable
+
+from agentres import log
+from agentres.kernel.loop import Loop, Timer
+from agentres.record import Record
+
+LINE_MAX = 1 << 16
+"""Bytes of a line at the most, its end included."""
+
+CONNECTIONS = 32
+"""At once, at the most."""
+
+PATIENCE = 10.0
+"""Seconds within which a connection has to bring a line, unless it waits for an answer."""
+
+_UCRED = struct.Struct("iII")
+
+
+class Peer(Record):
+    """Who is at the other end, as of its connect(2)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class Connection:
+    """One of them; ``send`` takes whole lines."""
+
+    def __init__(self, listener: Listener, sock: _socket.socket, peer: Peer) -> None:
+        self.peer = peer
+        self.waits = False
+        """Whether it has asked for something that takes its time."""
+        self._listener = listener
+        self._sock = sock
+        self._received = b""
+        self._timer: Timer | None = None
+        self.listen()
+
+    @property
+    def fd(self) -> int:
+        return self._sock.fileno()
+
+    def listen(self) -> None:
+        """Give it time for another line."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._listener.loop.call_at(time.monotonic() + PATIENCE, self._too_slow)
+
+    def send(self, line: bytes) -> None:
+        """Answer; whoever does not read its answers is let go."""
+        if self.fd < 0:
+            return
+        try:
+            if self._sock.send(line, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL) == len(line):
+                return
+        except OSError as error:
+            log.debug(__name__, "not told: %s", error)
+        self.close()
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._listener.forget(self)
+            self._sock.close()
+
+    def readable(self) -> None:
+        """Take what has come, as far as it makes lines."""
+        try:
+            data = self._sock.recv(LINE_MAX, _socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            log.debug(__name__, "lost: %s", error)
+            data = b""
+        if not data:
+            self.close()
+            return
+        *lines, self._received = (self._received + data).split(b"\n")
+        if len(self._received) >= LINE_MAX:
+            self.close()
+        for line in lines:
+            if self.fd >= 0:
+                self._listener.heard(self, line)
+        if lines and self.fd >= 0:
+            self.listen()
+
+    def _too_slow(self) -> None:
+        if not self.waits:
+            self.close()
+
+
+class Listener:
+    """Has ``heard`` called with every line; ``refuse`` gives the answer to one who may say nothing, empty: may.
+
+    OSError where there is no socket to be had.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        refuse: Callable[[Peer], bytes],
+        heard: Callable[[Connection, bytes], None],
+    ) -> None:
+        self.loop = loop
+        self.heard = heard
+        self._refuse = refuse
+        self._connections: dict[int, Connection] = {}
+        self.name = f"agentres/{os.urandom(8).hex()}"
+        """Its name in the abstract namespace, without the zero byte."""
+        self._sock = _socket.socket(
+            _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
+        )
+        try:
+            self._sock.bind(b"\0" + self.name.encode())
+            self._sock.listen(CONNECTIONS)
+        except BaseException:
+            self._sock.close()
+            raise
+        loop.watch(self._sock.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Let all of them go."""
+        for connection in list(self._connections.values()):
+            connection.close()
+        self.loop.unwatch(self._sock.fileno())
+        self._sock.close()
+
+    def forget(self, connection: Connection) -> None:
+        """Hear nothing more from it; called by the connection."""
+        self.loop.unwatch(connection.fd)
+        del self._connections[connection.fd]
+
+    def _accept(self) -> None:
+        try:
+            fd, _ = self._sock._accept()  # type: ignore[attr-defined]  # what socket.accept() is made of
+        except BlockingIOError:
+            return
+        except OSError as error:  # out of descriptors: it waits in line, and is told again
+            log.debug(__name__, "not accepted: %s", error)
+            return
+        sock = _socket.socket(fileno=fd)
+        try:
+            raw = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)
+            peer = Peer(*_UCRED.unpack(raw))
+            answer = self._refuse(peer)
+            if answer:
+                sock.send(answer, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+        except OSError as error:
+            log.debug(__name__, "not let in: %s", error)
+            answer = b"\n"
+        if answer or len(self._connections) >= CONNECTIONS:
+            sock.close()
+            return
+        connection = Connection(self, sock, peer)
+        self._connections[fd] = connection
+        self.loop.watch(fd, connection.readable)

@@ -1,0 +1,44 @@
+"""What a service and systemd say to one another: sd_notify(3) and sd_listen_fds(3), and the watchdog."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import MutableMapping
+
+from agentres import log
+
+_FIRST_FD = 3
+
+
+def notify(*lines: str, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Tell systemd, where it has started us: ``READY=1``, ``STATUS=…``, ``WATCHDOG=1``."""
+    address = environment.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.connect(address.replace("@", "\0", 1))
+            sock.send("\n".join(lines).encode())
+        except OSError as error:  # systemd ends us where it misses that, and says so
+            log.debug(__name__, "systemd was not told: %s", error)
+
+
+def watchdog(environment: MutableMapping[str, str] = os.environ) -> float | None:
+    """Seconds within which systemd wants to be told each time that we live; None: it does not."""
+    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    text = environment.get("WATCHDOG_USEC", "")
+    return int(text) / 1e6 if text.isdecimal() and int(text) else None
+
+
+def listening(environment: MutableMapping[str, str] = os.environ) -> socket.socket | None:
+    """The socket that systemd listened on for us; None: none, or not for us."""
+    if environment.pop("LISTEN_PID", "") != str(os.getpid()):
+        return None
+    count = environment.pop("LISTEN_FDS", "0")
+    environment.pop("LISTEN_FDNAMES", None)
+    if count != "1":
+        return None
+    os.set_inheritable(_FIRST_FD, False)
+    return socket.socket(fileno=_FIRST_FD)

@@ -1,0 +1,153 @@
+"""What an administrator lets a user's agents have at the most; pure.
+
+A ceiling names users, groups, or nobody, which is everybody but root.  Key by key the one that names the user holds,
+else one that names a group, else the general one; of two that name groups, what is more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from agentres.errors import UsageError
+from agentres.limits import DISKS, EVERY_DISK, WRITTEN, Host, Limits, Range, read_limits
+from agentres.record import TYPE_CHECKING, Record
+from agentres.units import MAX
+
+if TYPE_CHECKING:
+    from typing import Any
+
+AGENTS = 100
+"""How many agents a user may have at once, where nothing is said."""
+
+CAPPED = ("cpu", "memory", "swap", "pids", *DISKS, "nofile", "net_in", "net_out")
+"""The limits that a ceiling may name."""
+
+
+class Ceiling(Record):
+    """``[ceilings.NAME]``: for whom, how many agents at once, and limits as texts by their key."""
+
+    name: str
+    users: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    agents: int | None = None
+    limits: Mapping[str, str] = MappingProxyType({})
+
+
+class Allowed(Record):
+    """What one user may have: so many agents, none with limits above ``top``, where that has some."""
+
+    user: str
+    agents: int
+    top: Limits
+
+
+def allowed(
+    ceilings: Iterable[Ceiling], user: str, uid: int, groups: Collection[str], host: Host
+) -> Allowed:
+    """What all ceilings together come to for a user who is in these groups."""
+    names = {user, str(uid)}
+    ranks: tuple[list[Ceiling], ...] = ([], [], [])
+    for each in ceilings:
+        if names & set(each.users):
+            ranks[0].append(each)
+        elif set(groups) & set(each.groups):
+            ranks[1].append(each)
+        elif not each.users and not each.groups:
+            ranks[2].append(each)
+    counts = [[c.agents for c in rank if c.agents is not None] for rank in ranks]
+    agents = next((max(rank) for rank in counts if rank), AGENTS)
+    top: dict[str, Any] = {}
+    for key in CAPPED:
+        for rank in ranks:
+            found = [_value(key, c.limits[key], host) for c in rank if key in c.limits]
+            if found:
+                top[key] = max(found)
+                break
+    rates = {key: {EVERY_DISK: top.pop(key)} for key in DISKS if key in top}
+    return Allowed(user, agents, Limits(**{**top, **rates}))
+
+
+def within(limits: Limits, allowed: Allowed, standard: Limits) -> Limits:
+    """``limits`` as far as they are allowed.
+
+    What is as in ``standard`` nobody asked for, and is lowered, as is the upper end of a range, which says
+    "as much as may be".  What was asked for and is more is refused: UsageError names the ceiling.
+    """
+    changed: dict[str, Any] = {}
+    ranges = dict(limits.ranges)
+    for key in CAPPED:
+        top = getattr(allowed.top, key)
+        if key in DISKS:
+            if EVERY_DISK in top:
+                changed[key] = _rates(key, limits, ranges, top[EVERY_DISK], allowed, standard)
+        elif top is not None:
+            asked = getattr(limits, key) != getattr(standard, key)
+            value = getattr(limits, key)
+            changed[key] = _capped(key, value, ranges, top, allowed, asked)
+    return limits.but(**changed, ranges=ranges)
+
+
+def _rates(
+    key: str,
+    limits: Limits,
+    ranges: dict[str, Range],
+    top: float,
+    allowed: Allowed,
+    standard: Limits,
+) -> dict[str, Any]:
+    rates, known = getattr(limits, key), getattr(standard, key)
+    held = {
+        device: _capped(
+            f"{key}={device}" if device else key,
+            rate,
+            ranges,
+            top,
+            allowed,
+            known.get(device) != rate,
+        )
+        for device, rate in rates.items()
+    }
+    return {EVERY_DISK: top, **held}
+
+
+def _capped(
+    key: str, value: Any, ranges: dict[str, Range], top: float, allowed: Allowed, asked: bool
+) -> Any:
+    between = ranges.get(key)
+    if between is not None:
+        if between.least > top:
+            raise _above(key, between.least, top, allowed)
+        ranges[key] = Range(between.least, min(between.most, top))
+        return min(value, top) if value != MAX else top
+    if value is None or (value == MAX and not asked):
+        return top
+    if value == MAX or value > top:
+        if asked:
+            raise _above(key, value, top, allowed)
+        return top
+    return value
+
+
+def _above(key: str, value: Any, top: float, allowed: Allowed) -> UsageError:
+    kind = key.partition("=")[0]
+    show = WRITTEN[kind].show
+    asked = "no limit" if value == MAX else show(value)
+    return UsageError(
+        f"--{kind.replace('_', '-')}: {asked} is above the ceiling of {show(top)} for {allowed.user}"
+    )
+
+
+def _value(key: str, text: str, host: Host) -> Any:
+    """A ceiling's figure; LimitError."""
+    found = getattr(read_limits({key: text}, host, Limits()), key)
+    return found[EVERY_DISK] if key in DISKS else found
+
+
+def no_ceilings(limits: Mapping[str, str], host: Host) -> Sequence[str]:
+    """The keys whose texts are no ceiling: ranges, and "max", which is none."""
+    return [
+        key
+        for key, text in limits.items()
+        if ":" in text or text == MAX or "=" in text or _value(key, text, host) == MAX
+    ]

@@ -1,0 +1,253 @@
+"""What ran, what it used against what it had, and what it should have: history -> a report; pure.
+
+A report is of agents, each with its runs, the newest first.  What is known of a run is what the history keeps: its
+begin, end, alerts and actions for long, its samples for an hour (docs/history.md).  A figure that is not known
+is None, never 0.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from agentres.curves import Curve, Curves, curves
+from agentres.errors import EXIT_SIGNAL
+from agentres.policy.alerts import show
+from agentres.report.kills import Kill, kills, words
+from agentres.stats import Sample
+
+if TYPE_CHECKING:
+    from agentres.report.advice import Advice
+    from agentres.store import ActionRow, AlertRow, Run
+
+USED = ("memory", "cpu", "pids", "disk_read", "disk_write", "network_in", "network_out", "fds")
+"""The resources that a report is about, by their names in rules (docs/configuration.md)."""
+
+THROTTLED = 0.1
+"""The share of CPU periods at the limit from which on that is told."""
+
+_SIGKILL = EXIT_SIGNAL + signal.SIGKILL
+
+_IDLE = 0.5
+"""The share of memory reserved and not used from which on that is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a run used of a resource, in its ``unit``: by the sample, the median, what 95 % were below, and the most.
+
+    ``had`` is the limit when it used the most, ``limit`` the last one; None where there was none.  ``reserved`` and
+    ``idle`` are sums over time, in unit-seconds: what the limit kept for it, and what of that it did not use; None
+    without a limit.
+    """
+
+    resource: str
+    unit: str
+    median: float
+    high: float
+    most: float
+    had: float | None
+    limit: float | None
+    reserved: float | None
+    idle: float | None
+
+    @property
+    def waste(self) -> float | None:
+        """The share of what was reserved that was not used."""
+        return self.idle / self.reserved if self.reserved and self.idle is not None else None
+
+    @property
+    def words(self) -> str:
+        """The most that it used, and of how much it had then: ``324 MiB of 463 MiB``."""
+        if self.had is None:
+            return show(self.most, self.unit)
+        if self.unit == "cores":
+            return f"{self.most:.2f} of {self.had:.2f} cores"
+        return f"{show(self.most, self.unit)} of {show(self.had, self.unit)}"
+
+
+class Weight(IntEnum):
+    """How grave a finding is, the gravest first."""
+
+    KILLED = 0
+    REFUSED = 1
+    SLOWED = 2
+    WASTED = 3
+    KNOWN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something to be said of a run, as a clause."""
+
+    weight: Weight
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """One run.
+
+    ``throttled`` is the share of CPU periods in which it was at its limit, ``stalled`` the share of time in which
+    some of its tasks waited, by cpu, memory and io (PSI); ``killed`` counts processes that were killed for memory,
+    by samples or, where those are gone, by alerts; ``kills`` is what is known of that; ``refused`` counts forks.
+    """
+
+    run: Run
+    curves: Curves
+    uses: dict[str, Use]
+    throttled: float | None
+    stalled: dict[str, float]
+    peak: int | None
+    killed: int | None
+    kills: tuple[Kill, ...]
+    refused: int | None
+    actions: tuple[ActionRow, ...]
+    alerts: tuple[AlertRow, ...]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is to be said of it, the gravest first."""
+        return tuple(_findings(self))
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReport:
+    """The runs of one name, the newest first.  Where there is no ``advice``, ``unadvised`` says why."""
+
+    name: str
+    runs: tuple[RunReport, ...]
+    advice: tuple[Advice, ...]
+    unadvised: str
+
+    @property
+    def killed(self) -> int | None:
+        """The processes that were killed for memory; None: of no run is that known."""
+        known = [one.killed for one in self.runs if one.killed is not None]
+        return sum(known) if known else None
+
+    @property
+    def shown(self) -> RunReport:
+        """The run that stands for all: the newest one that has figures, if any has."""
+        return next((one for one in self.runs if one.uses), self.runs[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that was asked for; ``made`` and ``since`` in unix seconds."""
+
+    made: float
+    since: float | None
+    host: str
+    agents: tuple[AgentReport, ...]
+
+
+def run_report(
+    run: Run,
+    samples: Sequence[tuple[float, Sample]],
+    actions: Sequence[ActionRow],
+    alerts: Sequence[AlertRow],
+) -> RunReport:
+    """What the rows of the history say of one run; they come oldest first."""
+    drawn = curves(samples)
+    killed = kills(samples, actions, alerts)
+    found = {name: use for name in USED if (use := _use(name, drawn[name], drawn.times))}
+    return RunReport(
+        run,
+        drawn,
+        found,
+        _throttled(samples),
+        dict(_stalled(samples)),
+        _last(samples, "memory_peak"),
+        sum(kill.count for kill in killed) if killed else _last(samples, "memory_oom_kill"),
+        killed,
+        _last(samples, "pids_max_events"),
+        tuple(actions),
+        tuple(alerts),
+    )
+
+
+def _last(samples: Sequence[tuple[float, Sample]], field: str) -> int | None:
+    """The last value of a counter that is known."""
+    known = (getattr(sample, field) for _, sample in reversed(samples))
+    return next((value for value in known if value is not None), None)
+
+
+def _use(name: str, curve: Curve, times: Sequence[float]) -> Use | None:
+    known = [at for at, value in enumerate(curve.values) if value is not None]
+    if not known:
+        return None
+    values = sorted(value for value in curve.values if value is not None)
+    highest = max(known, key=lambda at: curve.values[at] or 0.0)
+    reserved = idle = 0.0
+    for at in range(1, len(times)):
+        value, limit = curve.values[at], curve.limits[at]
+        if value is not None and limit is not None:
+            passed = max(0.0, times[at] - times[at - 1])
+            reserved += limit * passed
+            idle += max(0.0, limit - value) * passed
+    return Use(
+        name,
+        curve.unit,
+        _quantile(values, 0.5),
+        _quantile(values, 0.95),
+        values[-1],
+        curve.limits[highest],
+        curve.limit,
+        reserved or None,
+        idle if reserved else None,
+    )
+
+
+def _quantile(ordered: Sequence[float], fraction: float) -> float:
+    """The least value that this fraction does not exceed."""
+    return ordered[max(0, -int(-fraction * len(ordered) // 1) - 1)]
+
+
+def _throttled(samples: Sequence[tuple[float, Sample]]) -> float | None:
+    periods, throttled = _last(samples, "nr_periods"), _last(samples, "nr_throttled")
+    return throttled / periods if periods and throttled is not None else None
+
+
+def _stalled(samples: Sequence[tuple[float, Sample]]) -> Iterator[tuple[str, float]]:
+    if len(samples) < 2:
+        return
+    (begin, first), (end, last) = samples[0], samples[-1]
+    for kind in ("cpu", "memory", "io"):
+        before, after = (getattr(sample, f"{kind}_some_usec") for sample in (first, last))
+        if before is not None and after is not None and after >= before and end > begin:
+            yield kind, (after - before) / 1e6 / (end - begin)
+
+
+def _findings(one: RunReport) -> Iterator[Finding]:
+    if one.kills:
+        yield Finding(Weight.KILLED, words(one.kills))
+    elif one.run.exit_code == _SIGKILL:
+        yield Finding(Weight.KILLED, "it exited 137, as after SIGKILL; no kill for memory is known")
+    if one.refused:
+        forks = "fork was" if one.refused == 1 else "forks were"
+        yield Finding(Weight.REFUSED, f"{one.refused} {forks} refused")
+    if one.throttled is not None and one.throttled >= THROTTLED:
+        yield Finding(
+            Weight.SLOWED, f"the CPU was at its limit in {one.throttled:.0%} of its periods"
+        )
+    for kind, share in one.stalled.items():
+        if share >= THROTTLED:
+            what = "CPU" if kind == "cpu" else kind
+            yield Finding(Weight.SLOWED, f"some task waited for {what} in {share:.0%} of the time")
+    memory = one.uses.get("memory")
+    if memory and memory.waste is not None and memory.waste >= _IDLE:
+        yield Finding(
+            Weight.WASTED,
+            f"{int(memory.waste * 100)}% of its memory was reserved and not used:"
+            f" at most {memory.words}",
+        )
+    unseen = sum(alert.acknowledged is None for alert in one.alerts)
+    if unseen:
+        alerts = "alert is" if unseen == 1 else "alerts are"
+        yield Finding(Weight.KNOWN, f"{unseen} {alerts} not acknowledged")
+    if not one.curves.times:
+        yield Finding(Weight.KNOWN, "no samples of it are left")

@@ -1,0 +1,144 @@
+"""The limits that the next run should have, by what earlier ones used; pure.
+
+The least of a range is what half of the samples that are left got by with.  The most is above everything that was seen,
+in them and in what was learnt of all runs (:mod:`agentres.policy.prediction`): a limit is a wall against
+what has never been, and elastic below it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from agentres.policy.alerts import show
+from agentres.policy.histogram import SCALES
+from agentres.policy.prediction import Profile
+from agentres.report import THROTTLED, RunReport
+from agentres.units import counted
+
+FEWEST = 3
+"""Samples of which something can be said."""
+
+MARGIN = 1.15
+"""What the least of a range is of the use in the middle; as in docs/prediction.md."""
+
+ROOM = 1.25
+"""What the most of a range is of the highest use."""
+
+MORE_ROOM = 1.5
+"""Likewise where a limit held it: what it would have used is not known."""
+
+FORKS = 2.0
+"""What the limit on processes is of the most that there were."""
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """A limit as an option of ``agentres run``, and why."""
+
+    resource: str
+    option: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a resource's use: half of it and the most, each of what; ``held``: a limit kept it from more."""
+
+    half: float
+    half_of: str
+    most: float
+    most_of: str
+    held: bool
+
+
+def advise(profile: Profile | None, runs: Sequence[RunReport]) -> tuple[tuple[Advice, ...], str]:
+    """The limits, and where there are none, why."""
+    found = tuple(_advise(profile, runs))
+    if found:
+        return found, ""
+    return (), (
+        "too little is known: nothing was learnt from a run that ended, and fewer than"
+        f" {FEWEST} samples are left"
+    )
+
+
+def _advise(profile: Profile | None, runs: Sequence[RunReport]) -> Iterator[Advice]:
+    if known := _known("memory", profile, runs):
+        room = MORE_ROOM if known.held else ROOM
+        least, most = _bytes(known.half * MARGIN), _bytes(known.most * room)
+        value = _range(least, most, "{}M")
+        yield Advice("memory", "--memory", value, _reason(known, "memory", room))
+    if known := _known("cpu", profile, runs):
+        room = MORE_ROOM if known.held else ROOM
+        least_cores, most_cores = _cores(known.half * MARGIN), _cores(known.most * room)
+        value = _range(least_cores, most_cores, "{:g}")
+        yield Advice("cpu", "--cpu", value, _reason(known, "cpu", room))
+    if known := _known("pids", profile, runs):
+        limit = max(32, 16 * math.ceil(known.most * FORKS / 16))
+        reason = (
+            f"{known.most_of} had at most {math.floor(known.most)} processes and threads;"
+            " twice as many, and at least 32"
+        )
+        yield Advice("pids", "--pids", str(limit), reason)
+
+
+def _known(resource: str, profile: Profile | None, runs: Sequence[RunReport]) -> _Known | None:
+    """What was learnt of all runs, and for the half the samples that are left: a peak says nothing of that.
+
+    Samples count for the most as well: of a run that goes on, nothing is learnt yet.
+    """
+    uses = [use for one in runs if (use := one.uses.get(resource))]
+    count = sum(len(one.curves.times) for one in runs if resource in one.uses)
+    held = any(_held(resource, one) for one in runs)
+    samples = None
+    if count >= FEWEST:
+        of = f"{count} samples"
+        half = sorted(use.median for use in uses)[len(uses) // 2]
+        samples = _Known(half, of, max(use.most for use in uses), of, held)
+    learnt = None
+    if profile is not None and profile.runs:
+        both = profile.use[resource].together(profile.held[resource])
+        if both.weights:
+            of = counted(profile.runs, "run")
+            held = held or profile.held[resource].total > 0
+            learnt = _Known(both.percentile(0.5), of, both.percentile(1.0), of, held)
+    if samples is None or learnt is None:
+        return samples or learnt
+    highest = max(samples, learnt, key=lambda known: known.most)
+    return _Known(samples.half, samples.half_of, highest.most, highest.most_of, held)
+
+
+def _held(resource: str, one: RunReport) -> bool:
+    """Whether a limit kept the run from more."""
+    if resource == "memory":
+        return bool(one.killed)
+    return resource == "cpu" and (one.throttled or 0) >= THROTTLED
+
+
+def _reason(known: _Known, resource: str, room: float) -> str:
+    unit = SCALES[resource].unit
+    reason = (
+        f"half of {known.half_of} used at most {show(known.half, unit)}: {MARGIN - 1:.0%} more is the least;"
+        f" {known.most_of} used at most {show(known.most, unit)}: {room - 1:.0%} more is the most"
+    )
+    return f"{reason}, since a limit held it and it may need more" if known.held else reason
+
+
+def _bytes(value: float) -> int:
+    """In MiB, a multiple of 16."""
+    return max(32, 16 * math.ceil(value / _MIB / 16))
+
+
+def _cores(value: float) -> float:
+    return max(0.1, math.ceil(value * 10 - 1e-9) / 10)
+
+
+def _range(least: float, most: float, form: str) -> str:
+    """As an option takes it: rounding, and margins that differ, may make one value of the two."""
+    ends = form.format(least), form.format(most)
+    return ":".join(ends) if least < most else ends[1]

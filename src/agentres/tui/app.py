@@ -1,0 +1,340 @@
+"""``agentres top``: the agents of the host, live, and commands to them from the keyboard."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Input, Static
+from textual.worker import get_current_worker
+
+from agentres.control import GRACE, SETTABLE
+from agentres.errors import AgentresError, printable
+from agentres.fleet import Picture, Shown
+from agentres.kernel.libc import die_with_parent
+from agentres.tui import rows
+from agentres.tui.detail import DetailScreen
+from agentres.tui.dialogs import Ask, Confirm
+from agentres.tui.rows import View
+from agentres.tui.source import Source
+from agentres.tui.table import AgentTable
+
+_COMMANDS = frozenset({"acknowledge", "freeze", "set", "stop"})
+"""Actions that change something."""
+
+_BUDGETS = 4
+"""Slices whose budget is shown; where there are more agents than screen, those are what is looked for."""
+
+_OF_TABLE = frozenset({"filter", "sort", "turn", "tree"})
+"""Actions that have no meaning on an agent's page."""
+
+
+class Top(App[None]):
+    """The dashboard over ``source``, which is looked at every ``interval`` seconds; ``read_only`` has no commands."""
+
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    #head { height: auto; padding: 0 1; background: $panel; }
+    #who, #page { padding: 0 1; }
+    #who { background: $panel; }
+    #agents { height: 1fr; padding: 0 1; }
+    #filter { display: none; dock: bottom; margin-bottom: 1; }
+    #filter.on { display: block; }
+    .dialog { width: 70; max-width: 95%; height: auto; border: solid $accent; padding: 1 2; background: $surface; }
+    .dialog Label { width: 100%; }
+    .keys { color: $text-muted; }
+    Confirm, Ask { align: center middle; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "filter", "Filter"),
+        Binding("s", "sort", "Sort"),
+        Binding("r", "turn", "Reverse"),
+        Binding("t", "tree", "Tree"),
+        Binding("a", "acknowledge", "Ack"),
+        Binding("f", "freeze", "Freeze"),
+        Binding("l", "set", "Limits"),
+        Binding("x", "stop", "Stop"),
+        Binding("q", "quit", "Quit"),
+        # As from any other program, and out of a question as well.
+        Binding("ctrl+c", "end", "Quit", show=False, priority=True),
+        Binding("ctrl+z", "suspend_process", "Suspend", show=False, priority=True),
+    ]
+
+    def __init__(
+        self,
+        source: Source,
+        interval: float = 2.0,
+        read_only: bool = False,
+        view: View | None = None,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.view = view or View()
+        self.picture: Picture | None = None
+        self._interval = interval
+        self._read_only = read_only
+        self._looking = False
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="head")
+        yield AgentTable("agents")
+        yield Input(
+            id="filter",
+            placeholder="name, user or state; Enter keeps it, Escape ends it",
+            compact=True,
+        )
+        yield Footer(compact=True, show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.look()
+        self.set_interval(self._interval, self.look)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if self._read_only and action in _COMMANDS:
+            return False
+        if isinstance(self.screen, ModalScreen):  # a question waits for its answer
+            return action not in _COMMANDS | _OF_TABLE | {"quit"}
+        return len(self.screen_stack) == 1 or action not in _OF_TABLE
+
+    def look(self) -> None:
+        """Have the next picture read, unless one still is."""
+        if not self._looking:
+            self._looking = True
+            self.run_worker(self._look, thread=True, group="look")
+
+    def _look(self) -> None:
+        try:
+            picture = self.source.look()
+        except (OSError, AgentresError) as error:
+            self.told(self._fail, str(error))
+            return
+        self.told(self._show, picture)
+
+    def told(self, method: Callable[..., object], *arguments: object) -> None:
+        """What a worker has found, unless nobody waits for it any more."""
+        if not get_current_worker().is_cancelled:
+            self.call_from_thread(method, *arguments)
+
+    def _fail(self, why: str) -> None:
+        self._looking = False
+        self._complain(why)
+
+    def _complain(self, why: str) -> None:
+        self.notify(printable(why), severity="error", timeout=10, markup=False)
+
+    def _say(self, what: str) -> None:
+        self.notify(what, timeout=3, markup=False)
+
+    def _show(self, picture: Picture) -> None:
+        self._looking = False
+        self.picture = picture
+        self.refresh_view()
+
+    def refresh_view(self) -> None:
+        """Draw the picture as it is to be seen now; only what has changed."""
+        if self.picture is None:
+            return
+        with self.batch_update():
+            width = self.size.width - 2
+            head = rows.host_lines(self.picture, width)
+            head += [
+                rows.budget_line(one, width)
+                for one in self.picture.slices
+                if one.allocated or len(self.picture.slices) == 1
+            ][:_BUDGETS]
+            if self.picture.trouble:
+                head.append(f"no alerts: {self.picture.trouble}")
+            text = Text("\n".join(map(printable, head)), no_wrap=True, overflow="ellipsis")
+            for characters, style in (("█+", "cyan"), ("▒+", "blue"), ("^\\w+", "bold")):
+                text.highlight_regex(re.compile(characters, re.MULTILINE), style)
+            self.query_one("#head", Static).update(text)
+            self.table.show_lines(rows.lines(self.picture, self.view), self.view.sort, width)
+
+    def on_resize(self) -> None:
+        self.refresh_view()
+
+    @property
+    def table(self) -> AgentTable:
+        """The agents."""
+        return self.query_one("#agents", AgentTable)
+
+    @property
+    def selected(self) -> Shown | None:
+        """The agent that the cursor is on, or whose page is shown."""
+        if self.picture is None:
+            return None
+        page = next((s for s in self.screen_stack if isinstance(s, DetailScreen)), None)
+        key = self.table.selected if page is None else page.key
+        return next((shown for shown in self.picture.agents if rows.key_of(shown) == key), None)
+
+    # What keys do.
+
+    def on_agent_table_chosen(self) -> None:
+        self.action_detail()
+
+    def action_detail(self) -> None:
+        """Show all about the agent."""
+        if (shown := self.selected) is not None:
+            self.push_screen(DetailScreen(self.source, shown, self._interval))
+
+    def action_filter(self) -> None:
+        """Show only what matches."""
+        box = self.query_one("#filter", Input)
+        box.add_class("on")
+        box.focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        if event.input.id == "filter":
+            self._look_at(text=event.value)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        if event.input.id == "filter":
+            self._close_filter()
+
+    def key_escape(self) -> None:
+        box = self.query_one("#filter", Input)
+        box.value = ""
+        self._close_filter()
+
+    def _close_filter(self) -> None:
+        box = self.query_one("#filter", Input)
+        box.set_class(bool(box.value), "on")
+        self.table.focus()
+
+    def action_sort(self) -> None:
+        """Order by the next column."""
+        at = rows.SORTS.index(self.view.sort) if self.view.sort in rows.SORTS else -1
+        self._look_at(sort=rows.SORTS[(at + 1) % len(rows.SORTS)])
+
+    def action_turn(self) -> None:
+        """Turn the order around."""
+        self._look_at(upside_down=not self.view.upside_down)
+
+    def action_tree(self) -> None:
+        """Put agents below their slices, or not."""
+        self._look_at(tree=not self.view.tree)
+
+    def _look_at(self, **changed: Any) -> None:
+        self.view = replace(self.view, **changed)
+        self.refresh_view()
+
+    def action_end(self) -> None:
+        """Leave at once."""
+        self.exit()
+
+    def action_acknowledge(self) -> None:
+        """Say that somebody looks after the agent's alerts."""
+        shown = self.selected
+        waiting = [] if shown is None else [a for a in shown.alerts if a.acknowledged is None]
+        if shown is None or not waiting:
+            self._say("no alert of this agent waits for anybody")
+            return
+
+        def answered(why: str | None) -> None:
+            if why:
+                self._do(
+                    lambda: self.source.acknowledge(waiting, why), f"acknowledged: {shown.name}"
+                )
+
+        words = "\n".join(printable(alert.message) for alert in waiting[:5])
+        self.push_screen(
+            Ask(
+                f"Acknowledge {len(waiting)} of {shown.name}:\n{words}",
+                "why, or what is done about it",
+            ),
+            answered,
+        )
+
+    def action_freeze(self) -> None:
+        """Freeze the agent, or let it go on."""
+        if (shown := self.selected) is None:
+            return
+        verb = "thaw" if shown.state == "frozen" else "freeze"
+        self._confirmed(
+            f"{verb.capitalize()} {shown.name}?",
+            lambda: self.source.command(shown.found, verb),
+            f"{verb}: {shown.name}",
+        )
+
+    def action_stop(self) -> None:
+        """End the agent."""
+        if (shown := self.selected) is None:
+            return
+        question = f"Stop {shown.name}? SIGTERM, and SIGKILL for what is left after {GRACE:g} s."
+        self._confirmed(
+            question, lambda: self.source.stop(shown.found, GRACE), f"stopped: {shown.name}"
+        )
+
+    def action_set(self) -> None:
+        """Give the agent other limits."""
+        if (shown := self.selected) is None:
+            return
+
+        def answered(text: str | None) -> None:
+            if not text:
+                return
+            try:
+                limits = parse_limits(text)
+            except ValueError as error:
+                self._complain(str(error))
+                return
+            self._do(
+                lambda: self.source.command(shown.found, "set", limits=limits), f"set: {shown.name}"
+            )
+
+        self.push_screen(
+            Ask(f"Limits of {shown.name}, as LIMIT=VALUE …", "memory=256M:2G cpu=1.5"), answered
+        )
+
+    def _confirmed(self, question: str, do: Callable[[], object], done: str) -> None:
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._do(do, done)
+
+        self.push_screen(Confirm(question), answered)
+
+    def _do(self, do: Callable[[], object], done: str) -> None:
+        def work() -> None:
+            try:
+                do()
+            except (OSError, AgentresError) as error:
+                self.told(self._complain, str(error))
+                return
+            self.told(self._say, done)
+            self.told(self.look)
+
+        self.run_worker(work, thread=True, group="do")
+
+
+def show(top: Top) -> None:
+    """Run it until it is left.  Behind a web server (:mod:`agentres.web`) it lives no longer than that."""
+    if "TEXTUAL_DRIVER" in os.environ:
+        die_with_parent()
+    top.run()
+
+
+def parse_limits(text: str) -> dict[str, str | list[str]]:
+    """``memory=2G io_write=/dev/vda=1M`` as the control protocol has it; ValueError."""
+    found: dict[str, str | list[str]] = {}
+    for word in text.split():
+        key, equals, value = word.partition("=")
+        key = key.lstrip("-").replace("-", "_")
+        if not equals or not value:
+            raise ValueError(f"{word}: expected LIMIT=VALUE, as in memory=2G")
+        if key not in SETTABLE:
+            raise ValueError(f"{key}: expected one of {', '.join(SETTABLE)}")
+        before = found.get(key)
+        if key.startswith("io_"):
+            found[key] = [*(before or []), value]
+        elif before is not None:
+            raise ValueError(f"{key}: said twice")
+        else:
+            found[key] = value
+    return found

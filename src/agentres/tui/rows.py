@@ -1,0 +1,268 @@
+"""A picture as rows of a table: which agents, in which order, and what stands in each column; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os.path import dirname
+
+from agentres.fleet import Picture, Shown, Slice
+from agentres.policy.alerts import Severity
+from agentres.portrait import ABSENT
+
+BARS = "▁▂▃▄▅▆▇█"
+
+STATE_STYLES = {
+    "running": "", "throttled": "yellow", "frozen": "bold cyan", "waiting": "dim", "unsupervised": "bold red",
+}  # fmt: skip
+FULL_STYLES = ((0.9, "red"), (0.75, "yellow"), (0.0, "green"))
+"""How what is in use is drawn from this share of its limit on."""
+
+SEVERITY_STYLES = {
+    Severity.INFO: "dim", Severity.WARNING: "yellow", Severity.CRITICAL: "red", Severity.EMERGENCY: "bold red",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its heading and width in characters, how a cell's text and style are had, and what sorts by it.
+
+    ``drop`` tells which goes first where there is no room: the highest; 0 stays.
+    """
+
+    name: str
+    width: int
+    text: Callable[[Shown], str]
+    order: Callable[[Shown], float | str]
+    drop: int = 0
+    style: Callable[[Shown], str] = lambda shown: ""
+    right: bool = True
+
+
+def short(value: float | None) -> str:
+    """A count of bytes or of anything, in at most five characters: ``512M``, ``1.2G``."""
+    if value is None:
+        return ABSENT
+    for unit in ("", "K", "M", "G", "T", "P"):
+        if value < 999.5 or unit == "P":
+            break
+        value /= 1024
+    return f"{value:.1f}{unit}" if unit and value < 9.95 else f"{value:.0f}{unit}"
+
+
+def cores(value: float | None) -> str:
+    """Cores, in at most four characters."""
+    if value is None:
+        return ABSENT
+    return f"{value:.2f}" if value < 9.995 else f"{value:.0f}"
+
+
+def percent(value: float | None) -> str:
+    """A fraction, in at most four characters."""
+    return ABSENT if value is None else f"{value * 100:.0f}%"
+
+
+def against(used: str, limit: str) -> str:
+    """What is used, and of how much."""
+    return f"{used}/{'∞' if limit == ABSENT else limit}"
+
+
+def spark(values: Sequence[float | None], width: int, top: float | None) -> str:
+    """The last values as bars, the highest as high as ``top``, or as the greatest of them; what is absent is a gap."""
+    drawn = list(values)[-width:]
+    known = [value for value in drawn if value is not None]
+    highest = max([top or 0.0, *known], default=0.0)
+    text = ""
+    for value in drawn:
+        level = 0 if not highest or value is None else int(value / highest * (len(BARS) - 1) + 0.5)
+        text += " " if value is None else BARS[level]
+    return text.rjust(width)
+
+
+def bar(parts: Sequence[tuple[float, str]], total: float, width: int) -> str:
+    """A bar of so many characters: each part as long as it is of the total, drawn with its character."""
+    if total <= 0:
+        return " " * width
+    text, reached = "", 0.0
+    for value, character in parts:
+        reached += max(0.0, value)
+        text += character * (round(min(1.0, reached / total) * width) - len(text))
+    return text.ljust(width, "░")
+
+
+def _used(name: str, form: Callable[[float | None], str]) -> Callable[[Shown], str]:
+    def text(shown: Shown) -> str:
+        return against(form(shown.figures.get(name)), form(shown.limits.get(name)))
+
+    return text
+
+
+def _figure(name: str, form: Callable[[float | None], str]) -> Callable[[Shown], str]:
+    return lambda shown: form(shown.figures.get(name))
+
+
+def _by(name: str) -> Callable[[Shown], float]:
+    def order(shown: Shown) -> float:
+        value = shown.figures.get(name)
+        return 1.0 if value is None else -value
+
+    return order
+
+
+def _spark(name: str, width: int, whole: float = 0.0) -> Callable[[Shown], str]:
+    """``whole`` is what a full bar is at the least where there is no limit."""
+
+    def text(shown: Shown) -> str:
+        return spark(shown.recent.get(name, ()), width, shown.limits.get(name) or whole)
+
+    return text
+
+
+def _fullness(name: str) -> Callable[[Shown], str]:
+    def style(shown: Shown) -> str:
+        used, limit = shown.figures.get(name), shown.limits.get(name)
+        if used is None or not limit:
+            return "cyan"
+        return next(style for share, style in FULL_STYLES if used >= share * limit)
+
+    return style
+
+
+def _pressure(shown: Shown) -> float | None:
+    known = [
+        value
+        for name in ("cpu_pressure", "memory_pressure", "io_pressure")
+        if (value := shown.figures.get(name)) is not None
+    ]
+    return max(known, default=None)
+
+
+def _alerts(shown: Shown) -> str:
+    if not shown.alerts:
+        return ""
+    grave = shown.severity
+    return f"{len(shown.alerts)} {'ack' if grave is None else grave.name[:4]}"
+
+
+def _severity_style(shown: Shown) -> str:
+    return "dim" if shown.severity is None else SEVERITY_STYLES[shown.severity]
+
+
+def _gravest(shown: Shown) -> float:
+    return -1.0 if shown.severity is None else -float(shown.severity) - 10
+
+
+COLUMNS = (
+    Column("name", 13, lambda s: s.name, lambda s: s.name, right=False),
+    Column("user", 8, lambda s: s.user, lambda s: s.user, 9, right=False),
+    Column("state", 12, lambda s: s.state, lambda s: s.state, style=lambda s: STATE_STYLES.get(s.state, ""), right=False),
+    Column("cpu", 9, _used("cpu", cores), _by("cpu")),
+    Column("cpu ~", 8, _spark("cpu", 8, 1.0), _by("cpu"), 2, _fullness("cpu")),
+    Column("memory", 9, _used("memory", short), _by("memory")),
+    Column("mem ~", 8, _spark("memory", 8), _by("memory"), 1, _fullness("memory")),
+    Column("trip", 5, lambda s: short(s.tripwire), lambda s: float(s.tripwire or 0), 11),
+    Column("read", 5, _figure("disk_read", short), _by("disk_read"), 4),
+    Column("write", 5, _figure("disk_write", short), _by("disk_write"), 3),
+    Column("in", 5, _figure("network_in", short), _by("network_in"), 6),
+    Column("out", 5, _figure("network_out", short), _by("network_out"), 5),
+    Column("tasks", 8, _used("pids", short), _by("pids"), 8),
+    Column("files", 5, _figure("fds", short), _by("fds"), 12),
+    Column("psi", 4, lambda s: percent(_pressure(s)), lambda s: -(_pressure(s) or 0.0), 7),
+    Column("prio", 4, lambda s: ABSENT if s.priority is None else str(s.priority), lambda s: -float(s.priority or 0), 10),
+    Column("moves", 12, lambda s: s.philosophy or ABSENT, lambda s: s.philosophy, 13, right=False),
+    Column("alerts", 7, _alerts, _gravest, style=_severity_style, right=False),
+)  # fmt: skip  # a table
+"""All columns, in their order."""
+
+SORTS = ("name", "cpu", "memory", "write", "out", "tasks", "prio", "alerts", "state")
+"""What agents can be ordered by."""
+
+GAP = 1
+"""Characters between columns."""
+
+
+def columns(width: int) -> tuple[Column, ...]:
+    """Those that there is room for in so many characters; the name gets what is left."""
+    chosen = list(COLUMNS)
+    while sum(c.width + GAP for c in chosen) > width and any(c.drop for c in chosen):
+        chosen.remove(max(chosen, key=lambda c: c.drop))
+    return tuple(chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How agents are shown: sorted by a column's name, upside down, only those with ``text`` in them, below their slices."""
+
+    sort: str = "cpu"
+    upside_down: bool = False
+    text: str = ""
+    tree: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the table: an agent, or the heading of a slice with the ``number`` of agents below it."""
+
+    key: str
+    shown: Shown | None
+    heading: str = ""
+    number: int = 0
+    depth: int = 0
+
+
+def key_of(shown: Shown) -> str:
+    """What tells an agent's line from all others."""
+    return f"{shown.found.path} {shown.found.started}"
+
+
+def lines(picture: Picture, view: View) -> list[Line]:
+    """The lines of the table, in their order."""
+    column = next(column for column in COLUMNS if column.name == view.sort)
+    words = view.text.lower().split()
+    kept = [shown for shown in picture.agents if all(_matches(shown, word) for word in words)]
+    kept.sort(key=lambda shown: (shown.name, shown.found.path))
+    kept.sort(key=column.order, reverse=view.upside_down)
+    if not view.tree:
+        return [Line(key_of(shown), shown) for shown in kept]
+    below: dict[str, list[Shown]] = {}
+    for shown in kept:
+        below.setdefault(dirname(shown.found.home), []).append(shown)
+    found = []
+    for place in sorted(below):
+        path = place.removeprefix(picture.mount)
+        found.append(Line(place, None, path or "/", number=len(below[place])))
+        found += [Line(key_of(shown), shown, depth=1) for shown in below[place]]
+    return found
+
+
+def _matches(shown: Shown, word: str) -> bool:
+    return any(word in text.lower() for text in (shown.name, shown.user, shown.state))
+
+
+def budget_line(one: Slice, width: int) -> str:
+    """What a slice may have and its agents take: used, limited, free."""
+    words = f"{short(one.used)} used, limits {short(one.allocated)} of {short(one.budget)}, " + (
+        f"{short(one.free)} free" if one.free >= 0 else f"{short(-one.free)} too much"
+    )
+    room = max(8, min(30, width - len(words) - 12))
+    return f"budget  {bar([(one.used, '█'), (one.allocated - one.used, '▒')], one.budget, room)} {words}"
+
+
+def host_lines(picture: Picture, width: int) -> list[str]:
+    """What the host has, and how many agents are in which state: in two lines where one is too short."""
+    host, limits = picture.host, picture.host_limits
+    states: dict[str, int] = {}
+    for shown in picture.agents:
+        states[shown.state] = states.get(shown.state, 0) + 1
+    told = (
+        ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+        or "no agent runs"
+    )
+    room = 8 if width < 100 else 16
+    parts = list[str]()
+    for name, form in (("cpu", cores), ("memory", short)):
+        used, most = host.get(name), limits.get(name)
+        drawn = bar([(used or 0.0, "█")], most or 0.0, room)
+        parts.append(f"{name} {drawn} {against(form(used), form(most))}")
+    line = f"host    {'  '.join(parts)}"
+    return [f"{line}  {told}"] if len(line) + 2 + len(told) <= width else [line, f"agents  {told}"]

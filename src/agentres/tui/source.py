@@ -1,0 +1,154 @@
+"""What the dashboard asks of the host, and has done: one place, so that tests can stand in for it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from agentres import client
+from agentres.curves import Curves, curves
+from agentres.errors import AgentresError
+from agentres.fleet import Fleet, Picture
+from agentres.kernel.registry import Found
+from agentres.store import ActionRow, AlertRow, Store
+
+_ACTIONS = 10
+_ALERTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of an agent: ``cpu`` in cores since it was last looked at, ``memory`` its RSS in bytes."""
+
+    pid: int
+    user: str
+    cpu: float | None
+    memory: int
+    threads: int
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """All about one agent; what cannot be had is empty, and ``trouble`` says why.
+
+    ``answer`` is what its supervisor says (docs/control.md).
+    """
+
+    answer: Mapping[str, Any]
+    curves: Curves | None
+    processes: tuple[Process, ...]
+    actions: tuple[ActionRow, ...]
+    alerts: tuple[AlertRow, ...]
+    trouble: tuple[str, ...]
+
+    @staticmethod
+    def absent(why: str) -> Detail:
+        """Nothing, and why."""
+        return Detail({}, None, (), (), (), (why,))
+
+
+class Source:
+    """The host as it is; ``history`` opens the history, to write too where it is asked so, ``who`` acknowledges."""
+
+    def __init__(self, fleet: Fleet, history: Callable[[bool], Store], who: str) -> None:
+        self._fleet = fleet
+        self._history = history
+        self._who = who
+        self._known: dict[int, psutil.Process] = {}
+
+    def look(self) -> Picture:
+        """The fleet, now."""
+        return self._fleet.look()
+
+    def detail(self, agent: Found) -> Detail:
+        """All about this one."""
+        trouble = list[str]()
+        answer: Mapping[str, Any] = {}
+        try:
+            answer = client.ask(agent, "show")["agent"]
+        except AgentresError as error:
+            trouble.append(str(error))
+        drawn: Curves | None = None
+        actions: tuple[ActionRow, ...] = ()
+        alerts: tuple[AlertRow, ...] = ()
+        try:
+            store = self._history(False)
+            try:
+                runs = [
+                    run for run in store.runs(agent.name) if abs(run.started - agent.started) < 1.0
+                ]
+                if runs:
+                    drawn = curves(store.samples(runs[0].id))
+                    actions = tuple(store.actions(run_id=runs[0].id, limit=_ACTIONS))
+                alerts = tuple(
+                    store.alerts(agent=agent.name, since=agent.started - 1.0, limit=_ALERTS)
+                )
+            finally:
+                store.close()
+        except AgentresError as error:
+            trouble.append(str(error))
+        return Detail(answer, drawn, tuple(self._processes(agent)), actions, alerts, tuple(trouble))
+
+    def command(self, agent: Found, verb: str, **fields: object) -> None:
+        """Have its supervisor do something, and wait until it is done; AgentresError."""
+        client.ask(agent, verb, client.PATIENCE, **fields)
+
+    def stop(self, agent: Found, grace: float) -> None:
+        """End it, and wait until it is gone; AgentresError."""
+        client.ask(agent, "stop", None, grace=grace)
+        client.wait_until_gone(agent)
+
+    def acknowledge(self, alerts: Sequence[AlertRow], why: str) -> None:
+        """Say that somebody looks after them; AgentresError."""
+        store = self._history(True)
+        try:
+            for alert in alerts:
+                store.acknowledge(alert.id, self._who, why, time.time())
+        finally:
+            store.close()
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        self._fleet.close()
+
+    def _processes(self, agent: Found) -> list[Process]:
+        found, known = [], dict[int, psutil.Process]()
+        for pid in _pids(agent.path):
+            process = self._known.get(pid)
+            try:
+                new = process is None or not process.is_running()
+                if process is None or new:
+                    process = psutil.Process(pid)
+                known[pid] = process
+                with process.oneshot():
+                    percent = process.cpu_percent()
+                    found.append(
+                        Process(
+                            pid, process.username(), None if new else percent / 100,
+                            process.memory_info().rss, process.num_threads(),
+                            " ".join(process.cmdline()) or f"[{process.name()}]",
+                        )
+                    )  # fmt: skip
+            except psutil.Error:  # it has just ended, or is not ours to look at
+                continue
+        self._known = known
+        return sorted(found, key=lambda one: (-(one.cpu or 0.0), one.pid))
+
+
+def _pids(path: str) -> list[int]:
+    """The processes of the cgroup and of all below it."""
+    found = []
+    for folder, _, files in os.walk(path):
+        if "cgroup.procs" in files:
+            try:
+                with open(f"{folder}/cgroup.procs") as file:
+                    found += [int(line) for line in file]
+            except OSError:  # it goes at this moment, or is a threaded one
+                continue
+    return found

@@ -1,0 +1,534 @@
+"""Agents by way of the daemon: whose they are, what holds them, and what ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import psutil
+import pytest
+from conftest import AGENTRES, DEADLINE, ROOT, agents_cgroup, python, wait_until
+
+from agentres.kernel import delegation, registry
+
+pytestmark = pytest.mark.skipif(not ROOT, reason="the daemon is root's")
+
+DEV = "dev"
+
+
+class Daemon:
+    """One of our own, with a socket of its own, so that none that the host runs is met."""
+
+    def __init__(self, directory: Path) -> None:
+        self.socket = directory / "agentres.sock"
+        self.config = directory / "agentres.toml"
+        self.config.write_text("")
+        self.begun: list[Popen[str]] = []
+        self.process = self.start()
+
+    def start(self) -> Popen[str]:
+        self.process = Popen(
+            [*AGENTRES, "daemon"], env=self.environment, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stderr is not None
+        while "already" not in (line := self.process.stderr.readline()) and "yet" not in line:
+            assert line, "it ended"
+        return self.process
+
+    @property
+    def environment(self) -> dict[str, str]:
+        named = {"AGENTRES_SOCKET": str(self.socket), "AGENTRES_CONFIG": str(self.config)}
+        return {**os.environ, **named}
+
+    def reload(self, text: str) -> None:
+        self.config.write_text(text)
+        self.process.send_signal(signal.SIGHUP)
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        assert "read anew" in line, line
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        status = self.process.wait(DEADLINE)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return status
+
+    def line(self, *options: str, command: list[str], user: str = DEV) -> list[str]:
+        """The client's command line; as another user it sees nothing of root's environment."""
+        asked = [*AGENTRES, "run", *options, "--", *command]
+        if user == "root":
+            return ["env", "-u", "AGENTRES_CONFIG", f"AGENTRES_SOCKET={self.socket}", *asked]
+        home = pwd.getpwnam(user).pw_dir
+        named = [f"AGENTRES_SOCKET={self.socket}", f"HOME={home}", f"PATH={os.environ['PATH']}"]
+        return ["runuser", "-u", user, "--", "env", "-i", *named, *asked]
+
+    def run(
+        self, *options: str, command: list[str], user: str = DEV, **kwargs: Any
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.line(*options, command=command, user=user),
+            capture_output=True, text=True, timeout=DEADLINE, check=False, cwd="/", **kwargs,
+        )  # fmt: skip
+
+    def begin(self, *options: str, command: list[str], user: str = DEV) -> Popen[str]:
+        process = Popen(
+            self.line(*options, command=command, user=user),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
+        )  # fmt: skip
+        self.begun.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what a test that failed has left."""
+        for process in self.begun:
+            if process.poll() is None:
+                for one in reversed(psutil.Process(process.pid).children(recursive=True)):
+                    one.kill()
+                process.kill()
+            process.communicate(timeout=DEADLINE)
+        if self.process.poll() is None:
+            assert self.stop() == 0
+
+
+@pytest.fixture
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    directory = tmp_path_factory.mktemp("daemon")
+    for above in (directory, *directory.parents[:2]):
+        above.chmod(0o755)
+    made = Daemon(directory)
+    yield made
+    made.close()
+
+
+def home_of(name: str, user: str = DEV) -> Path:
+    uid = pwd.getpwnam(user).pw_uid
+    return agents_cgroup() / f"agentres-{f'{uid}:' if uid else ''}{name}.scope"
+
+
+def client_of(begun: Popen[str]) -> psutil.Process:
+    """The agentres process below runuser and env."""
+    process = psutil.Process(begun.pid)
+    found = [process, *process.children(recursive=True)]
+    return next(one for one in found if "agentres" in one.cmdline() and one.cmdline()[0] == sys.executable)  # fmt: skip
+
+
+def keeper_of(name: str, user: str = DEV) -> psutil.Process:
+    text = (home_of(name, user) / "supervisor" / "cgroup.procs").read_text()
+    return psutil.Process(int(text.split()[0]))
+
+
+def ready(process: Popen[str]) -> None:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if line != "ready\n":
+        process.wait(DEADLINE)
+        assert process.stderr is not None
+        pytest.fail(line + process.stderr.read())
+
+
+_WHO = """
+import json, os, resource
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(json.dumps({
+    "uid": os.getresuid(), "gid": os.getresgid(), "groups": sorted(os.getgroups()),
+    "cwd": os.getcwd(), "umask": int(status["Umask"], 8), "caps": int(status["CapBnd"], 16),
+    "private": status["NoNewPrivs"].strip(), "mine": os.environ.get("MINE"),
+    "stack": resource.getrlimit(resource.RLIMIT_STACK), "nice": os.nice(0),
+    "adjusted": open("/proc/self/oom_score_adj").read().strip(),
+    "session": os.getsid(0) == os.getpid(), "fds": sorted(os.listdir("/proc/self/fd"))[:4],
+}))
+"""
+
+
+def test_it_runs_as_who_asked_with_what_a_child_has(daemon: Daemon) -> None:
+    shell = f'cd /usr && umask 027 && ulimit -s 4096 && export MINE=yes && exec {" ".join(AGENTRES)} run -- "$@"'
+    dev = pwd.getpwnam(DEV)
+    line = [
+        "runuser", "-u", DEV, "--", "nice", "-n", "3", "env", f"AGENTRES_SOCKET={daemon.socket}",
+        f"PATH={os.environ['PATH']}", "sh", "-c", shell, "sh", *python(_WHO),
+    ]  # fmt: skip
+    done = subprocess.run(line, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["uid"] == [dev.pw_uid] * 3
+    assert told["gid"] == [dev.pw_gid] * 3
+    assert told["groups"] == []  # walls leave none
+    assert (told["cwd"], told["umask"], told["mine"]) == ("/usr", 0o027, "yes")
+    assert told["stack"] == [4096 * 1024] * 2
+    assert told["nice"] == 3
+    assert (told["caps"], told["private"]) == (0, "1")
+    assert told["fds"] == ["0", "1", "2", "3"]
+
+
+def test_streams_are_passed_as_they_are(daemon: Daemon) -> None:
+    done = daemon.run(
+        "--quiet",
+        command=["sh", "-c", "tr a-z A-Z; echo told >&2; exit 7"],
+        input="one\ntwo\n" * 20000,
+    )
+    assert (done.stdout, done.returncode) == ("ONE\nTWO\n" * 20000, 7)
+    assert done.stderr == "told\n"
+
+
+def test_its_disk_rate_holds_though_the_user_has_no_such_controller(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    path = home_of("disk") / "agent" / "io.max"
+    agent = daemon.begin("--name", "disk", "--io-write", "20MB/s", command=python("print('ready', flush=True); import sys; sys.stdin.read()"))  # fmt: skip
+    ready(agent)
+    assert "wbps=20000000" in path.read_text()
+    agent.communicate("")
+    assert agent.returncode == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_client_leaves_is_gone_in_two_seconds(daemon: Daemon, how: int) -> None:
+    lines = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for depth in range(2):
+    if os.fork():
+        if depth: os._exit(0)
+        break
+    os.setsid()
+else:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    print("ready", flush=True)
+time.sleep(1000)
+"""
+    agent = daemon.begin("--name", "leased", command=python(lines))
+    ready(agent)
+    procs = home_of("leased") / "agent" / "cgroup.procs"
+    events = home_of("leased") / "agent" / "cgroup.events"
+    assert procs.exists()
+    before = time.monotonic()
+    if how == signal.SIGKILL:
+        client_of(agent).kill()
+        wait_until(lambda: not events.exists() or "populated 0" in events.read_text(), "empty")
+        # A host does so in milliseconds; ten times that is what the emulator needs.
+        assert time.monotonic() - before < 2
+    else:
+        # It ignores the signal: the lease holds until the client goes.
+        client_of(agent).send_signal(how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            agent.wait(1)
+        assert "populated 1" in events.read_text()
+        client_of(agent).kill()
+    agent.wait(DEADLINE)
+    wait_until(lambda: not home_of("leased").exists(), "the scope is gone")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGQUIT"])
+def test_signals_reach_the_agent(daemon: Daemon, name: str) -> None:
+    code = """
+import signal, sys
+def told(number, frame):
+    print(signal.Signals(number).name, flush=True)
+    sys.exit(9)
+signal.signal(getattr(signal, sys.argv[1]), told)
+print("ready", flush=True)
+while True: signal.pause()
+"""
+    agent = daemon.begin(command=python(code, name))
+    ready(agent)
+    client_of(agent).send_signal(getattr(signal, name))
+    out, err = agent.communicate(timeout=DEADLINE)
+    assert (out, agent.returncode) == (f"{name}\n", 9), err
+
+
+def test_a_signal_that_ends_it_is_told(daemon: Daemon) -> None:
+    agent = daemon.begin(command=["sh", "-c", "echo ready; exec sleep 1000"])
+    ready(agent)
+    client_of(agent).terminate()
+    agent.communicate(timeout=DEADLINE)
+    assert agent.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [(["true"], 0), (["false"], 1), (["/nonexistent"], 127), (["/etc/passwd"], 126)],
+)
+def test_the_exit_status_is_the_commands(daemon: Daemon, command: list[str], status: int) -> None:
+    done = daemon.run(command=command)
+    assert done.returncode == status, done.stderr
+
+
+def test_the_summary_is_the_clients_to_write(daemon: Daemon, tmp_path: Path) -> None:
+    where = Path(f"/tmp/summary-{os.getpid()}.json")
+    try:
+        done = daemon.run("--summary", str(where), "--memory", "64M", command=["true"])
+        assert done.returncode == 0, done.stderr
+        assert where.stat().st_uid == pwd.getpwnam(DEV).pw_uid
+        assert json.loads(where.read_text())["exit_code"] == 0
+    finally:
+        where.unlink(missing_ok=True)
+
+
+def test_two_users_may_have_agents_of_one_name(daemon: Daemon) -> None:
+    wait = ["sh", "-c", "echo ready; exec sleep 1000"]
+    users = (DEV, "root", "nobody")
+    agents = [daemon.begin("--name", "same", command=wait, user=user) for user in users]
+    for agent in agents:
+        ready(agent)
+    found = registry.running(delegation.hierarchy().mount)
+    owners = {agent.uid for agent in found if agent.name == "same"}
+    assert owners == {pwd.getpwnam(user).pw_uid for user in users}
+    again = daemon.run("--name", "same", command=["true"])
+    assert again.returncode == 125
+    assert "an agent named same is running" in again.stderr
+    for agent in agents:
+        client_of(agent).terminate()
+        agent.communicate(timeout=DEADLINE)
+
+
+CEILINGS = """
+[ceilings.all]
+agents = 1
+memory = "100M"
+[ceilings.dev]
+users = ["dev"]
+agents = 2
+memory = "200M"
+pids = 50
+"""
+
+
+def test_nobody_gets_more_than_the_ceilings_let(daemon: Daemon) -> None:
+    daemon.reload(CEILINGS)
+    refused = daemon.run("--memory", "300M", command=["true"])
+    assert refused.returncode == 125
+    assert "--memory: 300 MiB is above the ceiling of 200 MiB for dev" in refused.stderr
+    agent = daemon.begin("--name", "low", command=["sh", "-c", "echo ready; exec sleep 1000"])
+    ready(agent)
+    inside = home_of("low") / "agent"
+    assert int((inside / "pids.max").read_text()) == 50
+    assert int((inside / "memory.max").read_text()) <= 200 * 2**20
+    raised = subprocess.run(
+        ["runuser", "-u", DEV, "--", "env", f"PATH={os.environ['PATH']}", *AGENTRES, "set", "low", "--memory", "300M"],
+        capture_output=True, text=True, check=False, timeout=DEADLINE,
+    )  # fmt: skip
+    assert raised.returncode != 0
+    assert "ceiling" in raised.stderr
+    other = daemon.begin("--name", "two", command=["sh", "-c", "echo ready; exec sleep 1000"])
+    ready(other)
+    third = daemon.run(command=["true"])
+    assert third.returncode == 125
+    assert "dev has 2 agents, and may have 2" in third.stderr
+    nobody = daemon.run("--memory", "150M", command=["true"], user="nobody")
+    assert "above the ceiling of 100 MiB for nobody" in nobody.stderr
+    for one in (agent, other):
+        client_of(one).terminate()
+        one.communicate(timeout=DEADLINE)
+
+
+def test_root_has_no_ceiling(daemon: Daemon) -> None:
+    daemon.reload(CEILINGS)
+    done = daemon.run("--memory", "300M", command=["true"], user="root")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--user", "root"], "only root may run an agent as another user"),
+        (["--isolate=no"], "--local runs it without"),
+    ],
+)
+def test_what_is_roots_alone_is_refused(daemon: Daemon, options: list[str], words: str) -> None:
+    done = daemon.run(*options, command=["true"])
+    assert done.returncode == 125
+    assert words in done.stderr
+
+
+def test_local_is_not_the_daemons(daemon: Daemon) -> None:
+    agent = daemon.begin("--local", "--name", "own", command=["sh", "-c", "echo ready; exec sleep 1000"], user="root")  # fmt: skip
+    ready(agent)
+    assert keeper_of("own", "root").pid == client_of(agent).pid
+    client_of(agent).terminate()
+    agent.communicate(timeout=DEADLINE)
+
+
+def test_who_lives_in_other_namespaces_is_refused(daemon: Daemon) -> None:
+    line = daemon.line(command=["true"], user="root")
+    done = subprocess.run(["unshare", "-n", *line], capture_output=True, text=True, check=False)
+    assert done.returncode == 125
+    assert "yours has its own (net)" in done.stderr
+
+
+def test_detached_it_outlives_the_client_and_the_daemon(daemon: Daemon) -> None:
+    done = daemon.run(
+        "--detach", "--name", "alone", command=["sh", "-c", "echo said; exec sleep 1000"]
+    )
+    assert (done.returncode, done.stdout) == (0, "alone\n"), done.stderr
+    assert daemon.stop() == 0
+    assert "populated 1" in (home_of("alone") / "agent" / "cgroup.events").read_text()
+    daemon.start()
+    stopped = subprocess.run(
+        ["runuser", "-u", DEV, "--", *AGENTRES, "stop", "alone"],
+        capture_output=True, text=True, check=False, timeout=DEADLINE,
+    )  # fmt: skip
+    assert stopped.returncode == 0, stopped.stderr
+    assert not home_of("alone").exists()
+    # As root: a journal that is in memory only is not split by users.
+    logs = [
+        "journalctl",
+        f"_UID={pwd.getpwnam(DEV).pw_uid}",
+        "SYSLOG_IDENTIFIER=agentres-1000:alone",
+    ]
+    assert subprocess.run([*AGENTRES, "logs", "alone", "--user", DEV], check=False).returncode == 0
+
+    def said() -> bool:  # journald takes its time
+        done = subprocess.run(logs, capture_output=True, text=True, check=False, timeout=DEADLINE)
+        return "said" in done.stdout
+
+    wait_until(said, "its output is its user's to read")
+
+
+ENDS = "echo ready; read line; exit 5"
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_twenty_agents_go_on_while_the_daemon_is_replaced(daemon: Daemon, how: int) -> None:
+    agents = [
+        daemon.begin("--name", f"kept-{n}", "--memory", "20M", command=["sh", "-c", ENDS])
+        for n in range(20)
+    ]
+    for agent in agents:
+        ready(agent)
+    daemon.stop(how)
+    assert all("populated 1" in (home_of(f"kept-{n}") / "cgroup.events").read_text() for n in range(20))  # fmt: skip
+    daemon.start()
+    for agent in agents:
+        _, err = agent.communicate("go\n", timeout=DEADLINE)
+        assert agent.returncode == 5, err
+    assert daemon.run(command=["true"]).returncode == 0
+
+
+def test_an_alert_that_was_raised_is_there_when_the_daemon_is_not(daemon: Daemon) -> None:
+    daemon.reload('[alerts.fds]\nwarning = 5\nduration = "0s"\n[sampling]\ninterval = "1s"\n')
+    keep = "import os, sys; [os.open('/dev/null', 0) for _ in range(20)]; print('ready', flush=True); sys.stdin.read()"
+    agent = daemon.begin("--name", "alerted", command=python(keep))
+    ready(agent)
+
+    def alerts() -> list[str]:
+        line = ["runuser", "-u", DEV, "--", *AGENTRES, "show", "alerted", "--json"]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=DEADLINE)
+        assert done.returncode == 0, done.stderr
+        return [alert["rule"] for alert in json.loads(done.stdout)["alerts"]]
+
+    wait_until(lambda: "fds" in alerts(), "an alert")
+    daemon.stop(signal.SIGKILL)
+    assert "fds" in alerts()
+    daemon.start()
+    assert "fds" in alerts()
+    agent.communicate("", timeout=DEADLINE)
+    assert agent.returncode == 0
+
+
+def test_when_its_keeper_is_killed_the_daemon_ends_what_was_leased(daemon: Daemon) -> None:
+    agent = daemon.begin("--name", "orphan", command=["sh", "-c", "echo ready; exec sleep 1000"])
+    ready(agent)
+    keeper_of("orphan").kill()
+    _, err = agent.communicate(timeout=DEADLINE)
+    assert agent.returncode == 125
+    assert "supervisor was killed" in err
+    wait_until(lambda: not home_of("orphan").exists(), "the scope is gone")
+
+
+def test_a_daemon_that_comes_later_does_so_too(daemon: Daemon) -> None:
+    agent = daemon.begin("--name", "late", command=["sh", "-c", "echo ready; exec sleep 1000"])
+    ready(agent)
+    keeper = keeper_of("late")
+    daemon.stop(signal.SIGKILL)
+    keeper.kill()
+    agent.wait(DEADLINE)  # its output is still the agent's
+    assert home_of("late").exists()
+    daemon.start()
+    wait_until(lambda: not home_of("late").exists(), "the scope is gone")
+
+
+def test_who_sends_what_makes_no_sense_hurts_nobody(daemon: Daemon) -> None:
+    def sent(data: bytes, *fds: int) -> bytes:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(DEADLINE)
+            sock.connect(str(daemon.socket))
+            try:
+                if fds:
+                    socket.send_fds(sock, [data], list(fds))
+                else:
+                    sock.sendall(data)
+                sock.shutdown(socket.SHUT_WR)
+                return sock.recv(1 << 16)
+            except OSError:  # it has hung up in the middle
+                return b""
+
+    held = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(20)]
+    for silent in held:  # who says nothing keeps nobody from anything
+        silent.connect(str(daemon.socket))
+    good = b'{"agentres": 1, "do": "run", "streams": [0, 1, 2]}\n'
+    with open("/dev/null") as nothing, open(os.memfd_create("x"), "wb") as body:
+        body.write(b'{"version": ')
+        body.flush()
+        null, half = nothing.fileno(), body.fileno()
+        answers = [
+            sent(os.urandom(1000)), sent(b"{"), sent(b"\n"), sent(b"[]\n"), sent(b"x" * 10_000_000),
+            sent(b"[" * 4000 + b"\n"), sent(b'{"agentres": 2, "do": "run", "streams": []}\n'),
+            sent(good), sent(good, null), sent(good, null, null, null, null, null),
+            sent(good, half, null, null, null, null), sent(good[:-1]), sent(good + b"more", null),
+            sent(b'{"agentres": 1, "do": "run", "streams": [0, 0]}\n'),
+        ]  # fmt: skip
+    for answer in answers:
+        if answer:
+            assert "error" in json.loads(answer)["failed"], answer
+    assert daemon.run(command=["true"]).returncode == 0
+    for silent in held:
+        silent.close()
+    wait_until(lambda: not psutil.Process(daemon.process.pid).children(), "no child is left")
+
+
+def test_an_agent_cannot_ask_for_another(daemon: Daemon) -> None:
+    inner = [*AGENTRES, "run", "--", "true"]
+    done = daemon.run(command=["env", f"AGENTRES_SOCKET={daemon.socket}", *inner])
+    assert done.returncode == 125
+    assert "an agent's own agents live inside its limits" in done.stderr
+    assert "run the outer one with --local" in done.stderr
+
+
+def memory_of(process: psutil.Process) -> int:
+    return int(process.memory_full_info().pss)
+
+
+def test_many_runs_leave_it_as_it_was(daemon: Daemon) -> None:
+    process = psutil.Process(daemon.process.pid)
+    for _ in range(10):
+        assert daemon.run(command=["true"], user="root").returncode == 0
+    before, files = memory_of(process), process.num_fds()
+    for _ in range(30):
+        assert daemon.run(command=["true"], user="root").returncode == 0
+    # Some pages that were shared with a child that has just ended come and go.
+    assert memory_of(process) - before < 256 * 1024
+    wait_until(lambda: process.num_fds() == files, "the descriptors of before")
+
+
+def test_it_serves_one_socket_once(daemon: Daemon) -> None:
+    second = subprocess.run(
+        [*AGENTRES, "daemon"], env=daemon.environment, capture_output=True, text=True, check=False
+    )
+    assert second.returncode != 0
+    assert "serves" in second.stderr
+
+
+def test_everybody_may_ask_it(daemon: Daemon) -> None:
+    assert daemon.socket.stat().st_mode & 0o777 == 0o666

@@ -1,0 +1,49 @@
+"""``agentres top`` over a recorded host, for the browser: recorded_top.py FOLDER [--read-only].
+
+Its folder has a file ``done`` with what was commanded, a line each.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from fake_slice import keep_attributes
+from recorded import GIB, RecordedHost
+
+from agentres.fleet import Picture
+from agentres.kernel import host, registry
+from agentres.kernel.registry import Found
+from agentres.limits import Host
+from agentres.tui.app import Top, show
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    home = Path(tempfile.mkdtemp(dir=folder))
+    patch = pytest.MonkeyPatch()
+    keep_attributes(home, patch)
+    patch.setattr(host, "read", lambda: Host(cpus=8, memory=16 * GIB))
+    patch.setattr(registry, "user_name", lambda uid: "dev")
+    recorded = RecordedHost(Path(os.path.realpath(home)))
+    recorded.tell()
+    source = recorded.source()
+    look, stop = source.look, source.stop
+
+    def moved_on() -> Picture:
+        recorded.go_on()
+        return look()
+
+    def noted(agent: Found, grace: float) -> None:
+        stop(agent, grace)
+        with open(folder / "done", "a") as file:
+            file.write(f"stop {agent.name}\n")
+
+    source.look, source.stop = moved_on, noted  # type: ignore[method-assign]
+    show(Top(source, interval=0.5, read_only="--read-only" in sys.argv))
+
+
+main()

@@ -1,0 +1,247 @@
+"""The control protocol's lines, and the socket that takes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentres import client, control, steering
+from agentres.errors import AgentresError, NotEnforceable, UsageError
+from agentres.kernel import listener
+from agentres.kernel.listener import Connection, Listener, Peer
+from agentres.kernel.loop import Loop
+from agentres.kernel.registry import Found
+
+# Lines.
+
+
+def test_what_is_asked_is_what_arrives() -> None:
+    asked = control.parse(
+        control.request("set", limits={"memory": "2G", "io_read": ["/dev/vda=1M"]})
+    )
+    assert asked.verb == "set"
+    assert asked.fields == {"limits": {"memory": "2G", "io_read": ["/dev/vda=1M"]}}
+    assert control.parse(control.request("stop")).fields == {"grace": 5.0}
+    assert control.parse(control.request("stop", grace=0)).fields == {"grace": 0.0}
+    assert control.parse(b'{"agentres": 1, "do": "wait"}').fields == {}
+
+
+def test_answers() -> None:
+    assert json.loads(control.success(changed=[])) == {"ok": True, "changed": []}
+    refused = json.loads(control.failure(NotEnforceable("no", "try less")))
+    assert refused == {"ok": False, "error": "no", "remedy": "try less"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"", "expected a line of JSON"),
+        (b"\xff\xfe", "expected a line of JSON"),
+        (b"[" * 100_000, "expected a line of JSON"),
+        (b"[]", "expected an object"),
+        (b"{}", 'expected "agentres": 1'),
+        (b'{"agentres": true, "do": "show"}', 'expected "agentres": 1'),
+        (b'{"agentres": 2, "do": "show"}', 'expected "agentres": 1'),
+        (b'{"agentres": 1}', 'expected "do": one of show, set'),
+        (b'{"agentres": 1, "do": ["show"]}', 'expected "do": one of'),
+        (b'{"agentres": 1, "do": "show", "more": 1}', "show: no field 'more'"),
+        (b'{"agentres": 1, "do": "stop", "grace": -1}', 'expected "grace"'),
+        (b'{"agentres": 1, "do": "stop", "grace": NaN}', 'expected "grace"'),
+        (b'{"agentres": 1, "do": "stop", "grace": true}', 'expected "grace"'),
+        (b'{"agentres": 1, "do": "set"}', 'expected "limits"'),
+        (b'{"agentres": 1, "do": "set", "limits": {}}', 'expected "limits"'),
+        (b'{"agentres": 1, "do": "set", "limits": {"disk": "1"}}', "there is no limit 'disk'"),
+        (b'{"agentres": 1, "do": "set", "limits": {"nofile": "9"}}', "nofile is settled when"),
+        (b'{"agentres": 1, "do": "set", "limits": {"cpu": 2}}', 'expected "cpu": a text'),
+        (b'{"agentres": 1, "do": "set", "limits": {"cpu": ["2"]}}', 'expected "cpu": a text'),
+        (b'{"agentres": 1, "do": "set", "limits": {"io_read": []}}', 'expected "io_read": a text'),
+    ],
+)
+def test_what_makes_no_sense_is_told(line: bytes, words: str) -> None:
+    with pytest.raises(UsageError, match=words.replace("[", r"\[")):
+        control.parse(line)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["agentres", "do", "limits", "grace"]), inner),
+)  # fmt: skip
+
+
+@given(st.binary() | _JSON.map(lambda value: json.dumps(value).encode()))
+def test_no_line_does_anything_but_parse_or_be_refused(line: bytes) -> None:
+    try:
+        asked = control.parse(line)
+    except UsageError:
+        return
+    assert asked.verb in control.VERBS
+
+
+@given(st.dictionaries(st.sampled_from(["do", "limits", "grace", "x"]), _JSON | st.sampled_from(sorted(control.VERBS))))  # fmt: skip
+def test_no_request_does_anything_but_parse_or_be_refused(fields: dict[str, object]) -> None:
+    try:
+        asked = control.parse(json.dumps({"agentres": 1, **fields}).encode())
+    except UsageError:
+        return
+    assert asked.verb in control.VERBS
+
+
+# Who may.
+
+
+def test_who_may_command() -> None:
+    me = Peer(os.getpid(), os.getuid(), os.getgid())
+    assert steering.refusal(me, {os.getuid()}, "/nowhere") is None
+    assert steering.refusal(me.but(uid=0), set(), "/nowhere") is None
+    assert "only the agent's owner" in str(steering.refusal(me.but(uid=12345), {12}, "/nowhere"))
+    gone = me.but(pid=(1 << 22) + 1)
+    assert "cannot be seen" in str(steering.refusal(gone, {os.getuid()}, "/nowhere"))
+    with open("/proc/self/cgroup") as file:
+        own = next(line.strip()[3:] for line in file if line.startswith("0::"))
+    refused = steering.refusal(me, {os.getuid()}, own.rstrip("/"))
+    assert "an agent does not command itself" in str(refused)
+
+
+# The socket.
+
+
+class Heard:
+    """A listener on a loop, which answers each line by its length; ``lines`` came."""
+
+    def __init__(self, refuse: Callable[[Peer], bytes] = lambda peer: b"") -> None:
+        self.lines: list[bytes] = []
+        self.loop = Loop()
+        self.listener = Listener(self.loop, refuse, self._heard)
+        self.clients: list[socket.socket] = []
+
+    def _heard(self, connection: Connection, line: bytes) -> None:
+        self.lines.append(line)
+        connection.send(b"%d\n" % len(line))
+
+    def connect(self) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        client.settimeout(5)
+        client.connect(f"\0{self.listener.name}")
+        self.clients.append(client)
+        self.turn()
+        return client
+
+    def turn(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.loop.tick(wait=False)
+
+    def close(self) -> None:
+        for one in self.clients:
+            one.close()
+        self.listener.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def heard() -> Iterator[Heard]:
+    made = Heard()
+    yield made
+    made.close()
+
+
+def test_lines_come_whole_however_they_are_sent(heard: Heard) -> None:
+    client = heard.connect()
+    for part in (b"on", b"e\ntw", b"o\nthree\n"):
+        client.sendall(part)
+        heard.turn()
+    assert heard.lines == [b"one", b"two", b"three"]
+    assert client.recv(100) == b"3\n3\n5\n"
+
+
+def test_it_is_told_who_asks() -> None:
+    seen: list[Peer] = []
+    made = Heard(lambda peer: seen.append(peer) or b"go away\n")  # type: ignore[func-returns-value]
+    client = made.connect()
+    assert seen == [Peer(os.getpid(), os.getuid(), os.getgid())]
+    assert client.recv(100) == b"go away\n"
+    assert client.recv(100) == b""
+    made.close()
+
+
+def test_a_line_without_end_is_let_go(heard: Heard) -> None:
+    client = heard.connect()
+    client.setblocking(False)
+    for _ in range(100):
+        with suppress(BlockingIOError, BrokenPipeError):
+            client.send(b"x" * 5000)
+        heard.turn()
+    assert not heard.listener._connections
+    assert heard.lines == []
+    client = heard.connect()
+    client.sendall(b"still there\n")
+    heard.turn()
+    assert heard.lines == [b"still there"]
+
+
+def test_one_who_says_nothing_is_let_go_and_one_who_waits_is_not(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, waits = heard.connect(), heard.connect()
+    _, waiting = heard.listener._connections.values()
+    waiting.waits = True
+    monkeypatch.setattr(listener, "PATIENCE", 0.0)
+    for connection in heard.listener._connections.values():
+        connection.listen()
+    heard.turn()
+    assert silent.recv(1) == b""
+    waits.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        waits.recv(1)
+
+
+def test_more_than_enough_are_not_let_in(heard: Heard) -> None:
+    kept = [heard.connect() for _ in range(listener.CONNECTIONS)]
+    assert heard.connect().recv(1) == b""
+    kept[0].close()
+    heard.turn()
+    client = heard.connect()
+    client.sendall(b"a\n")
+    heard.turn()
+    assert heard.lines == [b"a"]
+
+
+def test_one_who_does_not_read_is_let_go(heard: Heard) -> None:
+    client = heard.connect()
+    connection = next(iter(heard.listener._connections.values()))
+    for _ in range(10_000):
+        connection.send(b"x" * 10_000 + b"\n")
+    assert connection.fd < 0
+    assert not heard.listener._connections
+    client.close()
+
+
+def test_one_who_goes_at_once_harms_nobody(heard: Heard) -> None:
+    heard.connect().close()
+    heard.turn(2)
+    assert not heard.listener._connections
+
+
+def test_errors_of_agentres_are_answers() -> None:
+    error = json.loads(control.failure(AgentresError("what")))
+    assert error == {"ok": False, "error": "what", "remedy": ""}
+
+
+# Who asks.
+
+
+def test_who_is_refused_before_it_has_asked_hears_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, its = socket.socketpair()
+    its.sendall(control.failure(AgentresError("not yours", "ask root")))
+    its.close()
+    monkeypatch.setattr(client, "_connected", lambda agent: ours)
+    found = Found("a", "/a/agent", "/a", 0.0, 1, 0, 0)
+    with pytest.raises(AgentresError, match="not yours") as refused:
+        client.ask(found, "kill")
+    assert refused.value.remedy == "ask root"
