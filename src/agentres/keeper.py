@@ -117,6 +117,8 @@ class Client:
     def _readable(self, loop: Loop, supervision: Supervision) -> None:
         for number, to_all in self.heard():
             supervision.pass_on(number, to_all)
+            if number == signal.SIGTSTP:
+                supervision.when_stopped(partial(self.send, stopped=True))
         if self._gone:
             loop.unwatch(self._sock.fileno())
             if not self.detached:

@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import struct
+import time
 
 from agentres import log, submission
 from agentres.agent import ENDING, PASSED_ON
@@ -31,6 +32,9 @@ _TERMINALS = (signal.SIGTSTP,)
 
 _PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)
 """Signals that are ignored in here, whatever was before: Python's own doing."""
+
+_STOP_SECONDS = 2.0
+"""For the agent's supervisor to say that it has stopped, before we do without."""
 
 _GONE = "the agent's supervisor was killed, and the agent with it"
 
@@ -82,6 +86,7 @@ class Lease:
         self._draw = draw
         self._received = b""
         self._started = ""
+        self._stop_by: float | None = None
 
     def run(self, asked: Submission) -> Told:
         """Ask for it, and pass signals on until its end.  AgentresError.
@@ -104,7 +109,7 @@ class Lease:
             poll.register(self._sock, select.POLLIN)
             poll.register(signals.fd, select.POLLIN)
             while True:
-                ready = dict(poll.poll())
+                ready = dict(poll.poll(self._patience()))
                 if signals.fd in ready:
                     for came in signals.read():
                         self._pass_on(came)
@@ -113,6 +118,8 @@ class Lease:
                     if told is not None:
                         terminal.restore(modes=told.exit_code >= 128)
                         return told
+                if self._stop_by is not None and time.monotonic() >= self._stop_by:
+                    self._stop()
         except BaseException:
             terminal.restore(modes=True)
             raise
@@ -162,7 +169,16 @@ class Lease:
         except OSError:  # its end is what comes next
             return
         if came.number == signal.SIGTSTP:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            self._stop_by = time.monotonic() + _STOP_SECONDS
+
+    def _patience(self) -> float | None:
+        """Milliseconds until we stop, whatever the agent does."""
+        return None if self._stop_by is None else max(0.0, self._stop_by - time.monotonic()) * 1000
+
+    def _stop(self) -> None:
+        """Stop as the terminal wants it, after the agent: once we have, its next line is the shell's."""
+        self._stop_by = None
+        os.kill(os.getpid(), signal.SIGSTOP)
 
     def _take(self, detach: bool) -> Told | None:
         """What has come from there; not None is the end."""
@@ -182,6 +198,9 @@ class Lease:
                         self._draw(str(text))
                 case {"log": text}:
                     log.debug(__name__, "%s", text)
+                case {"stopped": _}:
+                    if self._stop_by is not None:
+                        self._stop()
                 case {"started": path, "name": name}:
                     self._started = str(path)
                     if detach:

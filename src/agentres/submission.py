@@ -5,6 +5,7 @@ r"""What the client of the daemon sends to have an agent run, and what comes bac
                        {"signal": 15, "all": false}\\n      as long as it runs
     from it            {"tell": "NOT enforced: …"}\\n      and {"log": …} where --verbose was asked for
                        {"started": "/sys/fs/cgroup/…"}\\n
+                       {"stopped": true}\\n      after SIGTSTP, when the agent has stopped or does not mind it
                        {"ended": {"exit_code": 0, "lines": […], "summary": {…}}}\\n
                        {"failed": {"error": "…", "exit_code": 125}}\\n
 

@@ -32,6 +32,11 @@ GRACE_SECONDS = 5.0
 """Between SIGTERM and SIGKILL when the time limit has passed."""
 
 
+STOP_SECONDS = 0.5
+"""Within which a process that minds SIGTSTP has stopped, its own handler included."""
+
+_STOP_POLL = 0.005
+
 UNWATCHED_SECONDS = 0.05
 """An agent that ends sooner after its exec is not monitored: to load what does it would make it wait for that."""
 
@@ -160,6 +165,22 @@ class Supervision:
         except ProcessLookupError:  # it has just ended
             pass
 
+    def when_stopped(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` when the main process has stopped, and no later than STOP_SECONDS from now.
+
+        Until it has run again, a process that was sent SIGTSTP goes on: one that reads from a terminal takes the next
+        line that comes.
+        """
+        end = time.monotonic() + STOP_SECONDS
+
+        def look() -> None:
+            if self._returncode is not None or self._main_is_stopped() or time.monotonic() >= end:
+                tell()
+            else:
+                self._loop.call_at(time.monotonic() + _STOP_POLL, look)
+
+        look()
+
     def stop(self, grace: float, who: str) -> None:
         """SIGTERM, and SIGKILL for all after ``grace`` seconds."""
         if self._returncode is None:
@@ -197,6 +218,10 @@ class Supervision:
 
             self._steering = Steering(self, self._monitor)
         self._steering.take(connection, line)
+
+    def _main_is_stopped(self) -> bool:
+        flags = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._launch.pid, flags) is not None
 
     def _memory_event(self) -> None:
         """The agent came to its first tripwire, or its limit, before it is watched: it waits for the raise."""
