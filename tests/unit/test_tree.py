@@ -372,10 +372,40 @@ def holders(path: Path, *seconds: float) -> list[subprocess.Popen[str]]:
 def test_who_is_in_line_waits_for_one_after_another(slice: FakeSlice) -> None:
     # All of them have it for more than twice as long as there is patience with one.
     others = holders(slice.path, *[0.8] * 5)
-    with tree.Lock(str(slice.path), 1.6, in_line=True):
-        pass
-    for other in others:
+    try:
+        with tree.Lock(str(slice.path), 1.6, in_line=True):
+            pass
+    finally:
+        for other in others:
+            other.communicate()
+
+
+def test_one_that_has_just_let_go_of_it_is_not_the_last_word(
+    slice: FakeSlice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the refusal and the look at who has it, the lock may be free."""
+    (other,) = holders(slice.path, 0.5)
+
+    def seen(fd: int) -> int:
         other.communicate()
+        return 0
+
+    monkeypatch.setattr(tree, "_holder", seen)
+    with tree.Lock(str(slice.path), 0.1, in_line=True):
+        assert other.poll() == 0
+
+
+def test_a_holder_that_nobody_sees_is_not_waited_for_for_ever(
+    slice: FakeSlice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (stuck,) = holders(slice.path, 1000)
+    monkeypatch.setattr(tree, "_holder", lambda fd: 0)
+    try:
+        with pytest.raises(tree.Locked), tree.Lock(str(slice.path), 0.1, in_line=True):
+            pytest.fail("it has the lock")
+    finally:
+        stuck.kill()
+        stuck.communicate()
 
 
 def test_one_that_keeps_it_is_not_waited_for_for_ever(slice: FakeSlice) -> None:

@@ -181,7 +181,10 @@ class Cgroup(Controllers):
 
     def wait_empty(self, timeout: float) -> bool:
         """Wait on ``cgroup.events`` until no live process is here or below."""
-        fd = os.open("cgroup.events", os.O_RDONLY, dir_fd=self.fd)
+        try:
+            fd = os.open("cgroup.events", os.O_RDONLY, dir_fd=self.fd)
+        except FileNotFoundError:  # somebody has removed it, who cannot while it holds a process
+            return True
         try:
             poll = select.poll()
             poll.register(fd, select.POLLPRI)
@@ -192,6 +195,10 @@ class Cgroup(Controllers):
                     return False
                 poll.poll(left * 1000)
             return True
+        except OSError as error:
+            if error.errno == errno.ENODEV:  # removed since it was opened
+                return True
+            raise
         finally:
             os.close(fd)
 

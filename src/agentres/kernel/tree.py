@@ -31,6 +31,10 @@ LOCK_SECONDS = 0.1
 """How long to wait for the lock: who has it reads some files and writes one."""
 
 
+_UNSEEN = 5
+"""How often nobody may be seen to have the lock, who then is of another pid namespace."""
+
+
 class Locked(AgentresError):
     """Somebody holds the lock for longer than any supervisor does."""
 
@@ -68,7 +72,7 @@ class Lock:
 
     def _take(self, fd: int) -> None:
         deadline = time.monotonic() + self._patience
-        holder = 0
+        holder = unseen = 0
         pause = 0.0005
         while True:
             try:
@@ -77,9 +81,12 @@ class Lock:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     before, holder = holder, _holder(fd) if self._in_line else 0
-                    if holder == before:
+                    # Whoever had it may have let go of it in between: then nobody is seen, and it is tried again.
+                    unseen = 0 if holder else unseen + 1
+                    if not self._in_line or unseen > _UNSEEN or (holder and holder == before):
                         raise Locked(f"the lock on {self.path} is held: see lslocks(8)") from None
-                    deadline = time.monotonic() + self._patience
+                    if holder:
+                        deadline = time.monotonic() + self._patience
             self._meanwhile()
             time.sleep(pause)
             pause = min(pause * 2, 0.01)
