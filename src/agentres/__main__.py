@@ -28,6 +28,11 @@ def main() -> None:
         from agentres.daemon import main as serve
 
         raise SystemExit(serve())
+    if sys.argv[1:] == ["--version"] and "_AGENTRES_COMPLETE" not in os.environ:
+        from agentres import __version__
+
+        sys.stdout.write(f"agentres {__version__}\n")
+        return
     from agentres.cli import app
 
     app.main()

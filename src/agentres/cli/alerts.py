@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from agentres import clock
 from agentres.cli import show
-from agentres.cli.run import say
+from agentres.cli.stderr import say
 from agentres.client import whoever
 from agentres.errors import EXIT_SIGNAL, printable
 from agentres.policy.alerts import Severity

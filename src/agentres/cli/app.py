@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
 from agentres import __version__
-from agentres.cli import (
-    alerts,
-    capacity,
-    config,
-    daemon,
-    dashboard,
-    doctor,
-    gc,
-    history,
-    install,
-    live,
-    metrics,
-    philosophies,
-    predict,
-    ps,
-    report,
-    show,
-    top,
-    units,
-)
-from agentres.cli.run import say
+from agentres.cli.stderr import say
 from agentres.errors import EXIT_AGENTRES, EXIT_SIGNAL
-from agentres.options import OPTIONS, Option, spell_out, to_arguments
+
+if TYPE_CHECKING:
+    from agentres.options import Option
 
 EXIT_USAGE = 2
-
-app = typer.Typer(
-    name="agentres",
-    help="Run AI agents inside hard resource limits (Linux cgroup v2).",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 # Rich keeps line breaks: a paragraph is one line.
 _RUN_HELP = """Run COMMAND in a cgroup of its own, inside hard limits.
@@ -74,18 +50,17 @@ class _Run(TyperCommand):
     """``run``, with options that may stand without a value, which Typer has not."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        from agentres.options import spell_out
+
         return super().parse_args(ctx, spell_out(args))
 
 
 def _run(ctx: typer.Context, **values: Any) -> NoReturn:
+    from agentres.options import to_arguments
+
     # For a line that Typer understands and options.parse() does not; it takes this one.
     line = to_arguments(values, values.pop("command"))
     os.execv(sys.executable, [sys.executable, "-P", "-m", "agentres", "run", *line])
-
-
-@show.told
-def _set(name: str, user: str | None = None, **texts: Any) -> None:
-    live.set_limits(name, user, **texts)
 
 
 _KIND = inspect.Parameter.KEYWORD_ONLY
@@ -115,56 +90,105 @@ def _takes(verb: Any, *parameters: inspect.Parameter) -> None:
     verb.__annotations__ = {each.name: each.annotation for each in parameters}
 
 
-_COMMAND = typer.Argument(metavar="COMMAND", show_default=False, hidden=True)
-_takes(
-    _run,
-    inspect.Parameter("ctx", _KIND, annotation=typer.Context),
-    *_parameters(OPTIONS),
-    inspect.Parameter("command", _KIND, annotation=Annotated[list[str], _COMMAND]),
-)
-_takes(
-    _set,
-    inspect.Parameter("name", _KIND, annotation=live.Name),
-    inspect.Parameter("user", _KIND, default=None, annotation=live.User),
-    *_parameters(live.options()),
-)
+def _add_run(app: typer.Typer) -> None:
+    from agentres.options import OPTIONS
 
-app.command(
-    "run",
-    cls=_Run,
-    help=_RUN_HELP,
-    epilog=_RUN_EPILOG,
-    options_metavar="[OPTIONS] --",
-    context_settings={"allow_interspersed_args": False},
-)(_run)
-app.command("daemon")(daemon.daemon)
-app.command("doctor")(doctor.doctor)
-app.command("ps")(ps.ps)
-app.command("top")(top.top)
-app.command("dashboard")(dashboard.dashboard)
-app.command("show")(live.show)
-app.command("set", help=live.set_limits.__doc__)(_set)
-app.command("freeze")(live.freeze)
-app.command("thaw")(live.thaw)
-app.command("stop")(live.stop)
-app.command("kill")(live.kill)
-app.command("wait")(live.wait)
-app.command("logs")(live.logs)
-app.command("gc")(gc.gc)
-app.command("capacity")(capacity.capacity)
-app.command("history")(history.history)
-app.command("report")(report.report)
-app.add_typer(alerts.app, name="alerts")
-app.command("metrics")(metrics.metrics)
-app.add_typer(config.app, name="config")
-app.add_typer(units.app, name="unit")
-app.command("install-units")(install.install_units)
-app.command("philosophies")(philosophies.philosophies)
-app.command("predict")(predict.predict)
-_VERBS = (
-    "run", "daemon", "doctor", "ps", "top", "dashboard", "show", "set", "freeze", "thaw", "stop", "kill", "wait", "logs", "gc", "capacity", "history", "report", "alerts",
-    "metrics", "config", "unit", "install-units", "philosophies", "predict",
-)  # fmt: skip
+    command = typer.Argument(metavar="COMMAND", show_default=False, hidden=True)
+    _takes(
+        _run,
+        inspect.Parameter("ctx", _KIND, annotation=typer.Context),
+        *_parameters(OPTIONS),
+        inspect.Parameter("command", _KIND, annotation=Annotated[list[str], command]),
+    )
+    app.command(
+        "run",
+        cls=_Run,
+        help=_RUN_HELP,
+        epilog=_RUN_EPILOG,
+        options_metavar="[OPTIONS] --",
+        context_settings={"allow_interspersed_args": False},
+    )(_run)
+
+
+def _add_set(app: typer.Typer) -> None:
+    from agentres.cli import live, show
+
+    @show.told
+    def set_limits(name: str, user: str | None = None, **texts: Any) -> None:
+        live.set_limits(name, user, **texts)
+
+    _takes(
+        set_limits,
+        inspect.Parameter("name", _KIND, annotation=live.Name),
+        inspect.Parameter("user", _KIND, default=None, annotation=live.User),
+        *_parameters(live.options()),
+    )
+    app.command("set", help=live.set_limits.__doc__)(set_limits)
+
+
+def _verb(module: str, function: str = "") -> Callable[[str, typer.Typer], None]:
+    """How a verb is added by the function of its name in a module of this package."""
+
+    def add(name: str, app: typer.Typer) -> None:
+        found = importlib.import_module(f"agentres.cli.{module}")
+        app.command(name)(getattr(found, function or module))
+
+    return add
+
+
+def _group(module: str) -> Callable[[str, typer.Typer], None]:
+    def add(name: str, app: typer.Typer) -> None:
+        app.add_typer(importlib.import_module(f"agentres.cli.{module}").app, name=name)
+
+    return add
+
+
+# In the order of --help. A verb's module is imported when it is called: together they take half a second.
+_VERBS: dict[str, Callable[[str, typer.Typer], None]] = {
+    "run": lambda _, app: _add_run(app),
+    "daemon": _verb("daemon"),
+    "doctor": _verb("doctor"),
+    "ps": _verb("ps"),
+    "top": _verb("top"),
+    "dashboard": _verb("dashboard"),
+    "show": _verb("live", "show"),
+    "set": lambda _, app: _add_set(app),
+    **{name: _verb("live", name) for name in ("freeze", "thaw", "stop", "kill", "wait", "logs")},
+    "gc": _verb("gc"),
+    "capacity": _verb("capacity"),
+    "history": _verb("history"),
+    "report": _verb("report"),
+    "alerts": _group("alerts"),
+    "metrics": _verb("metrics"),
+    "config": _group("config"),
+    "unit": _group("units"),
+    "install-units": _verb("install", "install_units"),
+    "philosophies": _verb("philosophies"),
+    "predict": _verb("predict"),
+}
+
+
+@functools.cache
+def application(*verbs: str) -> typer.Typer:
+    """The application with these verbs; with all where none is named."""
+    made = typer.Typer(
+        name="agentres",
+        help="Run AI agents inside hard resource limits (Linux cgroup v2).",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for verb in verbs or _VERBS:
+        _VERBS[verb](verb, made)
+    made.callback()(_main)
+    return made
+
+
+def __getattr__(name: str) -> typer.Typer:
+    """``app``, with all verbs: for whoever makes pages from it."""
+    if name != "app":
+        raise AttributeError(name)
+    return application()
 
 
 def _version(wanted: bool) -> None:
@@ -173,7 +197,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _main(
     version: Annotated[
         bool,
@@ -187,8 +210,10 @@ def _main(
 
 def main() -> None:
     """Run the application; a wrong line is told in one line, and where to read more."""
+    # Completion and help are about all of them.
+    one = sys.argv[1:2] if "_AGENTRES_COMPLETE" not in os.environ else []
     try:
-        status = app(standalone_mode=False)
+        status = application(*(verb for verb in one if verb in _VERBS))(standalone_mode=False)
     except typer.Abort:
         raise SystemExit(EXIT_SIGNAL + signal.SIGINT) from None
     except typer.TyperException as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from agentres import log
-from agentres.cli.run import say
+from agentres.cli.stderr import say
 from agentres.errors import AgentresError
 
 

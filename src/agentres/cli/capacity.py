@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from agentres.cli import show
-from agentres.cli.config import loaded
+from agentres.cli.show import loaded
 from agentres.kernel import delegation, host, registry, tree
 from agentres.limits import page_align
 from agentres.paths import configuration

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from agentres.cli.run import say
-from agentres.config import ConfigError, dotted, dump, load, sections, template
+from agentres.cli.show import loaded
+from agentres.cli.stderr import say
+from agentres.config import dotted, dump, sections, template
 from agentres.errors import AgentresError, reason
 from agentres.kernel import host
 from agentres.options import variable, with_environment
 from agentres.paths import configuration
-from agentres.settings import Settings
 from agentres.units import counted
 
 app = typer.Typer(
@@ -122,12 +122,3 @@ def path() -> None:
     """Print which files are read, the later over the earlier, and whether they are there."""
     for one in configuration(os.environ, os.getuid(), missing=True):
         print(f"{one}\t{'read' if os.path.exists(one) else 'not there'}")
-
-
-def loaded(paths: list[str], origins: bool = False) -> Settings:
-    """What the files say; one line and exit status 1 where they make no sense."""
-    try:
-        return load(paths, origins=origins)
-    except ConfigError as error:
-        say(str(error))
-        raise typer.Exit(1) from None

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentres.cli import show
-from agentres.cli.config import loaded
+from agentres.cli.show import loaded
 from agentres.doctor import TOLERATED, Finding, examine, refused
 from agentres.errors import UsageError
 from agentres.kernel import pacing

@@ -15,7 +15,7 @@ import typer
 from agentres import log
 from agentres.cli import budget
 from agentres.cli.listening import parse_address
-from agentres.cli.run import say
+from agentres.cli.stderr import say
 from agentres.errors import EXIT_SIGNAL, AgentresError, UsageError, reason
 
 if TYPE_CHECKING:

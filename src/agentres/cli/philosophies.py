@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from agentres.cli import show
-from agentres.cli.config import loaded
+from agentres.cli.show import loaded
 from agentres.config.values import duration_text, never_text, percent_text
 from agentres.paths import configuration
 from agentres.policy.scaling import Philosophy

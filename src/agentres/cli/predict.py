@@ -12,8 +12,8 @@ import typer
 
 from agentres import clock
 from agentres.cli import show
-from agentres.cli.config import loaded
-from agentres.cli.run import say
+from agentres.cli.show import loaded
+from agentres.cli.stderr import say
 from agentres.config.values import duration_text
 from agentres.kernel import host
 from agentres.limits import Limits

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from agentres import __version__, agent, explain
-from agentres.errors import EXIT_AGENTRES, AgentresError, UsageError, printable, reason
+from agentres.cli.stderr import say
+from agentres.errors import EXIT_AGENTRES, AgentresError, UsageError, reason
 from agentres.kernel import host
 from agentres.limits import SHARE
 from agentres.options import RunOptions, understand
@@ -42,19 +43,6 @@ def run(values: Values, command: Sequence[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         say(f"{where}{reason(error)}")
         return EXIT_AGENTRES
-
-
-def say(line: str) -> None:
-    """One line of ours, on stderr: stdout is the agent's."""
-    if sys.stderr is None:  # we were started with it closed
-        return
-    try:
-        # What came from outside must neither break the line nor command the terminal.
-        shown = printable(line)
-        sys.stderr.write(f"agentres: {shown}\n")
-        sys.stderr.flush()
-    except OSError:  # stderr is closed or its reader has gone; the exit status still tells
-        pass
 
 
 def _run(

@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agentres.cli.run import say
+from agentres.cli.stderr import say
 from agentres.errors import EXIT_SIGNAL, AgentresError, printable, reason
 from agentres.paths import state_directory
 from agentres.policy.alerts import Severity
+from agentres.settings import Settings
 from agentres.store import Store
 from agentres.units import UnitError, parse_duration
 
@@ -34,6 +35,19 @@ STYLES = {
     Severity.CRITICAL: "red",
     Severity.EMERGENCY: "bold red",
 }
+
+
+def loaded(paths: list[str], origins: bool = False) -> Settings:
+    """What the configuration files say; one line and exit status 1 where they make no sense."""
+    if not paths and not origins:  # what checks files is a fifth of a second to load
+        return Settings()
+    from agentres.config import ConfigError, load
+
+    try:
+        return load(paths, origins=origins)
+    except ConfigError as error:
+        say(str(error))
+        raise typer.Exit(1) from None
 
 
 def told(verb: Callable[P, None]) -> Callable[P, None]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 
 from agentres import agent, configured, explain
-from agentres.cli.run import say, small
+from agentres.cli.run import small
+from agentres.cli.stderr import say
 from agentres.errors import EXIT_AGENTRES, AgentresError, NameTaken, UsageError, reason
 from agentres.kernel import delegation, host, registry, service
 from agentres.options import understand

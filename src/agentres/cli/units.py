@@ -10,8 +10,8 @@ import typer
 
 from agentres.cli import live
 from agentres.cli import show as shown
-from agentres.cli.config import loaded
-from agentres.cli.run import say
+from agentres.cli.show import loaded
+from agentres.cli.stderr import say
 from agentres.control import SETTABLE
 from agentres.errors import AgentresError, UsageError
 from agentres.generator import described
