@@ -10,9 +10,10 @@ from dataclasses import asdict
 from typing import NoReturn
 
 from . import host, image
-from .clone import Clone
+from .clone import Clone, choose
 from .config import EXIT_FAILURE, VmError
 from .guest import guest_path
+from .kernel import ensure_kernel
 from .layout import USERS
 
 _EXIT_DOWN = 3
@@ -43,9 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _up(options: argparse.Namespace) -> int:
     clone = Clone()
     with clone.locked():
-        state = clone.up(cold=options.cold)
+        state = clone.up()
         clone.synchronise()
-    host.say(f"up ({state.accelerator}, port {state.port}, pid {state.pid})")
+    host.say(f"up ({state.accelerator}, pid {state.pid})")
     return 0
 
 
@@ -94,9 +95,11 @@ def _down(_options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    host.ensure_packages()
     clone = Clone()
     built = image.ensure_image(clone.recipe, clone.settings, force=options.force)
+    kind = choose(built, clone.settings)
+    if kind.name == "uml" and options.force:
+        ensure_kernel(clone.settings, force=True)
     print(built.folder)
     return 0
 
@@ -130,8 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    up = command("up", _up, "start the VM unless it runs, and install the source tree in it")
-    up.add_argument("--cold", action="store_true", help="boot, rather than restore a booted state")
+    command("up", _up, "start the VM unless it runs, and install the source tree in it")
 
     execute = command("exec", _exec, "run a command in the VM, started when needed")
     _add_user(execute)
@@ -150,8 +152,14 @@ def _parser() -> argparse.ArgumentParser:
     status = command("status", _status, f"tell the VM's state; exits {_EXIT_DOWN} when it is down")
     status.add_argument("--json", action="store_true", help="as one JSON object")
     command("down", _down, "stop the VM and forget what was written in it")
-    build = command("build", _build, "build the image unless it is there; print its folder")
-    build.add_argument("--force", action="store_true", help="build it anew")
+    build = command(
+        "build",
+        _build,
+        "build the image, and the kernel where one is needed, unless they are there; print the image's folder",
+    )
+    build.add_argument(
+        "--force", action="store_true", help="build both anew, from what Debian has now"
+    )
     return parser
 
 

@@ -10,11 +10,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import host, image, machine, snapshot
+from . import host, image
 from .config import RELEASE, SOURCE_TREE, Settings, VmError, cache_dir
 from .guest import Guest, sockets_dir
+from .machine import Kind, Place
+from .qemu import Qemu
 from .recipe import Recipe
-from .sync import Stamp, synchronise
+from .sync import synchronise
+from .uml import Uml, lower_mappings
+
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -22,11 +27,8 @@ class State:
     """A running machine, as recorded by the run that started it."""
 
     pid: int
-    name: str
-    port: int
     accelerator: str
     image: str
-    restored: bool
     started: float
 
     @classmethod
@@ -36,11 +38,6 @@ class State:
             return cls(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
             return None
-
-    @property
-    def running(self) -> bool:
-        """Whether that machine still runs."""
-        return machine.is_running(self.pid, self.name)
 
 
 class Clone:
@@ -53,23 +50,18 @@ class Clone:
         which = "" if self.recipe.release == RELEASE else f"\0{self.recipe.release}"
         if self.settings.name:
             which += f"\0\0{self.settings.name}"
-        self.identity = hashlib.sha256(os.fsencode(tree) + which.encode()).hexdigest()[:12]
-        self.folder = clones_dir() / self.identity
+        identity = hashlib.sha256(os.fsencode(tree) + which.encode()).hexdigest()[:12]
+        self.folder = clones_dir() / identity
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "owner").write_bytes(os.fsencode(tree))
-        self.sockets = sockets_dir(self.folder, self.identity)
-        self.guest = Guest(self.folder, self.sockets)
-
-    @property
-    def name(self) -> str:
-        """How the machine's process is recognised."""
-        return _machine_name(self.identity)
+        self.place = _place(self.folder)
+        self.guest = Guest(self.folder, self.place.sockets)
 
     @property
     def state(self) -> State | None:
         """The running machine's record; None when it is down."""
         state = State.load(self.folder / "vm.json")
-        return state if state and state.running else None
+        return state if state and self.place.pid == state.pid else None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -77,111 +69,85 @@ class Clone:
         with host.locked(self.folder.with_suffix(".lock")):
             yield
 
-    def up(self, cold: bool = False) -> State:
+    def up(self) -> State:
         """Start the machine unless it runs; its record."""
         if state := self.state:
             return state
-        host.ensure_packages()
-        self._clean()
+        if self._clean():
+            host.say("a machine that was left over was stopped")
         sweep_clones()
         built = image.ensure_image(self.recipe, self.settings)
         image.sweep_images(built.key, used_images())
-        return self._start(built, cold or bool(self.settings.append))
+        kind = choose(built, self.settings)
+        with host.step(f"booting ({kind.name})"):
+            try:
+                return self._boot(kind, built)
+            except BaseException:
+                self._clean()
+                raise
 
     def synchronise(self) -> None:
         """Bring the guest's copy of the source tree up to date."""
-        synchronise(self.tree, self.guest, self._stamp)
+        synchronise(self.tree, self.guest, self.folder / "sync.json")
 
     def down(self) -> bool:
         """Stop the machine; whether there was one."""
-        state = self.state
-        if state:
-            self.guest.disconnect()
-            machine.stop(state.pid, state.name, self.sockets)
-        self._clean()
-        return state is not None
+        self.guest.disconnect()
+        return self._clean()
 
-    @property
-    def _stamp(self) -> Path:
-        return self.folder / "sync.json"
-
-    def _clean(self) -> None:
-        """Remove what a machine that is gone has left; its logs stay for diagnosis."""
-        machine.stop_leftover(self.folder, self.name, self.sockets)
-        for name in ("vm.json", "sync.json", "root.qcow2", "data.qcow2"):
+    def _clean(self) -> bool:
+        """End the machine and remove what it wrote, whoever started it; its logs stay. Whether it ran."""
+        ran = self.place.stop()
+        lower_mappings()
+        for name in ("vm.json", "sync.json", "root.qcow2", "data.qcow2", "root.cow", "data.cow"):
             (self.folder / name).unlink(missing_ok=True)
-        for name in ("root.ssh", "dev.ssh", "qmp"):
-            (self.sockets / name).unlink(missing_ok=True)
+        for name in ("root.ssh", "dev.ssh"):
+            (self.place.sockets / name).unlink(missing_ok=True)
+        shutil.rmtree(self.place.sockets / self.place.name, ignore_errors=True)
+        return ran
 
-    def _start(self, built: image.Image, cold: bool) -> State:
-        for accelerator in accelerators(self.settings):
+    def _boot(self, kind: Kind, built: image.Image) -> State:
+        deadline = time.monotonic() + kind.boot_seconds
+        pid = kind.start(self.place, built, self.settings)
+        self.guest.write_config(built, kind.reach(pid))
+        while True:
             try:
-                return self._start_with(accelerator, built, cold)
-            except machine.KvmUnusable as error:
-                host.say(f"KVM does not work here ({error}): emulating the processor instead")
-                if error.lasting:
-                    _remember_broken_kvm()
-        raise VmError("no accelerator is left to try")
-
-    def _start_with(self, accelerator: str, built: image.Image, cold: bool) -> State:
-        if not cold:
-            saved = snapshot.ensure(built, self.settings, accelerator, self.tree)
-            try:
-                with host.step(f"restoring the booted machine ({accelerator})"):
-                    return self._restore(accelerator, built, saved)
-            except VmError as error:
-                host.say(f"cannot restore {saved.folder}: {error}; booting instead")
-                shutil.rmtree(saved.folder, ignore_errors=True)  # the next start makes it anew
-                self._clean()
-        with host.step(f"booting ({accelerator})"):
-            return self._boot(accelerator, built)
-
-    def _restore(self, accelerator: str, built: image.Image, saved: snapshot.Snapshot) -> State:
-        for disk in ("root", "data"):
-            machine.make_overlay(self.folder / f"{disk}.qcow2", saved.disk(disk), "qcow2")
-        with self._process(accelerator, built, saved.memory) as process:
-            process.wait_for_state_loaded()
-            process.wait_for_ssh()
-            Stamp.load(saved.stamp).save(self._stamp)
-            self.guest.write_config(built, process.machine.port)
-            # The guest's clock still stands where the state was saved.
-            self.guest.check(f"date --utc --set=@{time.time():.3f}")
-            return self._record(process, built, restored=True)
-
-    def _boot(self, accelerator: str, built: image.Image) -> State:
-        for disk in ("root", "data"):
-            machine.make_overlay(self.folder / f"{disk}.qcow2", built.path(f"{disk}.img"), "raw")
-        with self._process(accelerator, built, None) as process:
-            process.wait_for_ssh()
-            self.guest.write_config(built, process.machine.port)
-            snapshot.settle(self.guest)
-            return self._record(process, built, restored=False)
-
-    @contextlib.contextmanager
-    def _process(
-        self, accelerator: str, built: image.Image, incoming: Path | None
-    ) -> Iterator[machine.Process]:
-        """A started QEMU that does not survive a failure in the block."""
-        port = machine.free_port()
-        vm = machine.Machine(self.folder, self.sockets, self.name, accelerator, port)
-        process = machine.start(vm, built, self.settings, incoming)
-        try:
-            yield process
-        except BaseException:
-            process.kill()
-            raise
-
-    def _record(self, process: machine.Process, built: image.Image, restored: bool) -> State:
-        vm = process.machine
-        state = State(
-            process.pid, vm.name, vm.port, vm.accelerator, built.key, restored, time.time()
-        )
+                self.guest.connect("root", attempts=1)
+                break
+            except VmError:
+                if self.place.pid != pid:
+                    raise VmError(
+                        f"the machine ended while booting\n{self.place.last_words()}"
+                    ) from None
+                if time.monotonic() > deadline:
+                    raise VmError(
+                        f"no ssh within {kind.boot_seconds:.0f} s\n{self.place.last_words()}"
+                    ) from None
+            time.sleep(_POLL_SECONDS)
+        self.guest.settle()
+        state = State(pid, kind.name, built.key, time.time())
         (self.folder / "vm.json").write_text(json.dumps(asdict(state)))
         return state
 
 
-def _machine_name(identity: str) -> str:
-    return f"agentres-vm-{identity}"
+def choose(built: image.Image, settings: Settings) -> Kind:
+    """The kind of machine that serves best here, ready to be started."""
+    kvm, uml, tcg = Qemu("kvm"), Uml(), Qemu("tcg")
+    wanted = settings.accelerator
+    if wanted in (None, "stock") and os.access("/dev/kvm", os.R_OK | os.W_OK):
+        kvm.prepare(settings)
+        if kvm.boots(built):
+            return kvm
+    if wanted is None:
+        try:
+            uml.prepare(settings)
+            return uml
+        except VmError as error:
+            host.say(f"no User Mode Linux here ({error}): emulating the processor instead")
+    kinds: dict[str | None, Kind] = {"kvm": kvm, "uml": uml}
+    kind = kinds.get(wanted, tcg)
+    kind.prepare(settings)
+    return kind
 
 
 def clones_dir() -> Path:
@@ -189,10 +155,14 @@ def clones_dir() -> Path:
     return cache_dir() / "clones"
 
 
+def _place(folder: Path) -> Place:
+    return Place(folder, sockets_dir(folder, folder.name), f"agentres-vm-{folder.name}")
+
+
 def used_images() -> set[str]:
     """The images that running machines are made of."""
-    states = (State.load(path) for path in clones_dir().glob("*/vm.json"))
-    return {state.image for state in states if state and state.running}
+    states = {path.parent: State.load(path) for path in clones_dir().glob("*/vm.json")}
+    return {state.image for folder, state in states.items() if state and _place(folder).pid}
 
 
 def sweep_clones() -> None:
@@ -201,33 +171,8 @@ def sweep_clones() -> None:
         owner = folder / "owner"
         if not owner.is_file() or Path(os.fsdecode(owner.read_bytes())).exists():
             continue
-        sockets = sockets_dir(folder, folder.name)
-        machine.stop_leftover(folder, _machine_name(folder.name), sockets)
+        place = _place(folder)
+        place.stop()
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(sockets, ignore_errors=True)
+        shutil.rmtree(place.sockets, ignore_errors=True)
         folder.with_suffix(".lock").unlink(missing_ok=True)
-
-
-def accelerators(settings: Settings) -> list[str]:
-    """What to try, in this order."""
-    if settings.accelerator:
-        return [settings.accelerator]
-    usable = os.access("/dev/kvm", os.R_OK | os.W_OK) and not _kvm_known_broken()
-    return ["kvm", "tcg"] if usable else ["tcg"]
-
-
-def _kvm_verdict() -> str:
-    """What a verdict on KVM holds for: this boot of the host and this QEMU."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {snapshot.qemu_version()}"
-
-
-def _kvm_known_broken() -> bool:
-    try:
-        return (cache_dir() / "kvm-broken").read_text() == _kvm_verdict()
-    except OSError:
-        return False
-
-
-def _remember_broken_kvm() -> None:
-    (cache_dir() / "kvm-broken").write_text(_kvm_verdict())

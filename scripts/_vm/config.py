@@ -40,8 +40,8 @@ class Settings:
     def from_environment(cls) -> "Settings":
         """Read and check the AGENTRES_VM_* variables."""
         accelerator = os.environ.get("AGENTRES_VM_ACCEL") or None
-        if accelerator not in (None, "kvm", "tcg"):
-            raise VmError(f"AGENTRES_VM_ACCEL is {accelerator!r}, not kvm or tcg")
+        if accelerator not in (None, "kvm", "uml", "tcg", "stock"):
+            raise VmError(f"AGENTRES_VM_ACCEL is {accelerator!r}, not kvm, uml, tcg or stock")
         return cls(
             memory_mib=_positive("AGENTRES_VM_MEMORY", 4096),
             cpus=_positive("AGENTRES_VM_CPUS", 2),

@@ -25,9 +25,7 @@ _CONNECT_ATTEMPTS = 4
 _CONFIG = """\
 # Use it with other tools too: ssh -F THIS_FILE {host}
 Host {host}
-    HostName 127.0.0.1
-    Port {port}
-    User root
+{reach}    User root
     IdentityFile {key}
     IdentitiesOnly yes
     UserKnownHostsFile {known_hosts}
@@ -90,8 +88,8 @@ class Guest:
         """The ssh configuration for this guest."""
         return self.folder / "ssh_config"
 
-    def write_config(self, image: Image, port: int) -> None:
-        """Write the ssh configuration, with the keys of the image.
+    def write_config(self, image: Image, reach: str) -> None:
+        """Write the ssh configuration, with the keys of the image and the lines that say where it is.
 
         They are copied: a forced build may replace the image below a running machine.
         """
@@ -100,14 +98,14 @@ class Guest:
         self.config.write_text(
             _CONFIG.format(
                 host=_HOST,
-                port=port,
+                reach=reach,
                 key=_quoted(self.folder / "key"),
                 known_hosts=_quoted(self.folder / "known_hosts"),
                 control=_quoted(self.sockets / "%r.ssh"),
             )
         )
 
-    def connect(self, user: str) -> None:
+    def connect(self, user: str, attempts: int = _CONNECT_ATTEMPTS) -> None:
         """Open the user's shared connection unless it is open."""
         if self._ssh(user, "-O", "check", _HOST, capture_output=True).returncode == 0:
             return
@@ -116,14 +114,22 @@ class Guest:
         # reads our output to its end must not wait for it. Not for the terminal's Ctrl-C.
         master = ["-M", "-N", "-f", "-o", "ControlPersist=yes", "-o", "ConnectTimeout=60"]
         log = self.folder / "ssh.log"
-        for attempt in range(_CONNECT_ATTEMPTS):
+        for attempt in range(attempts):
             with log.open("wb") as output:
                 options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
                 done = self._ssh(user, *master, _HOST, start_new_session=True, **options)
             if done.returncode == 0:
                 return
-            time.sleep(attempt)
+            if attempt + 1 < attempts:
+                time.sleep(attempt)
         raise VmError(f"no ssh connection to the guest as {user}: {host.tail(log, 3)}")
+
+    def settle(self) -> None:
+        """Wait until it has finished booting."""
+        script = "systemctl is-system-running --wait || systemctl --failed --plain --no-legend"
+        state, _, failed = self.check(script).strip().partition("\n")
+        if failed:
+            host.say(f"the guest is {state}: {failed}")
 
     def disconnect(self) -> None:
         """Close the shared connections."""

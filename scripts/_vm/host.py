@@ -10,27 +10,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .config import VmError
+from .config import VmError, cache_dir
 
 # Ordinary users' PATH often lacks sbin, where Debian keeps mke2fs.
 ENVIRONMENT = os.environ | {"PATH": os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"}
 
-# What must be there, and the Debian package that brings it.
-COMMANDS = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "qemu-img": "qemu-utils",
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+# What every machine's image takes: a command or a file, and the Debian package that brings it.
+BASE = {
     "mmdebstrap": "mmdebstrap",
     "mke2fs": "e2fsprogs",
     "ssh": "openssh-client",
     "git": "git",
     "tar": "tar",
     "unshare": "util-linux",
+    str(KEYRING): "debian-archive-keyring",
 }
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+if os.geteuid() != 0:
+    BASE["newuidmap"] = "uidmap"  # the image's files have owners besides
 
 
 def say(text: str) -> None:
@@ -74,8 +75,13 @@ def tail(path: Path, lines: int = 15) -> str:
     return "\n".join(text.replace("\r", "").rstrip().splitlines()[-lines:])
 
 
-def run_logged(command: Sequence[str | Path], log: Path, **options: Any) -> None:
-    """Run a command with its output in a log; on failure raise with the log's end."""
+def run_logged(
+    command: Sequence[str | Path],
+    log: Path,
+    progress: Callable[[], str] | None = None,
+    **options: Any,
+) -> None:
+    """Run a command with its output in a log, ``progress`` told every minute; on failure raise with the log's end."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             [str(part) for part in command],
@@ -86,12 +92,20 @@ def run_logged(command: Sequence[str | Path], log: Path, **options: Any) -> None
             **{"env": ENVIRONMENT, **options},
         )
         try:
-            code = process.wait()
+            while (code := _wait(process, 60 if progress else None)) is None:
+                say(progress() if progress else "")
         except BaseException:
             _end(process)
             raise
     if code:
         raise VmError(f"{Path(command[0]).name} failed with status {code}:\n{tail(log)}")
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float | None) -> int | None:
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -126,42 +140,51 @@ def as_root_of_namespace(command: Sequence[str | Path]) -> list[str]:
     return [*prefix, "--", *map(str, command)]
 
 
-def ensure_packages() -> None:
-    """Install what is missing through apt after saying so; elsewhere name it."""
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def ensure_packages(wanted: Mapping[str, str]) -> None:
+    """Install what is missing through apt after saying so; elsewhere name it.
+
+    ``wanted`` has the Debian package of each command or, where it is a path, file.
+    """
     if platform.machine() not in ("x86_64", "AMD64"):
         raise VmError(f"needs an x86-64 host, this is {platform.machine()}")
-    missing = missing_packages()
+    missing = missing_packages(wanted)
     if not missing:
         return
     names = " ".join(missing)
     if not shutil.which("apt-get"):
         raise VmError(f"install the equivalents of these Debian packages first: {names}")
     prefix = [] if os.geteuid() == 0 else ["sudo"]
+    if prefix and not shutil.which("sudo"):
+        raise VmError(f"neither root nor sudo: ask for these Debian packages: {names}")
     install = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive"]
     install += ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
     say(f"missing on this host: {names}; installing: {shlex.join(install)}")
-    for command in ([*prefix, "apt-get", "update", "-q"], install):
-        # The caller's stdin and stdout belong to the command that it wants to run.
-        if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode:
-            raise VmError(f"{shlex.join(command)} failed; install by hand: {names}")
-    if still := missing_packages():
+    # Two at once would be in each other's way.
+    with locked(cache_dir() / "apt.lock"):
+        for command in ([*prefix, "apt-get", "update", "-q"], install):
+            # The caller's stdin and stdout belong to the command that it wants to run.
+            if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode:
+                raise VmError(f"{shlex.join(command)} failed; install by hand: {names}")
+    if still := missing_packages(wanted):
         raise VmError(f"still missing after the installation: {' '.join(still)}")
 
 
-def missing_packages() -> list[str]:
+def missing_packages(wanted: Mapping[str, str]) -> list[str]:
     """Debian packages whose commands or files this host lacks."""
-    wanted = dict(COMMANDS)
-    if os.geteuid() != 0:
-        wanted["newuidmap"] = "uidmap"
-    missing = [
+    missing = {
         package
-        for command, package in wanted.items()
-        if not shutil.which(command, path=ENVIRONMENT["PATH"])
-    ]
-    if not KEYRING.exists():
-        missing.append("debian-archive-keyring")
+        for what, package in wanted.items()
+        if not (
+            Path(what).exists() if "/" in what else shutil.which(what, path=ENVIRONMENT["PATH"])
+        )
+    }
     try:
         import ensurepip  # noqa: F401, PLC0415 -- Debian ships it apart from Python
     except ImportError:
-        missing.append("python3-venv")
-    return missing
+        missing.add("python3-venv")
+    return sorted(missing)

@@ -46,6 +46,7 @@ def ensure_image(recipe: Recipe, settings: Settings, force: bool = False) -> Ima
     if force or not image.folder.exists():
         with host.locked(images_dir() / ".lock"):
             if force or not image.folder.exists():
+                host.ensure_packages(host.BASE)
                 _build(recipe, settings, image)
     os.utime(image.folder)
     return image

@@ -52,9 +52,9 @@ _SSHD_OF_RELEASE = {
 _FILES = {
     "etc/hostname": "agentres\n",
     "etc/hosts": "127.0.0.1 localhost agentres\n::1 localhost\n",
-    "etc/fstab": "/dev/vda / ext4 defaults,noatime 0 0\n",
+    "etc/fstab": "LABEL=root / ext4 defaults,noatime 0 0\n",
     "etc/default/locale": "LANG=C.UTF-8\n",
-    # A constant address needs no exchange at boot, and survives a snapshot.
+    # A constant address needs no exchange at boot.
     "etc/systemd/network/10-qemu.network": (
         "[Match]\nType=ether\nKind=!veth\nKernelCommandLine=agentres.vm\n\n"
         "[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"
@@ -80,6 +80,12 @@ _FILES = {
     # the guest panics (int3 in the page allocator).  With one that stays, there is no first and last.
     "etc/systemd/system/systemd-journald.service.d/agentres.conf": (
         "[Service]\nAllowedCPUs=0\nCPUQuota=100%\n"
+    ),
+    # The disk that tests may overwrite has one name, whatever the bus calls it.
+    "etc/udev/rules.d/61-agentres.rules": (
+        'SUBSYSTEM=="block", ENV{DEVTYPE}=="disk", KERNEL=="ubdb", SYMLINK+="disk/by-id/agentres-data"\n'
+        'SUBSYSTEM=="block", ENV{DEVTYPE}=="disk", ENV{ID_SERIAL}=="agentres-data", '
+        'SYMLINK+="disk/by-id/agentres-data"\n'
     ),
     # An empty configuration keeps mdadm from assembling what a test did not ask for.
     "etc/mdadm/mdadm.conf": "AUTO -all\n",

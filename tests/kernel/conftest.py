@@ -146,6 +146,14 @@ def wait_until(true: Callable[[], bool], what: str, deadline: float = DEADLINE) 
         time.sleep(0.02)
 
 
+def runs(pid: int) -> bool:
+    """Whether a process is alive: one that was killed is in /proc until its parent, or init, has looked at it."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def by_daemon() -> bool:
     """Whether agents run by the daemon (``--daemon``)."""
     return "AGENTRES_SOCKET" in os.environ

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SPARE_DISK = Path("/dev/disk/by-id/virtio-agentres-data")
+SPARE_DISK = Path("/dev/disk/by-id/agentres-data")
 """An empty disk that the tests may overwrite: the VM's second one."""
 
 PART_MB = 200

@@ -23,6 +23,7 @@ from conftest import (
     home_of,
     not_by_daemon,
     python,
+    runs,
     wait_until,
 )
 
@@ -362,7 +363,7 @@ def test_what_a_handler_leaves_running_ends_with_the_run(watched: Watched, tmp_p
     code = OWN + "time.sleep(0.3)\ntake(160)\ntime.sleep(1)\n"
     run = watched.run(NO_SAMPLES + leave, "--memory", "200M", command=python(code))
     assert run.status == 0, run.err
-    assert not Path(f"/proc/{pid_file.read_text().strip()}").exists()
+    assert not runs(int(pid_file.read_text()))
 
 
 def test_a_program_of_its_own_is_told_in_a_function(tmp_path: Path) -> None:

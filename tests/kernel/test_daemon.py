@@ -506,20 +506,17 @@ def test_an_agent_cannot_ask_for_another(daemon: Daemon) -> None:
     assert "run the outer one with --local" in done.stderr
 
 
-def memory_of(process: psutil.Process) -> int:
-    return int(process.memory_full_info().pss)
-
-
 def test_many_runs_leave_it_as_it_was(daemon: Daemon) -> None:
     process = psutil.Process(daemon.process.pid)
     for _ in range(10):
         assert daemon.run(command=["true"], user="root").returncode == 0
-    before, files = memory_of(process), process.num_fds()
+    # What is resident, shared or not: a child that is just ending, or is there by chance, changes nothing in it.
+    before, files = process.memory_info().rss, process.num_fds()
     for _ in range(30):
         assert daemon.run(command=["true"], user="root").returncode == 0
-    # Some pages that were shared with a child that has just ended come and go.
-    assert memory_of(process) - before < 256 * 1024
-    wait_until(lambda: process.num_fds() == files, "the descriptors of before")
+    assert process.memory_info().rss - before < 256 * 1024
+    # The last keeper's are let go of a moment after its client has ended, here and before.
+    wait_until(lambda: process.num_fds() <= files, "no more descriptors than before")
 
 
 def test_it_serves_one_socket_once(daemon: Daemon) -> None:

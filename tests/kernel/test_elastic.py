@@ -27,11 +27,13 @@ from conftest import (
 MIB = 1 << 20
 
 OWN = """
-import ctypes, mmap, os, sys, time
+import mmap, os, sys, time
 agent = os.path.dirname("/sys/fs/cgroup" + open("/proc/self/cgroup").read().splitlines()[-1][3:])
 def take(mib):
     piece = mmap.mmap(-1, mib << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    ctypes.memset((ctypes.c_char * (mib << 20)).from_buffer(piece), 1, mib << 20)
+    # MADV_POPULATE_WRITE, sixteen pages a call: as fast as a program can be, and where each page fault is
+    # dear (User Mode Linux) a fifth of the time.
+    for at in range(0, mib << 20, 1 << 16): piece.madvise(23, at, 1 << 16)
     return piece
 def read(file): return open(f"{agent}/{file}").read().strip()
 def until(done, seconds=30):

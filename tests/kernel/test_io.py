@@ -96,14 +96,33 @@ def reported(agentres_run: RunAgent) -> Reported:
     return run
 
 
+@pytest.fixture
+def new_file(disk_file: Path) -> Iterator[Callable[[], Path]]:
+    """Paths as ``disk_file``, another one each time.
+
+    The kernel bills what is written back to the cgroup that the inode belongs to.  A file that another run has
+    written just now is still that one's, which has gone with its limit: no rate holds it, and the new run pays nothing.
+    """
+    made: list[Path] = []
+
+    def make() -> Path:
+        made.append(disk_file.with_name(f"{disk_file.name}-{len(made)}"))
+        return made[-1]
+
+    yield make
+    for path in made:
+        path.unlink(missing_ok=True)
+
+
 @needs_io
 @pytest.mark.parametrize("how", ["direct", "buffered"])
 @pytest.mark.parametrize("rate", [2, 8])
-def test_write_rate(agentres_run: RunAgent, disk_file: Path, rate: int, how: str) -> None:
-    # Five seconds' worth: blk-throttle lets the first slices (100 ms) through early.
-    command = python(WRITE, disk_file, 5 * rate * MB, how)
-
+def test_write_rate(
+    agentres_run: RunAgent, new_file: Callable[[], Path], rate: int, how: str
+) -> None:
     def measure() -> float:
+        # Five seconds' worth: blk-throttle lets the first slices (100 ms) through early.
+        command = python(WRITE, new_file(), 5 * rate * MB, how)
         run = agentres_run("--io-write", f"{rate}MB/s", *LITTLE, command=command, check=True)
         assert run.usage["wbytes"] >= 4.5 * rate * MB, run.out
         return float(run.out)
@@ -169,14 +188,18 @@ def test_the_rate_holds_on_a_stack(
     reported: Reported, make_stack: Callable[[str], Stack], kind: str, how: str
 ) -> None:
     made = make_stack(kind)
-    target = made.mount / "flood"
-    command = python(WRITE, target, 6 * MB, how)
+    numbers = iter(range(3))
     # By the path's own name nothing stands on the other layers.
     limits = {
         "direct": ("--io-write", "2MB/s"),
         "buffered": ("--io-write", "max", "--io-write", f"{made.mount}=2MB/s"),
     }
-    assert_held(2 * MB, lambda: reported((*limits[how], *LITTLE), command))
+
+    def measure() -> float:
+        target = made.mount / f"flood-{next(numbers)}"  # a new one, as for new_file
+        return reported((*limits[how], *LITTLE), python(WRITE, target, 6 * MB, how))
+
+    assert_held(2 * MB, measure)
 
 
 @pytest.fixture

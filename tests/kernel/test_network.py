@@ -75,6 +75,7 @@ def running(start: Start) -> Callable[..., Cgroup]:
 
 
 @as_root
+@pytest.mark.alone
 @pytest.mark.parametrize("way", ["out", "in"])
 def test_tcp_gets_its_rate_and_no_more(agentres_run: RunAgent, peer: Peer, way: str) -> None:
     run = agentres_run("--cpu", "2", f"--net-{way}=5000000", command=tcp(way, 10), check=True)
@@ -315,6 +316,7 @@ def test_an_isolated_agent_has_its_own_interface_and_reaches_what_the_host_does(
 
 
 @as_root
+@pytest.mark.alone
 def test_an_isolated_agent_has_its_rate_too(agentres_run: RunAgent, peer: Peer) -> None:
     options = ("--net=isolated", "--cpu=2", "--net-out=3000000")
     run = agentres_run(*options, command=tcp("out", 10), check=True)

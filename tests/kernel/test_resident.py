@@ -54,6 +54,10 @@ def test_memory_of_the_resident_process(agent: Popen[str]) -> None:
 
 
 @not_by_daemon("it is forked, not executed")
+@pytest.mark.skipif(
+    not os.path.exists("/sys/kernel/mm/transparent_hugepage"),
+    reason="this kernel has no huge pages: see scripts/test --stock",
+)
 def test_it_takes_no_huge_pages_and_the_agent_may(agent: Popen[str]) -> None:
     """One of 2 MiB for what is half as much: what it took differed by a megabyte from run to run."""
     supervisor = supervisor_of(agent)

@@ -11,7 +11,7 @@ from subprocess import Popen
 
 import psutil
 import pytest
-from conftest import AGENTRES, RunAgent, home_of, not_by_daemon, python, traces, wait_until
+from conftest import AGENTRES, ROOT, RunAgent, home_of, not_by_daemon, python, traces, wait_until
 
 Start = Callable[..., Popen[str]]
 
@@ -70,6 +70,7 @@ open(f"{own}/ice/cgroup.freeze", "w").write("1")
     assert run.status == 0, run.err
 
 
+@pytest.mark.skipif(not ROOT, reason="200 runs tell as much of root's, and once is enough")
 def test_200_runs_in_a_row_leave_nothing(agentres_run: RunAgent) -> None:
     for number in range(200):
         run = agentres_run("--name", "row", "--quiet", command=["true"])

@@ -1,0 +1,338 @@
+"""What `scripts/test` does when the project's environment is there."""
+
+import argparse
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import suites
+from .parts import Part, Parts, end_children, ended, say
+from .suites import PYTEST, TREE, VM, Machine, Suite
+
+_FLAKY_MAX = 2
+_SLOWEST = "--durations=15"
+
+# Tests of what a host has once; as dev they would all be skipped.
+_OF_THE_HOST = ("tests/kernel/test_daemon.py", "tests/kernel/test_installed.py")
+# Most of what they take is waiting, so that root's others are in another machine meanwhile.
+_SLOW = ("tests/kernel/test_breaches.py", "tests/kernel/test_elastic.py")
+
+
+def _but(*paths: str) -> tuple[str, ...]:
+    return tuple(f"--ignore={path}" for path in paths)
+
+
+_SUITES = (
+    Suite("as root, alerts and bursts", "root", paths=_SLOW),
+    Suite("the host's daemon", "root", paths=_OF_THE_HOST),
+    Suite("as root", "root", options=_but(*_OF_THE_HOST, *_SLOW)),
+    Suite("as dev", "dev", options=_but(*_OF_THE_HOST)),
+    Suite("as dev, by the daemon", "dev", options=(*_but(*_OF_THE_HOST), "--daemon")),
+)
+_ALONE = _SUITES[2:]
+
+# Machines at once, and the suites of each. What tests wait for is time, mostly: four machines keep two processors busy.
+_FOUR = {"": _SUITES[:2], "second": _SUITES[2:3], "third": _SUITES[3:4], "fourth": _SUITES[4:]}
+_TWO = {"": _SUITES[:3], "second": _SUITES[3:]}
+_MIB_FOR_FOUR = 20 << 10
+
+
+def main() -> int:
+    """Run what is asked for; 0 where all of it is green."""
+    options = _parser().parse_args()
+    del os.environ["PYTHONPATH"]  # this package's, and nobody else's
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+    if options.release:
+        os.environ["AGENTRES_VM_RELEASE"] = options.release
+    if options.stock or options.release:
+        os.environ["AGENTRES_VM_ACCEL"] = "stock"
+    start = time.monotonic()
+    commit = _commit()
+    run = _Run(options)
+    try:
+        if options.repeat:
+            return run.repeat(options.repeat)
+        run.all()
+    finally:
+        run.close()
+    verdict = run.tell(time.monotonic() - start)
+    whole = not (options.unit or options.kernel or options.here or options.stock or options.release)
+    if verdict == 0 and whole and not options.pytest and commit and commit == _commit():
+        _git_path("agentres-tested").write_text(f"{commit} {run.counts}\n")
+    return verdict
+
+
+class _Run:
+    """One call of the tests."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._unit, self._kernel, self._here = not options.kernel, not options.unit, options.here
+        self._pytest: list[str] = options.pytest
+        self._parts = Parts(TREE / ".tests")
+        self._red: list[tuple[Part, Suite, list[str], Path]] = []
+        self._flaky: list[suites.Flaky] = []
+        self._kept = self._parts.logs / "flaky.txt"
+        self._machine_came_up = False
+        self.counts = ""
+
+    def all(self) -> None:
+        """Every part, beside each other where they bear it."""
+        vm = self._kernel and not self._here and (why := _refusal()) is not None
+        lanes: list[Callable[[], None]] = []
+        if self._unit:
+            lanes.append(self._units)
+        if vm:
+            say(f"kernel tests in the VM: this host cannot enforce limits ({why})")
+            lanes.append(self._machines)
+        _together(lanes)
+        if vm and self._machine_came_up:
+            self._alone()
+            self._once_more()
+        elif self._kernel and not vm:
+            self._on_this_host()
+
+    def repeat(self, times: int) -> int:
+        """The kernel tests so many times; a table of what failed."""
+        failures: Counter[tuple[str, str]] = Counter()
+        bad = 0
+        for number in range(times):
+            say(f"round {number + 1} of {times}")
+            start = time.monotonic()
+            Machine().up()
+            _together([self._lane(*lane, failures) for lane in _lanes().items()])
+            self._alone(failures)
+            say(f"round {number + 1}: {time.monotonic() - start:.0f} s")
+            for name in _FOUR:
+                Machine(name).down()
+        print(f"\n| test | as | failed in {times} |\n| --- | --- | ---: |")
+        for (suite, test), count in failures.most_common():
+            print(f"| `{test}` | {suite} | {count} |")
+            bad += count
+        print(f"{sum(failures.values())} failures in {times} rounds")
+        return int(bool(bad))
+
+    def tell(self, seconds: float) -> int:
+        """The summary, and the closing line; the exit status."""
+        say("summary")
+        for part in self._parts.all:
+            print(f"  {part.name:<38} {part.verdict:<24} {part.seconds:5.0f} s")
+        if self._flaky:
+            print(f"flaky, for mending (outputs: {self._kept}):")
+            for flaky in self._flaky:
+                print(f"  {flaky.suite}: {flaky.test}")
+        red = sum(part.failed for part in self._parts.all)
+        passed, failed, skipped = (self._parts.total(w) for w in ("passed", "failed", "skipped"))
+        self.counts = (
+            f"{passed} passed, {failed} failed, {skipped} skipped, {len(self._flaky)} flaky"
+        )
+        too_flaky = len(self._flaky) > _FLAKY_MAX
+        if too_flaky:
+            print(f"more than {_FLAKY_MAX} flaky tests are a failure")
+        print(f"{self.counts}; {red} of {len(self._parts.all)} parts failed, in {seconds:.0f} s")
+        return int(red > 0 or too_flaky)
+
+    def _units(self) -> None:
+        if shutil.which("lint-imports"):
+            self._parts.command("lint", ["scripts/lint"], cwd=TREE)
+        else:
+            self._parts.skip("lint", "not run: its tools are not installed here")
+        command = [sys.executable, "-m", "pytest", "tests/unit", _SLOWEST, *self._pytest]
+        self._parts.command("unit tests", command, cwd=TREE)
+
+    def _machines(self) -> None:
+        # What they are made of is made by the first one's start, once for all.
+        self._machine_came_up = not self._parts.command("the VM is up", [VM, "up"], cwd=TREE).failed
+        if self._machine_came_up:
+            _together([self._lane(*lane) for lane in _lanes().items()])
+
+    def _lane(
+        self,
+        name: str,
+        suites: tuple[Suite, ...],
+        failures: Counter[tuple[str, str]] | None = None,
+    ) -> Callable[[], None]:
+        """One machine's work; where ``failures`` are collected, the tests alone."""
+
+        def lane() -> None:
+            machine = Machine(name)
+            for suite in suites:
+                self._suite(machine, suite, "not alone", failures)
+            if failures is None and _OF_THE_HOST in (suite.paths for suite in suites):
+                self._parts.run("the host starts anew, in the VM", _starts_anew)
+
+        return lane
+
+    def _alone(self, failures: Counter[tuple[str, str]] | None = None) -> None:
+        """What does not bear company."""
+        for name in _FOUR:
+            if name:
+                Machine(name).down()
+        for suite in _ALONE:
+            self._suite(Machine(), suite, "alone", failures)
+
+    def close(self) -> None:
+        """End what still runs, where this was interrupted, and all machines."""
+        end_children()
+        if self._kernel and not self._here:
+            for name in _FOUR:
+                Machine(name).down()
+
+    def _suite(
+        self, machine: Machine, suite: Suite, mark: str, failures: Counter[tuple[str, str]] | None
+    ) -> None:
+        name = f"{suite.name}, alone" if mark == "alone" else suite.name
+        named = Suite(name, suite.user, suite.paths, (*suite.options, "-m", mark))
+        say(f"{name}: begins")
+
+        def work(log: Path) -> Part:
+            part, outcomes = suites.run(machine, named, [_SLOWEST, *self._pytest], log)
+            failed = outcomes.failed
+            if failures is None:
+                self._red.append((part, named, failed, log))
+            else:
+                failures.update((suite.name, test) for test in failed)
+                if part.failed and not failed:
+                    failures[suite.name, part.verdict] += 1
+            return part
+
+        self._parts.run(name, work)
+
+    def _once_more(self) -> None:
+        """Run what failed again when nothing else runs; a part in which nothing else is wrong is not red then."""
+        for part, suite, failed, log in self._red:
+            found = suites.again(Machine(), suite, failed, log, self._kept) if failed else []
+            self._flaky += found
+            part.counts["failed"] -= len(found)
+            part.counts["passed"] += len(found)
+            if found and len(found) == len(failed) and part.verdict == suites.TESTS_FAILED:
+                part.verdict = f"passed, {len(found)} flaky"
+
+    def _on_this_host(self) -> None:
+        command = [sys.executable, *PYTEST[1:], "tests/kernel", _SLOWEST, *self._pytest]
+        me = pwd.getpwuid(os.geteuid()).pw_name
+        self._parts.command(f"kernel tests here, as {me}", command, cwd=TREE)
+        user = os.environ.get("SUDO_USER", "root")
+        if me != "root":
+            self._parts.skip("kernel tests here, as root", "not run: this is not root")
+        elif user == "root":
+            self._parts.skip("kernel tests here, as a user", "not run: SUDO_USER names none")
+        else:
+            # The user's own manager delegates to him; sudo brings neither its address nor our PATH.
+            known = pwd.getpwnam(user)
+            environment = [f"PATH={os.environ['PATH']}", f"HOME={known.pw_dir}"]
+            environment.append(f"XDG_RUNTIME_DIR=/run/user/{known.pw_uid}")
+            prefix = ["runuser", "-u", user, "--", "env", *environment]
+            self._parts.command(f"kernel tests here, as {user}", [*prefix, *command], cwd=TREE)
+
+
+def _starts_anew(log: Path) -> Part:
+    """An agent that is enabled is there afterwards. The first call ends with the guest's userspace."""
+    machine = Machine()
+    machine.call("exec", "--", "python", "tests/kernel/reboot.py", "before")
+    end = time.monotonic() + 120
+    while machine.call("exec", "--no-sync", "--", "true")[0] and time.monotonic() < end:
+        time.sleep(1)
+    status, out, err = machine.call("exec", "--", "python", "tests/kernel/reboot.py", "after")
+    log.write_text(out + err)
+    return ended("the host starts anew, in the VM", status, "")
+
+
+def _lanes() -> dict[str, tuple[Suite, ...]]:
+    """The machines' names and suites: two machines where processors are emulated, or memory is short."""
+    status = json.loads(Machine().call("status", "--json")[1])
+    room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+    return _TWO if status.get("accelerator") == "tcg" or room < _MIB_FOR_FOUR else _FOUR
+
+
+def _together(lanes: Sequence[Callable[[], None]]) -> None:
+    """All of them at once, to their ends; what one raises is raised here."""
+    raised: list[BaseException] = []
+
+    def guarded(lane: Callable[[], None]) -> None:
+        try:
+            lane()
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(lane,), daemon=True) for lane in lanes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if raised:
+        raise raised[0]
+
+
+def _refusal() -> str | None:
+    """Why `agentres doctor` says that runs would be refused here; None where they would not."""
+    done = subprocess.run(
+        [sys.executable, "-m", "agentres", "doctor", "--json"], capture_output=True, text=True
+    )
+    try:
+        told = json.loads(done.stdout)
+        if told["run"]:
+            return None
+        return "; ".join(f["detail"] for f in told["findings"] if f["status"] == "refused")
+    except (ValueError, KeyError):
+        return f"agentres doctor: {(done.stdout + done.stderr).strip().rpartition(chr(10))[2]}"
+
+
+def _git_path(name: str) -> Path:
+    done = subprocess.run(
+        ["git", "-C", TREE, "rev-parse", "--path-format=absolute", "--git-path", name],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return Path(done.stdout.strip())
+
+
+def _commit() -> str:
+    """What is checked out; empty where the tree has more than that, or is no clone."""
+    git = ["git", "-C", str(TREE)]
+    dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    return "" if dirty.returncode or dirty.stdout or head.returncode else head.stdout.strip()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/test",
+        description="All checks: lint, unit tests here, kernel tests as root and as an ordinary user.",
+        epilog="Kernel tests run on this host where `agentres doctor` says that it can enforce limits, else in the VM "
+        "(scripts/vm). All parts run, whatever fails; the last line counts.",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--unit", action="store_true", help="lint and unit tests only: no VM")
+    which.add_argument("--kernel", action="store_true", help="kernel tests only")
+    parser.add_argument(
+        "--here", action="store_true", help="kernel tests on this machine, never in the VM"
+    )
+    parser.add_argument(
+        "--stock",
+        action="store_true",
+        help="in the VM with Debian's own kernel, by KVM or emulated",
+    )
+    parser.add_argument(
+        "--release", help="in a VM of that Debian (trixie or bookworm), with its own kernel"
+    )
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        metavar="N",
+        help="the kernel tests in the VM N times; a table of what failed",
+    )
+    parser.add_argument("pytest", nargs="*", metavar="-- ARGUMENTS", help="for pytest")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

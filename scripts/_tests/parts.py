@@ -1,0 +1,137 @@
+"""Parts of the tests: commands whose output is kept, told of as they end, and counted."""
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# pytest's last line; where it is missing, pytest did not come to its end.
+_SUMMARY = re.compile(r"^=+ (?:.* )?in [0-9.]+s(?: \([0-9:]+\))? =+$")
+_COUNT = re.compile(r"(\d+) (passed|failed|skipped|error)")
+_NO_TESTS = 5  # pytest's status where -k left none
+
+_printing = threading.Lock()
+
+
+def say(text: str) -> None:
+    """Tell one line of progress or trouble."""
+    with _printing:
+        print(f"test: {text}", file=sys.stderr, flush=True)
+
+
+_children: set[subprocess.Popen[bytes]] = set()
+
+
+@contextmanager
+def child(line: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process without our stdin that does not outlive the block, nor an interrupted call of the tests."""
+    with subprocess.Popen(line, stdin=subprocess.DEVNULL, **options) as process:
+        _children.add(process)
+        try:
+            yield process
+        finally:
+            process.terminate()  # one that has ended does not mind
+            _children.discard(process)
+
+
+def end_children() -> None:
+    """End what was started and still runs: this process is about to end itself."""
+    for process in list(_children):
+        process.terminate()
+        process.wait()
+
+
+@dataclass
+class Part:
+    """One part, as it ended."""
+
+    name: str
+    verdict: str = ""
+    seconds: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is a reason for the whole to be red."""
+        return self.verdict.startswith("FAILED")
+
+
+class Parts:
+    """All parts of one call; several threads may add to them."""
+
+    def __init__(self, logs: Path) -> None:
+        self.logs = logs
+        logs.mkdir(parents=True, exist_ok=True)
+        for old in logs.iterdir():
+            old.unlink()
+        self.all: list[Part] = []
+
+    def log(self, name: str) -> Path:
+        """Where the output of a part is kept."""
+        return self.logs / (re.sub(r"\W+", "-", name).strip("-") + ".log")
+
+    def skip(self, name: str, why: str) -> None:
+        """Note one that is not run, and why."""
+        say(f"{name}: {why}")
+        self.all.append(Part(name, why))
+
+    def run(self, name: str, work: Callable[[Path], Part]) -> Part:
+        """Have a part's work done with its log, and show both."""
+        log = self.log(name)
+        log.write_bytes(b"")
+        start = time.monotonic()
+        part = work(log)
+        part.seconds = time.monotonic() - start
+        with _printing:
+            sys.stdout.write(log.read_text(errors="replace"))
+            sys.stdout.flush()
+        say(f"{name}: {part.verdict} after {part.seconds:.0f} s")
+        self.all.append(part)
+        return part
+
+    def command(self, name: str, line: Sequence[str], cwd: Path) -> Part:
+        """Run a command as a part."""
+        say(f"{name}: {' '.join(line)}")
+
+        def work(log: Path) -> Part:
+            with (
+                log.open("ab") as output,
+                child(line, cwd=cwd, stdout=output, stderr=output) as process,
+            ):
+                status = process.wait()
+            return ended(name, status, log.read_text(errors="replace"))
+
+        return self.run(name, work)
+
+    def total(self, word: str) -> int:
+        """How many tests passed, failed or were skipped in all."""
+        return sum(part.counts.get(word, 0) for part in self.all)
+
+
+def ended(name: str, status: int, output: str) -> Part:
+    """A part from its exit status and what it printed."""
+    counts = counted(output)
+    if status == _NO_TESTS and summary_line(output):
+        return Part(name, "no test selected", counts=counts)
+    return Part(name, f"FAILED (exit {status})" if status else "passed", counts=counts)
+
+
+def summary_line(output: str) -> str | None:
+    """pytest's last line, which says that it came to its end."""
+    lines = [line for line in output.splitlines() if _SUMMARY.match(line)]
+    return lines[-1] if lines else None
+
+
+def counted(output: str) -> dict[str, int]:
+    """What pytest's last line counts: passed, failed (errors too), skipped."""
+    counts: dict[str, int] = {}
+    for number, word in _COUNT.findall(summary_line(output) or ""):
+        kind = "failed" if word == "error" else word
+        counts[kind] = counts.get(kind, 0) + int(number)
+    return counts

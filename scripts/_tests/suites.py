@@ -1,0 +1,237 @@
+"""Kernel tests in a machine: its death in between, and tests that fail once and pass alone."""
+
+import json
+import os
+import re
+import selectors
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from .parts import Part, child, say
+
+TREE = Path(__file__).resolve().parents[2]
+VM = str(TREE / "scripts" / "vm")
+
+# Both would write into the source tree, which belongs to root in the VM.
+PYTEST = (
+    "python",
+    "-m",
+    "pytest",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:hypothesispytest",
+    "-v",
+    "--require-kernel",
+)
+
+_LOOK_SECONDS = 5  # how often a silent machine is looked at
+_HANG_SECONDS = 400  # the longest test takes a quarter of that where processors are emulated
+_DEATHS_MAX = 3
+TESTS_FAILED = "FAILED"  # the verdict where tests did, and nothing else is wrong
+_VM_FAILED = 125  # `scripts/vm` itself did; pytest never exits so
+_RERUN_MAX = 6  # more at once are no matter of chance
+
+_STARTED = re.compile(r"^(tests/\S+?::.*?) (?:(PASSED|FAILED|ERROR|SKIPPED)\b.*)?$")
+_WORST = ("SKIPPED", "PASSED", "FAILED", "ERROR")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tests that are run by one pytest, as one user of a machine."""
+
+    name: str
+    user: str
+    paths: tuple[str, ...] = ("tests/kernel",)
+    options: tuple[str, ...] = ()
+
+
+@dataclass
+class Outcomes:
+    """What became of a suite's tests, by their ids; ``running`` had begun and not ended."""
+
+    of: dict[str, str] = field(default_factory=dict)
+    running: str = ""
+    status: int = 0
+
+    def hear(self, line: str) -> None:
+        """Take in a line of pytest's."""
+        match = _STARTED.match(line)
+        if match is None:
+            return
+        test, outcome = match[1], match[2]
+        self.running = test
+        if outcome is not None:
+            self.of[test] = max(self.of.get(test, outcome), outcome, key=_WORST.index)
+            self.running = ""
+
+    @property
+    def failed(self) -> list[str]:
+        """Those that are red."""
+        return [test for test, outcome in self.of.items() if outcome in ("FAILED", "ERROR")]
+
+    def counts(self) -> dict[str, int]:
+        """How many passed, failed and were skipped."""
+        outcomes = list(self.of.values())
+        passed, skipped = outcomes.count("PASSED"), outcomes.count("SKIPPED")
+        return {"passed": passed, "failed": len(self.failed), "skipped": skipped}
+
+
+class Machine:
+    """One of this clone's VMs, by its name."""
+
+    def __init__(self, name: str = "") -> None:
+        self._environment = os.environ | {"AGENTRES_VM_NAME": name}
+        self._process = Path("/nonexistent")
+        self.console = self._process  # what its kernel has printed
+
+    def call(self, *arguments: str) -> tuple[int, str, str]:
+        """Run `scripts/vm` to its end; its status, stdout and stderr."""
+        options = {"env": self._environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with child([VM, *arguments], **options) as process:
+            out, err = process.communicate()
+        return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
+
+    def up(self) -> str:
+        """Start it; empty, or why it does not start."""
+        failed, _, why = self.call("up")
+        if failed:
+            return why.strip()
+        status = json.loads(self.call("status", "--json")[1])
+        self._process = Path(f"/proc/{status['pid']}")
+        self.console = Path(status["folder"], "console.log")
+        return ""
+
+    def down(self) -> None:
+        """Stop it."""
+        self.call("down")
+
+    @property
+    def runs(self) -> bool:
+        """Whether its process is there."""
+        return self._process.exists()
+
+    def pytest(self, suite: Suite, arguments: Sequence[str], log: Path, outcomes: Outcomes) -> str:
+        """Run tests as a suite's are; empty, or how the machine died meanwhile."""
+        line = [VM, "exec", "--user", suite.user, "--", *PYTEST, *suite.options, *arguments]
+        outcomes.running = ""
+        if why := self.up():
+            return f"does not start: {why}"
+        with log.open("ab") as output:
+            output.write(f"$ {' '.join(line)}\n".encode())
+            output.flush()
+            options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+            with child(line, env=self._environment, **options) as process:
+                died = self._listen(process, output, outcomes)
+        outcomes.status = process.returncode
+        return died
+
+    def _listen(self, process: subprocess.Popen[bytes], log: BinaryIO, outcomes: Outcomes) -> str:
+        assert process.stdout is not None
+        rest, heard = b"", time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while True:
+                if not selector.select(_LOOK_SECONDS):
+                    if not self.runs:
+                        return "has ended (a panic of its kernel)"
+                    if time.monotonic() - heard > _HANG_SECONDS:
+                        return f"has been silent for {_HANG_SECONDS} s"
+                    continue
+                data = os.read(process.stdout.fileno(), 1 << 16)
+                heard = time.monotonic()
+                if not data:
+                    process.wait()
+                    lost = process.returncode == _VM_FAILED
+                    return "is out of reach, or ended (a panic of its kernel)" if lost else ""
+                log.write(data)
+                log.flush()
+                *lines, rest = (rest + data).split(b"\n")
+                for line in [*lines, rest]:
+                    outcomes.hear(line.decode(errors="replace"))
+
+
+def run(
+    machine: Machine, suite: Suite, arguments: Sequence[str], log: Path
+) -> tuple[Part, Outcomes]:
+    """All tests of a suite, also where the machine dies of one: that one failed, and the others go on in a fresh one."""
+    outcomes = Outcomes()
+    for _ in range(_DEATHS_MAX):
+        left_out = [word for test in outcomes.of for word in ("--deselect", test)]
+        died = machine.pytest(suite, [*suite.paths, *arguments, *left_out], log, outcomes)
+        if not died:
+            break
+        told = f"{suite.name}: the machine {died}, during {outcomes.running or 'no test'}"
+        say(told)
+        end = ""
+        if machine.console.exists():
+            end = "\n".join(machine.console.read_text(errors="replace").splitlines()[-25:])
+            shutil.copy(machine.console, log.with_suffix(".console"))
+        with log.open("a") as output:
+            output.write(f"\n{told}; the end of its console:\n{end}\n")
+        if outcomes.running:
+            outcomes.of[outcomes.running] = "FAILED"
+        machine.down()
+    counts = outcomes.counts()
+    if died:
+        return Part(suite.name, f"FAILED (the machine {died})", counts=counts), outcomes
+    if outcomes.status == 5 and not outcomes.of:
+        return Part(suite.name, "no test selected", counts=counts), outcomes
+    # pytest's status is about the last call alone; no call may have ended but by its own word.
+    verdict = "passed"
+    if outcomes.status not in (0, 1, 5):
+        verdict = f"FAILED (exit {outcomes.status})"
+    elif outcomes.failed:
+        verdict = TESTS_FAILED
+    return Part(suite.name, verdict, counts=counts), outcomes
+
+
+@dataclass(frozen=True)
+class Flaky:
+    """A test that failed among others and passed alone."""
+
+    suite: str
+    test: str
+
+
+def again(
+    machine: Machine, suite: Suite, failed: Sequence[str], first: Path, kept: Path
+) -> list[Flaky]:
+    """Run what failed once more, each alone in a fresh machine; those that pass, with both outputs kept."""
+    found = []
+    if len(failed) > _RERUN_MAX:
+        say(f"{suite.name}: {len(failed)} failed: too many to be chance, none is run again")
+        return []
+    for test in failed:
+        machine.down()
+        log = first.with_name("again.log")
+        log.write_bytes(b"")
+        outcomes = Outcomes()
+        died = machine.pytest(suite, [test], log, outcomes)
+        passed = not died and outcomes.status == 0 and outcomes.of.get(test) == "PASSED"
+        say(f"{suite.name}: {test} {'passes' if passed else 'fails again'} alone")
+        with kept.open("a") as file:
+            file.write(
+                f"{suite.name}: {test}\n\nAmong others:\n{_failure(first, test)}\n\nAlone:\n{log.read_text(errors='replace')}\n\n"
+            )
+        if passed:
+            found.append(Flaky(suite.name, test))
+    return found
+
+
+def _failure(log: Path, test: str) -> str:
+    """A failed test's own section of pytest's output."""
+    name = test.rpartition("::")[2]
+    lines = log.read_text(errors="replace").splitlines()
+    heading = re.compile(rf"^_+ (?:ERROR at \w+ of )?{re.escape(name)} _+$")
+    starts = [number for number, line in enumerate(lines) if heading.match(line)]
+    if not starts:
+        return "\n".join(lines[-60:])
+    end = re.compile(r"^(_{3,} \S.* _{3,}|=+ .* =+)$")
+    after = (n for n in range(starts[0] + 1, len(lines)) if end.match(lines[n]))
+    return "\n".join(lines[starts[0] : next(after, len(lines))])

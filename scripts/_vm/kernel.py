@@ -1,0 +1,157 @@
+"""Builds the kernel that runs as an ordinary process, from Debian's own source package, once for each version."""
+
+import hashlib
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from . import host
+from .config import RELEASE, Settings, VmError, cache_dir
+from .mirror import host_mirror
+
+# SMP came to User Mode Linux with 6.19.
+_OLDEST = (6, 19)
+# The first of these that has a source new enough, and its newest. Mirrors may be late with names such as "stable".
+_SUITES = (RELEASE, f"{RELEASE}-backports", "testing", "unstable")
+_OPTIONS = Path(__file__).with_name("uml.config")
+
+_PACKAGES = {
+    "gcc": "gcc",
+    "make": "make",
+    "flex": "flex",
+    "bison": "bison",
+    "bc": "bc",
+    "xz": "xz-utils",
+    "/usr/include/gelf.h": "libelf-dev",
+    "/usr/include/stdio.h": "libc6-dev",
+}
+_NEWEST_KEPT = 2
+
+
+def ensure_kernel(settings: Settings, force: bool = False) -> Path:
+    """The kernel with today's options, built now where the cache lacks it; ``force``: from Debian's newest."""
+    folder = cache_dir() / "kernels"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not force and (kernel := _newest(folder)):
+        return kernel
+    with host.locked(folder / ".lock"):
+        if not force and (kernel := _newest(folder)):
+            return kernel
+        host.ensure_packages({**host.BASE, **_PACKAGES})
+        for leftover in folder.glob(".build-*"):
+            shutil.rmtree(leftover)
+        work = Path(tempfile.mkdtemp(prefix=".build-", dir=folder))
+        try:
+            return _build(work, folder, settings)
+        finally:
+            shutil.rmtree(work)
+
+
+def _newest(folder: Path) -> Path | None:
+    """The cached kernel of the newest build."""
+    found = folder.glob(f"*-{_key()}/linux")
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _key() -> str:
+    """Changes with the options."""
+    return hashlib.sha256(_OPTIONS.read_bytes()).hexdigest()[:8]
+
+
+def _build(work: Path, folder: Path, settings: Settings) -> Path:
+    log = cache_dir() / "kernel.log"
+    log.write_bytes(b"")
+    mirror = settings.mirror or host_mirror()
+    if mirror is None:
+        raise VmError("no Debian mirror is configured on this host: set AGENTRES_VM_MIRROR")
+    with host.step("looking for Debian's newest kernel source"):
+        apt, package, version = _find(work, mirror, log)
+    target = folder / f"{version}-{_key()}"
+    host.say(f"building kernel {target.name} (log: {log})")
+    with host.step(f"fetching {package}"):
+        host.run_logged([*apt, "download", f"{package}={version}"], log, cwd=work)
+        unpack = 'dpkg-deb --fsys-tarfile "$1"_*.deb | tar -xO "./usr/src/$1.tar.xz" | tar -xJ'
+        host.run_logged(["sh", "-ec", unpack, "sh", package], log, cwd=work)
+    source, made = work / package, work / "made"
+    made.mkdir()
+    make: list[str | Path] = ["make", "-s", "-C", source, "ARCH=um", f"O={made}"]
+    merge: list[str | Path] = [
+        source / "scripts/kconfig/merge_config.sh",
+        "-m",
+        "-O",
+        made,
+        made / ".config",
+        _OPTIONS,
+    ]
+    with host.step("configuring it"):
+        host.run_logged([*make, "defconfig"], log)
+        host.run_logged(merge, log, cwd=source)
+        host.run_logged([*make, "olddefconfig"], log)
+        _check(made / ".config")
+    host.say("compiling it: 13 minutes of one processor")
+
+    def progress() -> str:
+        return f"{sum(1 for _ in made.rglob('*.o'))} files compiled"
+
+    host.run_logged([*make, f"-j{host.processors()}", "linux"], log, progress=progress)
+    shutil.rmtree(target, ignore_errors=True)  # a machine that runs keeps its open file
+    target.mkdir()
+    (made / "linux").rename(work / "linux")
+    (work / "linux").rename(target / "linux")
+    for old in sorted(folder.glob("*/linux"), key=lambda path: path.stat().st_mtime)[
+        :-_NEWEST_KEPT
+    ]:
+        shutil.rmtree(old.parent)
+    return target / "linux"
+
+
+def _find(work: Path, mirror: str, log: Path) -> tuple[list[str], str, str]:
+    """apt-get with lists of its own, and the package and its version there."""
+    sources = work / "sources.list"
+    options = [f"-oDir::Etc::SourceList={sources}", "-oDir::Etc::SourceParts=-"]
+    options += [f"-oDir::State={work}/state", f"-oDir::Cache={work}/cache"]
+    options += ["-oDir::State::status=/dev/null", "-oAPT::Architecture=amd64"]
+    options += ["-oAPT::Sandbox::User=root", "-oAcquire::Languages=none"]
+    for part in ("state/lists/partial", "cache/archives/partial"):
+        (work / part).mkdir(parents=True)
+    for suite in _SUITES:
+        sources.write_text(f"deb [signed-by={host.KEYRING}] {mirror} {suite} main\n")
+        host.run_logged(["apt-get", *options, "update", "-q"], log)
+        names = subprocess.run(
+            ["apt-cache", *options, "pkgnames", "linux-source-"],
+            capture_output=True, text=True, check=True, env=host.ENVIRONMENT,
+        ).stdout.split()  # fmt: skip
+        known = {name: _number(name) for name in names}
+        new = {name: number for name, number in known.items() if number and number >= _OLDEST}
+        if new:
+            package = max(new, key=lambda name: new[name])
+            shown = subprocess.run(
+                ["apt-cache", *options, "show", "--no-all-versions", package],
+                capture_output=True, text=True, check=True, env=host.ENVIRONMENT,
+            ).stdout  # fmt: skip
+            version = next(
+                line.split()[1] for line in shown.splitlines() if line.startswith("Version:")
+            )
+            return ["apt-get", *options], package, version
+    oldest = ".".join(map(str, _OLDEST))
+    raise VmError(f"no suite of {mirror} has a kernel source of {oldest} or newer")
+
+
+def _number(package: str) -> tuple[int, int] | None:
+    match = re.fullmatch(r"linux-source-(\d+)\.(\d+)", package)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _check(config: Path) -> None:
+    """Refuse a kernel that lost one of the options: they go silently when what they depend on is missing."""
+    have = set(config.read_text().splitlines())
+    wanted = [line for line in _OPTIONS.read_text().splitlines() if "CONFIG_" in line]
+    # An option that this kernel has no more is as good as off.
+    lost = [line for line in wanted if line not in have and not line.startswith("# CONFIG_")]
+    on = [
+        line for line in wanted if line.startswith("# CONFIG_") and f"{line.split()[1]}=y" in have
+    ]
+    if lost or on:
+        raise VmError(f"the kernel's configuration does not take: {', '.join(lost + on)}")
