@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from agentres import errors
+from agentres.model import errors
 from agentres.cli.app import app
 from agentres.cli.manual import plain, verbs
 

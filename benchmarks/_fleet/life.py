@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from _fleet.recordings import Outcome, Recording, Rule, World, pieces
-from agentres.limits import Range
+from agentres.model.limits import Range
 from agentres.policy.scaling import Move, Philosophy, Scaler
 
 INTERVAL = 5.0
-"""Seconds between two samples of the policy (agentres.settings)."""
+"""Seconds between two samples of the policy (agentres.policy.settings)."""
 
 NOTIFY = 0.010
 """Seconds between two notifications of one file: CGROUP_FILE_NOTIFY_MIN_INTV in kernel/cgroup/cgroup.c."""

@@ -12,7 +12,7 @@ import sys
 def main() -> None:
     """Run the command line; this process exits with its status."""
     if sys.argv[1:2] == ["run"] and "_AGENTRES_COMPLETE" not in os.environ:
-        from agentres import options
+        from agentres.run import options
 
         if (line := options.parse(sys.argv[2:])) is not None:
             from agentres.cli.run import run
@@ -25,7 +25,7 @@ def main() -> None:
 
         os._exit(run_unit(sys.argv[3]))
     if sys.argv[1:] == ["daemon"]:
-        from agentres.daemon import main as serve
+        from agentres.daemon.server import main as serve
 
         raise SystemExit(serve())
     if sys.argv[1:] == ["--version"] and "_AGENTRES_COMPLETE" not in os.environ:

@@ -21,8 +21,8 @@ from typing import Any
 import psutil
 import pytest
 
-from agentres.errors import AgentresError
 from agentres.kernel import delegation
+from agentres.model.errors import AgentresError
 
 ROOT = os.geteuid() == 0
 AGENTRES = [sys.executable, "-m", "agentres"]
@@ -47,7 +47,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.chmod(directory, 0o755)
     socket = f"{directory}/agentres.sock"
     line = ["sudo", "-n", "env", f"AGENTRES_SOCKET={socket}", "AGENTRES_CONFIG=/dev/null"]
-    process = subprocess.Popen([*line, *AGENTRES, "daemon"], stdin=subprocess.DEVNULL)
+    with open(f"{directory}/daemon.log", "wb") as log:  # what it says is nobody's line here
+        process = subprocess.Popen(
+            [*line, *AGENTRES, "daemon"], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
     os.environ["AGENTRES_SOCKET"] = socket
 
     def end() -> None:

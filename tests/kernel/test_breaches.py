@@ -369,8 +369,8 @@ def test_what_a_handler_leaves_running_ends_with_the_run(watched: Watched, tmp_p
 def test_a_program_of_its_own_is_told_in_a_function(tmp_path: Path) -> None:
     program = f"""
 import sys
-from agentres import agent
-from agentres.limits import Host, Limits
+from agentres.run import agent
+from agentres.model.limits import Host, Limits
 code = {OWN!r} + "time.sleep(0.5)\\ntake(45)\\ntime.sleep(1)\\n"
 def heard(event):
     with open({str(tmp_path / "heard")!r}, "a") as file:

@@ -32,8 +32,13 @@ def test_cpu_time_over_wall_is_the_limit(
     agentres_run: RunAgent, cores: str, processes: int
 ) -> None:
     limit = float(cores.rstrip("%")) / (100 if "%" in cores else 1)
-    run = agentres_run("--cpu", cores, command=python(SPIN, processes, SECONDS), check=True)
-    assert float(run.out) == pytest.approx(limit, rel=0.05)
+    rates = []
+    # Never above; up to it in one of three tries: what the host takes of the machine's processors is missing.
+    while not rates or (max(rates) < 0.95 * limit and len(rates) < 3):
+        run = agentres_run("--cpu", cores, command=python(SPIN, processes, SECONDS), check=True)
+        rates.append(float(run.out))
+        assert rates[-1] <= 1.05 * limit
+    assert max(rates) >= 0.95 * limit, rates
     assert run.usage["nr_throttled"] > 0
     assert "cpu.max" in run.hits
     assert "throttled" in run.err

@@ -29,7 +29,7 @@ from conftest import (
 
 from agentres.kernel import bpf, isolate, netns, network
 from agentres.kernel.cgroup import Cgroup
-from agentres.limits import NetworkMax
+from agentres.model.limits import NetworkMax
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

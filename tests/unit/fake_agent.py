@@ -11,13 +11,13 @@ from typing import Any
 
 from fake_slice import MIB, FakeSlice
 
-from agentres.elastic import Elastic, Terms
-from agentres.errors import ControlFileError
 from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
-from agentres.limiter import Limiter
-from agentres.limits import IoMax, Limits, Range, Setting
+from agentres.model.errors import ControlFileError
+from agentres.model.limits import IoMax, Limits, Range, Setting
 from agentres.policy.scaling import BALANCED, Philosophy
+from agentres.run.elastic import Elastic, Terms
+from agentres.run.limiter import Limiter
 
 MEMORY = {"memory": Range(64 * MIB, 4000 * MIB)}
 

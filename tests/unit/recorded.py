@@ -9,12 +9,12 @@ from typing import Any
 from fake_slice import MIB, FakeSlice
 from told import event
 
-from agentres.curves import curves
-from agentres.errors import AgentresError
-from agentres.fleet import Fleet
 from agentres.kernel import registry
 from agentres.kernel.registry import Claimed, Found
-from agentres.stats import Sample
+from agentres.model.errors import AgentresError
+from agentres.model.stats import Sample
+from agentres.readers.curves import curves
+from agentres.readers.fleet import Fleet
 from agentres.store import ActionRow, AlertRow, Store
 from agentres.tui.source import Detail, Process, Source
 

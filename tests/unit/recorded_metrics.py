@@ -17,9 +17,9 @@ from agentres.cli.metrics import serve
 from agentres.kernel import host
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.meter import GROUPS, Meter
-from agentres.limits import Host
-from agentres.metrics import AgentresCollector
-from agentres.stats import Sample
+from agentres.model.limits import Host
+from agentres.model.stats import Sample
+from agentres.readers.metrics import AgentresCollector
 from agentres.store import Store
 
 

@@ -14,10 +14,10 @@ import pytest
 from fake_slice import keep_attributes
 from recorded import GIB, RecordedHost
 
-from agentres.fleet import Picture
 from agentres.kernel import host, registry
 from agentres.kernel.registry import Found
-from agentres.limits import Host
+from agentres.model.limits import Host
+from agentres.readers.fleet import Picture
 from agentres.tui.app import Top, show
 
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from fake_slice import MIB, FakeSlice, keep_attributes
 
-from agentres.admission import ASKED_PATIENCE, LOOK_AGAIN, Applicant, enter
-from agentres.errors import Interrupted, NoRoom
 from agentres.kernel import bell, host, registry, tree
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.inotify import Inotify
 from agentres.kernel.registry import Claimed
-from agentres.limits import Limits, Range
+from agentres.model.errors import Interrupted, NoRoom
+from agentres.model.limits import Limits, Range
 from agentres.policy import contention
+from agentres.run.admission import ASKED_PATIENCE, LOOK_AGAIN, Applicant, enter
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

@@ -606,7 +606,7 @@ def test_no_event_without_an_alert(keep: float, life: list[tuple[float, int | No
 # When to look.
 
 INTERVAL, FASTEST = 5.0, 0.1
-"""Seconds: between full samples; least between two looks (agentres.settings)."""
+"""Seconds: between full samples; least between two looks (agentres.policy.settings)."""
 
 
 def watched(

@@ -13,11 +13,11 @@ from fake_slice import MIB, FakeSlice, keep_attributes
 from typer.testing import CliRunner
 
 from agentres.cli.app import app
-from agentres.errors import NoCgroup
 from agentres.kernel import delegation, host, tree
 from agentres.kernel.delegation import Hierarchy, Place
 from agentres.kernel.registry import Claimed
-from agentres.limits import Host
+from agentres.model.errors import NoCgroup
+from agentres.model.limits import Host
 
 GIB = 1 << 30
 AGENT = {"name", "cgroup", "started", "priority", "state", "limit", "use", "least", "most", "wants", "share", "cpu_limit", "supervised"}  # fmt: skip

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from agentres.errors import UsageError
-from agentres.limits import EVERY_DISK, Host, Limits, Range, defaults, read_limits
+from agentres.model.errors import UsageError
+from agentres.model.limits import EVERY_DISK, Host, Limits, Range, defaults, read_limits
+from agentres.model.units import MAX
 from agentres.policy.ceilings import AGENTS, Allowed, Ceiling, allowed, within
-from agentres.units import MAX
 
 GIB = 2**30
 HOST = Host(cpus=8, memory=16 * GIB)

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from agentres.errors import ControlFileError
 from agentres.kernel.cgroup import Cgroup, holds
-from agentres.limits import IoMax, Limits, Refused, Setting
-from agentres.stats import Usage
+from agentres.model.errors import ControlFileError
+from agentres.model.limits import IoMax, Limits, Refused, Setting
+from agentres.model.stats import Usage
 
 Make = Callable[..., Cgroup]
 

@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 
 from agentres import __version__
-from agentres.options import OPTIONS
+from agentres.run.options import OPTIONS
 
 
 @cache

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentres import settings
+from agentres.policy import settings
 from agentres.policy.alerts import Severity
-from agentres.settings import Handler, Settings
+from agentres.policy.settings import Handler, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ DEADLINE = 20.0
 
 FAKE_STORE = """
 import json, os, sys, types
-from agentres.errors import AgentresError
+from agentres.model.errors import AgentresError
 class StoreError(AgentresError): pass
 class Store:
     refusals = int(os.environ.get("REFUSALS", "0"))
@@ -50,7 +50,7 @@ sys.modules["agentres.store"] = module
 """
 
 MAIN = f"""{FAKE_STORE}
-from agentres import companion
+from agentres.companion import main as companion
 def watch_host(settings, slice_path, history, tell, ended):
     event = json.loads(os.environ["HOST_EVENT"])
     tell(event | {{"id": slice_path}})
@@ -356,7 +356,7 @@ def test_a_program_that_uses_us_as_a_library_gives_functions(tmp_path: Path) -> 
 
 def test_latency(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As it is started by a resident; printed, not asserted tighter than a shared machine allows."""
-    resident = Resident(tmp_path, "-m", "agentres.companion")
+    resident = Resident(tmp_path, "-m", "agentres.companion.main")
     try:
         began = time.monotonic()
         resident.begin(python("say"), state="")

@@ -23,15 +23,15 @@ from typer.testing import CliRunner
 
 from agentres.cli.config import app
 from agentres.config import ConfigError, dump, elastic, files, load, schema, sections, values
-from agentres.errors import UsageError
-from agentres.limits import WRITTEN, Host
-from agentres.paths import configuration
+from agentres.model.errors import UsageError
+from agentres.model.limits import WRITTEN, Host
+from agentres.model.paths import configuration
 from agentres.policy.alerts import DEFAULT_RULES, Rule, Severity
 from agentres.policy.ceilings import Ceiling
 from agentres.policy.prediction import PredictionSettings
 from agentres.policy.resources import EVENT, RESOURCES
 from agentres.policy.scaling import AGGRESSIVE, BALANCED, FROZEN, PHILOSOPHIES
-from agentres.settings import TERMINAL, Handler, Settings, from_plain, to_plain
+from agentres.policy.settings import TERMINAL, Handler, Settings, from_plain, to_plain
 
 Write = Callable[..., str]
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -1147,7 +1147,7 @@ AGENT = '[agent]\ncommand = ["true"]\n'
 
 
 def test_an_agent_is_described(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("agentres.paths.AGENTS", str(tmp_path))
+    monkeypatch.setattr("agentres.model.paths.AGENTS", str(tmp_path))
     path = tmp_path / "x.toml"
     path.write_text(
         AGENT + 'isolate = false\nuser = "dev"\ncwd = "/"\npriority = "high"\ntimeout = "90s"\n'
@@ -1181,7 +1181,7 @@ def test_an_agent_is_described(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_an_agent_that_makes_no_sense_is_refused(
     text: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("agentres.paths.AGENTS", str(tmp_path))
+    monkeypatch.setattr("agentres.model.paths.AGENTS", str(tmp_path))
     path = tmp_path / "x.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:

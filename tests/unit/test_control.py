@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentres import client, control, steering
-from agentres.errors import AgentresError, NotEnforceable, UsageError
 from agentres.kernel import listener
 from agentres.kernel.listener import Connection, Listener, Peer
 from agentres.kernel.loop import Loop
 from agentres.kernel.registry import Found
+from agentres.model.errors import AgentresError, NotEnforceable, UsageError
+from agentres.run import client, control, steering
 
 # Lines.
 

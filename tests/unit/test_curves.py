@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agentres.curves import CURVES, curves, pieces
+from agentres.model.stats import Sample
 from agentres.policy.resources import EVENT, RESOURCES
-from agentres.stats import Sample
+from agentres.readers.curves import CURVES, curves, pieces
 
 
 def test_there_is_a_curve_for_each_resource_that_is_no_event() -> None:

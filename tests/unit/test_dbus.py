@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentres.errors import SystemdError
 from agentres.kernel import dbus
 from agentres.kernel.dbus import (
     ERROR,
@@ -26,6 +25,7 @@ from agentres.kernel.dbus import (
     marshal,
     unmarshal,
 )
+from agentres.model.errors import SystemdError
 
 
 @pytest.mark.parametrize(

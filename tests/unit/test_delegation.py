@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agentres.errors import NoCgroup
 from agentres.kernel.delegation import UNIFIED, Hierarchy, parse_hierarchy
 from agentres.kernel.mounts import parse_mounts
+from agentres.model.errors import NoCgroup
 
 ROOT = "25 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
 V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"

@@ -21,7 +21,7 @@ pytest.importorskip("prometheus_client", reason="pip install 'agentres[metrics]'
 
 from pyroute2 import IPRoute, netns
 
-from agentres.metrics import TABLE
+from agentres.readers.metrics import TABLE
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy/prometheus/agentres.rules.yml"

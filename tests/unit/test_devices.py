@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agentres.errors import UsageError
 from agentres.kernel import devices
 from agentres.kernel.devices import behind, every_disk, uncounted, whole
 from agentres.kernel.mounts import Mount, parse_mounts
+from agentres.model.errors import UsageError
 
 ROOT = "25 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro"
 TMP = "40 25 0:35 / /tmp rw,nosuid shared:20 - tmpfs tmpfs rw,size=1024k"

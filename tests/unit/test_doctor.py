@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from agentres.doctor import IO_DROP_IN, Finding, examine, refused
 from agentres.kernel.delegation import UNIFIED
 from agentres.kernel.mounts import parse_mounts
-from agentres.kernel.probe import Disk, Facts, where_controllers_are
+from agentres.readers.doctor import IO_DROP_IN, Finding, examine, refused
+from agentres.readers.probe import Disk, Facts, where_controllers_are
 
 LIMIT_FILES = ["cpu.max", "memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "io.max"]
 FEATURE_FILES = [

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentres.kernel import host
-from agentres.limits import IoMax, Limits, Range, Setting
+from agentres.model.limits import IoMax, Limits, Range, Setting
 from agentres.policy.contention import EQUALS_WAIT, FROZEN_LEAST, PATIENCE, Step
 from agentres.policy.prediction import Forecast, Prediction
 from agentres.policy.scaling import FROZEN
 from agentres.policy.tripwire import ROOM
-from agentres.sharing import PAGE
+from agentres.run.sharing import PAGE
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from agentres.engine import Engine, Subject
 from agentres.kernel.loop import Timer
+from agentres.model.stats import Sample
 from agentres.policy.alerts import Rule, Severity
-from agentres.settings import Settings
-from agentres.stats import Sample
+from agentres.policy.settings import Settings
+from agentres.watch.engine import Engine, Subject
 
 
 class Simulated:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from agentres.explain import Hit, Outcome, as_json, hits, limits_line, not_enforced, summary
-from agentres.limits import EVERY_DISK, IoMax, Limits, Range, Refused, Setting
-from agentres.stats import OomKill, Usage
-from agentres.units import MAX
+from agentres.model.limits import EVERY_DISK, IoMax, Limits, Range, Refused, Setting
+from agentres.model.stats import OomKill, Usage
+from agentres.model.units import MAX
+from agentres.run.explain import Hit, Outcome, as_json, hits, limits_line, not_enforced, summary
 
 MIB = 2**20
 LIMITS = Limits(cpu=1.5, memory=512 * MIB, swap=0, pids=64, nofile=1000)

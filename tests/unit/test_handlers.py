@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentres.handlers import Dispatcher, webhook
-from agentres.handlers.journal import MESSAGE_ID
-from agentres.handlers.terminal import line
-from agentres.handlers.webhook import Standing
+from agentres.companion.handlers import Dispatcher, webhook
+from agentres.companion.handlers.journal import MESSAGE_ID
+from agentres.companion.handlers.terminal import line
+from agentres.companion.handlers.webhook import Standing
 from agentres.policy.alerts import Severity
-from agentres.settings import Handler
+from agentres.policy.settings import Handler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

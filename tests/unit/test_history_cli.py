@@ -17,11 +17,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from agentres import plot
 from agentres.cli.history import history
-from agentres.curves import CURVES
+from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
-from agentres.stats import Sample
+from agentres.readers import plot
+from agentres.readers.curves import CURVES
 from agentres.store import Run, Store
 
 pytestmark = pytest.mark.usefixtures("noon")
@@ -420,7 +420,7 @@ def test_an_alert_is_marked_where_its_resource_is() -> None:
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 @pytest.mark.parametrize("count", [1, 2, 100])
 def test_curves_of_any_width_and_length_are_drawn(width: int, count: int) -> None:
-    from agentres.curves import curves
+    from agentres.readers.curves import curves
 
     samples = [
         (1e9 + n, sample(n, working_set=int(2**29 * (1 + math.sin(n))), fds=None))
@@ -432,7 +432,7 @@ def test_curves_of_any_width_and_length_are_drawn(width: int, count: int) -> Non
 
 
 def test_a_far_limit_is_told_and_not_drawn() -> None:
-    from agentres.curves import curves
+    from agentres.readers.curves import curves
 
     samples = [(float(n), sample(n, memory_limit=1 << 40)) for n in range(3)]
     text = "\n".join(plot.terminal(curves(samples), 80))

@@ -8,7 +8,7 @@ import resource
 import pytest
 
 from agentres.kernel import host
-from agentres.limits import Host
+from agentres.model.limits import Host
 
 
 def test_the_host_has_processors_and_whole_pages_of_memory() -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import psutil
 import pytest
 
-from agentres.kernel import devices, hostsample
-from agentres.kernel.hostsample import host_sample, parse_pressure
+from agentres.companion import hostsample
+from agentres.companion.hostsample import host_sample, parse_pressure
+from agentres.kernel import devices
 from agentres.kernel.mounts import parse_mounts
-from agentres.stats import Sample, StatError
+from agentres.model.stats import Sample, StatError
 
 # A host samples itself between two looks of the oracle: what only counts lies in between.
 

@@ -25,12 +25,12 @@ OURS_OR_CGROUPSPY = {"agentres", "cgroupspy", "cgroupspy.interfaces", "cgroupspy
 
 ENTRY = "import agentres.cli.run"
 WHOLE_LINE = """
-from agentres import options
+from agentres.run import options
 from agentres.cli.run import run
-from agentres.limits import Host
+from agentres.model.limits import Host
 options.understand(*options.parse(["--cpu=1", "--memory", "50%", "--io-write=/dev/vda=1M", "--", "true"]), Host(4, 2**33))
 """
-WATCHING = "import agentres.cli.run, agentres.supervision, agentres.monitor"
+WATCHING = "import agentres.cli.run, agentres.run.supervision, agentres.run.monitor"
 
 
 @cache
@@ -66,9 +66,9 @@ def test_a_run_loads_the_standard_library_its_own_core_and_two_modules_of_cgroup
 @pytest.mark.parametrize(
     "module",
     [
-        "agentres.cli.app", "agentres.cli.doctor", "agentres.doctor", "agentres.fleet",
-        "agentres.kernel.probe", "agentres.plot", "agentres.progress", "agentres.report",
-        "agentres.tui", "agentres.web", "aiohttp", "matplotlib", "prometheus_client", "textual",
+        "agentres.cli.app", "agentres.cli.doctor", "agentres.readers.doctor", "agentres.readers.fleet",
+        "agentres.readers.probe", "agentres.readers.plot", "agentres.run.progress", "agentres.report",
+        "agentres.tui", "agentres.readers.web", "aiohttp", "matplotlib", "prometheus_client", "textual",
     ],
 )  # fmt: skip
 def test_a_run_does_not_load_the_other_verbs(module: str) -> None:

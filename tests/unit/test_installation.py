@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from agentres.cli import install, manual
 from agentres.cli.app import app
-from agentres.options import OPTIONS
+from agentres.run.options import OPTIONS
 
 PAGE = manual.page(get_command(app))
 

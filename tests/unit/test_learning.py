@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from agentres.learning import Learning
-from agentres.limits import Range
+from agentres.model.limits import Range
+from agentres.model.stats import Sample
 from agentres.policy.observer import WINDOW, Observed
 from agentres.policy.prediction import Prediction, Profile, learn
-from agentres.settings import Settings
-from agentres.stats import Sample
+from agentres.policy.settings import Settings
+from agentres.run.learning import Learning
 
 MIB = 1 << 20
 HOUR = 3600.0

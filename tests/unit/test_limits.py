@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentres.limits import (
+from agentres.model.limits import (
     EVERY_DISK,
     MEMORY_LEAST,
     MEMORY_START,
@@ -20,7 +20,7 @@ from agentres.limits import (
     page_align,
     read_limits,
 )
-from agentres.units import MAX
+from agentres.model.units import MAX
 
 
 def written(limits: Limits) -> list[tuple[str, str]]:

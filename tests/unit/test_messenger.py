@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from test_companion import event
 
-from agentres import messenger
 from agentres.kernel.loop import Loop
-from agentres.messenger import Messenger
 from agentres.policy.alerts import Severity
-from agentres.settings import Handler, Settings
+from agentres.policy.settings import Handler, Settings
+from agentres.run import messenger
+from agentres.run.messenger import Messenger
 
 DEADLINE = 60.0
 

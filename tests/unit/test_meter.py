@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentres.kernel.meter import GROUPS, Meter
-from agentres.stats import Sample
+from agentres.model.stats import Sample
 
 FILES = {
     "cpu.stat": "usage_usec 500\nuser_usec 300\nsystem_usec 200\nnr_periods 7\nnr_throttled 2\nthrottled_usec 90\n",

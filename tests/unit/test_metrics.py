@@ -30,12 +30,19 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from agentres.cli.listening import parse_address
 from agentres.cli.metrics import metrics, write_textfile
-from agentres.errors import AgentresError, UsageError
 from agentres.kernel import delegation, devices, host, registry, tree
 from agentres.kernel.registry import Claimed, Found
-from agentres.metrics import OF_AGENT, OF_HOST, STATES, TABLE, AgentresCollector, device_name
+from agentres.model.errors import AgentresError, UsageError
+from agentres.model.stats import Sample
 from agentres.policy.capacity import Claim
-from agentres.stats import Sample
+from agentres.readers.metrics import (
+    OF_AGENT,
+    OF_HOST,
+    STATES,
+    TABLE,
+    AgentresCollector,
+    device_name,
+)
 from agentres.store import Run, Store, StoreError
 
 MOUNT = "/sys/fs/cgroup"

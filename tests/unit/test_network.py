@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from agentres import explain
-from agentres.errors import AgentresError, NotEnforceable
-from agentres.explain import Outcome
 from agentres.kernel import bpf, network, pacing
 from agentres.kernel.pacing import Interface
-from agentres.limits import Host, LimitError, Limits, NetworkMax, Range, defaults, read_limits
-from agentres.stats import Sample, Usage
+from agentres.model.errors import AgentresError, NotEnforceable
+from agentres.model.limits import Host, LimitError, Limits, NetworkMax, Range, defaults, read_limits
+from agentres.model.stats import Sample, Usage
+from agentres.run import explain
+from agentres.run.explain import Outcome
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(network.OBJECT.replace(".bpf.o", ".bpf.c"))

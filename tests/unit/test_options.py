@@ -17,14 +17,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.main import get_command
 
-from agentres import options
 from agentres.cli import app
-from agentres.errors import UsageError
-from agentres.limits import CPU_START, EVERY_DISK, MEMORY_MIN, MEMORY_START, Host, Range, defaults
-from agentres.options import OPTIONS
+from agentres.model.errors import UsageError
+from agentres.model.limits import (
+    CPU_START,
+    EVERY_DISK,
+    MEMORY_MIN,
+    MEMORY_START,
+    Host,
+    Range,
+    defaults,
+)
+from agentres.model.units import MAX
 from agentres.policy.scaling import BALANCED
-from agentres.settings import Settings
-from agentres.units import MAX
+from agentres.policy.settings import Settings
+from agentres.run import options
+from agentres.run.options import OPTIONS
 
 MIB, GIB = 2**20, 2**30
 HOST = Host(cpus=4, memory=8 * 2**30)

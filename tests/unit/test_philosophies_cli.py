@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agentres.cli.app import app
-from agentres.limits import Range
+from agentres.model.limits import Range
 from agentres.policy.scaling import BALANCED, FROZEN, PHILOSOPHIES, SETTLE, Scaler
 
 DOCS = Path(__file__).parents[2] / "docs" / "scaling.md"

@@ -10,12 +10,12 @@ import pytest
 from fake_slice import MIB, FakeSlice, keep_attributes
 from told import event
 
-from agentres.fleet import KEPT, Fleet
 from agentres.kernel import host
 from agentres.kernel.registry import Claimed
-from agentres.limits import Host
+from agentres.model.limits import Host
+from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
-from agentres.stats import Sample
+from agentres.readers.fleet import KEPT, Fleet
 from agentres.store import Store
 
 

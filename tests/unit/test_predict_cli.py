@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from agentres.cli import predict as module
-from agentres.limits import Host
+from agentres.model.limits import Host
 from agentres.policy.observer import Observed
 from agentres.store import Run, Store
 
@@ -260,7 +260,7 @@ def test_a_configuration_that_makes_no_sense_is_one_line(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("filled")
 def test_a_bad_predictor_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    from agentres.settings import Settings
+    from agentres.policy.settings import Settings
 
     def loaded(paths: Any) -> Settings:
         return Settings(predictor="nobody")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentres.limits import Range
+from agentres.model.limits import Range
 from agentres.policy.histogram import GROWTH, SCALES, Histogram, ProfileError, bump
 from agentres.policy.observer import Observed, Observer
 from agentres.policy.prediction import (

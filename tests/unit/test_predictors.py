@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from agentres import predictors
-from agentres.limits import Range
+from agentres.model.limits import Range
 from agentres.policy.observer import Observed
 from agentres.policy.prediction import Prediction, Profile, learn
-from agentres.predictors import PredictorFailed, ask, checked, first_limits
-from agentres.settings import Settings
+from agentres.policy.settings import Settings
+from agentres.run import predictors
+from agentres.run.predictors import PredictorFailed, ask, checked, first_limits
 
 NOW = 1_700_000_000.0
 MIB = 1 << 20

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentres.keeper import Client
+from agentres.daemon.keeper import Client
 from agentres.kernel.terminal import StatusLine
-from agentres.progress import line
+from agentres.run.progress import line
 
 MIB = 1 << 20
 BEFORE = {

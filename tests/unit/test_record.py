@@ -11,8 +11,8 @@ from unittest import mock
 
 import pytest
 
-from agentres.record import Record
-from agentres.stats import OomKill
+from agentres.model.record import Record
+from agentres.model.stats import OomKill
 
 
 def make_pair() -> tuple[type, type]:

@@ -18,10 +18,10 @@ from unittest.mock import Mock
 import pytest
 from test_store import event, run
 
-from agentres import recorder as recorder_module
-from agentres.recorder import Recorder, alive, new_run
-from agentres.stats import Sample
+from agentres.model.stats import Sample
 from agentres.store import Run, Store, StoreError, Writer
+from agentres.watch import recorder as recorder_module
+from agentres.watch.recorder import Recorder, alive, new_run
 
 
 class Notes:
@@ -482,7 +482,7 @@ def test_what_a_supervisor_that_was_killed_left_is_ended_once(
 def test_what_stays_beside_an_agent(path: str) -> None:
     """Neither what threads and dates are made of, nor what only the commands ask."""
     program = (
-        "import sys, time; from agentres.recorder import Recorder, new_run\n"
+        "import sys, time; from agentres.watch.recorder import Recorder, new_run\n"
         "def dear(): return sorted({'_sqlite3', 'agentres.store.reading', 'agentres.store.writing',"
         " 'datetime', 'sqlite3', 'threading'} & set(sys.modules))\n"
         "print(dear())\n"

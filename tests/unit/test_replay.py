@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentres import config, options
-from agentres.limits import Host, Range, page_align
+from agentres import config
+from agentres.model.limits import Host, Range, page_align
+from agentres.run import options
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 MB = 10**6

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from told import event
 
+from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
 from agentres.policy.observer import Observed
 from agentres.policy.prediction import Profile, learn
@@ -27,7 +28,6 @@ from agentres.report import USED, RunReport, run_report
 from agentres.report.advice import advise
 from agentres.report.kills import Kill
 from agentres.report.plain import COLUMNS, to_csv
-from agentres.stats import Sample
 from agentres.store import ActionRow, AlertRow, Run, Store
 
 MIB = 1 << 20
@@ -318,8 +318,8 @@ def test_too_little_is_no_ground_for_advice() -> None:
 
 
 def test_what_is_advised_is_what_run_takes() -> None:
-    from agentres.limits import Host
-    from agentres.options import parse, understand
+    from agentres.model.limits import Host
+    from agentres.run.options import parse, understand
 
     advice, _ = advise(known(200, 300, 400), [reported()])
     line = [word for one in advice for word in (one.option, one.value)]

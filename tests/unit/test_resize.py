@@ -10,11 +10,11 @@ import pytest
 from fake_agent import MEMORY, Life, memory
 from fake_slice import MIB, FakeSlice
 
-from agentres.elastic import Terms
-from agentres.errors import ControlFileError, NoRoom, NotEnforceable, UsageError
 from agentres.kernel import registry
-from agentres.limits import Host, IoMax, Limits, Range
-from agentres.resize import Resize
+from agentres.model.errors import ControlFileError, NoRoom, NotEnforceable, UsageError
+from agentres.model.limits import Host, IoMax, Limits, Range
+from agentres.run.elastic import Terms
+from agentres.run.resize import Resize
 
 HOST = Host(cpus=8, memory=8192 * MIB)
 

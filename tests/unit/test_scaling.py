@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentres.limits import Range
+from agentres.model.limits import Range
 from agentres.policy.scaling import (
     AGGRESSIVE,
     BALANCED,

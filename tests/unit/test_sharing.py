@@ -16,7 +16,7 @@ from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.registry import Claimed
 from agentres.policy.contention import HUNGRY, PATIENCE, Step
 from agentres.policy.tripwire import ROOM
-from agentres.sharing import CONTEND_AGAIN, PAGE, Sharing
+from agentres.run.sharing import CONTEND_AGAIN, PAGE, Sharing
 
 NEVER = float("inf")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agentres import stats
-from agentres.stats import OomKill, StatError, Usage
-from agentres.units import MAX
+from agentres.model import stats
+from agentres.model.stats import OomKill, StatError, Usage
+from agentres.model.units import MAX
 
 CPU_STAT = """usage_usec 12
 user_usec 8

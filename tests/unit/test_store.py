@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentres import store as store_package
-from agentres.errors import UsageError
-from agentres.paths import state_directory
+from agentres.model.errors import UsageError
+from agentres.model.paths import state_directory
+from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
 from agentres.policy.observer import Observed
 from agentres.policy.prediction import Profile, learn
-from agentres.stats import Sample
 from agentres.store import ActionRow, Run, Store, StoreError, Writer, file
 from agentres.store.schema import MIGRATIONS, add_sample_columns
 
@@ -351,7 +351,7 @@ def test_a_newer_file_is_refused_and_not_touched(path: str) -> None:
 
 def test_many_that_make_the_file_at_once(path: str) -> None:
     program = (
-        "import sys; from agentres.store import Store; from agentres.stats import Sample\n"
+        "import sys; from agentres.store import Store; from agentres.model.stats import Sample\n"
         "store = Store.open(sys.argv[1])\n"
         "for n in range(20): store.add([('both', 1.0 * n, Sample(fds=1))])\n"
     )

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentres import submission
-from agentres.errors import UsageError
-from agentres.submission import Submission
+from agentres.daemon import submission
+from agentres.daemon.submission import Submission
+from agentres.model.errors import UsageError
 
 GOOD = Submission(
     "1.0", {"memory": "64M", "io_read": ["5M"], "best_effort": True}, ["sh", "-c", "é"],

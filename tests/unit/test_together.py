@@ -17,7 +17,7 @@ from fake_slice import MIB, FakeSlice, keep_attributes
 
 from agentres.kernel import host
 from agentres.kernel.registry import Claimed
-from agentres.limits import MAX
+from agentres.model.limits import MAX
 from agentres.policy import tripwire
 from agentres.policy.contention import FROZEN_LEAST, FROZEN_MOST, PATIENCE
 from agentres.policy.tripwire import ROOM

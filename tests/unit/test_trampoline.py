@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agentres.errors import NotFound
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.trampoline import Launch, Plan
+from agentres.model.errors import NotFound
 
 
 @pytest.fixture

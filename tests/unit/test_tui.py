@@ -22,7 +22,7 @@ from rich.console import Console
 from textual.pilot import Pilot
 
 from agentres.kernel import host, registry
-from agentres.limits import Host
+from agentres.model.limits import Host
 from agentres.store import Store
 from agentres.tui import rows
 from agentres.tui.app import Top, parse_limits

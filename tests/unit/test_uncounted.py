@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agentres.enforcement import _uncounted_names
 from agentres.kernel.mounts import parse_mounts
-from agentres.limits import Limits
+from agentres.model.limits import Limits
+from agentres.run.enforcement import _uncounted_names
 
 
 @pytest.mark.parametrize(("fstype", "counted"), [("ext4", True), ("vfat", False)])

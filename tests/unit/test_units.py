@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from agentres import units
-from agentres.units import UnitError
+from agentres.model import units
+from agentres.model.units import UnitError
 
 SIZES = {
     "0": 0,

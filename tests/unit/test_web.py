@@ -24,7 +24,7 @@ TOP = Path(__file__).with_name("recorded_top.py")
 
 SERVE = """
 import sys
-from agentres.web import Dashboard, serve
+from agentres.readers.web import Dashboard, serve
 folder, token, *names = sys.argv[1:]
 top = [sys.executable, {top!r}, folder]
 serve(Dashboard([*top, "--read-only"], top, token, names), "127.0.0.1", 0, lambda where: print(where, flush=True))
@@ -190,7 +190,7 @@ def test_without_a_token_nothing_is_one(serve: Callable[..., Served]) -> None:
 
 
 def test_so_many_may_look(serve: Callable[..., Served]) -> None:
-    from agentres.web import VIEWERS
+    from agentres.readers.web import VIEWERS
 
     served = serve()
     origin = f"http://127.0.0.1:{served.port}"

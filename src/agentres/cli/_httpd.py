@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from agentres import log
+from agentres.model import log
 
 
 class _Handler(WSGIRequestHandler):

@@ -14,16 +14,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from agentres import clock
 from agentres.cli import show
 from agentres.cli.stderr import say
-from agentres.client import whoever
-from agentres.errors import EXIT_SIGNAL, printable
+from agentres.model import clock
+from agentres.model.errors import EXIT_SIGNAL, printable
+from agentres.model.units import format_duration
 from agentres.policy.alerts import Severity
 from agentres.policy.alerts import show as quantity
 from agentres.policy.resources import RESOURCES
+from agentres.run.client import whoever
 from agentres.store import AlertRow, Store, StoreError
-from agentres.units import format_duration
 
 SCHEMA = 1
 """The version of the JSON; it rises when a key changes its meaning or goes."""

@@ -16,10 +16,10 @@ from typer.core import TyperCommand
 
 from agentres import __version__
 from agentres.cli.stderr import say
-from agentres.errors import EXIT_AGENTRES, EXIT_SIGNAL
+from agentres.model.errors import EXIT_AGENTRES, EXIT_SIGNAL
 
 if TYPE_CHECKING:
-    from agentres.options import Option
+    from agentres.run.options import Option
 
 EXIT_USAGE = 2
 
@@ -50,13 +50,13 @@ class _Run(TyperCommand):
     """``run``, with options that may stand without a value, which Typer has not."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        from agentres.options import spell_out
+        from agentres.run.options import spell_out
 
         return super().parse_args(ctx, spell_out(args))
 
 
 def _run(ctx: typer.Context, **values: Any) -> NoReturn:
-    from agentres.options import to_arguments
+    from agentres.run.options import to_arguments
 
     # For a line that Typer understands and options.parse() does not; it takes this one.
     line = to_arguments(values, values.pop("command"))
@@ -91,7 +91,7 @@ def _takes(verb: Any, *parameters: inspect.Parameter) -> None:
 
 
 def _add_run(app: typer.Typer) -> None:
-    from agentres.options import OPTIONS
+    from agentres.run.options import OPTIONS
 
     command = typer.Argument(metavar="COMMAND", show_default=False, hidden=True)
     _takes(

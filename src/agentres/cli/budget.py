@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-from agentres import log
 from agentres.cli.stderr import say
-from agentres.errors import AgentresError
+from agentres.model import log
+from agentres.model.errors import AgentresError
 
 
 def share(otherwise: str) -> float | None:
     """The budget's part of the host; None where the configuration is wrong, and a line on stderr that begins with ``otherwise``."""
     from agentres.config import ConfigError, load
-    from agentres.paths import configuration
+    from agentres.model.paths import configuration
 
     try:
         return load(configuration(os.environ, os.getuid())).budget_share

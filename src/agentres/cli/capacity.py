@@ -10,10 +10,10 @@ import typer
 from agentres.cli import show
 from agentres.cli.show import loaded
 from agentres.kernel import delegation, host, registry, tree
-from agentres.limits import page_align
-from agentres.paths import configuration
+from agentres.model.limits import page_align
+from agentres.model.paths import configuration
+from agentres.model.units import format_size
 from agentres.policy.capacity import Budget, Claim, free
-from agentres.units import format_size
 
 SCHEMA = 1
 """The version of the JSON; it rises when a key changes its meaning or goes."""

@@ -12,11 +12,11 @@ import typer
 from agentres.cli.show import loaded
 from agentres.cli.stderr import say
 from agentres.config import dotted, dump, sections, template
-from agentres.errors import AgentresError, reason
 from agentres.kernel import host
-from agentres.options import variable, with_environment
-from agentres.paths import configuration
-from agentres.units import counted
+from agentres.model.errors import AgentresError, reason
+from agentres.model.paths import configuration
+from agentres.model.units import counted
+from agentres.run.options import variable, with_environment
 
 app = typer.Typer(
     name="config",

@@ -1,4 +1,4 @@
-"""``agentres dashboard``: what ``agentres top`` draws, in a browser; the server is :mod:`agentres.web`."""
+"""``agentres dashboard``: what ``agentres top`` draws, in a browser; the server is :mod:`agentres.readers.web`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from agentres.cli import show
 from agentres.cli.listening import parse_address
 from agentres.cli.top import interval_of
-from agentres.errors import AgentresError, UsageError, reason
+from agentres.model.errors import AgentresError, UsageError, reason
 
 _INSTALL = "pip install 'agentres[web]'"
 
@@ -69,7 +69,7 @@ def dashboard(
         raise UsageError("--control makes a token, --token-file has one: say one of them")
     token = secrets.token_urlsafe(32) if control else _token(token_file)
     try:
-        from agentres.web import Dashboard, serve
+        from agentres.readers.web import Dashboard, serve
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("aiohttp", "textual_serve", "textual"):
             raise

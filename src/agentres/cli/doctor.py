@@ -13,12 +13,12 @@ from rich.table import Table
 
 from agentres.cli import show
 from agentres.cli.show import loaded
-from agentres.doctor import TOLERATED, Finding, examine, refused
-from agentres.errors import UsageError
 from agentres.kernel import pacing
-from agentres.kernel.probe import gather
-from agentres.limits import DISKS, NETWORK, NETWORKS
-from agentres.paths import configuration
+from agentres.model.errors import UsageError
+from agentres.model.limits import DISKS, NETWORK, NETWORKS
+from agentres.model.paths import configuration
+from agentres.readers.doctor import TOLERATED, Finding, examine, refused
+from agentres.readers.probe import gather
 
 _STYLE = {"ok": "green", "missing": "yellow", "refused": "bold red", "note": "dim"}
 

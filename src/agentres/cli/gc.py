@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from agentres.cli import show
-from agentres.errors import UsageError
 from agentres.kernel import isolate
+from agentres.model.errors import UsageError
 
 
 @show.told

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from agentres import clock, plot
 from agentres.cli import show
-from agentres.curves import CURVES, Curve, Curves, curves
-from agentres.errors import printable
+from agentres.model import clock
+from agentres.model.errors import printable
+from agentres.model.stats import Sample
 from agentres.policy.alerts import show as quantity
-from agentres.stats import Sample
+from agentres.readers import plot
+from agentres.readers.curves import CURVES, Curve, Curves, curves
 from agentres.store import ActionRow, AlertRow, Run, Store, StoreError
 
 SCHEMA = 1

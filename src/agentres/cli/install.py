@@ -15,8 +15,8 @@ import typer
 
 from agentres.cli import manual
 from agentres.cli import show as shown
-from agentres.errors import AgentresError, UsageError, reason
 from agentres.kernel import delegation, registry, systemd
+from agentres.model.errors import AgentresError, UsageError, reason
 
 _UNITS = ("agentres.service", "agentres.socket", "agentres.slice", "agentres@.service")
 _SHELLS = {

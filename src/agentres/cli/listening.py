@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentres.errors import UsageError
+from agentres.model.errors import UsageError
 
 
 def parse_address(text: str) -> tuple[str, int]:

@@ -12,16 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
-from agentres import client, portrait
 from agentres.cli import show as shown
-from agentres.client import NoSupervisor
-from agentres.control import GRACE, SETTABLE
-from agentres.errors import EXIT_AGENTRES, AgentresError, UsageError, printable
 from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.registry import Found
-from agentres.options import LIMITS, OPTIONS, Option
-from agentres.units import UnitError, parse_duration
+from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, printable
+from agentres.model.units import UnitError, parse_duration
+from agentres.readers import portrait
+from agentres.run import client
+from agentres.run.client import NoSupervisor
+from agentres.run.control import GRACE, SETTABLE
+from agentres.run.options import LIMITS, OPTIONS, Option
 
 SCHEMA = 1
 """The version of the JSON; it rises when a key changes its meaning or goes."""

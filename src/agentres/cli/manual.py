@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from agentres import __version__
-from agentres.paths import AGENTS, DAEMON_SOCKET
+from agentres.model.paths import AGENTS, DAEMON_SOCKET
 
 _FILES = (
     ("/etc/agentres/agentres.toml", "The host's configuration; $AGENTRES_CONFIG, or the user's own file, beside it."),

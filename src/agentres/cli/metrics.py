@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentres import log
 from agentres.cli import budget
 from agentres.cli.listening import parse_address
 from agentres.cli.stderr import say
-from agentres.errors import EXIT_SIGNAL, AgentresError, UsageError, reason
+from agentres.model import log
+from agentres.model.errors import EXIT_SIGNAL, AgentresError, UsageError, reason
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from agentres.kernel.cgroup import Cgroup
     from agentres.kernel.network import Network
-    from agentres.stats import Sample
+    from agentres.model.stats import Sample
     from agentres.store import Store
 
 EXIT_FAILURE = 1
@@ -75,7 +75,7 @@ def _registry() -> CollectorRegistry:
     try:
         from prometheus_client import CollectorRegistry
 
-        from agentres.metrics import AgentresCollector
+        from agentres.readers.metrics import AgentresCollector
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "prometheus_client":
             raise
@@ -99,7 +99,7 @@ def _registry() -> CollectorRegistry:
 def _read(path: str) -> Sample:
     from agentres.kernel.cgroup import Cgroup
     from agentres.kernel.meter import GROUPS, Meter
-    from agentres.stats import Sample
+    from agentres.model.stats import Sample
 
     cgroup = Cgroup(path)
     network = _network(cgroup)
@@ -117,8 +117,8 @@ def _read(path: str) -> Sample:
 
 def _network(cgroup: Cgroup) -> Network | None:
     """What counts the agent's packets; None where nothing does, or we may not read it."""
-    from agentres.errors import NotEnforceable
     from agentres.kernel import network
+    from agentres.model.errors import NotEnforceable
 
     try:
         return network.find(cgroup)
@@ -128,7 +128,7 @@ def _network(cgroup: Cgroup) -> Network | None:
 
 
 def _history() -> Store:
-    from agentres.paths import state_directory
+    from agentres.model.paths import state_directory
     from agentres.store import Store
 
     return Store.open(os.path.join(state_directory(), "history.db"), write=False)

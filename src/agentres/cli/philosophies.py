@@ -11,7 +11,7 @@ import typer
 from agentres.cli import show
 from agentres.cli.show import loaded
 from agentres.config.values import duration_text, never_text, percent_text
-from agentres.paths import configuration
+from agentres.model.paths import configuration
 from agentres.policy.scaling import Philosophy
 
 SCHEMA = 1

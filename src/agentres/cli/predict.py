@@ -10,22 +10,22 @@ from typing import Annotated, Any
 
 import typer
 
-from agentres import clock
 from agentres.cli import show
 from agentres.cli.show import loaded
 from agentres.cli.stderr import say
 from agentres.config.values import duration_text
 from agentres.kernel import host
-from agentres.limits import Limits
-from agentres.options import understand
-from agentres.paths import configuration
+from agentres.model import clock
+from agentres.model.limits import Limits
+from agentres.model.paths import configuration
+from agentres.model.units import counted
 from agentres.policy.alerts import show as quantity
 from agentres.policy.histogram import SCALES, Histogram
 from agentres.policy.prediction import Prediction, Profile, keys
-from agentres.predictors import first_limits, to_plain
-from agentres.settings import Settings
+from agentres.policy.settings import Settings
+from agentres.run.options import understand
+from agentres.run.predictors import first_limits, to_plain
 from agentres.store import Store, StoreError
-from agentres.units import counted
 
 SCHEMA = 1
 """The version of the JSON; it rises when a key changes its meaning or goes."""

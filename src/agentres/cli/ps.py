@@ -12,8 +12,8 @@ from agentres.cli import show
 from agentres.kernel import delegation, registry, tree
 from agentres.kernel.meter import Meter
 from agentres.kernel.registry import Found
+from agentres.model.units import format_duration, format_size
 from agentres.policy.capacity import Claim
-from agentres.units import format_duration, format_size
 
 SCHEMA = 1
 """The version of the JSON; it rises when a key changes its meaning or goes."""

@@ -16,7 +16,7 @@ import typer
 
 from agentres.cli import show
 from agentres.cli.history import no_run_of, run_by_id
-from agentres.errors import AgentresError, printable, reason
+from agentres.model.errors import AgentresError, printable, reason
 from agentres.policy.prediction import keys
 from agentres.report import AgentReport, Report, run_report
 from agentres.report.advice import advise

@@ -9,14 +9,15 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from agentres import __version__, agent, explain
+from agentres import __version__
 from agentres.cli.stderr import say
-from agentres.errors import EXIT_AGENTRES, AgentresError, UsageError, reason
 from agentres.kernel import host
-from agentres.limits import SHARE
-from agentres.options import RunOptions, understand
-from agentres.paths import DAEMON_SOCKET, configuration
-from agentres.record import TYPE_CHECKING
+from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, reason
+from agentres.model.limits import SHARE
+from agentres.model.paths import DAEMON_SOCKET, configuration
+from agentres.model.record import TYPE_CHECKING
+from agentres.run import agent, explain
+from agentres.run.options import RunOptions, understand
 
 if TYPE_CHECKING:
     import socket
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from agentres.kernel.terminal import StatusLine
-    from agentres.options import Values
-    from agentres.settings import Settings
+    from agentres.policy.settings import Settings
+    from agentres.run.options import Values
 
 
 def run(values: Values, command: Sequence[str]) -> int:
@@ -97,7 +98,7 @@ def _say_above(status: StatusLine, line: str) -> None:
 def _drawn(
     request: agent.Request, tell: Callable[[str], None], status: StatusLine
 ) -> explain.Outcome:
-    from agentres.progress import Progress
+    from agentres.run.progress import Progress
 
     progress = Progress(request.name, status.draw)
     try:
@@ -112,7 +113,7 @@ def _daemon(options: RunOptions) -> socket.socket | None:
     path = os.environ.get("AGENTRES_SOCKET", DAEMON_SOCKET)
     found = None
     if not options.local and os.path.exists(path):
-        from agentres import lease
+        from agentres.daemon import lease
 
         found = lease.connect(path)
     if found is None and options.detach:
@@ -131,9 +132,9 @@ def _leased(
     status: StatusLine | None,
 ) -> int:
     """Have the daemon run it."""
-    from agentres.lease import Lease
-    from agentres.settings import Settings, to_plain
-    from agentres.submission import Submission
+    from agentres.daemon.lease import Lease
+    from agentres.daemon.submission import Submission
+    from agentres.policy.settings import Settings, to_plain
 
     if configured is not None or options.quiet:
         configured = _heard(options, configured or Settings())
@@ -171,13 +172,13 @@ def _configured(values: Values) -> Settings | None:
         environment["AGENTRES_CONFIG"] = values["config"]
     if not configuration(environment, os.geteuid()):
         return None
-    from agentres import configured
+    from agentres.run import configured
 
     return configured.read(environment, os.geteuid())
 
 
 def _when_needed(options: RunOptions, configured: Settings | None) -> Settings:
-    from agentres.settings import Settings
+    from agentres.policy.settings import Settings
 
     return small(_heard(options, configured or Settings()))
 

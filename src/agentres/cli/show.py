@@ -18,12 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from agentres.cli.stderr import say
-from agentres.errors import EXIT_SIGNAL, AgentresError, printable, reason
-from agentres.paths import state_directory
+from agentres.model.errors import EXIT_SIGNAL, AgentresError, printable, reason
+from agentres.model.paths import state_directory
+from agentres.model.units import UnitError, parse_duration
 from agentres.policy.alerts import Severity
-from agentres.settings import Settings
+from agentres.policy.settings import Settings
 from agentres.store import Store
-from agentres.units import UnitError, parse_duration
 
 P = ParamSpec("P")
 

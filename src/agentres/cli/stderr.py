@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from agentres.errors import printable
+from agentres.model.errors import printable
 
 
 def say(line: str) -> None:

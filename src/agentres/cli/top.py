@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentres.cli import budget, show
-from agentres.errors import AgentresError, UsageError
-from agentres.limits import SHARE
-from agentres.units import UnitError, parse_duration
+from agentres.model.errors import AgentresError, UsageError
+from agentres.model.limits import SHARE
+from agentres.model.units import UnitError, parse_duration
 
 if TYPE_CHECKING:
     from agentres.tui.source import Source
@@ -83,9 +83,9 @@ def interval_of(text: str) -> float:
 
 
 def _source() -> Source:
-    from agentres.client import whoever
-    from agentres.fleet import Fleet
     from agentres.kernel.delegation import hierarchy
+    from agentres.readers.fleet import Fleet
+    from agentres.run.client import whoever
     from agentres.tui.source import Source
 
     share = budget.share("the budget is shown as 80% of the host")

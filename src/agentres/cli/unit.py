@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 
-from agentres import agent, configured, explain
 from agentres.cli.run import small
 from agentres.cli.stderr import say
-from agentres.errors import EXIT_AGENTRES, AgentresError, NameTaken, UsageError, reason
 from agentres.kernel import delegation, host, registry, service
-from agentres.options import understand
-from agentres.paths import agent_file, configuration
+from agentres.model.errors import EXIT_AGENTRES, AgentresError, NameTaken, UsageError, reason
+from agentres.model.paths import agent_file, configuration
+from agentres.run import agent, configured, explain
+from agentres.run.options import understand
 
 _SYSTEMDS = (
     "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",

@@ -12,13 +12,13 @@ from agentres.cli import live
 from agentres.cli import show as shown
 from agentres.cli.show import loaded
 from agentres.cli.stderr import say
-from agentres.control import SETTABLE
-from agentres.errors import AgentresError, UsageError
-from agentres.generator import described
 from agentres.kernel import host
-from agentres.options import understand
-from agentres.paths import AGENTS, agent_file, configuration
-from agentres.settings import Settings
+from agentres.kernel.generator import described
+from agentres.model.errors import AgentresError, UsageError
+from agentres.model.paths import AGENTS, agent_file, configuration
+from agentres.policy.settings import Settings
+from agentres.run.control import SETTABLE
+from agentres.run.options import understand
 
 app = typer.Typer(
     name="unit",

@@ -1,4 +1,4 @@
-"""Reads the configuration: TOML files, checked key by key, become :class:`agentres.settings.Settings`.
+"""Reads the configuration: TOML files, checked key by key, become :class:`agentres.policy.settings.Settings`.
 
 The built-in rules and handlers are a first layer of the same sections, each file is laid over it key by
 key, and the whole is checked once (docs/configuration.md has every key).  What makes no sense is a
@@ -27,12 +27,12 @@ from agentres.config.values import DEFAULT
 from agentres.config.words import ConfigError, Wrong, meant, nearest, refused, shown
 from agentres.config.writing import dump, sections, template
 from agentres.kernel import host
-from agentres.limits import Host
-from agentres.paths import AGENTS, is_agents
+from agentres.model.limits import Host
+from agentres.model.paths import AGENTS, is_agents
 from agentres.policy import ceilings
 from agentres.policy.alerts import Rule
 from agentres.policy.prediction import PredictionSettings
-from agentres.settings import Handler, Settings
+from agentres.policy.settings import Handler, Settings
 
 __all__ = ["ConfigError", "dotted", "dump", "load", "sections", "template"]
 

@@ -8,8 +8,8 @@ import sys
 from typing import NoReturn
 
 from agentres.config import ConfigError, load
-from agentres.paths import configuration
-from agentres.settings import to_plain
+from agentres.model.paths import configuration
+from agentres.policy.settings import to_plain
 
 
 def main() -> NoReturn:

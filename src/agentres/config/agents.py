@@ -18,14 +18,14 @@ from agentres.config.values import (
     duration_text,
 )
 from agentres.config.words import Wrong
-from agentres.generator import DELAY, DELAY_MAX
-from agentres.limits import parse_priority
-from agentres.settings import Described
-from agentres.units import UnitError, parse_duration
+from agentres.kernel.generator import DELAY, DELAY_MAX
+from agentres.model.limits import parse_priority
+from agentres.model.units import UnitError, parse_duration
+from agentres.policy.settings import Described
 
 
 class Agent(Table):
-    """``[agent]``; how it restarts is for systemd to know (:mod:`agentres.generator`)."""
+    """``[agent]``; how it restarts is for systemd to know (:mod:`agentres.kernel.generator`)."""
 
     command: list[Text] = Field(default_factory=list)
     user: Text = "auto"

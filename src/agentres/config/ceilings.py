@@ -7,7 +7,7 @@ from typing import Annotated
 
 from agentres.config.values import Limit, Table, Texts, whole
 from agentres.config.words import Wrong
-from agentres.limits import Host, LimitError
+from agentres.model.limits import Host, LimitError
 from agentres.policy import ceilings
 
 

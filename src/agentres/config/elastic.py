@@ -24,8 +24,8 @@ from agentres.config.values import (
     seconds,
 )
 from agentres.config.words import Wrong, nearest, shown
-from agentres.limits import DISKS, Host, LimitError, read_limits
-from agentres.limits import Limits as NoLimits
+from agentres.model.limits import DISKS, Host, LimitError, read_limits
+from agentres.model.limits import Limits as NoLimits
 from agentres.policy import scaling
 
 

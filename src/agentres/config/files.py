@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentres.config.words import refused
-from agentres.errors import reason
+from agentres.model.errors import reason
 
 LARGEST = 1 << 20
 """Bytes of a file; what is larger was not written by hand."""

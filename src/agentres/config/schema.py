@@ -34,7 +34,7 @@ from agentres.config.values import (
 from agentres.config.words import Wrong, either, shown
 from agentres.policy.alerts import Rule, Severity
 from agentres.policy.resources import EVENT, OWN, RESOURCES
-from agentres.settings import Handler
+from agentres.policy.settings import Handler
 
 LEVELS = {severity.name.lower(): severity for severity in Severity}
 TIMES = ("duration", "hysteresis", "cooldown", "keep_firing_for")

@@ -1,6 +1,6 @@
 """What is written in a file, text for the most part, to values and back; what is wrong, ValueError.
 
-The texts are those of :mod:`agentres.units`, and percent.  Back is to a text that comes to the same value
+The texts are those of :mod:`agentres.model.units`, and percent.  Back is to a text that comes to the same value
 to the last bit, and else to the number itself.
 """
 
@@ -15,11 +15,18 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator
 
 from agentres.config.words import nearest, shown
-from agentres.generator import RESTARTS
+from agentres.kernel.generator import RESTARTS
+from agentres.model.units import (
+    UnitError,
+    parse_count,
+    parse_cpu,
+    parse_duration,
+    parse_rate,
+    parse_size,
+)
 from agentres.policy.alerts import Severity
 from agentres.policy.resources import RESOURCES
-from agentres.settings import Settings
-from agentres.units import UnitError, parse_count, parse_cpu, parse_duration, parse_rate, parse_size
+from agentres.policy.settings import Settings
 
 DEFAULT = Settings()
 SUBJECTS = RESOURCES["cpu"].of

@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterable
 
-from agentres.errors import UsageError, printable
+from agentres.model.errors import UsageError, printable
 
 
 class ConfigError(UsageError):

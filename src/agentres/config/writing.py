@@ -9,7 +9,7 @@ from agentres.config.schema import TIMES, fitting, happens
 from agentres.config.values import DEFAULT, duration_text, never_text, percent_text, threshold_text
 from agentres.policy.alerts import Rule
 from agentres.policy.scaling import FROZEN, Philosophy
-from agentres.settings import Handler, Settings
+from agentres.policy.settings import Handler, Settings
 
 
 def sections(settings: Settings) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from agentres import log
+from agentres.model import log
 
 _ATTRIBUTE = "user.agentres.bell"
 

@@ -12,7 +12,7 @@ import os
 import struct
 
 from agentres.kernel.libc import LIBC, call, failure
-from agentres.record import TYPE_CHECKING, Record
+from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,9 +13,9 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from agentres.errors import UsageError
 from agentres.kernel import libc, registry
-from agentres.record import TYPE_CHECKING, Record
+from agentres.model.errors import UsageError
+from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     import _socket

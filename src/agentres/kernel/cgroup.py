@@ -13,10 +13,10 @@ import select
 import time
 from collections.abc import Iterable, Iterator
 
-from agentres import log, stats
-from agentres.errors import ControlFileError
 from agentres.kernel.controllers import Controllers
-from agentres.limits import Refused, Setting
+from agentres.model import log, stats
+from agentres.model.errors import ControlFileError
+from agentres.model.limits import Refused, Setting
 
 DELEGATE_XATTR = "user.delegate"
 """Set to ``1`` on a cgroup whose subtree is its occupant's to manage (systemd's
@@ -26,7 +26,7 @@ docs/CGROUP_DELEGATION.md)."""
 class Cgroup(Controllers):
     """A cgroup by its path and an open directory fd; closed by :meth:`close`.
 
-    Every method raises :class:`~agentres.errors.ControlFileError` with the path, the data and the
+    Every method raises :class:`~agentres.model.errors.ControlFileError` with the path, the data and the
     kernel's answer.
     """
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from cgroupspy.interfaces import BaseFileInterface
 
-from agentres import stats
-from agentres.record import TYPE_CHECKING
+from agentres.model import stats
+from agentres.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Generic, TypeVar
 
-    from agentres.units import Max
+    from agentres.model.units import Max
 
     T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class FlatKeyedFile(ControlFile["dict[str, int | Max]"]):
 class Controllers:
     """The control files that agentres uses by name.
 
-    Limits are not here: they are data (:meth:`agentres.limits.Limits.settings`), written and read
+    Limits are not here: they are data (:meth:`agentres.model.limits.Limits.settings`), written and read
     back by file name in one loop.
     """
 

@@ -17,8 +17,8 @@ import struct
 import time
 from collections.abc import Callable
 
-from agentres.errors import SystemdError, reason
-from agentres.record import TYPE_CHECKING, Record
+from agentres.model.errors import SystemdError, reason
+from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     from typing import Any
@@ -45,7 +45,7 @@ class Message(Record):
 class Connection:
     """A connection to a message bus at a UNIX socket; authenticated as the caller's uid.
 
-    Raises :class:`~agentres.errors.SystemdError` when the bus cannot be reached, and ``name`` in it
+    Raises :class:`~agentres.model.errors.SystemdError` when the bus cannot be reached, and ``name`` in it
     is the D-Bus error where a call was refused.
     """
 

@@ -20,13 +20,13 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 
-from agentres import log
-from agentres.errors import AgentresError, ControlFileError, NameTaken, NoCgroup, reason
 from agentres.kernel import systemd
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.mounts import Mount, mounts
-from agentres.limits import CPU_PERIOD_USEC, Standing
-from agentres.record import TYPE_CHECKING, Record
+from agentres.model import log
+from agentres.model.errors import AgentresError, ControlFileError, NameTaken, NoCgroup, reason
+from agentres.model.limits import CPU_PERIOD_USEC, Standing
+from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     from typing import Literal

@@ -17,9 +17,9 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 
-from agentres.errors import UsageError, reason
 from agentres.kernel.mounts import Mount, beneath, mount_of, mounts
-from agentres.record import Record
+from agentres.model.errors import UsageError, reason
+from agentres.model.record import Record
 
 SYS = "/sys"
 

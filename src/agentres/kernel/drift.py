@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from agentres.errors import AgentresError, reason
 from agentres.kernel.cgroup import Cgroup, holds
 from agentres.kernel.inotify import MODIFY, Inotify
-from agentres.limits import NETWORK, Setting
-from agentres.record import TYPE_CHECKING
-from agentres.stats import StatError
+from agentres.model.errors import AgentresError, reason
+from agentres.model.limits import NETWORK, Setting
+from agentres.model.record import TYPE_CHECKING
+from agentres.model.stats import StatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

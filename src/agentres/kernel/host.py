@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 
-from agentres.limits import Host
+from agentres.model.limits import Host
 
 
 def read() -> Host:

@@ -19,8 +19,8 @@ from ipaddress import IPv4Network
 from socket import AF_INET
 from typing import Any
 
-from agentres.errors import AgentresError
 from agentres.kernel import libc
+from agentres.model.errors import AgentresError
 
 ADDRESSES = IPv4Network("10.213.0.0/16")
 """Of which each agent has four: its own, the host's end, and those that a network needs."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from agentres.stats import OomKill, parse_oom_kill
+from agentres.model.stats import OomKill, parse_oom_kill
 
 
 class KernelLog:

@@ -12,9 +12,9 @@ import struct
 import time
 from collections.abc import Callable
 
-from agentres import log
 from agentres.kernel.loop import Loop, Timer
-from agentres.record import Record
+from agentres.model import log
+from agentres.model.record import Record
 
 LINE_MAX = 1 << 16
 """Bytes of a line at the most, its end included."""

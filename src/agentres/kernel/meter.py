@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 
-from agentres.record import TYPE_CHECKING, Record
-from agentres.stats import Sample
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.stats import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

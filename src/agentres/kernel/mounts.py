@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from agentres.record import Record
+from agentres.model.record import Record
 
 
 class Mount(Record):

@@ -13,8 +13,8 @@ import os
 import struct
 import sys
 
-from agentres.errors import NotEnforceable
 from agentres.kernel import libc
+from agentres.model.errors import NotEnforceable
 
 ISOLATE = "agentres.kernel.isolate"
 

@@ -12,16 +12,16 @@ import errno
 import os
 import struct
 
-from agentres import log
-from agentres.errors import NotEnforceable, reason
 from agentres.kernel import bpf, registry
-from agentres.limits import LOOPBACKS, NetworkMax
-from agentres.record import TYPE_CHECKING
-from agentres.units import MAX
+from agentres.model import log
+from agentres.model.errors import NotEnforceable, reason
+from agentres.model.limits import LOOPBACKS, NetworkMax
+from agentres.model.record import TYPE_CHECKING
+from agentres.model.units import MAX
 
 if TYPE_CHECKING:
     from agentres.kernel.cgroup import Cgroup
-    from agentres.units import Max
+    from agentres.model.units import Max
 
 OBJECT = os.path.join(os.path.dirname(__file__), "network.bpf.o")
 
@@ -50,7 +50,7 @@ _COUNTED = (
 _RX, _TX = (tuple(f"{way}_{name}" for name in _COUNTED) for way in ("rx", "tx"))
 
 FIELDS = (*_RX, *_TX, "net_in_limit", "net_out_limit")
-"""What :meth:`Network.figures` has, fields of :class:`agentres.stats.Sample`."""
+"""What :meth:`Network.figures` has, fields of :class:`agentres.model.stats.Sample`."""
 
 _WAYS = (
     ("sends", "cgroup_skb/egress", bpf.EGRESS),

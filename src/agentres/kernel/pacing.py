@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from agentres.errors import AgentresError, reason
+from agentres.model.errors import AgentresError, reason
 
 STATE = "/run/agentres/pacing.json"
 """The interfaces that have fq from us, with what they had: gone at the next boot, as fq is."""

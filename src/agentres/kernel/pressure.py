@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from agentres import log
-from agentres.record import TYPE_CHECKING
+from agentres.model import log
+from agentres.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Final, Literal

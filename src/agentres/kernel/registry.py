@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import os
 
-from agentres import log
-from agentres.errors import printable
-from agentres.record import Record
+from agentres.model import log
+from agentres.model.errors import printable
+from agentres.model.record import Record
 
 LEAF = "agent"
 """What the cgroup is called that carries the marks."""

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import MutableMapping
 
-from agentres import log
+from agentres.model import log
 
 _FIRST_FD = 3
 

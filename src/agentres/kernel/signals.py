@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable
 
 from agentres.kernel import libc
-from agentres.record import Record
+from agentres.model.record import Record
 
 _SI_KERNEL = 0x80
 _SIGINFO_SIZE = 128

@@ -11,9 +11,9 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from agentres.errors import NameTaken, SystemdError
 from agentres.kernel.dbus import Connection
-from agentres.limits import Standing
+from agentres.model.errors import NameTaken, SystemdError
+from agentres.model.limits import Standing
 
 SLICE = "agentres.slice"
 _NAME = "org.freedesktop.systemd1"

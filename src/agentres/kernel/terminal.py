@@ -11,7 +11,7 @@ import os
 import select
 import signal
 
-from agentres.record import TYPE_CHECKING
+from agentres.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any

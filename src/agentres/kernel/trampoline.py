@@ -14,9 +14,9 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from agentres.errors import NotExecutable, NotFound, SetupError, reason
 from agentres.kernel.cgroup import Cgroup
-from agentres.record import TYPE_CHECKING, Record
+from agentres.model.errors import NotExecutable, NotFound, SetupError, reason
+from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     from agentres.kernel.caller import Caller

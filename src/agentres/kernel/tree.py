@@ -10,13 +10,13 @@ import fcntl
 import os
 import time
 
-from agentres import log
-from agentres.errors import AgentresError
 from agentres.kernel import registry
 from agentres.kernel.systemd import SLICE
-from agentres.limits import page_align
+from agentres.model import log
+from agentres.model.errors import AgentresError
+from agentres.model.limits import page_align
+from agentres.model.record import TYPE_CHECKING
 from agentres.policy.capacity import Budget, Claim
-from agentres.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

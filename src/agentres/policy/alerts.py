@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import enum
 
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.units import format_rate, format_size
 from agentres.policy.resources import EVENT, RATE, RESOURCES
-from agentres.record import TYPE_CHECKING, Record
-from agentres.units import format_rate, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

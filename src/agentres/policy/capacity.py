@@ -6,8 +6,8 @@ waiting.  A limit counts as taken whether it is used or not, so that whoever has
 
 from __future__ import annotations
 
-from agentres.record import TYPE_CHECKING, Record
-from agentres.units import format_size
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from agentres.errors import UsageError
-from agentres.limits import DISKS, EVERY_DISK, WRITTEN, Host, Limits, Range, read_limits
-from agentres.record import TYPE_CHECKING, Record
-from agentres.units import MAX
+from agentres.model.errors import UsageError
+from agentres.model.limits import DISKS, EVERY_DISK, WRITTEN, Host, Limits, Range, read_limits
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.units import MAX
 
 if TYPE_CHECKING:
     from typing import Any

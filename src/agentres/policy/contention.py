@@ -24,11 +24,11 @@ An agent whose supervisor is gone, or said nothing, is asked for nothing: nobody
 
 from __future__ import annotations
 
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.units import format_size
 from agentres.policy.capacity import Budget, Claim, before, free, line, rank
 from agentres.policy.scaling import WORTH
 from agentres.policy.tripwire import ROOM
-from agentres.record import TYPE_CHECKING, Record
-from agentres.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

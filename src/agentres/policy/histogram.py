@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from agentres.record import TYPE_CHECKING, Record
+from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

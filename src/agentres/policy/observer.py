@@ -6,8 +6,8 @@ It is kept apart, as the limit at which that happened.
 
 from __future__ import annotations
 
+from agentres.model.record import Record
 from agentres.policy.histogram import SCALES
-from agentres.record import Record
 
 WINDOW = 86400.0
 """Seconds after which a run that goes on is learnt like one that ended: the VPA takes a peak a day."""

@@ -15,17 +15,17 @@ from __future__ import annotations
 
 import math
 
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.units import counted
 from agentres.policy.alerts import show
 from agentres.policy.histogram import SCALES, Histogram, ProfileError, bump
 from agentres.policy.observer import Observed
-from agentres.record import TYPE_CHECKING, Record
-from agentres.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
-    from agentres.limits import Range
+    from agentres.model.limits import Range
 
     Weighed = Sequence[tuple[float, float]]
 

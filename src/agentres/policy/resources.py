@@ -6,14 +6,14 @@ kernel counts and that should never happen.
 
 from __future__ import annotations
 
-from agentres.record import TYPE_CHECKING, Record
+from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Final, Literal
 
     Values = Mapping[str, Any]
-    """Field of :class:`agentres.stats.Sample` -> figure; None where it is absent."""
+    """Field of :class:`agentres.model.stats.Sample` -> figure; None where it is absent."""
 
 LEVEL: Final = "level"
 RATE: Final = "rate"

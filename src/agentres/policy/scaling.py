@@ -19,16 +19,16 @@ import math
 from collections import deque
 from types import MappingProxyType
 
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.units import format_duration
 from agentres.policy.alerts import show
 from agentres.policy.tripwire import ROOM
-from agentres.record import TYPE_CHECKING, Record
-from agentres.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
-    from agentres.limits import Range
+    from agentres.model.limits import Range
 
     Rule = Literal["burst", "up", "settle", "give_back", "down"]
 

@@ -6,12 +6,12 @@ until the supervisor has moved it on, and notifies ``memory.events``.
 
 from __future__ import annotations
 
-from agentres.limits import page_align
-from agentres.record import TYPE_CHECKING
-from agentres.units import MAX
+from agentres.model.limits import page_align
+from agentres.model.record import TYPE_CHECKING
+from agentres.model.units import MAX
 
 if TYPE_CHECKING:
-    from agentres.units import Max
+    from agentres.model.units import Max
 
 ROOM = 32 << 20
 """Bytes between the tripwire and a limit on memory, at the least: 11 ms of growth at 3 GB/s, the fastest that

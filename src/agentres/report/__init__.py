@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from agentres.curves import Curve, Curves, curves
-from agentres.errors import EXIT_SIGNAL
+from agentres.model.errors import EXIT_SIGNAL
+from agentres.model.stats import Sample
 from agentres.policy.alerts import show
+from agentres.readers.curves import Curve, Curves, curves
 from agentres.report.kills import Kill, kills, words
-from agentres.stats import Sample
 
 if TYPE_CHECKING:
     from agentres.report.advice import Advice

@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from agentres.model.units import counted
 from agentres.policy.alerts import show
 from agentres.policy.histogram import SCALES
 from agentres.policy.prediction import Profile
 from agentres.report import THROTTLED, RunReport
-from agentres.units import counted
 
 FEWEST = 3
 """Samples of which something can be said."""

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agentres import clock
+from agentres.model import clock
+from agentres.model.stats import Sample
 from agentres.policy.alerts import show
-from agentres.stats import Sample
 
 if TYPE_CHECKING:
     from agentres.store import ActionRow, AlertRow

@@ -9,11 +9,12 @@ import html
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
-from agentres import clock, plot, portrait
-from agentres.errors import printable
+from agentres.model import clock
+from agentres.model.errors import printable
+from agentres.model.units import counted, format_duration
 from agentres.policy.alerts import show
+from agentres.readers import plot, portrait
 from agentres.report import USED, AgentReport, Report, RunReport, Use, Weight
-from agentres.units import counted, format_duration
 
 PICTURES = 12
 """Runs whose curves are drawn, at the most: the newest of each agent first."""

@@ -7,7 +7,7 @@ import io
 import shlex
 from typing import Any
 
-from agentres.errors import printable
+from agentres.model.errors import printable
 from agentres.report import USED, Report, RunReport
 
 SCHEMA = 1

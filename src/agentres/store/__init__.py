@@ -13,8 +13,8 @@ failed call was written.
 
 from __future__ import annotations
 
-from agentres.errors import AgentresError
-from agentres.record import TYPE_CHECKING, Record
+from agentres.model.errors import AgentresError
+from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     from agentres.store.reading import ActionRow, AlertRow, Store

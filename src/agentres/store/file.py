@@ -8,8 +8,8 @@ import _sqlite3
 import os
 import time
 
-from agentres.errors import reason
-from agentres.record import TYPE_CHECKING
+from agentres.model.errors import reason
+from agentres.model.record import TYPE_CHECKING
 from agentres.store import StoreError
 from agentres.store.schema import MIGRATIONS
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from agentres import clock
+from agentres.model import clock
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
-from agentres.record import TYPE_CHECKING, Record
-from agentres.stats import Sample
 from agentres.store import StoreError
 from agentres.store.rows import (
     ALL_SLOTS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from operator import attrgetter
 
-from agentres.record import TYPE_CHECKING
-from agentres.stats import Sample
+from agentres.model.record import TYPE_CHECKING
+from agentres.model.stats import Sample
 from agentres.store import Run
 
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agentres.record import TYPE_CHECKING
-from agentres.stats import Sample
+from agentres.model.record import TYPE_CHECKING
+from agentres.model.stats import Sample
 from agentres.store.rows import names
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import _sqlite3
 import time
 from operator import itemgetter
 
-from agentres import log
+from agentres.model import log
+from agentres.model.record import TYPE_CHECKING
+from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
-from agentres.record import TYPE_CHECKING
-from agentres.stats import Sample
 from agentres.store import StoreError, rows
 from agentres.store.file import Transaction, connect, inode, told
 from agentres.store.rows import OF_ACTION, OF_ALERT, PER_EVENT, marks, names, plain

@@ -15,10 +15,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, Static
 from textual.worker import get_current_worker
 
-from agentres.control import GRACE, SETTABLE
-from agentres.errors import AgentresError, printable
-from agentres.fleet import Picture, Shown
 from agentres.kernel.libc import die_with_parent
+from agentres.model.errors import AgentresError, printable
+from agentres.readers.fleet import Picture, Shown
+from agentres.run.control import GRACE, SETTABLE
 from agentres.tui import rows
 from agentres.tui.detail import DetailScreen
 from agentres.tui.dialogs import Ask, Confirm
@@ -314,7 +314,7 @@ class Top(App[None]):
 
 
 def show(top: Top) -> None:
-    """Run it until it is left.  Behind a web server (:mod:`agentres.web`) it lives no longer than that."""
+    """Run it until it is left.  Behind a web server (:mod:`agentres.readers.web`) it lives no longer than that."""
     if "TEXTUAL_DRIVER" in os.environ:
         die_with_parent()
     top.run()

@@ -14,9 +14,10 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 from textual.worker import get_current_worker
 
-from agentres import clock, plot, portrait
-from agentres.errors import AgentresError, printable
-from agentres.fleet import Shown
+from agentres.model import clock
+from agentres.model.errors import AgentresError, printable
+from agentres.readers import plot, portrait
+from agentres.readers.fleet import Shown
 from agentres.store import ActionRow, AlertRow
 from agentres.tui import rows
 from agentres.tui.source import Detail, Process, Source

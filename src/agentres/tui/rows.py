@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os.path import dirname
 
-from agentres.fleet import Picture, Shown, Slice
 from agentres.policy.alerts import Severity
-from agentres.portrait import ABSENT
+from agentres.readers.fleet import Picture, Shown, Slice
+from agentres.readers.portrait import ABSENT
 
 BARS = "▁▂▃▄▅▆▇█"
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import psutil
 
-from agentres import client
-from agentres.curves import Curves, curves
-from agentres.errors import AgentresError
-from agentres.fleet import Fleet, Picture
 from agentres.kernel.registry import Found
+from agentres.model.errors import AgentresError
+from agentres.readers.curves import Curves, curves
+from agentres.readers.fleet import Fleet, Picture
+from agentres.run import client
 from agentres.store import ActionRow, AlertRow, Store
 
 _ACTIONS = 10

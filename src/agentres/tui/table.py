@@ -18,10 +18,10 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from agentres.errors import printable
+from agentres.model.errors import printable
+from agentres.model.units import counted
 from agentres.tui import rows
 from agentres.tui.rows import GAP, Column, Line
-from agentres.units import counted
 
 _WIDEST_NAME = 24
 """Characters that the name gets at the most on top of its column's own."""

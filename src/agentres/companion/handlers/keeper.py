@@ -1,0 +1,273 @@
+"""A process beside this one that runs what may hang, crash or fork, and cleans up after it.
+
+    companion (threads) -- channel --> keeper (one thread) --> worker or command, in its own group
+
+The keeper is forked while the companion has one thread, so it can fork and kill later without
+inheriting a lock, and it is the parent of what it kills, so no process id can have been reused.  When
+the companion is gone, even by SIGKILL, the channel hangs up and the keeper ends what it runs.
+
+Channel: SOCK_SEQPACKET.  To the keeper marshal of (seconds, message); back ``+``, or ``-`` and why not.
+"""
+
+from __future__ import annotations
+
+import marshal
+import math
+import os
+import select
+import signal
+import socket
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from agentres.companion.handlers import NotDelivered
+from agentres.model.errors import reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PACKET = 1 << 18
+"""Bytes that a packet has at the most; the kernel's default send buffer allows less."""
+
+_GRACE = 1.0
+"""Seconds after which a keeper that does not answer counts as lost."""
+
+_channels: set[socket.socket] = set()
+"""Our ends: a child that inherited one would keep its sibling from seeing that we are gone."""
+
+
+_upwards: list[socket.socket] = []
+"""In a keeper: its channel, which its workers must not hold open."""
+
+
+class Gone(Exception):
+    """The companion has hung up."""
+
+
+class Work(Protocol):
+    """What a keeper does; lives in the keeper's process."""
+
+    def watched(self) -> Iterable[int]:
+        """Descriptors whose readiness calls ``tend`` while nothing is to be delivered."""
+
+    def tend(self) -> None:
+        """Look after the worker; called once before all else."""
+
+    def deliver(self, message: Any, timeout: float, channel: socket.socket) -> str:
+        """Why the message was not delivered within ``timeout`` seconds, "" when it was."""
+
+    def stop(self) -> None:
+        """Kill what still runs."""
+
+
+class Keeper:
+    """The companion's end: asks one thing at a time.
+
+    ``close_others``: close every other inherited descriptor in the child, as is right unless
+    ``work`` was made by somebody who may need them.
+    """
+
+    def __init__(self, work: Work, close_others: bool = True) -> None:
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._dead = ""
+        try:
+            self._pid = os.fork()
+        except OSError:
+            self._channel.close()
+            theirs.close()
+            raise
+        if self._pid == 0:
+            _be_keeper(theirs, [*_channels, self._channel], work, close_others)
+        theirs.close()
+        _channels.add(self._channel)
+
+    def ask(self, message: Any, timeout: float) -> None:
+        """Have the message delivered within ``timeout`` seconds, else NotDelivered."""
+        if self._dead:
+            raise NotDelivered(self._dead)
+        try:
+            self._channel.settimeout(timeout + _GRACE)
+            self._channel.send(marshal.dumps((timeout, message)))
+            answer = self._channel.recv(PACKET)
+        except TimeoutError:
+            self._dead = "the process that runs it does not answer"
+        except OSError as error:
+            if isinstance(error, ConnectionError):
+                self._dead = "the process that runs it has ended"
+            else:
+                raise NotDelivered(f"cannot be handed over: {reason(error)}") from error
+        else:
+            if answer == b"+":
+                return
+            if answer:
+                raise NotDelivered(answer[1:].decode(errors="replace"))
+            self._dead = "the process that runs it has ended"
+        self.close()
+        raise NotDelivered(self._dead)
+
+    def abort(self) -> None:
+        """Hang up: the keeper kills what it runs and ends, ``ask`` fails."""
+        try:
+            self._channel.shutdown(socket.SHUT_RDWR)
+        except OSError:  # closed before, or the keeper was the first to go
+            pass
+
+    def close(self) -> None:
+        """Hang up, and wait for the keeper to have cleaned up and ended."""
+        self.abort()
+        _channels.discard(self._channel)
+        self._channel.close()
+        pid, self._pid = self._pid, 0
+        if pid:
+            try:
+                _reap(pid)
+            except ChildProcessError:  # a program that uses us waits for its children wholesale
+                pass
+        self._dead = self._dead or "it is closed"
+
+
+def _reap(pid: int) -> None:
+    pidfd = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(_GRACE * 1000):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    finally:
+        os.close(pidfd)
+
+
+def wait(
+    channel: socket.socket, descriptors: Iterable[int], deadline: float | None
+) -> frozenset[int]:
+    """Those of the descriptors that are ready to be read; none at the deadline.  May raise Gone."""
+    poll = select.poll()
+    poll.register(channel, select.POLLRDHUP)
+    for fd in descriptors:
+        poll.register(fd, select.POLLIN)
+    milliseconds = None
+    if deadline is not None:
+        milliseconds = max(0, math.ceil((deadline - time.monotonic()) * 1000))
+    ready = frozenset(fd for fd, _events in poll.poll(milliseconds))
+    if channel.fileno() in ready:
+        raise Gone
+    return ready
+
+
+def end_group(pid: int) -> int:
+    """Kill the process group of our child and reap the child; its exit code, negative for a signal."""
+    options = 0
+    for kill in (os.killpg, os.kill):  # the child alone as well: it may have moved to another group
+        try:
+            kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        except (
+            PermissionError
+        ):  # a set-user-id program: it cannot be killed, nor must it hold us up
+            options = os.WNOHANG
+    reaped, status = os.waitpid(pid, options)
+    return os.waitstatus_to_exitcode(status) if reaped else -signal.SIGKILL
+
+
+def ending(exit_code: int) -> str:
+    """How a process ended, in words."""
+    if exit_code >= 0:
+        return f"exited with status {exit_code}"
+    try:
+        return f"was killed by {signal.Signals(-exit_code).name}"
+    except ValueError:  # a real-time signal
+        return f"was killed by signal {-exit_code}"
+
+
+def leave_keeper() -> None:
+    """In a worker, just forked: let go of what is the keeper's, and be a process like any other."""
+    for channel in _upwards:
+        channel.close()
+    default_signals()
+
+
+def default_signals() -> None:
+    """As a fresh interpreter has them: the handlers of whom we were forked from are not ours."""
+    _reset()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def pass_over_signals() -> None:
+    """Take the signals that ask us to end and do nothing, and the others by default.
+
+    Not SIG_IGN: a handler, unlike that, does not outlast exec(2) in the commands we start.
+    """
+    _reset()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what was blocked until now has come to nothing
+
+
+def _reset() -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would reap what we wait for
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _be_keeper(
+    channel: socket.socket, others: Iterable[socket.socket], work: Work, close_others: bool
+) -> NoReturn:
+    status = 1
+    try:
+        pass_over_signals()
+        _upwards.append(channel)
+        os.setpgid(0, 0)  # the terminal's Ctrl-Z would stop us with the agent
+        for other in others:
+            other.close()
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)  # inheritable, and never the agent's input
+        if null > 2:
+            os.close(null)
+        if close_others:
+            os.closerange(3, channel.fileno())
+            os.closerange(channel.fileno() + 1, 1 << 30)
+        _serve(channel, work)
+        status = 0
+    except Gone:
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # Never back into the frames of the process that forked us.
+        try:
+            work.stop()
+        finally:
+            os._exit(status)
+
+
+def _serve(channel: socket.socket, work: Work) -> None:
+    work.tend()
+    while True:
+        poll = select.poll()
+        poll.register(channel, select.POLLIN)
+        for fd in work.watched():
+            poll.register(fd, select.POLLIN)
+        if channel.fileno() not in {fd for fd, _events in poll.poll()}:
+            work.tend()
+            continue
+        try:
+            packet = channel.recv(PACKET)
+        except ConnectionResetError as hung_up:  # killed with our answer unread
+            raise Gone from hung_up
+        if not packet:
+            raise Gone
+        timeout, message = marshal.loads(packet)
+        try:
+            error = work.deliver(message, timeout, channel)
+        except OSError as failure:  # no more processes, descriptors, memory
+            error = reason(failure)
+        answer = b"-" + error.encode(errors="replace")[:4000] if error else b"+"
+        try:
+            channel.send(answer)
+        except ConnectionError as hung_up:
+            raise Gone from hung_up

@@ -1,0 +1,270 @@
+"""HTTP POST of an alert: as it is, or as Alertmanager's API v2 wants it.
+
+The request is made by a worker process, because neither a name server nor a server that sends one byte
+a second can be given a time limit otherwise.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import json
+import random
+import time
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from agentres import __version__
+from agentres.companion.handlers import NotDelivered
+from agentres.companion.handlers.keeper import Keeper
+from agentres.companion.handlers.python import PythonWork
+from agentres.model.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    Event = dict[str, Any]
+
+BACKOFF = 0.2
+"""Seconds before the second attempt, at the most; they double with every further one."""
+
+BACKOFF_LIMIT = 5.0
+
+RESEND = 60.0
+"""Seconds between two sendings of what Alertmanager should know; it forgets after five minutes."""
+
+RESEND_RESOLVED = 300.0
+"""Seconds for which an end is sent again (docs/alerts_api.md of Alertmanager: "up to 5 minutes")."""
+
+_KEPT = 200
+"""Characters of an answer that an error tells."""
+
+
+class WebhookHandler:
+    """``format`` is "agentres" (the event itself) or "alertmanager"; ``retries`` come after the first attempt."""
+
+    def __init__(
+        self,
+        url: str,
+        format: str = "agentres",
+        retries: int = 3,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise ValueError("the URL must start with http:// or https:// and name a host")
+        if format not in ("agentres", "alertmanager"):
+            raise ValueError(f"no format {format!r}: agentres or alertmanager")
+        self._request = {
+            "url": url,
+            "retries": retries,
+            "headers": {
+                "Content-Type": "application/json",
+                "User-Agent": f"agentres/{__version__}",
+                **headers,
+            },
+        }
+        self._standing = Standing() if format == "alertmanager" else None
+        self._keeper = Keeper(PythonWork(post))
+
+    def deliver(self, event: Event, timeout: float) -> None:
+        if self._standing is None:
+            self._post(event, timeout)
+            return
+        alerts = self._standing.take(event)
+        self._post(alerts, timeout)
+        self._standing.heard({event["id"]})
+
+    def due(self) -> float | None:
+        return None if self._standing is None else self._standing.due()
+
+    def refresh(self, timeout: float) -> Iterable[tuple[str, str | None]]:
+        """Send all that stands once more; tells who had not been heard before, or is not now."""
+        assert self._standing is not None
+        alerts = self._standing.again()
+        if not alerts:
+            return ()
+        try:
+            self._post(alerts, timeout)
+        except NotDelivered as error:
+            return [(alert, str(error)) for alert in self._standing.firing()]
+        return [(alert, None) for alert in self._standing.heard(self._standing.firing())]
+
+    def _post(self, content: Any, timeout: float) -> None:
+        # A little less than the time limit, for the reason to be told rather than the kill.
+        deadline = time.monotonic() + timeout * 0.95
+        body = json.dumps(content).encode()
+        self._keeper.ask({**self._request, "body": body, "deadline": deadline}, timeout)
+
+    def abort(self) -> None:
+        self._keeper.abort()
+
+    def close(self) -> None:
+        self._keeper.close()
+
+
+class Standing:
+    """What Alertmanager should know, and send again: it forgets what it does not hear of.
+
+    To Alertmanager, alerts with the same labels are the same, and ``severity`` is a label, as routes
+    and inhibitions expect.  So one alert of ours is one of theirs for each severity it had: a change of
+    severity ends the one and starts the other, in one request.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[str, Event]] = {}  # by alert, by severity
+        self._ended: dict[str, float] = {}
+        self._unheard: set[str] = set()
+        self._again = 0.0
+
+    def take(self, event: Event) -> list[Event]:
+        """What to post for this event."""
+        if not self._of:
+            self._again = time.monotonic() + RESEND
+        alerts = self._of.setdefault(event["id"], {})
+        ended = event["resolved"] is not None
+        now = event["resolved"] if ended else event["updated"]
+        for alert in alerts.values():
+            alert.setdefault("endsAt", _date(now))
+        severity = event["severity"]
+        since = event["raised"] if event["event"] == "raised" else event["updated"]
+        started = _date(since)
+        # Of the same severity as before its end?  Then it is the same one, whose end is only now.
+        before = alerts.pop(severity, None)
+        if before is not None and before["endsAt"] == _date(now):
+            started = before["startsAt"]
+        alerts[severity] = {
+            "labels": _labels(event),
+            "annotations": _annotations(event),
+            "startsAt": started,
+        }
+        if ended:
+            alerts[severity]["endsAt"] = max(started, _date(now))
+            self._ended[event["id"]] = time.monotonic()
+        self._unheard.add(event["id"])
+        return list(alerts.values())
+
+    def due(self) -> float | None:
+        return max(0.0, self._again - time.monotonic()) if self._of else None
+
+    def again(self) -> list[Event]:
+        now = time.monotonic()
+        self._again = now + RESEND
+        for alert, ended in list(self._ended.items()):
+            if now - ended > RESEND_RESOLVED:
+                del self._ended[alert], self._of[alert]
+                self._unheard.discard(alert)
+        return [alert for alerts in self._of.values() for alert in alerts.values()]
+
+    def firing(self) -> set[str]:
+        return self._of.keys() - self._ended.keys()
+
+    def heard(self, alerts: set[str]) -> set[str]:
+        """Alertmanager has these; gives those that it did not have before."""
+        first = self._unheard & alerts
+        self._unheard -= alerts
+        return first
+
+
+def _labels(event: Event) -> dict[str, str]:
+    """What makes it the same alert, update after update: nothing that changes with them."""
+    return {
+        "alertname": event["rule"],
+        "agent": event["agent"],
+        "of": event["of"],
+        "severity": event["severity"].lower(),
+        "resource": event["resource"],
+        "instance": event["host"],
+    }
+
+
+def _annotations(event: Event) -> dict[str, str]:
+    said = ("id", "run", "value", "limit", "threshold", "unit")
+    return {"summary": event["message"]} | {
+        key: str(event[key]) for key in said if event[key] is not None
+    }
+
+
+def _date(time: float) -> str:
+    """RFC 3339, in UTC with milliseconds: such dates also sort as text."""
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_args: object) -> None:
+        """A redirected POST becomes a GET without the alert, or goes who knows where: an error."""
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    # Not build_opener(): that one opens file: and ftp: too.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        _NoRedirect(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def post(asked: dict[str, Any]) -> None:
+    """Make one request, again where that may help, until ``asked["deadline"]`` (monotonic)."""
+    request = urllib.request.Request(
+        asked["url"], data=asked["body"], headers=asked["headers"], method="POST"
+    )
+    opener = _opener()
+    deadline = asked["deadline"]
+    for attempt in range(asked["retries"] + 1):
+        last = attempt == asked["retries"]
+        left = deadline - time.monotonic()
+        wanted = 0.0
+        try:
+            # Half of what is left, so that a server that hangs once gets another chance.
+            with opener.open(request, timeout=max(0.01, left if last else left / 2)):
+                return
+        except urllib.error.HTTPError as error:
+            with error:
+                failure = _answer(error)
+                if error.code != 429 and error.code < 500:
+                    raise NotDelivered(failure) from error
+                wanted = _retry_after(error.headers.get("Retry-After"))
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            failure = printable(f"{type(reason).__name__}: {reason}")
+        attempts = f"{attempt + 1} attempt{'s' if attempt else ''}"
+        pause = max(wanted, min(BACKOFF_LIMIT, BACKOFF * 2**attempt) * random.uniform(0.5, 1))
+        if last or time.monotonic() + pause >= deadline:
+            later = f", to be tried again after {wanted:.0f} s" if wanted and not last else ""
+            raise NotDelivered(f"{failure} ({attempts}{later})")
+        time.sleep(pause)
+
+
+def _answer(error: urllib.error.HTTPError) -> str:
+    """``HTTP 400 Bad Request: the answer's first line``."""
+    said = f"HTTP {error.code} {error.reason}"
+    if 300 <= error.code < 400:
+        return printable(f"{said}: redirects are not followed")
+    try:
+        lines = error.read(4096).decode(errors="replace").strip().splitlines()
+    except (OSError, http.client.HTTPException):  # the status says enough
+        lines = []
+    return printable(f"{said}: {lines[0][:_KEPT]}" if lines else said)
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds that the server wants to be left alone: a number, or an HTTP date; else 0."""
+    if value is None:
+        return 0.0
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    return max(0.0, date.timestamp() - time.time())

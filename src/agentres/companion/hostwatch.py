@@ -1,0 +1,135 @@
+"""Watches the host and the slice of all agents, once for however many agents run.
+
+The companion of one agent does it, in a thread: the figures of the host are psutil's, which is too large
+to stay beside every agent.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from agentres.companion.hostsample import host_sample
+from agentres.kernel.loop import Loop
+from agentres.kernel.meter import Meter
+from agentres.model.stats import Sample
+from agentres.policy.settings import Settings
+from agentres.watch.engine import Engine, Subject
+from agentres.watch.recorder import Recorder, new_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LEAST = 1.0
+"""Seconds between two looks at the host: reading all of it costs some milliseconds."""
+
+
+class HostMeter:
+    """The host's figures, in the shape that the engine reads."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.unreadable: dict[str, str] = {}
+
+    def read(self, group: str) -> None:
+        """All of it: psutil has no smaller pieces that would be worth it."""
+        self.sample()
+
+    def sample(self) -> Sample:
+        sample = host_sample()
+        self.values.update((name, getattr(sample, name)) for name in Sample.__match_args__)
+        return sample
+
+
+class SliceMeter(Meter):
+    """The slice of all agents; where it has no limit of its own, the host is its limit."""
+
+    def __init__(self, path: str, host: HostMeter) -> None:
+        super().__init__(path, main="")
+        self._host = host
+
+    def sample(self) -> Sample:
+        self.read("limits")
+        self.read("events")
+        for limit in ("cpu_limit", "memory_limit"):
+            if self.values[limit] is None:
+                self.values[limit] = self._host.values.get(limit)
+        return super().sample()
+
+
+class HostWatch(threading.Thread):
+    """Runs from :meth:`start` to :meth:`stop`.
+
+    ``slice_path`` is the cgroup that holds the agents' homes, ``history`` the path of the database or
+    empty; ``tell`` gets the alert events.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        slice_path: str,
+        history: str,
+        tell: Callable[[dict[str, Any]], None],
+    ) -> None:
+        super().__init__(name="hostwatch", daemon=True)
+        self._settings = Settings(
+            **{
+                **{name: getattr(settings, name) for name in Settings.__match_args__},
+                "fastest": max(settings.fastest, LEAST),
+            }
+        )
+        self._slice = slice_path
+        self._tell_handlers = tell
+        # What is wrong with the history is the agents' alert; the host's figures are then not kept.
+        self._recorder = Recorder(history, lambda: None) if history else None
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        self._stopped = False
+
+    def stop(self, patience: float) -> None:
+        """End the alerts, and wait for that."""
+        os.eventfd_write(self._wake, 1)
+        self.join(patience)
+
+    def run(self) -> None:
+        loop = Loop()
+        loop.watch(self._wake, self._stop)
+        engine = Engine(loop, self._settings, self._tell, self._keep)
+        host = HostMeter()
+        subjects = [self._subject("host", "host", "/", host)]
+        subjects.append(
+            self._subject(
+                os.path.basename(self._slice), "slice", self._slice, SliceMeter(self._slice, host)
+            )
+        )
+        for subject in subjects:
+            engine.add(subject)
+        while not self._stopped:
+            loop.tick()
+        for subject in subjects:
+            engine.remove(subject, "nobody watches it any more")
+            self._record("end", subject.run, time.time(), None)
+        if self._recorder is not None:
+            self._recorder.close(5.0)
+
+    def _subject(self, name: str, of: str, path: str, meter: HostMeter | Meter) -> Subject:
+        run = new_run(name, of, (), path, time.time())
+        self._record("begin", run)
+        return Subject(run.id, name, of, meter, self._settings, since=None)
+
+    def _stop(self) -> None:
+        os.eventfd_read(self._wake)
+        self._stopped = True
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        if event["event"] != "repeated":
+            self._tell_handlers(event)
+        self._record("record", event)
+
+    def _keep(self, subject: Subject, when: float, sample: Sample) -> None:
+        self._record("add", [(subject.run, when, sample)])
+
+    def _record(self, method: str, *args: Any) -> None:
+        if self._recorder is not None:
+            self._recorder.put(method, *args)

@@ -1,0 +1,386 @@
+"""The daemon's child for one agent that somebody asked for: takes the request in, and supervises the agent.
+
+It is root's, in the agent's scope, and does what ``agentres run`` does (:func:`agentres.run.agent.run`); its terminal is
+the client at the other end of the connection.  The daemon can end, be killed and be replaced meanwhile.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import termios
+import time
+from array import array
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
+
+from agentres import __version__
+from agentres.daemon import submission
+from agentres.daemon.submission import Submission
+from agentres.kernel import caller as callers
+from agentres.kernel import delegation, frugal, host, registry
+from agentres.kernel.caller import Caller
+from agentres.kernel.loop import Loop
+from agentres.model import log
+from agentres.model.errors import (
+    EXIT_AGENTRES,
+    AgentresError,
+    Interrupted,
+    UsageError,
+    reason,
+)
+from agentres.model.limits import Limits, defaults
+from agentres.model.paths import state_directory
+from agentres.policy import ceilings
+from agentres.policy.settings import Settings, from_plain
+from agentres.run import agent, explain
+from agentres.run.agent import Behalf
+from agentres.run.options import understand
+from agentres.run.supervision import Supervision
+
+if TYPE_CHECKING:
+    from agentres.run.progress import Progress
+
+PATIENCE = 10.0
+"""Seconds within which a client has to say what it wants."""
+
+_UNREAD_MAX = 32 << 10
+"""Bytes that a client has not read, above which it gets nothing that can be missed: as the kernel counts them, with what it
+needs to keep them, and a seventh of what it keeps (net.core.wmem_default)."""
+
+_FDS_MAX = 5
+_OURS = ("config", "summary", "quiet", "verbose", "detach", "local")
+"""Options that are the client's affair."""
+
+_NEVER_IGNORED = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
+
+_JOURNAL = "/run/systemd/journal/stdout"
+_INFO = 6
+
+
+class Client:
+    """The other end: gets lines, and says which signals to send; its going is the end of a lease."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._received = b""
+        self._gone = False
+        self.detached = False
+
+    def send(self, **fields: object) -> None:
+        """Tell it something; who does not read is as good as gone."""
+        if self._gone:
+            return
+        try:
+            self._sock.settimeout(PATIENCE)
+            self._sock.sendall(submission.line(**fields))
+        except OSError:
+            self._gone = True
+
+    def draw(self, line: str) -> None:
+        """Show it a line about the agent; one that does not read (it was stopped) misses some."""
+        unread = array("i", [0])
+        fcntl.ioctl(self._sock, termios.TIOCOUTQ, unread)
+        if unread[0] < _UNREAD_MAX:
+            self.send(progress=line)
+
+    def early(self) -> None:
+        """Before there is an agent: raise Interrupted where it was told to end, AgentresError where it has gone."""
+        for number, _ in self.heard():
+            if number in agent.ENDING:
+                raise Interrupted(number)
+        if self._gone and not self.detached:
+            raise AgentresError("its client has gone")
+
+    def attach(self, loop: Loop, supervision: Supervision) -> None:
+        """Pass on what it says while the agent runs."""
+        loop.watch(self._sock.fileno(), partial(self._readable, loop, supervision))
+
+    def heard(self) -> list[tuple[int, bool]]:
+        """The signals that have come; never waits."""
+        try:
+            data = self._sock.recv(1 << 16, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        *lines, self._received = (self._received + data).split(b"\n")
+        try:
+            found = [submission.asked_signal(line) for line in lines]
+        except UsageError:
+            data, found = b"", []
+        if not data or len(self._received) > submission.LINE_MAX:
+            self._gone = True
+        return found
+
+    def _readable(self, loop: Loop, supervision: Supervision) -> None:
+        for number, to_all in self.heard():
+            supervision.pass_on(number, to_all)
+            if number == signal.SIGTSTP:
+                supervision.when_stopped(partial(self.send, stopped=True))
+        if self._gone:
+            loop.unwatch(self._sock.fileno())
+            if not self.detached:
+                supervision.kill("the daemon: its client has gone")
+
+
+def keep(sock: socket.socket, who: Caller, settings: Settings, running: int) -> NoReturn:
+    """Do what the client asks for, and end; ``running`` agents of its user do already, this one counted."""
+    client = Client(sock)
+    status = EXIT_AGENTRES
+    try:
+        os.setsid()
+        callers.join_host()
+        asked = _receive(sock)
+        _check_place(who)
+        who = callers.look(who)
+        # The daemon's own is not for what its user runs beside the agent.
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(who.oom_score_adj))
+        _run(client, who, asked, settings, running)
+        status = 0
+    except AgentresError as error:
+        client.send(failed={"error": str(error), "exit_code": error.exit_code})
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        client.send(failed={"error": f"{where}{reason(error)}", "exit_code": EXIT_AGENTRES})
+    os._exit(status)
+
+
+def _receive(sock: socket.socket) -> Submission:
+    """Take the submission in, the working directory and the streams as ours.  UsageError, OSError."""
+    first, fds = _first_line(sock)
+    streams = submission.streams(first)
+    if len(fds) != 2 + len(streams):
+        raise UsageError(f"expected {2 + len(streams)} descriptors")
+    body, cwd, *files = fds
+    # Read at places, so that nobody else's position counts, and as much as was there.
+    size = os.fstat(body).st_size
+    if size > submission.LARGEST:
+        raise UsageError(f"expected at most {submission.LARGEST >> 20} MiB")
+    asked = submission.read(os.pread(body, size, 0))
+    if asked.version != __version__:
+        raise AgentresError(
+            f"the daemon is of version {__version__}, and this is {asked.version}",
+            "restart it: systemctl restart agentres; no agent ends by that",
+        )
+    os.fchdir(cwd)
+    os.umask(asked.umask)
+    # As the command is to have them. A supervisor has them, too, as without the daemon.
+    for number in set(asked.ignored) - _NEVER_IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, asked.blocked)
+    if asked.detach:
+        files, streams = [os.open(os.devnull, os.O_RDWR)] * 3, [0, 1, 2]
+    # Above all three first: one may have the number of another.
+    files = [os.dup2(file, 100 + n, inheritable=False) for n, file in enumerate(files)]
+    for stream in range(3):
+        os.close(stream)
+    for stream, file in zip(streams, files, strict=True):
+        os.dup2(file, stream)
+    for fd in {*fds, *files} - set(range(3)):
+        os.close(fd)
+    return asked
+
+
+def _first_line(sock: socket.socket) -> tuple[bytes, list[int]]:
+    deadline, received, fds = time.monotonic() + PATIENCE, b"", list[int]()
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    while b"\n" not in received:
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise UsageError(f"nothing was asked for within {PATIENCE:g} s")
+        data, came, flags, _ = socket.recv_fds(sock, submission.LINE_MAX, _FDS_MAX)
+        fds += came
+        received += data
+        if not data or flags & socket.MSG_CTRUNC or len(received) > submission.LINE_MAX:
+            raise UsageError("expected a line of JSON with its descriptors")
+    line, _, rest = received.partition(b"\n")
+    if rest:
+        raise UsageError("expected one line before the answer")
+    return line, fds
+
+
+def _log_to(client: Client) -> None:
+    """Have what ``--verbose`` shows go there."""
+    import logging
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            client.send(log=record.getMessage())
+
+    logging.basicConfig(level=logging.DEBUG, handlers=[Lines()])
+
+
+def _write_to_journal(who: Caller, identifier: str) -> None:
+    """Have stdout and stderr lead there, as lines of this user's; where there is no journald they lead nowhere."""
+    journal = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    os.setegid(who.gid)
+    os.seteuid(who.uid)  # who connects is whose lines they are, and who may read them
+    try:
+        journal.connect(_JOURNAL)
+    except OSError as error:
+        log.debug(__name__, "no output is kept: %s", error)
+        return
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+    # systemd's journald-stream: identifier, unit, priority, then four flags.
+    journal.sendall(f"{identifier}\n\n{_INFO}\n0\n0\n0\n0\n".encode())
+    for stream in (1, 2):
+        os.dup2(journal.fileno(), stream)
+    journal.close()
+
+
+def _run(client: Client, who: Caller, asked: Submission, settings: Settings, running: int) -> None:
+    if asked.values.get("verbose"):
+        _log_to(client)
+    machine = host.read()
+    configured = _configured(asked, settings)
+    # What the client alone may do.
+    values = {key: value for key, value in asked.values.items() if key not in _OURS}
+    if values.get("isolate") == "no":
+        raise UsageError(
+            "--isolate no: the daemon runs agents behind walls", "--local runs it without"
+        )
+    if who.uid:
+        _check_user(values, who)
+    options = understand(values, asked.command, machine, configured, asked.environment)
+    allowed = ceilings.allowed(settings.ceilings, who.name, who.uid, _groups(who), machine)
+    standard = defaults(machine, settings.budget_share)
+
+    def within(limits: Limits, before: Limits | None) -> Limits:
+        return ceilings.within(limits, allowed, before or standard) if who.uid else limits
+
+    request = options.request
+    if who.uid:
+        if running > allowed.agents:
+            raise UsageError(
+                f"{who.name} has {running - 1} agents, and may have {allowed.agents}",
+                "wait for one to end",
+            )
+        _check_nofile(request.limits, who)
+    client.detached = asked.detach
+    if asked.detach:
+        _write_to_journal(who, registry.journal_identifier(who.uid, request.name))
+
+    def started(path: str) -> None:
+        if not asked.detach:
+            registry.mark_leased(path)
+        client.send(started=path, name=request.name)
+        if progress is not None:
+            progress.begin(path)
+
+    def attach(loop: Loop, supervision: Supervision) -> None:
+        client.attach(loop, supervision)
+        if progress is not None:
+            progress.attach(loop, supervision)
+
+    def small() -> Settings:
+        frugal.huge_pages(allowed=False)
+        return configured
+
+    frugal.huge_pages(allowed=True)  # for the agent
+    behalf = Behalf(
+        who,
+        asked.environment,
+        state_directory(asked.environment, who.uid),
+        within,
+        client.early,
+    )
+    progress: Progress | None = None
+    if options.progress:
+        from agentres.run.progress import Progress
+
+        progress = Progress(request.name, client.draw)
+    outcome = agent.run(
+        request.but(
+            limits=within(request.limits, None),
+            environment=asked.environment,
+            named="name" in values,
+            philosophy=options.philosophy,
+            priority=options.priority,
+            wait=options.wait,
+            share=settings.budget_share,
+            settings=small,
+            behalf=behalf,
+            started=started,
+            attach=attach,
+        ),
+        lambda line: client.send(tell=line),
+    )
+    client.send(
+        ended={
+            "exit_code": outcome.exit_code,
+            "killed": outcome.returncode < 0,
+            "lines": explain.summary(outcome),
+            "summary": explain.as_json(outcome, __version__),
+        }
+    )
+
+
+def _configured(asked: Submission, ours: Settings) -> Settings:
+    """The client's settings, without what is not for it to say, or would run in here."""
+    if asked.settings is None:
+        return ours.but(handlers=Settings().handlers)
+    try:
+        found = from_plain(dict(asked.settings))
+        interval, fastest = max(1.0, float(found.interval)), max(0.01, float(found.fastest))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UsageError(f"the settings that were submitted make no sense: {error}") from None
+    return found.but(
+        interval=interval,
+        fastest=fastest,
+        budget_share=ours.budget_share,
+        predictor=ours.predictor,
+        ceilings=ours.ceilings,
+    )
+
+
+def _check_place(who: Caller) -> None:
+    """An agent gets no second one outside of its own limits."""
+    with open(f"/proc/{who.pid}/cgroup") as file:
+        own = next((line[3:] for line in file.read().splitlines() if line.startswith("0::")), "/")
+    path = delegation.hierarchy().mount + own.rstrip("/")
+    while len(path) > 1:
+        if registry.is_marked(path):
+            raise UsageError(
+                "an agent's own agents live inside its limits, and behind walls there is no place",
+                "run the outer one with --local",
+            )
+        path = os.path.dirname(path)
+
+
+def _check_user(values: dict[str, object], who: Caller) -> None:
+    user = values.get("user")
+    if user in (who.name, str(who.uid)):
+        del values["user"]
+    elif user not in (None, agent.OWN_USER):
+        raise UsageError(f"--user {user}: only root may run an agent as another user")
+
+
+def _check_nofile(limits: Limits, who: Caller) -> None:
+    hard = next((h for number, _, h in who.rlimits if number == resource.RLIMIT_NOFILE), -1)
+    if (
+        limits.nofile is not None
+        and hard not in (resource.RLIM_INFINITY, -1)
+        and limits.nofile > hard
+    ):
+        raise UsageError(f"--nofile {limits.nofile}: the hard limit here is {hard}")
+
+
+def _groups(who: Caller) -> set[str]:
+    import grp
+
+    found = set()
+    for gid in {who.gid, *who.groups}:
+        found.add(str(gid))
+        try:
+            found.add(grp.getgrgid(gid).gr_name)
+        except KeyError:
+            continue
+    return found

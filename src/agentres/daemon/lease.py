@@ -1,0 +1,221 @@
+"""``agentres run`` where the daemon is: asks it for the agent, and is its terminal until it ends.
+
+Whatever ends this process ends the agent: the daemon's side sees the connection go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import time
+
+from agentres.daemon import submission
+from agentres.kernel import delegation
+from agentres.kernel.signals import Signal, Signals
+from agentres.kernel.terminal import Terminal
+from agentres.model import log
+from agentres.model.errors import AgentresError, Interrupted, reason
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.run.agent import ENDING, PASSED_ON
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from agentres.daemon.submission import Submission
+
+_TERMINALS = (signal.SIGTSTP,)
+"""What a terminal sends beside: the agent is in no process group that it knows of."""
+
+_PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that are ignored in here, whatever was before: Python's own doing."""
+
+_STOP_SECONDS = 2.0
+"""For the agent's supervisor to say that it has stopped, before we do without."""
+
+_GONE = "the agent's supervisor was killed, and the agent with it"
+
+
+class Told(Record):
+    """How it ended, as the daemon tells: the exit status, lines for people, and the summary."""
+
+    exit_code: int
+    lines: tuple[str, ...]
+    summary: dict[str, Any]
+
+
+class Failed(AgentresError):
+    """What the daemon, or the agent's supervisor there, says went wrong."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def connect(path: str) -> socket.socket | None:
+    """The daemon; None where there is none for us: nobody listens, we may not ask, or our cgroup is our own to use."""
+    if not os.path.exists(path) or delegation.own_place():
+        return None
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(path)
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    except OSError:
+        sock.close()
+        return None
+    if struct.unpack("iII", raw)[1] != 0:  # somebody else's socket: it would get our environment
+        sock.close()
+        return None
+    return sock
+
+
+class Lease:
+    """One agent by way of the daemon behind ``sock``; ``draw`` gets lines about it where they were asked for."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        tell: Callable[[str], None],
+        draw: Callable[[str], None] | None = None,
+    ) -> None:
+        self._sock = sock
+        self._tell = tell
+        self._draw = draw
+        self._received = b""
+        self._started = ""
+        self._stop_by: float | None = None
+
+    def run(self, asked: Submission) -> Told:
+        """Ask for it, and pass signals on until its end.  AgentresError.
+
+        With ``detach`` it returns when the command runs, with the name as the one line.
+        """
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        ignored = [
+            int(number)
+            for number in signal.valid_signals() - set(_PYTHONS)
+            if signal.getsignal(number) is signal.SIG_IGN
+        ]
+        terminal = Terminal()
+        heard = {s for s in (*PASSED_ON, *_TERMINALS) if signal.getsignal(s) is not signal.SIG_IGN}
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+        signals = Signals(heard)
+        try:
+            self._submit(asked.but(ignored=ignored, blocked=list(map(int, mask))))
+            poll = select.poll()
+            poll.register(self._sock, select.POLLIN)
+            poll.register(signals.fd, select.POLLIN)
+            while True:
+                ready = dict(poll.poll(self._patience()))
+                if signals.fd in ready:
+                    for came in signals.read():
+                        self._pass_on(came)
+                if self._sock.fileno() in ready:
+                    told = self._take(asked.detach)
+                    if told is not None:
+                        terminal.restore(modes=told.exit_code >= 128)
+                        return told
+                if self._stop_by is not None and time.monotonic() >= self._stop_by:
+                    self._stop()
+        except BaseException:
+            terminal.restore(modes=True)
+            raise
+        finally:
+            signals.close()
+            self._sock.close()
+            while signal.sigtimedwait(heard, 0) is not None:
+                pass
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _submit(self, asked: Submission) -> None:
+        body = os.memfd_create("agentres")
+        cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            data = submission.write(asked)
+            while data:
+                data = data[os.write(body, data) :]
+            streams = [stream for stream in range(3) if _is_open(stream)]
+            line = submission.request(streams)
+            socket.send_fds(self._sock, [line], [body, cwd, *streams])
+        except OSError as error:
+            # It may have said why before it hung up.
+            if (told := self._last_words()) is not None:
+                raise told from error
+            raise AgentresError(f"the daemon took no request: {reason(error)}") from error
+        finally:
+            os.close(body)
+            os.close(cwd)
+
+    def _last_words(self) -> Failed | None:
+        try:
+            self._take(detach=False)
+        except Failed as failed:
+            return failed
+        except (OSError, AgentresError):
+            pass
+        return None
+
+    def _pass_on(self, came: Signal) -> None:
+        if came.number in ENDING and not self._started and not came.sent:
+            raise Interrupted(came.number)
+        # A shell's own to a job that goes on is for all of it, as was the terminal's that stopped it.
+        to_all = not came.sent or came.number == signal.SIGCONT
+        line = submission.signal_line(came.number, to_all)
+        try:
+            self._sock.sendall(line)
+        except OSError:  # its end is what comes next
+            return
+        if came.number == signal.SIGTSTP:
+            self._stop_by = time.monotonic() + _STOP_SECONDS
+
+    def _patience(self) -> float | None:
+        """Milliseconds until we stop, whatever the agent does."""
+        return None if self._stop_by is None else max(0.0, self._stop_by - time.monotonic()) * 1000
+
+    def _stop(self) -> None:
+        """Stop as the terminal wants it, after the agent: once we have, its next line is the shell's."""
+        self._stop_by = None
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _take(self, detach: bool) -> Told | None:
+        """What has come from there; not None is the end."""
+        try:
+            data = self._sock.recv(1 << 16)
+        except OSError:
+            data = b""
+        if not data:
+            raise AgentresError(_GONE)
+        *lines, self._received = (self._received + data).split(b"\n")
+        for line in lines:
+            match json.loads(line):
+                case {"tell": text}:
+                    self._tell(str(text))
+                case {"progress": text}:
+                    if self._draw is not None:
+                        self._draw(str(text))
+                case {"log": text}:
+                    log.debug(__name__, "%s", text)
+                case {"stopped": _}:
+                    if self._stop_by is not None:
+                        self._stop()
+                case {"started": path, "name": name}:
+                    self._started = str(path)
+                    if detach:
+                        return Told(0, (str(name),), {})
+                case {"failed": {"error": text, "exit_code": code}}:
+                    raise Failed(str(text), int(code))
+                case {"ended": {"exit_code": code, "lines": words, "summary": summary}}:
+                    return Told(int(code), tuple(map(str, words)), summary)
+        return None
+
+
+def _is_open(stream: int) -> bool:
+    try:
+        os.fstat(stream)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,290 @@
+"""The host's service: has agents run for whoever asks, each by a keeper of its own.
+
+The daemon accepts, and forks: all that it has loaded its keepers share, and a client that sends garbage, or nothing,
+has one of its own to do so to.  A keeper (:mod:`agentres.daemon.keeper`) lives in its agent's scope, and goes on when the
+daemon ends; the next daemon finds it in the tree.  Where one is killed the daemon ends what was leased to its client.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+from agentres.kernel import caller as callers
+from agentres.kernel import delegation, frugal, registry, service
+from agentres.kernel.caller import Caller
+from agentres.kernel.cgroup import Cgroup
+from agentres.kernel.loop import Loop
+from agentres.kernel.signals import Signals
+from agentres.model import log
+from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, reason
+from agentres.model.paths import DAEMON_SOCKET
+from agentres.model.record import Record
+from agentres.policy.settings import Settings
+from agentres.run import configured
+
+_SHARED = (
+    "agentres.run.enforcement", "agentres.run.explain", "agentres.daemon.keeper", "agentres.kernel.deadman", "agentres.kernel.devices",
+    "agentres.kernel.kmsg", "agentres.kernel.terminal", "agentres.kernel.trampoline", "agentres.kernel.walls",
+    "agentres.run.messenger", "agentres.run.monitor", "agentres.run.steering", "agentres.store.writing", "agentres.run.supervision",
+    "agentres.kernel.pressure", "agentres.run.predictors", "encodings.idna", "grp", "pwd", "subprocess",
+)  # fmt: skip
+"""What a keeper needs: loaded once, before any is forked, so that an upgrade of the files changes nothing for it."""
+
+_MOST = 1000
+"""Connections of one user at once, whatever its ceiling: each is a process."""
+
+_BACKLOG = 128
+_HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+
+class Kept(Record):
+    """A keeper: its pidfd, whose agent it keeps, and that agent's cgroup where it is known; ``ours``: our child."""
+
+    pid: int
+    pidfd: int
+    uid: int
+    path: str
+    ours: bool
+
+
+class Daemon:
+    """Serves ``sock`` until SIGTERM.  ``say`` gets lines for the journal."""
+
+    def __init__(
+        self, sock: socket.socket, read: Callable[[], Settings], say: Callable[[str], None]
+    ) -> None:
+        self._sock = sock
+        self._read = read
+        self._say = say
+        self._settings = read()
+        self._loop = Loop()
+        self._kept: dict[int, Kept] = {}
+        self._ended = False
+        self._mount = delegation.hierarchy().mount
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+        self._signals = Signals(_HEARD)
+        self._loop.watch(self._signals.fd, self._signalled)
+        sock.setblocking(False)
+        self._loop.watch(sock.fileno(), self._accept)
+
+    def run(self) -> None:
+        """Until the end of the service."""
+        self._adopt()
+        service.notify("READY=1", self._status())
+        if (most := service.watchdog()) is not None:
+            self._alive(most / 3)
+        while not self._ended:
+            self._loop.tick()
+        service.notify("STOPPING=1")
+
+    # Agents.
+
+    def _adopt(self) -> None:
+        """Know the keepers of before; end what lost its own while there was no daemon."""
+        for agent in registry.running(self._mount):
+            if agent.keeper != 0 or not registry.is_owned(agent.path):
+                continue
+            pidfd = _alive_in(agent.home, agent.supervisor)
+            if pidfd is None:
+                self._bury(agent.path)
+            else:
+                self._watch(Kept(agent.supervisor, pidfd, agent.uid, agent.path, ours=False))
+        self._say(f"{len(self._kept)} agents run already" if self._kept else "no agent runs yet")
+
+    def _watch(self, kept: Kept) -> None:
+        self._kept[kept.pid] = kept
+        self._loop.watch(kept.pidfd, partial(self._keeper_ended, kept))
+
+    def _keeper_ended(self, kept: Kept) -> None:
+        self._loop.unwatch(kept.pidfd)
+        os.close(kept.pidfd)
+        del self._kept[kept.pid]
+        status = 0
+        if kept.ours:
+            _, status = os.waitpid(kept.pid, 0)
+        if not kept.ours or status:
+            # It had no time to remove what it made, or says so itself.
+            for agent in registry.running(self._mount):
+                if agent.supervisor == kept.pid and agent.keeper == 0:
+                    self._bury(agent.path)
+        service.notify(self._status())
+
+    def _bury(self, path: str) -> None:
+        """What to do about an agent whose supervisor was killed: whoever leased it is not there any more either."""
+        name = registry.name(path)
+        try:
+            agent = Cgroup(path)
+            if registry.leased(path):
+                self._say(f"{name}: its supervisor was killed, and the agent is ended with it")
+                if not agent.kill_all():
+                    self._say(f"{name}: a process in {path} survives SIGKILL")
+            else:
+                self._say(f"{name}: its supervisor was killed; its limits hold as they stand")
+            agent.close()
+        except AgentresError as error:  # it has gone in the meantime
+            log.debug(__name__, "%s: %s", path, error)
+
+    # Whoever asks.
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._sock.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:  # out of descriptors: it waits in line
+            self._say(f"cannot accept: {reason(error)}")
+            time.sleep(0.05)
+            return
+        with sock:
+            try:
+                who = callers.peer(sock)
+                running = 1 + sum(kept.uid == who.uid for kept in self._kept.values())
+                if running > _MOST:
+                    raise UsageError(f"uid {who.uid} has {_MOST} connections already")
+                self._fork(sock, who, running)
+            except (OSError, AgentresError) as error:
+                self._refuse(sock, error)
+
+    def _fork(self, sock: socket.socket, who: Caller, running: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
+                for number in _HEARD:
+                    signal.signal(number, signal.SIG_DFL)
+                for variable in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+                    os.environ.pop(variable, None)
+                fd = sock.fileno()
+                os.closerange(3, fd)
+                os.closerange(fd + 1, 4096)
+                from agentres.daemon.keeper import keep
+
+                keep(sock, who, self._settings, running)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+            finally:
+                os._exit(EXIT_AGENTRES)  # nothing of the daemon's may run twice
+        self._watch(Kept(pid, os.pidfd_open(pid), who.uid, "", ours=True))
+
+    def _refuse(self, sock: socket.socket, error: Exception) -> None:
+        from agentres.daemon import submission
+
+        words = reason(error) if isinstance(error, OSError) else str(error)
+        line = submission.line(failed={"error": words, "exit_code": EXIT_AGENTRES})
+        try:
+            sock.send(line, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:  # it has gone
+            pass
+
+    # The service.
+
+    def _signalled(self) -> None:
+        for came in self._signals.read():
+            if came.number in (signal.SIGTERM, signal.SIGINT):
+                self._ended = True
+            elif came.number == signal.SIGHUP:
+                self._reload()
+
+    def _reload(self) -> None:
+        service.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            self._settings = self._read()
+            self._say("the configuration was read anew")
+        except AgentresError as error:  # what held before goes on to
+            self._say(f"the configuration stays as it was: {error}")
+        service.notify("READY=1", self._status())
+
+    def _alive(self, pause: float) -> None:
+        service.notify("WATCHDOG=1")
+        self._loop.call_at(time.monotonic() + pause, partial(self._alive, pause))
+
+    def _status(self) -> str:
+        return f"STATUS={len(self._kept)} agents"
+
+
+def _alive_in(home: str, pid: int) -> int | None:
+    """A pidfd of the process, where it is in this home; None: it has ended, and the number may be another's."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    try:
+        with open(f"{home}/supervisor/cgroup.procs") as file:
+            if str(pid) in file.read().split():
+                return pidfd
+    except OSError:  # it goes at this moment
+        pass
+    os.close(pidfd)
+    return None
+
+
+def listen(path: str) -> socket.socket:
+    """A socket that everybody may connect to; UsageError where a daemon has it already.
+
+    Who may do what is said by the ceilings, and asked of the kernel; an administrator who wants to keep users
+    out altogether has systemd make it (agentres.socket: SocketMode=).
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):
+            if sock.connect_ex(path) == 0:
+                raise UsageError(f"a daemon serves {path} already")
+            os.unlink(path)
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        sock.bind(path)
+        os.chmod(path, 0o666)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise AgentresError(f"cannot listen on {path}: {reason(error)}") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def settings() -> Settings:
+    """The host's: what /etc says, or $AGENTRES_CONFIG, and nobody's own."""
+    environment = {**os.environ, "XDG_CONFIG_HOME": "/nonexistent"}
+    return configured.read(environment, 0) or Settings()
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"agentres: {line}\n")
+    sys.stderr.flush()
+
+
+def main() -> int:
+    """``agentres daemon``: serve until SIGTERM; the exit status."""
+    try:
+        if os.geteuid() != 0:
+            raise UsageError("the daemon is root's: it gives users what they cannot have alone")
+        frugal.one_heap()
+        frugal.huge_pages(allowed=False)
+        os.setgroups(())
+        os.umask(0o077)
+        sock = service.listening()
+        path = os.environ.get("AGENTRES_SOCKET", DAEMON_SOCKET)
+        own = sock is None
+        served = listen(path) if sock is None else sock
+        for module in _SHARED:
+            importlib.import_module(module)
+        daemon = Daemon(served, settings, _say)
+        gc.collect()
+        gc.freeze()  # a collection would write to all that the keepers share
+        daemon.run()
+        if own:
+            os.unlink(path)
+        return 0
+    except AgentresError as error:
+        _say(str(error))
+        return error.exit_code

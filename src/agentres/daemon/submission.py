@@ -1,0 +1,145 @@
+r"""What the client of the daemon sends to have an agent run, and what comes back: JSON; pure.
+
+    to the daemon      {"agentres": 1, "do": "run", "streams": [0, 1, 2]}\\n   with descriptors (SCM_RIGHTS):
+                       a memfd with the submission, the working directory, and the streams that are open
+                       {"signal": 15, "all": false}\\n      as long as it runs
+    from it            {"tell": "NOT enforced: …"}\\n      and {"log": …} where --verbose was asked for
+                       {"started": "/sys/fs/cgroup/…"}\\n
+                       {"stopped": true}\\n      after SIGTSTP, when the agent has stopped or does not mind it
+                       {"ended": {"exit_code": 0, "lines": […], "summary": {…}}}\\n
+                       {"failed": {"error": "…", "exit_code": 125}}\\n
+
+The connection is a lease: when it ends, the agent does.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+
+from agentres.model.errors import UsageError
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.run.control import PROTOCOL
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+LARGEST = 8 << 20
+"""Bytes of a submission: execve(2) takes 6 MiB at the most."""
+
+LINE_MAX = 4096
+"""Bytes of a line to the daemon."""
+
+
+class Submission(Record):
+    """A run that is asked for: the options' values by their key, the command, and what a child has from its parent.
+
+    ``settings`` is what the client's configuration came to (:func:`agentres.policy.settings.to_plain`), None for what is
+    built in.  ``version`` is the client's.  ``detach``: it goes on when the client has gone.  ``ignored`` and
+    ``blocked`` are signals: both outlast execve(2).
+    """
+
+    version: str
+    values: Mapping[str, Any]
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    umask: int
+    settings: Mapping[str, Any] | None = None
+    detach: bool = False
+    ignored: Sequence[int] = ()
+    blocked: Sequence[int] = ()
+
+
+def write(submission: Submission) -> bytes:
+    """As it is sent."""
+    return json.dumps(
+        {field: getattr(submission, field) for field in Submission.__match_args__}
+    ).encode()
+
+
+def read(data: bytes) -> Submission:
+    """What was sent, checked; UsageError."""
+    found = _object(data)
+    try:
+        made = Submission(**found)
+    except TypeError:
+        raise UsageError("what was submitted has not the fields of this version") from None
+    good = (
+        isinstance(made.version, str)
+        and _texts(made.command)
+        and made.command
+        and isinstance(made.values, dict)
+        and all(v is True or isinstance(v, str) or _texts(v) for v in made.values.values())
+        and isinstance(made.environment, dict)
+        and all(isinstance(text, str) for text in made.environment.values())
+        and type(made.umask) is int
+        and 0 <= made.umask <= 0o777
+        and isinstance(made.settings, dict | None)
+        and isinstance(made.detach, bool)
+        and _signals(made.ignored)
+        and _signals(made.blocked)
+    )
+    if not good:
+        raise UsageError("what was submitted makes no sense")
+    for text in (*made.command, *made.environment, *made.environment.values()):
+        if "\0" in text:
+            raise UsageError("a zero byte is in the command or its environment")
+    if any("=" in name or not name for name in made.environment):
+        raise UsageError("the environment has a variable without a name")
+    return made
+
+
+def request(streams: Sequence[int]) -> bytes:
+    """The first line, which goes with the descriptors."""
+    return line(agentres=PROTOCOL, do="run", streams=list(streams))
+
+
+def streams(first: bytes) -> list[int]:
+    """Which of 0, 1 and 2 come with the first line; UsageError."""
+    found = _object(first)
+    if found.get("agentres") != PROTOCOL or found.get("do") != "run":
+        raise UsageError(f'expected "agentres": {PROTOCOL} and "do": "run"')
+    named = found.get("streams")
+    sent = [stream for stream in range(3) if isinstance(named, list) and stream in named]
+    if named != sent:
+        raise UsageError('expected "streams": which of 0, 1 and 2 are sent')
+    return sent
+
+
+def signal_line(number: int, to_all: bool) -> bytes:
+    """One that asks to send a signal, to the main process or its whole process group."""
+    return line(signal=number, all=to_all)
+
+
+def asked_signal(text: bytes) -> tuple[int, bool]:
+    """The signal of such a line; UsageError."""
+    found = _object(text)
+    number = found.get("signal")
+    if type(number) is not int or number not in signal.valid_signals():
+        raise UsageError('expected "signal": a number')
+    return number, found.get("all") is True
+
+
+def line(**fields: object) -> bytes:
+    """A line of either side."""
+    return json.dumps(fields).encode() + b"\n"
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        raise UsageError("expected JSON") from None
+    if not isinstance(found, dict):
+        raise UsageError("expected an object")
+    return found
+
+
+def _signals(value: object) -> bool:
+    known = signal.valid_signals()
+    return isinstance(value, list) and all(type(n) is int and n in known for n in value)
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)

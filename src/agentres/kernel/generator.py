@@ -1,0 +1,95 @@
+"""systemd's generator: how the agents of ``/etc/agentres/agents.d`` restart, as drop-ins of their units.
+
+``python -P -m agentres.kernel.generator DIR …`` (systemd.generator(7)); at boot and at every daemon-reload.  A file that makes no
+sense is told of in one line, and its unit is left as it is: it will not start.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agentres.model.errors import reason
+from agentres.model.paths import AGENTS
+from agentres.model.units import UnitError, parse_duration
+
+RESTARTS = ("no", "on-failure", "on-abnormal", "always")
+DELAY, DELAY_MAX = "1s", "5m"
+
+_STEPS = 8
+"""From the first delay to the longest: 1 s becomes 5 min after eight."""
+
+
+def drop_in(agent: Mapping[str, Any]) -> str:
+    """What its unit has beside the template, empty: nothing; ValueError.  systemd.service(5)."""
+    restart = agent.get("restart", "no")
+    if restart not in RESTARTS:
+        raise ValueError(f"restart = {restart!r}: expected one of {', '.join(RESTARTS)}")
+    if restart == "no":
+        return ""
+    delay, longest = (
+        _seconds(agent, key, standard)
+        for key, standard in (("restart_delay", DELAY), ("restart_delay_max", DELAY_MAX))
+    )
+    return (
+        "[Unit]\nStartLimitIntervalSec=0\n"  # the delay grows instead
+        f"[Service]\nRestart={restart}\nRestartSec={delay:g}s\n"
+        f"RestartSteps={_STEPS}\nRestartMaxDelaySec={max(delay, longest):g}s\n"
+    )
+
+
+def _seconds(agent: Mapping[str, Any], key: str, standard: str) -> float:
+    value = agent.get(key, standard)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    try:
+        return parse_duration(str(value))
+    except UnitError as error:
+        raise ValueError(f"{key} = {value!r}: {error}") from None
+
+
+def described(directory: str) -> Iterator[tuple[str, str]]:
+    """The agents' names and files there."""
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return
+    for name in names:
+        if name.endswith(".toml") and not name.startswith("."):
+            yield name.removesuffix(".toml"), f"{directory}/{name}"
+
+
+def generate(agents: str, target: str) -> list[str]:
+    """Write the drop-ins into ``target``; a line for each file that makes no sense."""
+    wrong = []
+    for name, path in described(agents):
+        try:
+            with open(path, "rb") as file:
+                agent = tomllib.load(file).get("agent", {})
+            text = drop_in(agent if isinstance(agent, dict) else {})
+        except OSError as error:
+            wrong.append(f"{path}: {reason(error)}")
+            continue
+        except ValueError as error:  # of TOML, too
+            wrong.append(f"{path}: {error}")
+            continue
+        if text:
+            directory = f"{target}/agentres@{name}.service.d"
+            os.makedirs(directory, exist_ok=True)
+            with open(f"{directory}/50-agents.d.conf", "w") as file_:
+                file_.write(f"# Made by agentres from {path}\n{text}")
+    return wrong
+
+
+def main() -> int:
+    """With the directories as systemd gives them."""
+    for line in generate(AGENTS, sys.argv[1]):
+        sys.stderr.write(f"agentres: {line}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What things are: limits, figures, units, errors.  Pure, the standard library only; everything else knows it."""

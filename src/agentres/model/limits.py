@@ -1,0 +1,496 @@
+"""What an agent may use, as data; pure.
+
+:class:`Limits` says it once; :meth:`Limits.settings` turns it into (control file, text), which one
+place writes (:meth:`agentres.kernel.cgroup.Cgroup.apply`).  Everywhere, ``None`` means "leave it as
+it is" and ``"max"`` means "no limit".  File names and formats: the kernel's
+Documentation/admin-guide/cgroup-v2.rst.
+
+People write a limit as one value, which is fixed, or as ``least:most``, between which it moves:
+:func:`read_limits` reads both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.units import (
+    MAX,
+    UnitError,
+    format_rate,
+    format_size,
+    parse_count,
+    parse_cpu,
+    parse_rate,
+    parse_size,
+)
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agentres.model.units import Max
+
+    Rates = Mapping[str, int | Max]
+    """Device as the user names it (a path, or :data:`EVERY_DISK`) -> bytes or operations a second."""
+
+CPU_PERIOD_USEC = 100_000
+"""The period in ``cpu.max``, microseconds: the kernel's default."""
+
+CPU_MIN = 0.01
+"""Cores: the kernel takes no quota below 1 ms a period (kernel/sched/core.c)."""
+
+MEMORY_MIN = 1 << 20
+"""Bytes: with less, not even the step from fork to exec fits."""
+
+MEMORY_START = 256 << 20
+"""Bytes that an elastic limit starts with: agents have a flat base of about 185 MB, and then bursts."""
+
+MEMORY_LEAST = 32 << 20
+"""Bytes below which an elastic limit does not fall where nobody said how low it may."""
+
+CPU_START, CPU_LEAST = 1.0, 0.1
+"""Cores, likewise."""
+
+PIDS = 512
+"""Tasks at once, where nothing is said."""
+
+DISK_RATE = 100_000_000
+"""Bytes a second and disk, read or written, where nothing is said."""
+
+NET_RATE = 100_000_000
+"""Bytes a second, received or sent, where nothing is said."""
+
+NETS = ("host", "none", "isolated")
+"""What network an agent is in: the host's, or one of its own: with nothing but loopback, or a wire to the host."""
+
+LOOPBACKS = ("free", "limited")
+"""Whether what goes over loopback counts for the network's rates: agents talk to model servers there."""
+
+SHARE = 0.8
+"""How much of the host agents may use, where nothing is said."""
+
+PRIORITIES: Mapping[str, int] = MappingProxyType({"low": 25, "normal": 100, "high": 400})
+"""Words for a priority, which is a weight like ``cpu.weight``: its default is 100, and four times as
+much gets four times as much when all want it."""
+
+PRIORITY_MAX = 1000
+
+EVERY_DISK = ""
+"""The key in a ``Rates`` for the disks that have no rate of their own."""
+
+
+class Host(Record):
+    """What there is: processors, memory and its page size in bytes, and the hard RLIMIT_NOFILE."""
+
+    cpus: int
+    memory: int
+    page: int = 4096
+    nofile: int = 1 << 20
+
+
+class Range(Record):
+    """Between what an elastic limit moves, in its resource's unit."""
+
+    least: float
+    most: float
+
+
+class Standing(Record):
+    """How the home of one agent stands beside the others'.
+
+    ``weight`` is its part of CPU and disks when all want them (cpu.weight, io.weight), 1 to 10000.
+    ``protected`` bytes are taken back from it only when the others have no more to give (memory.low).
+    """
+
+    weight: int = 100
+    protected: int = 0
+
+    @classmethod
+    def of(cls, priority: int, memory: float) -> Standing:
+        """That of an agent of this priority which gets this much memory at the least."""
+        return cls(priority, int(memory) if priority > PRIORITIES["normal"] else 0)
+
+
+class Setting(Record):
+    """One line to write to one control file, and to find there afterwards.
+
+    ``key`` is the device for nested-keyed files (``io.max``): only that line is compared.
+    ``optional`` is what helps where the kernel has it: without it no limit is missing.
+    """
+
+    file: str
+    text: str
+    key: str = ""
+    optional: bool = False
+
+    @property
+    def controller(self) -> str:
+        """The controller that owns the file: ``memory`` for ``memory.max``."""
+        return self.file.partition(".")[0]
+
+
+class Refused(Record):
+    """A limit that does not hold: the setting, and why."""
+
+    setting: Setting
+    why: str
+
+
+class IoMax(Record):
+    """The line of ``io.max`` for one device (``MAJ:MIN``); rates a second."""
+
+    device: str
+    rbps: int | Max = MAX
+    wbps: int | Max = MAX
+    riops: int | Max = MAX
+    wiops: int | Max = MAX
+
+    def setting(self) -> Setting:
+        rates = f"rbps={self.rbps} wbps={self.wbps} riops={self.riops} wiops={self.wiops}"
+        return Setting("io.max", f"{self.device} {rates}", key=self.device)
+
+
+class NetworkMax(Record):
+    """What an agent may receive and send, bytes a second, and whether loopback counts (:data:`LOOPBACKS`).
+
+    No control file has it, but its text is of their kind, and is told where theirs are.
+    """
+
+    net_in: int | Max = MAX
+    net_out: int | Max = MAX
+    loopback: str = LOOPBACKS[0]
+
+    def setting(self) -> Setting:
+        return Setting(NETWORK, f"in={self.net_in} out={self.net_out} loopback={self.loopback}")
+
+
+NETWORK = "network"
+"""What stands for the control file that the network's rates would have."""
+
+
+class Limits(Record):
+    """The limits of one agent.
+
+    ``cpu`` in cores, memory and swap in bytes, ``pids`` in tasks (threads count), the four disk
+    rates a second, ``nofile`` in descriptors of each process (RLIMIT_NOFILE, soft and hard); ``net_in`` and
+    ``net_out`` in bytes a second, ``net`` and ``net_loopback`` among :data:`NETS` and :data:`LOOPBACKS`.
+    ``ranges`` tells which of them are elastic, by field, and ``io_read=/dev/vda`` for the rate of one
+    disk; the field holds what is written first.
+    """
+
+    cpu: float | Max | None = None
+    memory: int | Max | None = None
+    swap: int | Max | None = None
+    pids: int | Max | None = None
+    io_read: Rates = MappingProxyType({})
+    io_write: Rates = MappingProxyType({})
+    io_read_iops: Rates = MappingProxyType({})
+    io_write_iops: Rates = MappingProxyType({})
+    nofile: int | None = None
+    net_in: int | Max | None = None
+    net_out: int | Max | None = None
+    net: str = NETS[0]
+    net_loopback: str = LOOPBACKS[0]
+    ranges: Mapping[str, Range] = MappingProxyType({})
+
+    def settings(self, io_max: Iterable[IoMax] = ()) -> list[Setting]:
+        """The control files' contents, in the order in which they are to be written.
+
+        ``io_max`` is the disk rates by device number (:func:`io_max_lines`).
+        """
+        settings = []
+        if self.cpu is not None:
+            quota = MAX if self.cpu == MAX else str(round(self.cpu * CPU_PERIOD_USEC))
+            settings.append(Setting("cpu.max", f"{quota} {CPU_PERIOD_USEC}"))
+            if "cpu" in self.ranges and quota != MAX:
+                # An agent idles and then wants all at once: one period's quota that it left unused
+                # helps over the time until the limit is raised.  Over many periods cpu.max holds as
+                # before.  Linux 5.14; the kernel takes no more than the quota, so it comes second.
+                settings.append(Setting("cpu.max.burst", quota, optional=True))
+        if self.memory is not None:
+            # One process is killed, not all of them: a tool call that grows too large must not
+            # take the agent and its context with it.
+            settings.append(Setting("memory.oom.group", "0"))
+            settings.append(Setting("memory.max", str(self.memory)))
+        if self.swap is not None:
+            settings.append(Setting("memory.swap.max", str(self.swap)))
+        if self.pids is not None:
+            settings.append(Setting("pids.max", str(self.pids)))
+        settings.extend(line.setting() for line in io_max)
+        return settings
+
+    @property
+    def network(self) -> NetworkMax | None:
+        """The network's rates; None where there is nothing to send to."""
+        if self.net == "none":
+            return None
+        return NetworkMax(self.net_in or MAX, self.net_out or MAX, self.net_loopback)
+
+    @property
+    def limits_network(self) -> bool:
+        """Whether a rate of the network is asked for."""
+        return self.net != "none" and not {self.net_in, self.net_out} <= {MAX, None}
+
+    @property
+    def disk_rates(self) -> dict[str, Rates]:
+        """The four disk rates by their key in ``io.max``."""
+        return {
+            "rbps": self.io_read,
+            "wbps": self.io_write,
+            "riops": self.io_read_iops,
+            "wiops": self.io_write_iops,
+        }
+
+    @property
+    def named_devices(self) -> set[str]:
+        """The devices that have a rate of their own, as the user named them."""
+        return {name for rates in self.disk_rates.values() for name in rates} - {EVERY_DISK}
+
+    @property
+    def named_written(self) -> list[str]:
+        """Those of them whose writes have one."""
+        written = {**self.io_write, **self.io_write_iops}
+        return [name for name, rate in written.items() if name != EVERY_DISK and rate != MAX]
+
+    @property
+    def limits_every_disk(self) -> bool:
+        """Whether some rate is asked for on all disks."""
+        return any(rates.get(EVERY_DISK, MAX) != MAX for rates in self.disk_rates.values())
+
+
+def defaults(host: Host, share: float = SHARE) -> Limits:
+    """What holds when nothing is said; ``share`` is how much of the host agents may use.
+
+    Memory and CPU are elastic: who meets such a limit waits a moment, and the raise makes it good.  A
+    fork or an open(2) that was refused is not made good by a raise that comes later, so that those
+    limits are fixed at what agents do not meet; disk rates at what leaves a disk usable for others.
+    """
+    ranges = {}
+    memory, cpu = page_align(int(host.memory * share), host.page), round(host.cpus * share, 2)
+    if memory > MEMORY_LEAST:
+        ranges["memory"] = Range(MEMORY_LEAST, memory)
+    if cpu > CPU_LEAST:
+        ranges["cpu"] = Range(CPU_LEAST, cpu)
+    return Limits(
+        cpu=min(CPU_START, max(cpu, CPU_MIN)),
+        memory=min(MEMORY_START, memory),
+        swap=0,
+        pids=PIDS,
+        io_read={EVERY_DISK: DISK_RATE},
+        io_write={EVERY_DISK: DISK_RATE},
+        nofile=min(1000, host.nofile),
+        net_in=NET_RATE,
+        net_out=NET_RATE,
+        ranges=ranges,
+    )
+
+
+def page_align(size: int, page: int) -> int:
+    """``size`` bytes rounded down to whole pages, as the kernel stores it."""
+    return size // page * page
+
+
+def io_max_lines(
+    limits: Limits, every_disk: Iterable[str], named: Mapping[str, Iterable[str]]
+) -> tuple[IoMax, ...]:
+    """The lines of ``io.max``: a rate of its own beats the rate for every disk.
+
+    ``every_disk`` are the device numbers (``MAJ:MIN``) that count on this host; ``named`` maps the
+    names that the user gave to the device numbers behind them.
+    """
+    lines: dict[str, dict[str, int | Max]] = {}
+    every = list(every_disk)
+    for key, rates in limits.disk_rates.items():
+        if EVERY_DISK in rates:
+            for device in every:
+                lines.setdefault(device, {})[key] = rates[EVERY_DISK]
+        for name, rate in rates.items():
+            for device in named[name] if name != EVERY_DISK else ():
+                lines.setdefault(device, {})[key] = rate
+    return tuple(
+        IoMax(device, **rates)
+        for device, rates in sorted(lines.items())
+        if any(rate != MAX for rate in rates.values())
+    )
+
+
+# What people write.
+
+
+class LimitError(ValueError):
+    """A text that is no limit: its key among :data:`WRITTEN`, the text, and what was expected."""
+
+    def __init__(self, key: str, text: str, words: str) -> None:
+        super().__init__(words)
+        self.key = key
+        self.text = text
+
+
+class Written(Record):
+    """How one of the limits is written, and what it may be.
+
+    ``whole`` is what the host has of it, of which nobody gets more.  ``start`` is where an elastic one
+    starts, as near as its range allows; None is at its most.  ``example`` is a range; without one the
+    limit is fixed, and ``unlimited`` tells whether it may be ``max``.  With ``choices`` it is one of those
+    words and no number.
+    """
+
+    parse: Callable[[str, Host], Any]
+    least: float
+    show: Callable[[float], str]
+    whole: Callable[[Host], float] | None = None
+    start: float | None = None
+    example: str = ""
+    unlimited: bool = True
+    pages: bool = False
+    choices: tuple[str, ...] = ()
+
+
+def _cores(cores: float) -> str:
+    return f"{cores:g} cores"
+
+
+def _one_of(words: tuple[str, ...]) -> Written:
+    return Written(lambda text, host: text, 0, str, choices=words)
+
+
+_RATE = Written(lambda text, host: parse_rate(text), 1, format_rate, None, DISK_RATE, "10M:100M")
+_NET = Written(lambda text, host: parse_rate(text), 1, format_rate, None, NET_RATE, "10M:100M")
+# Nobody asked for few of them: those who want less say less.
+_IOPS = Written(lambda text, host: parse_count(text), 1, str, None, None, "100:5000")
+WRITTEN: Mapping[str, Written] = MappingProxyType(
+    {
+        "cpu": Written(
+            lambda text, host: parse_cpu(text),
+            CPU_MIN,
+            _cores,
+            lambda host: host.cpus,
+            CPU_START,
+            "0.5:4",
+        ),
+        "memory": Written(
+            lambda text, host: parse_size(text, host.memory),
+            MEMORY_MIN,
+            format_size,
+            lambda host: host.memory,
+            MEMORY_START,
+            "256M:2G",
+            pages=True,
+        ),
+        "swap": Written(lambda text, host: parse_size(text), 0, format_size, pages=True),
+        "pids": Written(lambda text, host: parse_count(text), 1, str, None, PIDS, "64:512"),
+        "io_read": _RATE,
+        "io_write": _RATE,
+        "io_read_iops": _IOPS,
+        "io_write_iops": _IOPS,
+        "nofile": Written(lambda text, host: parse_count(text), 1, str, unlimited=False),
+        "net_in": _NET,
+        "net_out": _NET,
+        "net": _one_of(NETS),
+        "net_loopback": _one_of(LOOPBACKS),
+    }
+)
+"""The limits that can be written, by their field of :class:`Limits`."""
+
+NETWORKS = ("net_in", "net_out")
+"""Those of them that are rates of the network."""
+
+DISKS = ("io_read", "io_write", "io_read_iops", "io_write_iops")
+"""Those of them that each disk has, and that may be written several times: ``[DEV=]RATE``."""
+
+
+def read_limits(texts: Mapping[str, str | Sequence[str]], host: Host, standard: Limits) -> Limits:
+    """The limits that are written as ``texts``, over those of ``standard``; LimitError."""
+    found: dict[str, Any] = {key: getattr(standard, key) for key in Limits.__match_args__}
+    ranges = found["ranges"] = dict(standard.ranges)
+    for key, given in texts.items():
+        for text in [given] if isinstance(given, str) else given:
+            device, value = _device(key, text) if key in DISKS else (EVERY_DISK, text)
+            try:
+                first, between = _limit(WRITTEN[key], value, host)
+            except UnitError as error:
+                raise LimitError(key, text, str(error)) from None
+            found[key] = {**found[key], device: first} if key in DISKS else first
+            named = f"{key}={device}" if device else key
+            ranges.pop(named, None)
+            if between is not None:
+                ranges[named] = between
+    return Limits(**found)
+
+
+def _device(key: str, text: str) -> tuple[str, str]:
+    """A path may have ``=`` and ``:`` in it, a rate has no ``=``."""
+    device, equals, rate = text.rpartition("=")
+    if equals and not device.startswith("/"):
+        raise LimitError(key, text, "a device is a path, as /dev/vda=50M")
+    return device, rate
+
+
+def _limit(written: Written, text: str, host: Host) -> tuple[Any, Range | None]:
+    """What is written first, and between what it moves; UnitError."""
+    if written.choices:
+        if text not in written.choices:
+            *others, last = written.choices
+            raise UnitError(f"expected {', '.join(others)} or {last}")
+        return text, None
+    low, colon, high = text.partition(":")
+    if not colon:
+        return (MAX if text == MAX and written.unlimited else _value(written, text, host)), None
+    if not written.example:
+        raise UnitError("expected one value: this limit does not move")
+    expected = f"expected least:most such as {written.example}"
+    if not low or not high:
+        raise UnitError(expected)
+    if low == MAX:
+        raise UnitError(f"{expected}: max is no least")
+    if high == MAX and written.whole is None:
+        raise UnitError(f"{expected}: max is no most here, the host has no whole of it")
+    least = _end(written, low, host)
+    most = (
+        _end(written, high, host) if high != MAX or written.whole is None else written.whole(host)
+    )
+    if written.pages:
+        most = page_align(int(most), host.page)
+    if least > most:
+        shown = f"{written.show(least)}, is above its most, {written.show(most)}"
+        raise UnitError(f"{expected}: its least, {shown}")
+    if least == most:
+        return least, None
+    start = most if written.start is None else max(least, min(most, written.start))
+    return start, Range(least, most)
+
+
+def _end(written: Written, text: str, host: Host) -> Any:
+    try:
+        return _value(written, text, host)
+    except UnitError as error:
+        raise UnitError(f"{text}: {error}") from None
+
+
+def _value(written: Written, text: str, host: Host) -> Any:
+    value = written.parse(text, host)
+    if value < written.least:
+        what = (
+            "must be above 0"
+            if value == 0
+            else f"is below the least, {written.show(written.least)}"
+        )
+        raise UnitError(what)
+    if written.whole is not None and value > written.whole(host):
+        raise UnitError(f"is above the host's {written.show(written.whole(host))}")
+    return page_align(value, host.page) if written.pages else value
+
+
+def parse_priority(text: str) -> int:
+    """A weight from ``low``, ``normal``, ``high`` or a number; UnitError."""
+    if (known := PRIORITIES.get(text)) is not None:
+        return known
+    expected = f"expected low, normal, high, or a whole number, 1 to {PRIORITY_MAX}"
+    try:
+        number = parse_count(text)
+    except UnitError:
+        raise UnitError(expected) from None
+    if not 1 <= number <= PRIORITY_MAX:
+        raise UnitError(expected)
+    return number

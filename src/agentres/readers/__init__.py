@@ -1,0 +1,1 @@
+"""What looks, and ends: figures, curves, metrics, what a host can do."""

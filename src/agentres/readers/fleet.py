@@ -1,0 +1,272 @@
+"""All agents of the host as they are now and were a while ago: what a dashboard draws.
+
+A :class:`Fleet` keeps the control files of every agent open and looks again and again; each look is a
+:class:`Picture` that changes no more.  It reads the cgroup tree and the history, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentres.companion.hostsample import host_sample
+from agentres.kernel import host, network, registry, tree
+from agentres.kernel.cgroup import Cgroup
+from agentres.kernel.meter import Meter
+from agentres.kernel.registry import Found
+from agentres.model import log
+from agentres.model.errors import AgentresError, ControlFileError, NotEnforceable
+from agentres.model.stats import Sample
+from agentres.policy.alerts import Severity
+from agentres.policy.capacity import Claim, free
+from agentres.policy.resources import EVENT, RATE, RESOURCES
+from agentres.store import AlertRow, Store
+
+KEPT = 60
+"""Looks whose figures are kept for each agent."""
+
+DRAWN = ("cpu", "memory", "disk_read", "disk_write", "network_in", "network_out", "pids", "fds",
+         "cpu_pressure", "memory_pressure", "io_pressure")  # fmt: skip
+"""The figures of an agent, by the names that resources have in rules (docs/configuration.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An agent in a picture.
+
+    ``figures`` are in the units of :data:`agentres.policy.resources.RESOURCES`: cores, bytes, bytes a second,
+    counts, the share of time stalled.  A rate is the mean since the look before; None where it is not known.  ``limits``
+    likewise, None where there is none; ``tripwire`` is memory.high in bytes; ``philosophy`` is empty until it is watched.  ``recent`` has the last figures of a name,
+    the newest last.
+    """
+
+    found: Found
+    user: str
+    state: str
+    priority: int | None
+    philosophy: str
+    figures: Mapping[str, float | None]
+    limits: Mapping[str, float | None]
+    tripwire: int | None
+    recent: Mapping[str, Sequence[float | None]]
+    alerts: tuple[AlertRow, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.found.name
+
+    @property
+    def severity(self) -> Severity | None:
+        """The gravest of its open alerts that nobody has acknowledged."""
+        open_ones = [a.last_severity for a in self.alerts if a.acknowledged is None]
+        return max(open_ones, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What the agents of one slice share: bytes, and cores; ``path`` is below the mount."""
+
+    path: str
+    budget: int
+    allocated: int
+    used: int
+    free: int
+    cores: float
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a look below ``mount`` found; ``time`` in unix seconds.  ``host`` are figures as an agent's.
+
+    ``trouble`` says why the alerts are not to be had; empty: they are.
+    """
+
+    mount: str
+    time: float
+    agents: tuple[Shown, ...]
+    slices: tuple[Slice, ...]
+    host: Mapping[str, float | None]
+    host_limits: Mapping[str, float | None]
+    trouble: str = ""
+
+
+class Fleet:
+    """Looks at the agents below the cgroup2 ``mount``.
+
+    ``history`` opens the history that alerts are in; ``share`` is the budget's part of the host, ``own`` the slice that is
+    shown although nobody runs in it (empty: none).  ``look_at_host`` and ``now`` (unix seconds) can be others for tests.
+    """
+
+    def __init__(
+        self,
+        mount: str,
+        history: Callable[[], Store],
+        share: float,
+        own: str = "",
+        look_at_host: Callable[[], Sample] = host_sample,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._mount = mount
+        self._history = history
+        self._share = share
+        self._own = own
+        self._look_at_host = look_at_host
+        self._now = now
+        self._watched: dict[tuple[str, float], _Watched] = {}
+        self._host = _Rates()
+
+    def look(self) -> Picture:
+        """Read everything once."""
+        now = self._now()
+        found = {(agent.path, agent.started): agent for agent in registry.running(self._mount)}
+        for gone in self._watched.keys() - found.keys():
+            self._watched.pop(gone).close()
+        places = {os.path.dirname(agent.home) for agent in found.values()}
+        claims = {path: tree.claims(path) for path in sorted(places | {self._own} - {""})}
+        by_path = {claim.path: claim for among in claims.values() for claim in among}
+        alerts, trouble = self._alerts()
+        shown = []
+        for key, agent in found.items():
+            try:
+                watched = self._watched.get(key)
+                if watched is None:
+                    watched = self._watched[key] = _Watched(agent)
+                told = tuple(alert for alert in alerts if _is_about(alert, agent))
+                shown.append(watched.look(now, by_path.get(agent.path), told))
+            except (OSError, ControlFileError) as error:  # it has just ended
+                log.debug(__name__, "no figures of %s: %s", agent.name, error)
+        values = _values(self._look_at_host())
+        return Picture(
+            self._mount,
+            now,
+            tuple(shown),
+            tuple(self._slice(path, among) for path, among in claims.items()),
+            self._host.figures(now, values),
+            _limits(values),
+            trouble,
+        )
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for watched in self._watched.values():
+            watched.close()
+        self._watched.clear()
+
+    def _slice(self, path: str, claims: Sequence[Claim]) -> Slice:
+        machine = host.read()
+        budget = tree.budget(path, machine.memory, self._share)
+        cores, _ = tree.cpu_budget(path, machine.cpus, self._share)
+        taken, used = sum(claim.taken for claim in claims), sum(claim.use for claim in claims)
+        below = path.removeprefix(self._mount) or "/"
+        return Slice(below, budget.limit, taken, used, free(budget, claims), cores)
+
+    def _alerts(self) -> tuple[list[AlertRow], str]:
+        try:
+            store = self._history()
+        except AgentresError as error:
+            return [], str(error)
+        try:
+            return store.alerts(open_only=True), ""
+        except AgentresError as error:
+            return [], str(error)
+        finally:
+            store.close()
+
+
+@dataclass(slots=True)
+class _Rates:
+    """Figures from values that are read again and again: a rate is how fast a counter rose in between."""
+
+    at: float = 0.0
+    counters: dict[str, float | None] = field(default_factory=dict)
+
+    def figures(self, now: float, values: Mapping[str, Any]) -> dict[str, float | None]:
+        found: dict[str, float | None] = {}
+        passed = now - self.at
+        for name in DRAWN:
+            resource = RESOURCES[name]
+            value = resource.raw(values)
+            if resource.kind == RATE:
+                before, self.counters[name] = self.counters.get(name), value
+                known = before is not None and value is not None and value >= before and passed > 0
+                value = (value - before) / passed if known else None  # type: ignore[operator]
+            found[name] = value
+        self.at = now
+        return found
+
+
+class _Watched:
+    """One agent's files, and what they held of late."""
+
+    def __init__(self, agent: Found) -> None:
+        self._agent = agent
+        self._user = registry.user_name(agent.uid)
+        self._network: network.Network | None = None
+        cgroup = Cgroup(agent.path)
+        try:
+            self._network = network.find(cgroup)
+        except NotEnforceable as error:  # root's to read, or nothing is counted
+            log.debug(__name__, "no network of %s: %s", agent.name, error)
+        finally:
+            cgroup.close()
+        self._meter = Meter(agent.path, network=self._network)
+        self._rates = _Rates()
+        self._recent: dict[str, deque[float | None]] = {name: deque(maxlen=KEPT) for name in DRAWN}
+
+    def look(self, now: float, claim: Claim | None, alerts: tuple[AlertRow, ...]) -> Shown:
+        self._meter.sample()
+        self._meter.read("limits")
+        values = self._meter.values
+        figures = self._rates.figures(now, values)
+        for name, value in figures.items():
+            self._recent[name].append(value)
+        state = "unknown"
+        if claim is not None:
+            state = "unsupervised" if claim.orphan else claim.state
+        return Shown(
+            self._agent,
+            self._user,
+            state,
+            None if claim is None else claim.priority,
+            registry.philosophy(self._agent.path),
+            figures,
+            _limits(values),
+            self._tripwire(),
+            {name: tuple(values) for name, values in self._recent.items()},
+            alerts,
+        )
+
+    def _tripwire(self) -> int | None:
+        try:
+            with open(f"{self._agent.path}/memory.high") as file:
+                text = file.read().strip()
+        except FileNotFoundError:  # the memory controller is not here
+            return None
+        return None if text == "max" else int(text)
+
+    def close(self) -> None:
+        self._meter.close()
+        if self._network is not None:
+            self._network.close()
+
+
+def _is_about(alert: AlertRow, agent: Found) -> bool:
+    """Whether an open alert is of this run: a run before it may have the name, and no end."""
+    return alert.of == "agent" and alert.agent == agent.name and alert.raised >= agent.started - 1.0
+
+
+def _values(sample: Sample) -> dict[str, Any]:
+    return {name: getattr(sample, name) for name in Sample.__match_args__}
+
+
+def _limits(values: Mapping[str, Any]) -> dict[str, float | None]:
+    return {
+        name: values.get(resource.limit)
+        for name, resource in RESOURCES.items()
+        if resource.kind != EVENT and resource.limit is not None
+    }

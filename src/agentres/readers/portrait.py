@@ -1,0 +1,79 @@
+"""What a supervisor says of its agent (``show``, docs/control.md), in words; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agentres.model.errors import printable
+from agentres.model.limits import WRITTEN
+from agentres.model.units import MAX, format_duration, format_size
+
+ABSENT = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRow:
+    """A limit: what holds, between which values it moves (empty: it does not), what is in use, who asked for it."""
+
+    key: str
+    holds: str
+    between: str
+    used: str
+    origin: str
+
+
+def facts(answer: Mapping[str, Any], now: float) -> Iterator[str]:
+    """Who it is and how it does, at ``now`` (unix seconds): lines that a terminal can have."""
+    age = format_duration(max(0.0, now - answer["started"]))
+    state = f"frozen ({answer['frozen_by']})" if answer["frozen"] else "running"
+    yield printable(
+        f"{answer['name']}: {state}, started {age} ago by {' '.join(answer['command'])}"
+    )
+    yield (
+        f"main process {answer['main']}, supervisor {answer['supervisor']}, "
+        f"priority {answer['priority']}, philosophy {printable(answer['philosophy'])}"
+    )
+    yield printable(answer["cgroup"])
+    drift = answer["drift"]
+    yield printable(f"not as it was set: {drift}" if drift else "all limits stand as they were set")
+
+
+def limits(answer: Mapping[str, Any]) -> Iterator[LimitRow]:
+    """Its limits, one after another."""
+    for key, limit in answer["limits"].items():
+        between = limit["range"]
+        least_most = [] if between is None else [quantity(key, value) for value in between]
+        yield LimitRow(
+            printable(key),
+            quantity(key, limit["standing"]),
+            " to ".join(least_most),
+            _used(key, answer["used"]),
+            printable(limit["from"]),
+        )
+
+
+def quantity(key: str, value: float | str | None) -> str:
+    """A value of a limit as one would write it."""
+    if value is None:
+        return ABSENT
+    if isinstance(value, str):
+        return "no limit" if value == MAX else printable(value)
+    return WRITTEN[key.partition("=")[0]].show(value)
+
+
+def _used(key: str, used: Mapping[str, Any]) -> str:
+    memory, swap, pids = used["working_set"], used["swap_current"], used["pids_current"]
+    found = {
+        "memory": memory,
+        "swap": swap,
+        "net_in": used["rx_bytes"],
+        "net_out": used["tx_bytes"],
+    }
+    if key == "pids" and pids is not None:
+        return str(pids)
+    if key == "cpu" and used["usage_usec"] is not None:
+        return format_duration(used["usage_usec"] / 1e6)
+    value = found.get(key)
+    return ABSENT if value is None else format_size(value)

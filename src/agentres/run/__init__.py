@@ -1,0 +1,1 @@
+"""The supervisor of one agent: from the launch to the end."""

@@ -1,0 +1,165 @@
+"""Whether there is room for one more agent, and the wait for it.
+
+The sum of what agents may have is kept under the budget by this, and by the kernel on the slice.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+
+from agentres.kernel import host, registry, tree
+from agentres.model import log
+from agentres.model.errors import NoRoom
+from agentres.model.limits import Setting
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.units import MAX, format_duration, format_size
+from agentres.policy.capacity import Admission, Claim, admit, before, free, line, shortage
+
+if TYPE_CHECKING:
+    from agentres.kernel.cgroup import Cgroup
+    from agentres.model.limits import Limits
+    from agentres.policy.capacity import Budget
+
+LOOK_AGAIN = 1.0
+"""Seconds between two looks of one that waits, beside those that the bell asks for: who was killed rings none."""
+
+ASKED_PATIENCE = 30.0
+"""Seconds that one which does not want to wait gives the others to hand over what they can do without.
+
+They do so as soon as they hear of it; this is how long a busy host may take to let them.
+"""
+
+LOCK_PATIENCE = 30.0
+"""Seconds to wait for the lock with whoever has it: all others that start at this moment take it before, one after another."""
+
+_SMALLER = "a smaller --memory may fit"
+_WAIT = f"--wait waits for room, {_SMALLER}"
+
+
+class Applicant(Record):
+    """Who asks: the agent's cgroup among those in ``slice``, what it is to have, and how it ranks.
+
+    ``share`` of the host is what all may have; ``wait`` seconds at the most, None: not at all.
+    """
+
+    cgroup: Cgroup
+    slice: str
+    limits: Limits
+    priority: int
+    share: float
+    wait: float | None
+
+
+def enter(who: Applicant, early: Callable[[], None], tell: Callable[[str], None]) -> Limits:
+    """Take room for the agent; its limits, with as much memory to start with as there is.
+
+    Where the least does not fit, waits for it or raises NoRoom; what the others have and can do without
+    is asked for in any case.  ``early`` is called while it waits, and may raise; ``tell`` gets a line for
+    people when its place in the line changes.
+    """
+    memory = who.limits.memory
+    if memory is None or memory == MAX or not who.cgroup.has("memory.max"):
+        _claim(who, 0, 0)
+        return who.limits
+    between = who.limits.ranges.get("memory")
+    least = int(between.least) if between is not None else memory
+    _claim(who, least, 0)
+    found = _try(who, least, memory, early)
+    if not found.granted:
+        if least > _budget(who).limit:  # no end of another run makes room for that
+            raise NoRoom(found.why, _SMALLER)
+        if who.wait is None and not found.spare:
+            raise NoRoom(found.why, _WAIT)
+        found = _wait(who, least, memory, found, early, tell)
+    return who.limits.but(memory=found.granted)
+
+
+def _try(who: Applicant, least: int, start: int, early: Callable[[], None]) -> Admission:
+    with tree.Lock(who.slice, LOCK_PATIENCE, early, in_line=True):
+        claims = tree.claims(who.slice)
+        mine = next((claim for claim in claims if claim.path == who.cgroup.path), None)
+        others = [claim for claim in claims if claim.path != who.cgroup.path]
+        budget = _budget(who)
+        ahead, reserved = list[Claim](), 0
+        if mine is not None:  # else no mark can be made, and there is no line to stand in
+            budget = budget.but(limit=max(0, budget.limit - mine.beside))
+            ahead = [c for c in line(others) if before(c, mine)]
+            reserved = sum(c.wants for c in ahead)
+            if any(claim.wants and not claim.waiting for claim in others):
+                from agentres.policy import contention  # seldom, and a launch is short of time
+
+                now = time.clock_gettime(time.CLOCK_BOOTTIME)
+                reserved += contention.reserved([c for c in others if not c.waiting], mine, now)
+        found = admit(budget.but(limit=max(0, budget.limit - reserved)), others, least, start)
+        if found.granted:
+            _claim(who, least, 0)
+            who.cgroup.apply([Setting("memory.max", str(found.granted))])
+            return found
+        why = shortage(budget, others, least)
+        if reserved and least <= budget.limit:
+            why += f"; {format_size(reserved)} are for those before it"
+        from agentres.policy import contention
+
+        lacking = least + reserved - free(budget, others)
+        return Admission(0, why, contention.spare(others, who.priority) >= lacking)
+
+
+def _budget(who: Applicant) -> Budget:
+    return tree.budget(who.slice, host.memory(), who.share)
+
+
+def _wait(
+    who: Applicant,
+    least: int,
+    start: int,
+    found: Admission,
+    early: Callable[[], None],
+    tell: Callable[[str], None],
+) -> Admission:
+    from agentres.kernel.bell import Bell
+
+    bell = Bell(who.slice)
+    poll = select.poll()
+    if bell.fd >= 0:
+        poll.register(bell.fd, select.POLLIN)
+    began = time.monotonic()
+    patience = ASKED_PATIENCE if who.wait is None else who.wait
+    _claim(who, least, least)
+    bell.ring()  # who has more than it uses may give some back
+    told = 0
+    try:
+        while not found.granted:
+            place = _place(who)
+            if place != told and who.wait is not None:
+                told = place
+                tell(f"waiting for room, {place}. in line: {found.why}")
+            left = began + patience - time.monotonic()
+            if who.wait is None and (left <= 0 or not found.spare):
+                raise NoRoom(found.why, _WAIT)
+            if left <= 0:
+                raise NoRoom(f"no room after {format_duration(patience)}: {found.why}", _SMALLER)
+            if poll.poll(min(left, LOOK_AGAIN) * 1000):
+                bell.heard()
+            early()
+            found = _try(who, least, start, early)
+    finally:
+        bell.close()
+    return found
+
+
+def _place(who: Applicant) -> int:
+    waiting = line(tree.claims(who.slice))
+    paths = [claim.path for claim in waiting]
+    return paths.index(who.cgroup.path) + 1 if who.cgroup.path in paths else 1
+
+
+def _claim(who: Applicant, least: int, wants: int) -> None:
+    since = time.clock_gettime(time.CLOCK_BOOTTIME) if wants else 0.0
+    between = who.limits.ranges.get("memory")
+    most = 0 if between is None else int(between.most)
+    try:
+        registry.claim(who.cgroup.fd, registry.Claimed(who.priority, least, wants, since, most))
+    except OSError as error:
+        log.debug(__name__, "nobody sees what %s claims: %s", who.cgroup.path, error)

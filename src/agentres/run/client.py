@@ -1,0 +1,132 @@
+"""Commands agents that run: finds one by its name, and talks to its supervisor (:mod:`agentres.run.control`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from agentres.kernel import delegation, registry
+from agentres.kernel.process import start_ticks
+from agentres.kernel.registry import Found
+from agentres.model.errors import AgentresError, UsageError, reason
+from agentres.run import control
+
+PATIENCE = 10.0
+"""Seconds to wait for an answer that takes no time."""
+
+_BEGINNING = 5.0
+"""Seconds that an agent may need from its launch until it takes commands."""
+
+_LOOK_AGAIN = 0.02
+
+
+class NoSupervisor(AgentresError):
+    """Nobody takes commands for the agent: its supervisor was killed, or could not listen."""
+
+
+def whoever() -> str:
+    """The name of whoever runs this; behind sudo, of whoever ran sudo too."""
+    name = registry.user_name(os.getuid())
+    behind = os.environ.get("SUDO_USER")
+    return f"{behind} as {name}" if behind and behind != name else name
+
+
+def find(name: str, uid: int | None = None) -> Found:
+    """The agent of this name, of the user ``uid`` where that is given, else one's own first.  UsageError."""
+    found = [
+        agent for agent in registry.running(delegation.hierarchy().mount) if agent.name == name
+    ]
+    if uid is not None:
+        found = [agent for agent in found if agent.uid == uid]
+    elif len(found) > 1:
+        found = [agent for agent in found if agent.uid == os.geteuid()] or found
+    if not found:
+        raise UsageError(f"no agent {name!r} runs here", "`agentres ps` lists them")
+    if len(found) > 1:
+        users = {agent.uid for agent in found}
+        if len(users) > 1:
+            which = ", ".join(str(uid) for uid in sorted(users))
+            raise UsageError(f"several users have an agent {name!r}: {which}", "say --user")
+        raise UsageError(f"several agents are called {name!r}: {', '.join(a.path for a in found)}")
+    return found[0]
+
+
+def ask(
+    agent: Found, verb: str, patience: float | None = PATIENCE, **fields: object
+) -> dict[str, Any]:
+    """Have its supervisor do something, and return the answer; ``patience`` None waits for ever.
+
+    NoSupervisor where there is none, AgentresError with its words where it refuses.
+    """
+    with _connected(agent) as sock:
+        sock.settimeout(patience)
+        try:
+            # Whom it refuses it does not listen to: its words are there all the same.
+            with suppress(BrokenPipeError):
+                sock.sendall(control.request(verb, **fields))
+            answer = _line(sock)
+        except TimeoutError:
+            raise AgentresError(f"the supervisor of {agent.name} does not answer") from None
+        except OSError as error:
+            raise AgentresError(f"lost the supervisor of {agent.name}: {reason(error)}") from error
+    if not answer.get("ok"):
+        raise AgentresError(str(answer.get("error")), str(answer.get("remedy") or ""))
+    return answer
+
+
+def wait_until_gone(agent: Found, patience: float = 10.0) -> None:
+    """Wait until its cgroup is removed: the name is free again then."""
+    deadline = time.monotonic() + patience
+    while os.path.exists(agent.home):  # kernfs tells nobody when a directory goes
+        if time.monotonic() > deadline:
+            raise AgentresError(f"{agent.home} is still there after {patience:g} s")
+        time.sleep(_LOOK_AGAIN)
+
+
+def _connected(agent: Found) -> socket.socket:
+    deadline = time.monotonic() + _BEGINNING
+    while not (address := registry.control(agent.path)):
+        # It is about to, where it has just been launched.
+        if time.monotonic() > deadline or start_ticks(agent.supervisor) is None:
+            raise NoSupervisor(f"nobody supervises {agent.name}: it takes no commands")
+        time.sleep(_LOOK_AGAIN)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(f"\0{address}")
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+        _, uid, _ = struct.unpack("iII", raw)
+        if uid != agent.keeper:
+            # The mark is its owner's word: root must not be led to say something to somebody else.
+            raise AgentresError(
+                f"what is marked as the supervisor of {agent.name} is another user's"
+            )
+    except OSError as error:
+        sock.close()
+        raise NoSupervisor(f"nobody supervises {agent.name}: {reason(error)}") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _line(sock: socket.socket) -> dict[str, Any]:
+    text = b"".join(_received(sock))
+    if not text.endswith(b"\n"):
+        raise AgentresError("the supervisor ended before it answered")
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise AgentresError("the supervisor's answer makes no sense")
+    return found
+
+
+def _received(sock: socket.socket) -> Iterator[bytes]:
+    while data := sock.recv(1 << 16):
+        yield data
+        if data.endswith(b"\n"):
+            return

@@ -1,0 +1,114 @@
+"""The protocol of the control sockets: requests and answers as lines of JSON; pure.
+
+    {"agentres": 1, "do": "freeze"}
+    {"ok": true}
+
+    {"agentres": 1, "do": "set", "limits": {"memory": "2G", "cpu": "0.5:4"}}
+    {"ok": false, "error": "--memory 2G: is above the host's 1 GiB", "remedy": ""}
+
+docs/control.md has every verb with its fields.
+"""
+
+from __future__ import annotations
+
+import json
+
+from agentres.model.errors import AgentresError, UsageError
+from agentres.model.limits import DISKS, WRITTEN
+from agentres.model.record import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+PROTOCOL = 1
+"""The version: what is added to it changes nothing for who knows less."""
+
+SETTABLE = tuple(key for key in WRITTEN if key not in ("nofile", "net"))
+"""The limits that can be changed while an agent runs; the others are made at its launch."""
+
+GRACE = 5.0
+"""Seconds between SIGTERM and SIGKILL where nothing is said."""
+
+_GRACE_MAX = 86_400.0
+_TEXTS_MAX = 64
+
+
+class Request(Record):
+    """What is asked for: one of :data:`VERBS`, and its fields, checked."""
+
+    verb: str
+    fields: Mapping[str, Any]
+
+
+def parse(line: bytes) -> Request:
+    """The request in a line.  UsageError says what is wrong with it."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        raise UsageError("expected a line of JSON") from None
+    if not isinstance(found, dict):
+        raise UsageError("expected an object")
+    if (version := found.pop("agentres", None)) != PROTOCOL or version is True:
+        raise UsageError(f'expected "agentres": {PROTOCOL}, the version of the protocol')
+    verb = found.pop("do", None)
+    if not isinstance(verb, str) or verb not in VERBS:
+        raise UsageError(f'expected "do": one of {", ".join(VERBS)}')
+    checks = VERBS[verb]
+    if unknown := found.keys() - checks.keys():
+        raise UsageError(f"{verb}: no field {min(unknown)!r}")
+    return Request(verb, {key: check(found.get(key)) for key, check in checks.items()})
+
+
+def request(verb: str, **fields: object) -> bytes:
+    """The line that asks for it."""
+    return _line({"agentres": PROTOCOL, "do": verb, **fields})
+
+
+def success(**fields: object) -> bytes:
+    """The answer that it was done."""
+    return _line({"ok": True, **fields})
+
+
+def failure(error: AgentresError) -> bytes:
+    """The answer that it was not, and why."""
+    return _line({"ok": False, "error": error.message, "remedy": error.remedy})
+
+
+def _line(fields: Mapping[str, object]) -> bytes:
+    return json.dumps(fields).encode() + b"\n"
+
+
+def _grace(value: object) -> float:
+    if value is None:
+        return GRACE
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not good or not 0 <= value <= _GRACE_MAX:  # type: ignore[operator]
+        raise UsageError(f'expected "grace": seconds, at most {_GRACE_MAX:g}')
+    return float(value)  # type: ignore[arg-type]
+
+
+def _limits(value: object) -> dict[str, str | list[str]]:
+    if not isinstance(value, dict) or not value:
+        raise UsageError('expected "limits": an object such as {"memory": "2G"}')
+    for key, given in value.items():
+        if key not in WRITTEN:
+            raise UsageError(f"there is no limit {key!r}: expected one of {', '.join(SETTABLE)}")
+        if key not in SETTABLE:
+            raise UsageError(f"{key} is settled when an agent starts, and cannot be set")
+        texts = given if key in DISKS and isinstance(given, list) else [given]
+        if not 0 < len(texts) <= _TEXTS_MAX or not all(isinstance(text, str) for text in texts):
+            raise UsageError(f'expected "{key}": a text such as an option of agentres run has it')
+    return value
+
+
+VERBS: Mapping[str, Mapping[str, Callable[[object], Any]]] = {
+    "show": {},
+    "set": {"limits": _limits},
+    "freeze": {},
+    "thaw": {},
+    "stop": {"grace": _grace},
+    "kill": {},
+    "wait": {},
+}
+"""What may be asked of an agent, and each one's fields with what checks them (absent: None)."""

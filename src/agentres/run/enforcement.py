@@ -1,0 +1,175 @@
+"""Which of an agent's limits hold: all are written before its launch, and what does not hold is said."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+from agentres.model.errors import NotEnforceable
+from agentres.model.limits import (
+    DISKS,
+    EVERY_DISK,
+    NETWORK,
+    NETWORKS,
+    Limits,
+    Refused,
+    Setting,
+    io_max_lines,
+)
+from agentres.model.record import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from agentres.kernel.delegation import Home
+    from agentres.kernel.mounts import Mount
+    from agentres.kernel.network import Network, Programs
+    from agentres.kernel.trampoline import Identity
+    from agentres.policy.settings import Settings
+    from agentres.run.agent import Request
+    from agentres.run.elastic import Terms
+
+
+class Loaded:
+    """The programs that hold the network, loaded while something else is waited for."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._wanted = limits.network is not None
+        self._programs: Programs | None = None
+        self._why = ""
+
+    def load(self) -> None:
+        """Have them loaded, or the reason why they cannot be."""
+        if self._wanted and self._programs is None and not self._why:
+            from agentres.kernel.network import Programs
+
+            try:
+                self._programs = Programs()
+            except NotEnforceable as error:
+                self._why = str(error)
+
+    def attach(self, limits: Limits, home: Home) -> Network | Refused | None:
+        """What holds the agent's network now, or why nothing does; None: there is nothing to hold."""
+        if (wanted := limits.network) is None:
+            return None
+        self.load()
+        if self._programs is None:
+            return Refused(wanted.setting(), self._why)
+        try:
+            network = self._programs.attach(home.agent)
+            network.write(wanted)
+            return network
+        except NotEnforceable as error:
+            return Refused(wanted.setting(), str(error))
+        finally:
+            self._programs.close()
+            self._programs = None
+
+
+class Enforced(Record):
+    """What holds, what does not, and how it moves; ``network`` counts and holds that, where anything does."""
+
+    settings: list[Setting]
+    missing: list[Refused]
+    terms: Callable[[Settings], Terms]
+    network: Network | None
+
+    def holds(self, file: str) -> bool:
+        """Whether the limit of this control file was written."""
+        return any(setting.file == file for setting in self.settings)
+
+    def close(self) -> None:
+        """Let go of it; all goes on to hold."""
+        if self.network is not None:
+            self.network.close()
+
+
+def enforce(request: Request, home: Home, identity: Identity | None, loaded: Loaded) -> Enforced:
+    """Write the limits.  NotEnforceable where one does not hold that has to."""
+    from agentres.kernel import devices
+    from agentres.kernel.mounts import mounts
+
+    limits, table, agent = request.limits, mounts(), home.agent
+    named = {name: devices.behind(name) for name in limits.named_devices}
+    every = devices.every_disk(table) if limits.limits_every_disk else []
+    lines = io_max_lines(limits, every, named)
+    settings = limits.settings(lines)
+    missing = agent.apply(settings)
+    refused = {item.setting for item in missing}
+    missing = [item for item in missing if not item.setting.optional]
+    if limits.limits_every_disk and not any(item.setting.file == "io.max" for item in missing):
+        own = identity.home if identity else request.environment.get("HOME", "/")
+        missing += _uncounted(request.cwd or ".", own, table) if every else [_NO_DISK]
+    missing += _uncounted_names(limits.named_written, table)
+    network = loaded.attach(limits, home)
+    if isinstance(network, Refused):
+        if limits.limits_network:
+            missing.append(network)
+        network = None
+    elif network is not None:
+        settings.append(network.read().setting())
+    for item in missing:
+        # A rate for one device says nothing about mounts that have none.
+        asked = bool(item.setting.text) or request.every_disk_asked
+        if asked and not request.best_effort and item.setting.file not in request.tolerated:
+            from agentres.run.explain import OPTIONS
+
+            option = OPTIONS[item.setting.file]
+            raise NotEnforceable(
+                f"cannot enforce {option}: {item.why}",
+                "`agentres doctor` tells how to get it, --best-effort runs without it",
+            )
+    enforced = [setting for setting in settings if setting not in refused]
+    held = {setting.file for setting in enforced}
+    moving = {key: r for key, r in limits.ranges.items() if _FILES[key.partition("=")[0]] in held}
+
+    def terms(settings: Settings) -> Terms:
+        from agentres.run.elastic import Terms
+
+        devices = {name: tuple(numbers) for name, numbers in {**named, EVERY_DISK: every}.items()}
+        return Terms(
+            limits.but(ranges=moving),
+            lines,
+            devices,
+            settings.chosen(request.philosophy),
+            request.priority,
+            request.share,
+            os.path.dirname(home.cgroup.path),
+        )
+
+    return Enforced(enforced, missing, terms, network)
+
+
+_FILES = {
+    "cpu": "cpu.max",
+    "memory": "memory.max",
+    "pids": "pids.max",
+    **dict.fromkeys(DISKS, "io.max"),
+    **dict.fromkeys(NETWORKS, NETWORK),
+}
+_NO_DISK = Refused(Setting("io.max", ""), "no disk is to be seen in /sys/block")
+
+
+def _uncounted(cwd: str, own: str, table: list[Mount]) -> list[Refused]:
+    """The mounts an agent is likely to write to whose disk ``io.max`` does not hold."""
+    from agentres.kernel import devices
+
+    places = ["/", "/tmp", "/var/tmp", cwd, own]
+    return [
+        Refused(
+            Setting("io.max", "", key=found.mount.point), f"on {found.mount.point}: {found.why}"
+        )
+        for found in devices.uncounted(places, table)
+    ]
+
+
+def _uncounted_names(names: Iterable[str], table: list[Mount]) -> list[Refused]:
+    """The files and directories, named for their disk, whose file system escapes the rate."""
+    from agentres.kernel import devices
+
+    return [
+        Refused(
+            Setting("io.max", name, key=found.mount.point), f"on {found.mount.point}: {found.why}"
+        )
+        for name in names
+        if not devices.is_device(name)
+        for found in devices.uncounted([name], table)
+    ]

@@ -1,0 +1,310 @@
+"""What a run did and which limits it met, in words and as JSON; pure."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from agentres.model.errors import exit_status
+from agentres.model.limits import NETWORK, NETWORKS, Limits, Refused, Setting
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.stats import OomKill, Usage
+from agentres.model.units import MAX, format_duration, format_rate, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+SCHEMA = 1
+"""The version of the JSON summary; it rises when a key changes its meaning or goes."""
+
+OPTIONS = {
+    "cpu.max": "--cpu",
+    "memory.max": "--memory",
+    "memory.oom.group": "--memory",
+    "memory.swap.max": "--swap",
+    "pids.max": "--pids",
+    "io.max": "--io-read/--io-write",
+    NETWORK: "--net-in/--net-out",
+}
+"""The option that a control file's limit comes from."""
+
+
+class Hit(Record):
+    """A limit that was met: its control file, how often, and what that means."""
+
+    limit: str
+    events: int
+    text: str
+
+
+class Outcome(Record):
+    """How a run ended.
+
+    ``returncode`` is the main process's: its exit status, or -N when signal N ended it.  Times in
+    seconds.  ``killed_after_grace`` tells that SIGKILL had to follow ``timeout``'s SIGTERM.  ``memory_max`` is
+    the limit at the end; ``stopped`` tells, in words, who has ended it by command; ``short`` tells, in words, why it was not raised when it had to be.
+    """
+
+    name: str
+    command: Sequence[str]
+    limits: Limits
+    returncode: int
+    wall: float
+    timeout: float | None = None
+    timed_out: bool = False
+    killed_after_grace: bool = False
+    stopped: str = ""
+    usage: Usage = Usage()
+    unreadable: Mapping[str, str] = MappingProxyType({})
+    enforced: Sequence[Setting] = ()
+    not_enforced: Sequence[Refused] = ()
+    oom_kills: Sequence[OomKill] = ()
+    cgroup: str = ""
+    memory_max: int | str | None = None
+    short: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """What ``agentres run`` exits with."""
+        return exit_status(self.returncode, self.timed_out)
+
+
+def hits(outcome: Outcome) -> list[Hit]:
+    """The limits that the run met, the gravest first."""
+    usage, limits = outcome.usage, outcome.limits
+    found = []
+    if usage.memory_oom_kill:
+        found.append(Hit("memory.max", usage.memory_oom_kill, _oom(outcome)))
+    if outcome.timed_out:
+        ending = "SIGTERM, then SIGKILL" if outcome.killed_after_grace else "SIGTERM"
+        text = f"time limit: {format_duration(outcome.timeout or 0)} had passed, ended by {ending}"
+        found.append(Hit("timeout", 1, f"{text}; a larger --timeout gives it longer"))
+    if usage.pids_max_events:
+        text = f"process limit: {_times(usage.pids_max_events, 'fork')} refused at --pids {_range(limits, 'pids', str)}"
+        found.append(Hit("pids.max", usage.pids_max_events, f"{text}; threads count as well"))
+    if usage.memory_max_events and not usage.memory_oom_kill:
+        text = f"memory limit: held at {_memory(outcome)} by reclaiming, which costs time"
+        found.append(Hit("memory.max", usage.memory_max_events, text))
+    if usage.nr_throttled:
+        text = f"CPU limit: throttled for {format_duration((usage.throttled_usec or 0) / 1e6)}"
+        found.append(
+            Hit("cpu.max", usage.nr_throttled, f"{text} at {_range(limits, 'cpu', _cores)}")
+        )
+    for way, key in (("rx", "net_in"), ("tx", "net_out")):
+        if dropped := getattr(usage, f"{way}_dropped_packets"):
+            size = format_size(getattr(usage, f"{way}_dropped_bytes"))
+            text = f"network limit: {_times(dropped, 'packet')} dropped ({size})"
+            option = f"--{key.replace('_', '-')}"
+            found.append(Hit(NETWORK, dropped, f"{text} at {option} {_range(limits, key, _rate)}"))
+    return found
+
+
+def _oom(outcome: Outcome) -> str:
+    usage = outcome.usage
+    killed = usage.memory_oom_kill or 0
+    victims = ", ".join(f"{kill.task} (pid {kill.pid})" for kill in outcome.oom_kills)
+    if not victims and outcome.returncode == -signal.SIGKILL:
+        victims = "very likely the main process, which SIGKILL ended"
+    what = f"{_times(killed, 'process', 'processes')} killed for memory"
+    who = f": {victims}" if victims else " (the kernel log names it: journalctl -k)"
+    peak = f", peak {format_size(usage.memory_peak)}" if usage.memory_peak else ""
+    if not usage.memory_oom:
+        return (
+            f"{what}{who}; not by this agent's limit but by one above it, or the host ran out{peak}"
+        )
+    short = f", not raised: {outcome.short}" if outcome.short else ""
+    return (
+        f"memory limit: {what}{who}; limit {_memory(outcome)}{short}{peak};"
+        " raise --memory or have it hold less at once"
+    )
+
+
+def _memory(outcome: Outcome) -> str:
+    """The limit on memory at the end of the run, and how far it could have gone."""
+    stood = outcome.limits.memory if outcome.memory_max is None else outcome.memory_max
+    between = outcome.limits.ranges.get("memory")
+    if between is None or stood == between.most:
+        return _size(stood)
+    return f"{_size(stood)} (of up to {_size(int(between.most))})"
+
+
+def _range(limits: Limits, key: str, show: Callable[[Any], str]) -> str:
+    """A limit, as far as it may go."""
+    between = limits.ranges.get(key)
+    return show(getattr(limits, key)) if between is None else f"up to {show(between.most)}"
+
+
+def _times(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one} was" if number == 1 else f"{number} {many or one + 's'} were"
+
+
+def _size(size: float | str | None) -> str:
+    return format_size(size) if isinstance(size, (int, float)) else "no limit"
+
+
+def _rate(rate: float | str | None) -> str:
+    return format_rate(int(rate)) if isinstance(rate, (int, float)) else "no limit"
+
+
+def _cores(cores: float | str | None) -> str:
+    return f"{cores:g} cores" if isinstance(cores, (int, float)) else "no limit"
+
+
+def summary(outcome: Outcome) -> list[str]:
+    """The lines for stderr when a run has ended."""
+    usage, limits = outcome.usage, outcome.limits
+    if outcome.returncode < 0:
+        end = f"was ended by signal {-outcome.returncode} ({_signal_name(-outcome.returncode)})"
+    else:
+        end = f"exited {outcome.returncode}"
+    lines = [f"{outcome.name} {end} after {format_duration(outcome.wall)}"]
+    if outcome.stopped:
+        grace = ", by SIGKILL after the grace" if outcome.killed_after_grace else ""
+        lines.append(f"  {outcome.stopped}{grace}")
+    rows = {
+        "cpu": _cpu(outcome),
+        "memory": None,
+        "disk": None,
+        "network": _network(outcome),
+        "processes": None,
+    }
+    if usage.memory_peak is not None:
+        rows["memory"] = (
+            f"peak {format_size(usage.memory_peak)} of {_range(limits, 'memory', _size)}"
+        )
+    if usage.rbytes is not None and usage.wbytes is not None:
+        rows["disk"] = f"read {format_size(usage.rbytes)}, wrote {format_size(usage.wbytes)}"
+    if usage.pids_peak is not None:
+        rows["processes"] = f"at most {usage.pids_peak} of {_range(limits, 'pids', str)}"
+    lines += [f"  {name:9}  {text or 'not counted here'}" for name, text in rows.items()]
+    lines += [f"  {name}: {why}" for name, why in outcome.unreadable.items()]
+    lines += [f"  {hit.text}" for hit in hits(outcome)] or [
+        "  no limit on CPU, memory, processes or time was hit"
+    ]
+    return lines
+
+
+def _cpu(outcome: Outcome) -> str | None:
+    usage = outcome.usage
+    if usage.usage_usec is None:
+        return None
+    seconds = usage.usage_usec / 1e6
+    mean = seconds / outcome.wall if outcome.wall else 0.0
+    throttled = (usage.throttled_usec or 0) / 1e6
+    return (
+        f"{format_duration(seconds)}, on average {mean:.2f} of {_range(outcome.limits, 'cpu', _cores)},"
+        f" throttled {format_duration(throttled)}"
+    )
+
+
+def _network(outcome: Outcome) -> str | None:
+    usage = outcome.usage
+    if outcome.limits.net == "none":
+        return "none but loopback"
+    if usage.rx_bytes is None or usage.tx_bytes is None:
+        return None
+    ways = (
+        ("received", usage.rx_bytes, usage.rx_delayed_bytes),
+        ("sent", usage.tx_bytes, usage.tx_delayed_bytes),
+    )
+    return ", ".join(
+        f"{word} {format_size(size)}" + (f" ({format_size(early)} held back)" if early else "")
+        for word, size, early in ways
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "a real-time signal"
+
+
+def not_enforced(refused: Sequence[Refused]) -> list[str]:
+    """One line for each limit that does not hold, the devices of ``io.max`` told together."""
+    whys: dict[str, list[str]] = {}
+    for item in refused:
+        seen = whys.setdefault(item.setting.file, [])
+        if item.why not in seen:
+            seen.append(item.why)
+    return [f"NOT enforced: {file} ({'; '.join(texts)})" for file, texts in whys.items()]
+
+
+def limits_line(limits: Limits) -> str:
+    """The limits in one line, for ``--verbose``."""
+    disk = [
+        f"{key} {format_rate(rate) if key in ('rbps', 'wbps') else rate}{f' on {name}' if name else ''}"
+        for key, rates in limits.disk_rates.items()
+        for name, rate in rates.items()
+        if rate != MAX
+    ]
+    parts = [
+        f"cpu {_from_to(limits, 'cpu', _cores)}",
+        f"memory {_from_to(limits, 'memory', _size)}",
+        f"swap {_size(limits.swap)}",
+        f"pids {_from_to(limits, 'pids', str)}",
+        *disk,
+        f"nofile {limits.nofile}",
+        *(
+            f"{key} {_from_to(limits, key, _rate)}"
+            for key in NETWORKS
+            if getattr(limits, key) is not None and limits.net != "none"
+        ),
+        *([f"net {limits.net}"] if limits.net != "host" else []),
+    ]
+    return ", ".join(parts)
+
+
+def _from_to(limits: Limits, key: str, show: Callable[[Any], str]) -> str:
+    """A limit, and between what it moves."""
+    first = show(getattr(limits, key))
+    between = limits.ranges.get(key)
+    return f"{first} ({show(between.least)} to {show(between.most)})" if between else first
+
+
+def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
+    """The machine-readable summary (``--summary FILE``); docs/summary.md tells each key."""
+    usage, limits = outcome.usage, outcome.limits
+    return {
+        "schema": SCHEMA,
+        "agentres": version,
+        "name": outcome.name,
+        "command": list(outcome.command),
+        "cgroup": outcome.cgroup,
+        "exit_code": outcome.exit_code,
+        "signal": -outcome.returncode if outcome.returncode < 0 else None,
+        "timed_out": outcome.timed_out,
+        "stopped": outcome.stopped or None,
+        "wall_seconds": round(outcome.wall, 6),
+        "usage": {key: getattr(usage, key) for key in Usage.__match_args__},
+        "unreadable": dict(outcome.unreadable),
+        "limits": {
+            "cpu": limits.cpu,
+            "memory": limits.memory,
+            "swap": limits.swap,
+            "pids": limits.pids,
+            **{key: dict(rates) for key, rates in limits.disk_rates.items()},
+            "nofile": limits.nofile,
+            "net_in": limits.net_in,
+            "net_out": limits.net_out,
+            "net": limits.net,
+            "net_loopback": limits.net_loopback,
+            "timeout": outcome.timeout,
+            "ranges": {key: [each.least, each.most] for key, each in limits.ranges.items()},
+        },
+        "memory_max": outcome.memory_max,
+        "enforced": [{"file": s.file, "text": s.text} for s in outcome.enforced],
+        "not_enforced": [
+            {"file": r.setting.file, "text": r.setting.text, "why": r.why}
+            for r in outcome.not_enforced
+        ],
+        "limits_hit": [
+            {"limit": h.limit, "events": h.events, "text": h.text} for h in hits(outcome)
+        ],
+        "oom_kills": [
+            {"pid": k.pid, "task": k.task, "cgroup": k.cgroup, "limit_cgroup": k.limit_cgroup}
+            for k in outcome.oom_kills
+        ],
+    }

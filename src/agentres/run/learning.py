@@ -1,0 +1,128 @@
+"""What an agent is seen to use goes into the history of its name, and what that says comes out of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from agentres.model import log
+from agentres.model.limits import Range
+from agentres.model.record import TYPE_CHECKING
+from agentres.policy.histogram import SCALES
+from agentres.policy.observer import WINDOW, Observer
+from agentres.policy.prediction import Prediction, keys, predict
+from agentres.policy.settings import Settings
+from agentres.watch.recorder import Recorder
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agentres.store import Writer
+
+LEAST_SECONDS = 1.0
+"""A run that ended sooner teaches nothing: most failed at their start."""
+
+
+class Learning:
+    """Learns from one run.
+
+    ``values`` are the meter's; ``name`` is the agent's where it was given, None where it was made up;
+    ``started`` is time.monotonic() at the launch.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        settings: Settings,
+        values: Mapping[str, Any],
+        name: str | None,
+        command: Sequence[str],
+        started: float,
+    ) -> None:
+        self._recorder = recorder
+        self._settings = settings
+        self._values = values
+        self._keys = keys(name, command)
+        self._command = tuple(command)
+        self._started = self._taken = self._before = started
+        self._observer = Observer()
+        self._usage = 0
+        self._periods = (0, 0)
+        self._hits = self._kills = self._refused = 0
+
+    def ask(
+        self,
+        bounds: Mapping[str, Range],
+        warn: Callable[[str], None],
+        then: Callable[[Prediction], None],
+    ) -> None:
+        """Have ``then`` called with what the next run of this name starts with, if anything is known."""
+        if not bounds or not self._settings.predict:
+            return
+
+        def question(writer: Writer) -> Prediction | None:
+            profile, now = writer.profile(*self._keys), time.time()
+            if not self._settings.predictor:
+                known = {key: between for key, between in bounds.items() if key in SCALES}
+                if profile is None:
+                    return None
+                return predict(profile, now, known, self._settings.prediction)
+            from agentres.run.predictors import first_limits  # seldom, and not small
+
+            return first_limits(
+                self._settings, profile, self._keys[0], self._command, bounds, now, warnings.append
+            )
+
+        def answered(made: Prediction | None) -> None:
+            for line in warnings:
+                warn(line)
+            if made is not None:
+                then(made)
+
+        warnings: list[str] = []
+        self._recorder.ask(question, answered)
+
+    def memory(self) -> None:
+        """Memory was read."""
+        use, limit = self._values["working_set"], self._values["memory_limit"]
+        if use is not None:
+            hits = self._values["memory_max"] or 0
+            starved = bool(self._values.get("starved"))
+            self._observer.memory(use, limit, hits > self._hits, starved)
+            self._hits = hits
+        kills = self._values["memory_oom_kill"] or 0
+        if kills > self._kills and limit is not None:
+            self._observer.killed(limit)
+        self._kills = kills
+
+    def sampled(self, now: float) -> None:
+        """Everything was read."""
+        self.memory()
+        values = self._values
+        if (usage := values["usage_usec"]) is not None and now > self._before:
+            periods, met = values["nr_periods"] or 0, values["nr_throttled"] or 0
+            passed = periods - self._periods[0]
+            felt = (met - self._periods[1]) / passed if passed > 0 else 0.0
+            seconds = now - self._before
+            cores = (usage - self._usage) / 1e6 / seconds
+            self._observer.cpu(cores, seconds, values["cpu_limit"], felt)
+            self._usage, self._periods, self._before = usage, (periods, met), now
+        if (pids := values["pids_current"]) is not None:
+            refused = values["pids_max_events"] or 0
+            self._observer.pids(pids, values["pids_limit"], refused > self._refused)
+            self._refused = refused
+        if now - self._taken >= WINDOW:
+            self._taken = now
+            self._learn(ended=False)
+
+    def finish(self, now: float) -> None:
+        """The run has ended, after a last sample."""
+        if now - self._started >= LEAST_SECONDS:
+            self._learn(ended=True)
+        else:
+            log.debug(__name__, "too short to learn from")
+
+    def _learn(self, ended: bool) -> None:
+        observed = self._observer.take(ended)
+        half_life = self._settings.prediction.half_life
+        self._recorder.put("learn", self._keys[0], observed, time.time(), half_life)

@@ -1,0 +1,245 @@
+"""The resident's end of the line to the companion, which runs the handlers.
+
+Nothing here waits: a message that the socket does not take is dropped and counted.  The companion
+(:mod:`agentres.companion.main`) is a process of its own, started when it is first needed.
+"""
+
+from __future__ import annotations
+
+import _socket  # not socket: that one makes enums of 300 constants, a quarter of a megabyte
+import marshal
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from agentres.kernel.loop import Loop
+from agentres.model.errors import ControlFileError
+from agentres.model.record import TYPE_CHECKING
+from agentres.policy.alerts import Severity
+from agentres.policy.settings import Handler, Settings, to_plain
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agentres.kernel.caller import Caller
+
+    Handle = Callable[[dict[str, Any]], object]
+
+_CLOSING = 5.0
+"""Seconds that the companion may take to end, beside its handlers' own."""
+
+_RESTART_LEAST, _RESTART_MOST = 1.0, 60.0
+"""Seconds from one start of the companion to the next, doubling: one that always dies must not keep us busy."""
+
+_BUFFER = 1 << 20
+"""Bytes asked for the socket: some hundred alerts."""
+
+
+class Messenger:
+    """Starts the companion, sends to it, and hears what it dropped.
+
+    One that dies is replaced when there is something to tell, and hears which alerts are open.
+
+    ``history`` is the path of the database, or empty; ``adopt`` puts the companion where it belongs, before
+    it starts anything; ``on_trouble`` is called with a line and how many
+    alerts have been dropped in all.  ``callables`` are the handlers of a program that uses
+    agentres as a library: with them the companion is forked from this process, not executed.  ``caller`` is whom it
+    runs as, where not as ourselves, in its ``environment``.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Settings,
+        history: str,
+        adopt: Callable[[int], None],
+        on_trouble: Callable[[str, int], None],
+        callables: Sequence[Handle] = (),
+        caller: Caller | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._history = history
+        self._adopt = adopt
+        self._on_trouble = on_trouble
+        self._callables = callables
+        self._caller = caller
+        self._environment = environment
+        self._socket: _socket.socket | None = None
+        self._pid = 0
+        self._dropped: dict[str, int] = {}
+        self._open: dict[str, int] = {}
+        self._host_slice = ""
+        self._start_at, self._pause = 0.0, _RESTART_LEAST
+        self._closing = False
+
+    def start(self) -> None:
+        """Have the companion ready; else the first message waits for its start."""
+        now = time.monotonic()
+        if self._socket is not None or now < self._start_at:
+            return
+        self._start_at = now + self._pause
+        self._pause = min(2 * self._pause, _RESTART_MOST)
+        self._pid = 0
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, _BUFFER)
+        try:
+            self._pid = (
+                self._fork(theirs, ours) if self._callables else self._execute(theirs.fileno())
+            )
+            self._adopt(self._pid)
+        except (OSError, ControlFileError) as error:
+            ours.close()
+            if self._pid:
+                os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
+            self._lost(f"the handlers cannot be started: {error}")
+            return
+        finally:
+            theirs.close()
+        self._socket = ours
+        self._loop.watch(ours.fileno(), self._hear)
+        about = {"state": self._history, "told": dict(self._open)}
+        self._send(("settings", to_plain(self._settings), about))
+        if self._host_slice:
+            self._send(("host", {"slice": self._host_slice}))
+
+    def alert(self, event: dict[str, Any]) -> None:
+        """Tell the handlers."""
+        if self._closing:  # nobody hears what is told from now on; the history does
+            return
+        self.start()
+        if self._socket is None:
+            self._drop("all", self._dropped.get("all", 0) + 1)
+        else:
+            self._send(("alert", event))
+        self._remember(event)
+
+    def watch_host(self, slice_path: str) -> None:
+        """Have the companion watch the host, and the cgroup that holds all agents' homes."""
+        self.start()
+        self._host_slice = slice_path
+        self._send(("host", {"slice": slice_path}))
+
+    def _remember(self, event: dict[str, Any]) -> None:
+        """By id the highest severity of the open alerts, for a companion that takes another one's place."""
+        if event["event"] == "resolved":
+            self._open.pop(event["id"], None)
+        else:
+            severity = Severity[event["severity"]].value
+            self._open[event["id"]] = max(severity, self._open.get(event["id"], severity))
+
+    def close(self) -> None:
+        """Let the handlers finish within their time limits, and end the companion."""
+        if self._socket is None:
+            return
+        longest = max((h.timeout for h in self._settings.handlers), default=0.0)
+        if self._callables:
+            longest = max(longest, Handler("", "python").timeout)
+        patience = longest + _CLOSING
+        self._loop.unwatch(self._socket.fileno())
+        self._socket.shutdown(_socket.SHUT_WR)
+        self._closing = True
+        pidfd = os.pidfd_open(self._pid)
+        try:
+            deadline = time.monotonic() + patience
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                self._lost("the handlers did not finish in time")
+                os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        finally:
+            os.close(pidfd)
+        self._receive()
+        self._socket.close()
+        self._socket = None
+
+    def _fork(self, theirs: _socket.socket, ours: _socket.socket) -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                ours.close()
+                os.setsid()
+                from agentres.companion import main as companion
+
+                companion.main(theirs.fileno(), self._callables)
+            finally:
+                os._exit(0)
+        return pid
+
+    def _execute(self, fd: int) -> int:
+        line = [sys.executable, "-P", "-m", "agentres.companion.main", str(fd)]
+        if self._caller is not None:
+            from agentres.kernel.caller import spawn
+
+            return spawn(self._caller, line, self._environment, fd)
+        os.set_inheritable(fd, True)
+        devnull = os.devnull
+        return os.posix_spawn(
+            sys.executable,
+            line,
+            self._environment,
+            # Our stdin and stdout are the agent's.
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, devnull, os.O_WRONLY, 0),
+            ],
+            setsid=True,  # the terminal's Ctrl-C and Ctrl-Z are for the agent
+            # Until it is up.
+            setsigmask=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT],
+        )
+
+    def _send(self, message: tuple[Any, ...]) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._socket.send(marshal.dumps(message))
+        except BlockingIOError:
+            self._drop("handlers", self._dropped.get("handlers", 0) + 1)
+        except OSError as error:
+            self._end()
+            self._lost(f"the handlers' process has gone: {error}")
+
+    def _hear(self) -> None:
+        if not self._receive():
+            self._end()
+            self._lost("the handlers' process has gone")
+
+    def _receive(self) -> bool:
+        """Take what the companion says; False when it has hung up."""
+        assert self._socket is not None
+        while True:
+            try:
+                data = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return True
+            except ConnectionResetError:
+                return False
+            if not data:
+                return False
+            kind, *rest = marshal.loads(data)
+            if kind == "dropped":  # the other one is "ready"
+                self._drop(*rest)
+
+    def _drop(self, name: str, total: int) -> None:
+        self._dropped[name] = total
+        told = ", ".join(f"{handler}: {count}" for handler, count in self._dropped.items())
+        self._on_trouble(f"alerts dropped ({told})", sum(self._dropped.values()))
+
+    def _lost(self, why: str) -> None:
+        self._dropped["all"] = self._dropped.get("all", 0) + 1
+        self._on_trouble(why, sum(self._dropped.values()))
+
+    def _end(self) -> None:
+        assert self._socket is not None
+        self._loop.unwatch(self._socket.fileno())
+        self._socket.close()
+        self._socket = None
+        os.kill(self._pid, signal.SIGKILL)  # its end of the line is closed: it has no more to do
+        os.waitpid(self._pid, 0)

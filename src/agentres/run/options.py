@@ -1,0 +1,376 @@
+"""The options of ``agentres run``, said once, and what they mean.
+
+The process that parses them stays beside the agent, so it cannot afford Typer (50 MB of imports with
+Rich and pydantic, half a second on a slow machine).  The table :data:`OPTIONS` is therefore read
+twice: :func:`parse` understands every well-formed command line with the standard library alone;
+:mod:`agentres.cli.app` builds the Typer command from it for ``--help``, completion and the words for
+a line that is not well-formed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+
+from agentres.model.errors import UsageError
+from agentres.model.limits import (
+    DISKS,
+    NETWORK,
+    NETWORKS,
+    PRIORITIES,
+    SHARE,
+    WRITTEN,
+    Host,
+    LimitError,
+    defaults,
+    parse_priority,
+    read_limits,
+)
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.units import MAX, UnitError, parse_duration
+from agentres.run.agent import Request
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agentres.policy.settings import Settings
+
+    Values = Mapping[str, Any]
+    """Option key -> its text, the list of texts where it is repeatable, True for a flag."""
+
+LIMITS, AGENT, OUTPUT = "Limits", "The agent", "What agentres says and does"
+
+
+class Option(Record):
+    """One option: its name, what it takes (empty: a flag), where and how ``--help`` shows it.
+
+    ``alone`` is what it stands for without a value, which is then only to be given after ``=``.
+    """
+
+    name: str
+    metavar: str
+    panel: str
+    help: str
+    repeatable: bool = False
+    alone: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name as an identifier: ``io_read``."""
+        return self.name.replace("-", "_")
+
+
+OPTIONS = (
+    Option("cpu", "CORES", LIMITS, "CPU: cores (1.5) or percent of one core (150%), or a range (0.5:4). Default: what earlier runs used, else 1 core, up to 80% of the host."),
+    Option("memory", "SIZE", LIMITS, "Memory: 512M, 2GiB, 50% of the host, or a range (256M:2G, 256M:max). Default: what earlier runs used, else 256 MiB, up to 80% of the host."),
+    Option("swap", "SIZE", LIMITS, "Swap on top of the memory. Default: 0."),
+    Option("pids", "N", LIMITS, "Processes and threads at once, or a range (64:512). Default: 512."),
+    Option("io-read", "[DEV=]RATE", LIMITS, "Bytes a second read from every disk, or from DEV (a device, or a path on it), or a range (10M:100M); repeatable. Default: 100MB/s.", True),
+    Option("io-write", "[DEV=]RATE", LIMITS, "Bytes a second written, likewise. Default: 100MB/s.", True),
+    Option("io-read-iops", "[DEV=]N", LIMITS, "Read operations a second, likewise. Default: no limit.", True),
+    Option("io-write-iops", "[DEV=]N", LIMITS, "Write operations a second, likewise. Default: no limit.", True),
+    Option("net-in", "RATE", LIMITS, "Bytes a second received, or a range (10M:100M). Default: 100MB/s."),
+    Option("net-out", "RATE", LIMITS, "Bytes a second sent, likewise. Default: 100MB/s."),
+    Option("net-loopback", "free|limited", LIMITS, "Whether what goes over loopback counts for these. Default: free."),
+    Option("net", "host|none|isolated", LIMITS, "The network: the host's, none but a loopback of its own, or one of its own behind NAT (root only). Default: host."),
+    Option("nofile", "N", LIMITS, "Open files of each process (RLIMIT_NOFILE). Default: 1000."),
+    Option("philosophy", "NAME", LIMITS, "How limits that are ranges move: balanced, conservative, aggressive, frozen, or one of the configuration's; see agentres philosophies."),
+    Option("priority", "low|normal|high|N", LIMITS, "Who goes first when the host's budget is gone, 1 to 1000: low is 25, high 400. Default: normal, 100."),
+    Option("wait", "[DURATION]", LIMITS, "Where the least does not fit the host's budget: wait for it, at most so long with --wait=5m. Default: fail.", alone=MAX),
+    Option("timeout", "DURATION", LIMITS, "Wall time: 90s, 5m, 1h30m; then SIGTERM, 5 s later SIGKILL, and exit 124. Default: none."),
+    Option("name", "NAME", AGENT, "The agent's name. Default: the command's, with a random end."),
+    Option("user", "USER", AGENT, "Run as this user (root only), or auto: as one that no other agent has; sets HOME, USER and LOGNAME, and with --isolate=no the groups."),
+    Option("isolate", "[yes|no]", AGENT, "Wall it off from its limits, from us and from other agents (root only; docs/security.md); without --user as a user of its own. Default: yes with --user, else no.", alone="yes"),
+    Option("detach", "", AGENT, "Have the daemon go on with it when this command has gone, which says the agent's name; its output goes to the journal (agentres logs)."),
+    Option("local", "", AGENT, "Supervise it here, not by the daemon. Default: by the daemon, where its socket is."),
+    Option("cwd", "DIR", AGENT, "Start in this directory."),
+    Option("config", "FILE", OUTPUT, "Read the configuration from FILE alone. Default: $AGENTRES_CONFIG, else /etc/agentres/agentres.toml and the user's own."),
+    Option("best-effort", "", OUTPUT, "Run even where limits cannot be enforced; they are listed on stderr. Needs a cgroup that may be written."),
+    Option("summary", "FILE", OUTPUT, "Write a JSON summary to FILE at the end."),
+    Option("progress", "", OUTPUT, "Draw what it uses in a line on stderr while it runs, where that is a terminal."),
+    Option("quiet", "", OUTPUT, "Say nothing but errors."),
+    Option("verbose", "", OUTPUT, "Say every control-file write."),
+)  # fmt: skip  # a table
+"""Every option of ``agentres run``, in the order of ``--help``."""
+
+_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
+_NAME_MAX = 64
+
+
+class RunOptions(Record):
+    """What the command line asked for: the request, and how to talk about it.
+
+    ``philosophy`` is a name, or None for the configuration's; ``priority`` a weight such as ``cpu.weight``
+    (100 is normal); ``wait`` the seconds to wait for room in the budget: None is not at all, infinite without
+    end.
+    """
+
+    request: Request
+    summary: str | None
+    quiet: bool
+    verbose: bool
+    config: str | None = None
+    philosophy: str | None = None
+    priority: int = PRIORITIES["normal"]
+    wait: float | None = None
+    detach: bool = False
+    local: bool = False
+    progress: bool = False
+
+
+def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None:
+    """The values and the command of a well-formed line; None for any other (``--help`` too)."""
+    by_flag = {f"--{option.name}": option for option in OPTIONS}
+    values: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest and rest[0].startswith("-") and rest[0] != "-":
+        word = rest.pop(0)
+        if word == "--":
+            break
+        flag, equals, text = word.partition("=")
+        option = by_flag.get(flag)
+        if option is None or (equals and not option.metavar):
+            return None
+        if not option.metavar:
+            values[option.key] = True
+            continue
+        if not equals and option.alone:
+            text = option.alone
+        elif not equals:
+            if not rest:
+                return None
+            text = rest.pop(0)
+        if option.repeatable:
+            values.setdefault(option.key, []).append(text)
+        else:
+            values[option.key] = text
+    return (values, rest) if rest else None
+
+
+def spell_out(arguments: Sequence[str]) -> list[str]:
+    """The line with a value for each option that was given alone, as Typer wants it."""
+    by_flag = {f"--{option.name}": option for option in OPTIONS}
+    line, rest = list[str](), list(arguments)
+    while rest and rest[0].startswith("-") and rest[0] not in ("-", "--"):
+        word = rest.pop(0)
+        option = by_flag.get(word)
+        if option is not None and option.alone:
+            line.append(f"{word}={option.alone}")
+            continue
+        line.append(word)
+        if option is not None and option.metavar:
+            line += rest[:1]
+            del rest[:1]
+    return line + rest
+
+
+def to_arguments(values: Values, command: Sequence[str]) -> list[str]:
+    """The line that :func:`parse` takes apart into these values."""
+    line = []
+    for option in OPTIONS:
+        given = values.get(option.key)
+        if given is True:
+            line.append(f"--{option.name}")
+        elif given is not None and given is not False:
+            line += [
+                f"--{option.name}={text}" for text in ([given] if isinstance(given, str) else given)
+            ]
+    return [*line, "--", *command]
+
+
+def variable(key: str) -> str:
+    """The environment variable that stands for an option where the line has none."""
+    return f"AGENTRES_{key.upper()}"
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The values of the options about limits that the environment has; lists are split at white space."""
+    found = {}
+    for option in OPTIONS:
+        text = environment.get(variable(option.key))
+        if text and option.panel == LIMITS:
+            found[option.key] = text.split() if option.repeatable else text
+    return found
+
+
+def understand(
+    values: Values,
+    command: Sequence[str],
+    host: Host,
+    settings: Settings | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> RunOptions:
+    """The request that the options stand for.  UsageError names the option, value and remedy.
+
+    Where no option says it, ``environment`` does (:func:`from_environment`), else ``settings``, which is what the
+    configuration says; None is what is built in.
+    """
+    around = from_environment(environment)
+    value = partial(_value, values, around)
+    timeout = value("timeout", parse_duration_above_0)
+    name = values.get("name")
+    if name is None:
+        name = default_name(command[0])
+    if not (
+        name and set(name) <= _NAME_CHARACTERS and name[0].isalnum() and len(name) <= _NAME_MAX
+    ):
+        raise UsageError(
+            f"--name {name}: expected at most 64 letters, digits and _.-, a letter or digit first"
+        )
+    if values.get("detach") and values.get("local"):
+        raise UsageError("--detach and --local: it is the daemon that goes on with it")
+    for other in ("quiet", "detach"):
+        if values.get("progress") and values.get(other):
+            raise UsageError(f"--progress and --{other}: there is nobody to show it to")
+    if values.get("config") == "":
+        raise UsageError("--config: expected a file")
+    texts = _texts(values, around, settings)
+    standard = defaults(host, settings.budget_share if settings else SHARE)
+    try:
+        limits = read_limits(texts, host, standard)
+    except LimitError as error:
+        raise UsageError(f"{_spelled(error.key, error.text, values, around)}: {error}") from None
+    asked = [key for key in DISKS if key in texts]
+    asked_net = [getattr(limits, key) for key in NETWORKS if key in texts]
+    asked_rates = [rate for key in asked for rate in getattr(limits, key).values()]
+    request = Request(
+        command=tuple(command),
+        limits=limits,
+        name=name,
+        # Nobody asked for the rates that hold by default.
+        tolerated=frozenset(
+            file
+            for file, rates in (("io.max", asked_rates), (NETWORK, asked_net))
+            if set(rates) <= {MAX}
+        ),
+        every_disk_asked=any("=" not in text for key in asked for text in texts[key]),
+        best_effort=bool(values.get("best_effort")),
+        timeout=timeout,
+        user=values.get("user"),
+        isolate=value("isolate", parse_yes_or_no),
+        cwd=values.get("cwd"),
+        origins={key: _origin(key, values, around, settings) for key in texts},
+    )
+    return RunOptions(
+        request,
+        values.get("summary"),
+        bool(values.get("quiet")),
+        bool(values.get("verbose")),
+        values.get("config"),
+        _philosophy(values, around, settings),
+        value("priority", parse_priority, PRIORITIES["normal"]),
+        value("wait", parse_wait),
+        bool(values.get("detach")),
+        bool(values.get("local")),
+        bool(values.get("progress")),
+    )
+
+
+def with_environment(
+    settings: Settings, host: Host, environment: Mapping[str, str]
+) -> tuple[Settings, dict[str, Any]]:
+    """The settings with what the environment says laid over them, and what it says beside; UsageError."""
+    around = from_environment(environment)
+    found = understand({}, ["true"], host, settings, environment)
+    origins = {**settings.origins}
+    for key in around:
+        origins["scaling.philosophy" if key == "philosophy" else f"limits.{key}"] = variable(key)
+    laid = settings.but(
+        limits=_texts({}, around, settings),
+        philosophy=found.philosophy or settings.philosophy,
+        origins=origins,
+    )
+    beside = set(around) - set(WRITTEN) - {"philosophy"}
+    return laid, {key: around[key] for key in around if key in beside}
+
+
+def default_name(command: str) -> str:
+    """The command's name with a random end: two agents of one command can live side by side."""
+    base = "".join(c if c in _NAME_CHARACTERS else "_" for c in os.path.basename(command))
+    return f"{base.lstrip('_.-')[:48] or 'agent'}-{os.urandom(3).hex()}"
+
+
+def parse_wait(text: str) -> float:
+    """Seconds, infinite for ``max``; UnitError."""
+    return float("inf") if text == MAX else parse_duration_above_0(text)
+
+
+def parse_duration_above_0(text: str) -> float:
+    """Seconds; UnitError."""
+    seconds = parse_duration(text)
+    if seconds == 0:
+        raise UnitError("must be above 0")
+    return seconds
+
+
+def parse_yes_or_no(text: str) -> bool:
+    """UnitError."""
+    if text not in ("yes", "no"):
+        raise UnitError("expected yes or no")
+    return text == "yes"
+
+
+def _philosophy(values: Values, around: Values, settings: Settings | None) -> str | None:
+    name: str | None = values.get("philosophy", around.get("philosophy"))
+    if name is not None:
+        # Here: few ask, and it is else needed only after the launch.
+        from agentres.policy.settings import Settings
+
+        known = (settings or Settings()).philosophies
+        if name not in known:
+            said = _spelled("philosophy", name, values, around)
+            raise UsageError(f"{said}: expected one of {', '.join(known)}")
+    return name
+
+
+def _origin(key: str, values: Values, around: Values, settings: Settings | None) -> str:
+    if values.get(key):
+        return f"--{key.replace('_', '-')}"
+    if key in around:
+        return variable(key)
+    return (
+        settings.origins.get(f"limits.{key}") if settings is not None else None
+    ) or "configuration"
+
+
+def _texts(
+    values: Values, around: Values, settings: Settings | None
+) -> dict[str, str | Sequence[str]]:
+    """The limits that somebody asked for, the later over the earlier: first the configuration's."""
+    texts = dict(settings.limits) if settings else {}
+    for layer in (around, values):
+        for key in WRITTEN:
+            if (given := layer.get(key)) is not None:
+                texts[key] = [*texts.get(key, ()), *given] if key in DISKS else given
+    return texts
+
+
+def _spelled(key: str, text: str, values: Values, around: Values) -> str:
+    """Where it was said."""
+    if text in _several(values.get(key)):
+        return f"--{key.replace('_', '-')} {text}"
+    if text in _several(around.get(key)):
+        return f"{variable(key)}={text}"
+    return f"limits.{key} = {text}"  # the host has shrunk since the configuration was read
+
+
+def _several(given: str | Sequence[str] | None) -> Sequence[str]:
+    return [given] if isinstance(given, str) else given or ()
+
+
+def _value(
+    values: Values,
+    around: Values,
+    key: str,
+    parse_text: Callable[[str], Any],
+    standard: Any = None,
+) -> Any:
+    text = values.get(key, around.get(key))
+    if text is None:
+        return standard
+    try:
+        return parse_text(text)
+    except UnitError as error:
+        raise UsageError(f"{_spelled(key, text, values, around)}: {error}") from None

@@ -1,0 +1,121 @@
+"""``run --progress``: what the agent uses, in a line, once a second while it runs.
+
+Loaded beside an agent only where it is asked for; reads files of its own, so that nobody who watches the agent
+waits for it.
+"""
+
+from __future__ import annotations
+
+import time
+
+from agentres.kernel import network
+from agentres.kernel.cgroup import Cgroup
+from agentres.kernel.meter import Meter
+from agentres.model import log
+from agentres.model.errors import NotEnforceable, printable
+from agentres.model.record import TYPE_CHECKING
+from agentres.model.units import format_duration, format_rate, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from agentres.kernel.loop import Loop
+    from agentres.kernel.network import Network
+
+EVERY = 1.0
+"""Seconds between two lines."""
+
+_GROUPS = ("cpu", "memory", "disk", "pids", "network", "limits")
+
+
+class Progress:
+    """Tells ``draw`` a line about the agent of that name, again and again until its end."""
+
+    def __init__(self, name: str, draw: Callable[[str], None]) -> None:
+        self._name = name
+        self._draw = draw
+        self._started = time.monotonic()
+        self._meter: Meter | None = None
+        self._network: Network | None = None
+        self._loop: Loop | None = None
+        self._before: dict[str, Any] = {}
+        self._at = 0.0
+
+    def begin(self, path: str) -> None:
+        """The command runs, in the cgroup at ``path``."""
+        self._started = time.monotonic()
+        cgroup = Cgroup(path)
+        try:
+            self._network = network.find(cgroup)
+        except NotEnforceable as error:  # root's to read, or nothing is counted
+            log.debug(__name__, "no network: %s", error)
+        finally:
+            cgroup.close()
+        self._meter = Meter(path, network=self._network)
+
+    def attach(self, loop: Loop, supervision: object) -> None:
+        """Go on for as long as the loop does, which waits for the agent's end."""
+        self._loop = loop
+        self._tick()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self._meter is not None:
+            self._meter.close()
+        if self._network is not None:
+            self._network.close()
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        assert self._meter is not None
+        now = time.monotonic()
+        for group in _GROUPS:
+            self._meter.read(group)
+        values = dict(self._meter.values)
+        if self._before:
+            passed = now - self._at
+            self._draw(line(self._name, now - self._started, self._before, values, passed))
+        self._before, self._at = values, now
+        self._loop.call_at(now + EVERY, self._tick)
+
+
+def line(
+    name: str, age: float, before: Mapping[str, Any], now: Mapping[str, Any], passed: float
+) -> str:
+    """What an agent used in the ``passed`` seconds between two readings, of a Sample's fields; pure.
+
+    What is not known is left out, and so is traffic where there is none.
+    """
+
+    def rate(field: str) -> float | None:
+        first, last = before.get(field), now.get(field)
+        if first is None or last is None or passed <= 0:
+            return None
+        return float(max(0.0, (last - first) / passed))
+
+    parts = [f"{printable(name)} {format_duration(age if age < 10 else round(age))}"]
+    cpu = rate("usage_usec")
+    if cpu is not None:
+        parts.append(f"cpu {cpu / 1e6:.2f}{_of(now.get('cpu_limit'), '{:g}')}")
+    memory, limit = now.get("working_set"), now.get("memory_limit")
+    if memory is not None:
+        parts.append(
+            f"memory {format_size(memory)}{'' if limit is None else f' of {format_size(limit)}'}"
+        )
+    for word, field in (
+        ("read", "rbytes"),
+        ("wrote", "wbytes"),
+        ("in", "rx_bytes"),
+        ("out", "tx_bytes"),
+    ):
+        flow = rate(field)
+        if flow:
+            parts.append(f"{word} {format_rate(flow)}")
+    if now.get("pids_current") is not None:
+        parts.append(f"tasks {now['pids_current']}{_of(now.get('pids_limit'), '{}')}")
+    return "  ".join(parts)
+
+
+def _of(limit: float | None, form: str) -> str:
+    return "" if limit is None else f" of {form.format(limit)}"

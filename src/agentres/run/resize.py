@@ -1,0 +1,173 @@
+"""Other limits for an agent that runs: all that are asked for, or none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from agentres.kernel import devices, host, registry, tree
+from agentres.kernel.cgroup import Cgroup
+from agentres.model import log
+from agentres.model.errors import AgentresError, NoRoom, UsageError, reason
+from agentres.model.limits import DISKS, EVERY_DISK, IoMax, LimitError, Limits, Range, read_limits
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.units import MAX
+from agentres.policy.capacity import shortage
+from agentres.run.elastic import Terms
+from agentres.run.limiter import Limiter
+from agentres.run.sharing import take
+
+if TYPE_CHECKING:
+    from agentres.kernel.registry import Claimed
+
+    Texts = Mapping[str, str | Sequence[str]]
+
+
+class Changed(Record):
+    """A limit that is another one now: its key, what it was and is, how it was written, and the seconds it took."""
+
+    key: str
+    before: float | str
+    after: float | str
+    text: str
+    took: float
+
+
+def understand(texts: Texts, standing: Limits) -> Limits:
+    """What holds when these are set; UsageError names the limit, its text and what was expected."""
+    try:
+        return read_limits(texts, host.read(), standing)
+    except LimitError as error:
+        raise UsageError(f"--{error.key.replace('_', '-')} {error.text}: {error}") from None
+
+
+class Resize:
+    """Sets the limits that ``texts`` say on the agent in ``cgroup``; AgentresError, with none of them set.
+
+    ``within`` may lower them, or refuse.  ``terms`` are what holds; afterwards :attr:`terms` are what does, and :attr:`changed` says what was done.
+    """
+
+    def __init__(
+        self,
+        cgroup: Cgroup,
+        limiter: Limiter,
+        terms: Terms,
+        texts: Texts,
+        within: Callable[[Limits], Limits] = lambda limits: limits,
+    ) -> None:
+        self._cgroup = cgroup
+        self._limiter = limiter
+        self._before = terms
+        self._limits = within(understand(texts, terms.limits))
+        self.changed: list[Changed] = []
+        given = {
+            f"{key}={device}" if device else key: text
+            for key, some in texts.items()
+            for text in ([some] if isinstance(some, str) else some)
+            for device in [text.rpartition("=")[0] if key in DISKS else ""]
+        }
+        for key in given:
+            self._know(key)
+        done: dict[str, Callable[[], None]] = {}
+        try:
+            for key, text in given.items():
+                start, before = time.monotonic(), limiter.standing(key)
+                after = self._first(key, before)
+                done[key] = self._undo(key, before)
+                self._write(key, before, after)
+                self.changed.append(Changed(key, before, after, text, time.monotonic() - start))
+        except (AgentresError, OSError) as error:
+            self._put_back(done, key)
+            if isinstance(error, OSError):
+                raise AgentresError(
+                    f"cannot set --{key.replace('_', '-')}: {reason(error)}"
+                ) from error
+            raise
+        self.terms = terms.but(
+            limits=self._limits, io_max=tuple(limiter.lines.values()), disks=dict(limiter.disks)
+        )
+
+    def _know(self, key: str) -> None:
+        """Find the devices behind a disk's limit."""
+        kind, _, name = key.partition("=")
+        if kind not in DISKS:
+            return
+        if name and name not in self._limiter.disks:
+            self._limiter.disks[name] = tuple(devices.behind(name))
+        for device in self._limiter.disks.get(name, ()):
+            self._limiter.lines.setdefault(device, IoMax(device))
+        if not self._limiter.disks.get(name):
+            raise UsageError(
+                f"--{kind.replace('_', '-')}: no disk is to be seen for {name or 'it'}"
+            )
+
+    def _first(self, key: str, before: float | str) -> float | str:
+        """What is written first: of a range, what is as near as may be to what stands."""
+        between = self._limits.ranges.get(key)
+        if between is None:
+            kind, _, name = key.partition("=")
+            value = getattr(self._limits, kind)
+            found: float | str = value[name or EVERY_DISK] if kind in DISKS else value
+            return found
+        if before == MAX:
+            return between.most
+        return max(between.least, min(between.most, float(before)))
+
+    def _write(self, key: str, before: float | str, after: float | str) -> None:
+        if key != "memory":
+            self._limiter.write(key, after, elastic=key in self._limits.ranges)
+        elif after != MAX and (before == MAX or float(after) < float(before)):
+            self._limiter.lower_memory(int(after))
+            self._claim(int(after))
+        else:
+            self._raise(before, after)
+
+    def _raise(self, before: float | str, after: float | str) -> None:
+        if after == MAX:
+            self._limiter.write_memory(MAX)
+            self._claim(0)
+            return
+        wanted, terms = int(after), self._before
+        budget = tree.budget(terms.slice, host.memory(), terms.share)
+        if before == MAX:  # nobody has counted it so far
+            before = 0
+        got = take(
+            terms.slice, budget, self._cgroup.path, int(before), wanted, self._limiter.write_memory
+        )
+        if got < wanted:
+            why = shortage(budget, tree.claims(terms.slice), wanted - got)
+            raise NoRoom(why, "set less, or wait until others have ended")
+        self._claim(wanted)
+
+    def _claim(self, limit: int) -> None:
+        """Have the others count it so; an elastic one claims for itself (:mod:`agentres.run.sharing`)."""
+        between: Range | None = self._limits.ranges.get("memory")
+        least = limit if between is None else int(between.least)
+        most = 0 if between is None else int(between.most)
+        registry.claim(self._cgroup.fd, registry.Claimed(self._before.priority, least, most=most))
+
+    def _put_back(self, done: dict[str, Callable[[], None]], failed: str) -> None:
+        lost = []
+        for key in reversed(done):
+            try:
+                done[key]()
+            except (AgentresError, OSError) as error:
+                # What the kernel refuses it may refuse twice: then it stands as it was.
+                log.debug(__name__, "%s is not put back: %s", key, error)
+                if key != failed:
+                    lost.append(f"{key} is not as it was: {error}")
+        if lost:
+            raise AgentresError("; ".join(lost))
+
+    def _undo(self, key: str, before: float | str) -> Callable[[], None]:
+        claimed: Claimed | None = registry.claimed(self._cgroup.path)
+
+        def undo() -> None:
+            if key == "memory":
+                self._limiter.write_memory(MAX if before == MAX else int(before))
+                if claimed is not None:
+                    registry.claim(self._cgroup.fd, claimed)
+            else:
+                self._limiter.write(key, before, elastic=key in self._before.limits.ranges)
+
+        return undo

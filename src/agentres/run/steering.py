@@ -1,0 +1,245 @@
+"""What may be commanded of an agent that runs, by whom, and what is then done.
+
+Made when the first command comes: JSON and what else it needs are no burden on the agents that get none.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from agentres.kernel.listener import Connection, Peer
+from agentres.model.errors import AgentresError, NotEnforceable, UsageError, reason
+from agentres.model.record import TYPE_CHECKING
+from agentres.policy.alerts import message
+from agentres.run import control
+from agentres.run.control import Request
+from agentres.run.monitor import Monitor
+from agentres.run.resize import Resize
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agentres.model.limits import Limits
+    from agentres.run.elastic import Terms
+    from agentres.run.supervision import Supervision
+
+_USED = (
+    "memory_current", "working_set", "memory_peak", "swap_current", "usage_usec", "pids_current", "fds",
+    "rx_bytes", "tx_bytes", "rx_packets", "tx_packets", "rx_dropped_packets", "tx_dropped_packets",
+    "cpu_limit", "memory_limit", "pids_limit", "net_in_limit", "net_out_limit",
+)  # fmt: skip
+"""The figures of a sample that ``show`` tells."""
+
+
+class Steering:
+    """Takes commands for one agent."""
+
+    def __init__(self, supervision: Supervision, monitor: Monitor) -> None:
+        self._supervision = supervision
+        self._monitor = monitor
+        self._origins = dict(monitor.watched.origins)
+        self._waiting: list[Connection] = []
+
+    def take(self, connection: Connection, line: bytes) -> None:
+        """Do what the line says, and answer."""
+        try:
+            asked = control.parse(line)
+            answer = self._do(asked, connection)
+        except AgentresError as error:
+            answer = control.failure(error)
+        except OSError as error:
+            answer = control.failure(AgentresError(reason(error)))
+        if answer is not None:
+            connection.send(answer)
+
+    def ended(self, exit_code: int) -> None:
+        """Answer those who wait for the agent's end."""
+        for connection in self._waiting:
+            connection.send(control.success(ended=True, exit_code=exit_code))
+
+    def _do(self, asked: Request, connection: Connection) -> bytes | None:
+        who = _spelled(connection.peer)
+        match asked.verb:
+            case "show":
+                return control.success(agent=self._shown())
+            case "set":
+                peer = connection.peer
+                return control.success(changed=self._set(asked.fields["limits"], who, peer.uid))
+            case "freeze" | "thaw":
+                self._freeze(asked.verb == "freeze", who)
+                return control.success()
+            case "stop":
+                self._let_go_on()
+                self._supervision.stop(asked.fields["grace"], who)
+            case "kill":
+                self._supervision.kill(who)
+        connection.waits = True
+        self._waiting.append(connection)
+        return None
+
+    def _shown(self) -> dict[str, Any]:
+        monitor = self._monitor
+        frozen = monitor.agent.get_property("cgroup.freeze").strip() == "1"
+        monitor.meter.sample()
+        monitor.check_drift()
+        used = {key: monitor.meter.values.get(key) for key in _USED}
+        return {
+            "name": monitor.run.name,
+            "command": list(monitor.watched.command),
+            "cgroup": monitor.agent.path,
+            "started": monitor.run.started,
+            "supervisor": os.getpid(),
+            "main": self._supervision.pid,
+            "priority": None if monitor.terms is None else monitor.terms.priority,
+            "philosophy": None if monitor.terms is None else monitor.terms.philosophy.name,
+            "frozen": frozen,
+            "frozen_by": (monitor.held or monitor.subject.detail.get("frozen", ""))
+            if frozen
+            else "",
+            "limits": self._limits(),
+            "enforced": [{"file": s.file, "text": s.text} for s in monitor.drift.enforced],
+            "used": used,
+            "drift": monitor.subject.detail["drift"],
+            "alerts": self._alerts(),
+        }
+
+    def _limits(self) -> dict[str, Any]:
+        terms, limiter = self._monitor.terms, self._monitor.limiter
+        if terms is None or limiter is None:
+            return {}
+        shown = {}
+        for key in control.SETTABLE:
+            for named in [key, *(k for k in terms.limits.ranges if k.startswith(f"{key}="))]:
+                if (standing := limiter.holds(named)) is None:
+                    continue
+                between = terms.limits.ranges.get(named)
+                shown[named] = {
+                    "standing": standing,
+                    "range": None if between is None else [between.least, between.most],
+                    "from": self._origins.get(named, "default"),
+                }
+        return shown
+
+    def _alerts(self) -> list[dict[str, Any]]:
+        offset = time.time() - time.monotonic()
+        return [
+            {
+                "id": alert.id,
+                "rule": alert.rule.name,
+                "severity": alert.severity.name,
+                "raised": alert.raised + offset,
+                "message": message(alert, self._monitor.run.name),
+            }
+            for watches in self._monitor.subject.watches.values()
+            for watch in watches
+            if (alert := watch.alert) is not None
+        ]
+
+    def _freeze(self, frozen: bool, who: str) -> None:
+        start, elastic = time.monotonic(), self._monitor.elastic
+        if frozen:
+            self._monitor.guard()
+        else:
+            self._only_for_us("thawed")
+        self._monitor.agent.set_property("cgroup.freeze", str(int(frozen)))
+        self._monitor.held = f"frozen by {who}" if frozen else ""
+        if elastic is not None:
+            elastic.held = frozen
+        self._tell("freeze" if frozen else "thaw", "agent", None, None, who, start)
+
+    def _let_go_on(self) -> None:
+        """Thaw it, whoever has frozen it: it could not end."""
+        self._monitor.agent.set_property("cgroup.freeze", "0")
+        self._monitor.held = ""
+        if self._monitor.elastic is not None:
+            self._monitor.elastic.held = self._monitor.elastic.frozen = False
+
+    def _set(
+        self, texts: Mapping[str, str | Sequence[str]], who: str, uid: int
+    ) -> list[dict[str, Any]]:
+        monitor = self._monitor
+        held, limiter = monitor.terms, monitor.limiter
+        if held is None or limiter is None:
+            raise NotEnforceable("its limits are not held by this supervisor")
+        self._only_for_us("set")
+        monitor.meter.read("limits")
+        done: Resize | None = None
+
+        def terms() -> Terms:
+            nonlocal done
+            done = Resize(monitor.agent, limiter, held, texts, partial(self._within, uid))
+            return done.terms
+
+        monitor.anew(terms)
+        assert done is not None
+        for one in done.changed:
+            start = time.monotonic() - one.took
+            before, after = _number(one.before), _number(one.after)
+            self._tell("set", one.key, before, after, f"{one.text}, by {who}", start)
+            self._origins[one.key] = f"set {one.text}, by {who}"
+        monitor.meter.read("limits")
+        monitor.check_drift()
+        monitor.settled()
+        off = monitor.subject.detail["drift"]
+        if off:
+            raise NotEnforceable(f"written, and does not hold: {off}")
+        return [
+            {"limit": one.key, "before": one.before, "after": one.after, "text": one.text}
+            for one in done.changed
+        ]
+
+    def _within(self, uid: int, limits: Limits) -> Limits:
+        """What its owner may set; root may set anything."""
+        within = self._monitor.watched.within
+        assert self._monitor.terms is not None
+        return limits if within is None or uid == 0 else within(limits, self._monitor.terms.limits)
+
+    def _only_for_us(self, what: str) -> None:
+        elastic = self._monitor.elastic
+        if elastic is not None and elastic.frozen and elastic.sharing is not None:
+            raise UsageError(
+                f"it cannot be {what} while it is frozen for others: {elastic.sharing.why}"
+            )
+
+    def _tell(
+        self,
+        kind: str,
+        resource: str,
+        before: float | None,
+        after: float | None,
+        why: str,
+        start: float,
+    ) -> None:
+        took = time.monotonic() - start
+        named = {"kind": kind, "resource": resource, "before": before, "after": after}
+        self._monitor.acted(
+            {**named, "time": time.time(), "rule": "command", "why": why, "took": took}
+        )
+
+
+def refusal(peer: Peer, owners: set[int], inside: str) -> AgentresError | None:
+    """Why this one may command nothing; None: it may.
+
+    ``owners`` are users beside root; ``inside`` is the agent's cgroup as /proc/PID/cgroup names it.
+    """
+    if peer.uid not in owners and peer.uid != 0:
+        return UsageError("only the agent's owner and root may command it")
+    try:
+        with open(f"/proc/{peer.pid}/cgroup") as file:
+            at = next((line[3:] for line in file.read().splitlines() if line.startswith("0::")), "")
+    except OSError:  # it has gone already, or is of a PID namespace that we do not see
+        return UsageError("who asks cannot be seen")
+    if at == inside or at.startswith(f"{inside}/"):
+        return UsageError("an agent does not command itself")
+    return None
+
+
+def _number(limit: float | str) -> float | None:
+    return None if isinstance(limit, str) else limit
+
+
+def _spelled(peer: Peer) -> str:
+    return f"uid {peer.uid}, process {peer.pid}"

@@ -1,0 +1,288 @@
+"""The time between an agent's launch and its main process's end: wait, pass on, take note."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Iterable
+
+from agentres.kernel import registry
+from agentres.kernel.cgroup import Cgroup
+from agentres.kernel.kmsg import KernelLog
+from agentres.kernel.listener import Connection, Listener, Peer
+from agentres.kernel.loop import Loop
+from agentres.kernel.trampoline import Launch
+from agentres.model import log
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.stats import OomKill
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agentres.kernel.signals import Signals
+    from agentres.model.limits import Limits
+    from agentres.run.monitor import Monitor
+    from agentres.run.steering import Steering
+
+    Watcher = Callable[[Loop, Callable[[], None]], Monitor]
+
+GRACE_SECONDS = 5.0
+"""Between SIGTERM and SIGKILL when the time limit has passed."""
+
+
+STOP_SECONDS = 0.5
+"""Within which a process that minds SIGTSTP has stopped, its own handler included."""
+
+_STOP_POLL = 0.005
+
+UNWATCHED_SECONDS = 0.05
+"""An agent that ends sooner after its exec is not monitored: to load what does it would make it wait for that."""
+
+
+class Ended(Record):
+    """How the main process ended: its status (-N for signal N), after how many seconds, and why.
+
+    ``short`` is what it was refused at the last, in words; ``stopped`` who has ended it by command, empty: nobody.
+    ``limits`` are those that held at the last, None where they were never changed by command.
+    """
+
+    returncode: int
+    wall: float
+    timed_out: bool
+    killed_after_grace: bool
+    oom_kills: tuple[OomKill, ...]
+    short: str
+    stopped: str = ""
+    limits: Limits | None = None
+
+
+class Supervision:
+    """Waits for one agent.
+
+    ``heard`` are the blocked signals that are the agent's; ``log_name`` is the agent's cgroup as the
+    kernel log names it.  ``watch`` makes what monitors the agent, from this loop and what is to be called
+    when a process was killed for memory.  ``owner`` is whose agent it is beside our own user's; ``attach`` gets the
+    loop, and this, before anything is waited for.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        agent: Cgroup,
+        heard: Iterable[int],
+        kernel_log: KernelLog,
+        log_name: str,
+        watch: Watcher,
+        owner: int | None = None,
+        attach: Callable[[Loop, Supervision], None] | None = None,
+    ) -> None:
+        self._launch = launch
+        self._agent = agent
+        self._kernel_log = kernel_log
+        self._log_name = log_name
+        self._oom_kills: list[OomKill] = []
+        self._timed_out = self._killed_after_grace = False
+        self._returncode: int | None = None
+        self._memory_events = -1
+        self._heard = heard
+        self._signals: Signals | None = None
+        self._watch = watch
+        self._owners = {os.geteuid()} | ({owner} if owner is not None else set())
+        self._monitor: Monitor | None = None
+        self._listener: Listener | None = None
+        self._steering: Steering | None = None
+        self._stopped = ""
+        self._loop = Loop()
+        self._loop.watch(launch.pidfd, self._reap)
+        if attach is not None:
+            attach(self._loop, self)
+        if agent.has("memory.events"):
+            self._memory_events = os.open("memory.events", os.O_RDONLY, dir_fd=agent.fd)
+            os.pread(self._memory_events, 4096, 0)  # one that was never read is told of at once
+            self._loop.watch(self._memory_events, self._memory_event, select.EPOLLPRI)
+
+    def close(self) -> None:
+        """Let go of the file descriptors."""
+        self._launch.close()
+        if self._listener is not None:
+            self._listener.close()
+        if self._signals is not None:
+            self._signals.close()
+        self._loop.close()
+        if self._memory_events >= 0:
+            os.close(self._memory_events)
+
+    def until_the_end(self, timeout: float | None) -> Ended:
+        """Wait for the main process; after ``timeout`` seconds SIGTERM, then SIGKILL for all."""
+        if timeout is not None:
+            self._loop.call_at(self._launch.started + timeout, self._time_is_up)
+        self._loop.tick(wait=False)
+        if self._returncode is None:  # else it was short, and the import below is most of a launch
+            self._listen()
+            self._loop.call_at(time.monotonic() + UNWATCHED_SECONDS, self._begin_to_watch)
+        while self._returncode is None:
+            self._loop.tick()
+        wall = time.monotonic() - self._launch.started
+        self._note_oom_kills()
+        return Ended(
+            self._returncode,
+            wall,
+            self._timed_out,
+            self._killed_after_grace,
+            tuple(self._oom_kills),
+            "" if self._monitor is None else self._monitor.short,
+            self._stopped,
+            self._monitor.terms.limits
+            if self._steering is not None
+            and self._monitor is not None
+            and self._monitor.terms is not None
+            else None,
+        )
+
+    def finish(self, exit_code: int) -> None:
+        """After the agent's last process: the end of its history, and its last alerts."""
+        if self._monitor is not None:
+            self._monitor.finish(exit_code)
+        if self._steering is not None:
+            self._steering.ended(exit_code)
+
+    @property
+    def pid(self) -> int:
+        """The agent's main process."""
+        return self._launch.pid
+
+    def pass_on(self, number: int, to_all: bool) -> None:
+        """Send a signal to the main process, or to its process group: what a terminal does."""
+        if self._returncode is not None:
+            return
+        if not to_all:
+            self._send(number)
+            return
+        try:
+            os.killpg(self._launch.pid, number)
+        except ProcessLookupError:  # it has just ended
+            pass
+
+    def when_stopped(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` when the main process has stopped, and no later than STOP_SECONDS from now.
+
+        Until it has run again, a process that was sent SIGTSTP goes on: one that reads from a terminal takes the next
+        line that comes.
+        """
+        end = time.monotonic() + STOP_SECONDS
+
+        def look() -> None:
+            if self._returncode is not None or self._main_is_stopped() or time.monotonic() >= end:
+                tell()
+            else:
+                self._loop.call_at(time.monotonic() + _STOP_POLL, look)
+
+        look()
+
+    def stop(self, grace: float, who: str) -> None:
+        """SIGTERM, and SIGKILL for all after ``grace`` seconds."""
+        if self._returncode is None:
+            self._stopped = f"stopped by {who}"
+            self._end(grace)
+
+    def kill(self, who: str) -> None:
+        """SIGKILL for all."""
+        if self._returncode is None:
+            self._stopped = f"killed by {who}"
+            self._agent.kill = True
+
+    def _begin_to_watch(self) -> None:
+        if self._returncode is not None or self._monitor is not None:
+            return
+        if self._memory_events >= 0:  # the monitor hears them from now on
+            self._loop.unwatch(self._memory_events)
+        self._monitor = self._watch(self._loop, self._note_oom_kills)
+        try:
+            self._listener = Listener(self._loop, self._refusal, self._commanded)
+            registry.mark_control(self._agent.fd, self._listener.name)
+        except OSError as error:  # `agentres set` and its like say that there is nobody to ask
+            log.debug(__name__, "takes no commands: %s", error)
+
+    def _refusal(self, peer: Peer) -> bytes:
+        from agentres.run import control, steering
+
+        refused = steering.refusal(peer, self._owners, self._log_name)
+        return b"" if refused is None else control.failure(refused)
+
+    def _commanded(self, connection: Connection, line: bytes) -> None:
+        assert self._monitor is not None
+        if self._steering is None:
+            from agentres.run.steering import Steering
+
+            self._steering = Steering(self, self._monitor)
+        self._steering.take(connection, line)
+
+    def _main_is_stopped(self) -> bool:
+        flags = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._launch.pid, flags) is not None
+
+    def _memory_event(self) -> None:
+        """The agent came to its first tripwire, or its limit, before it is watched: it waits for the raise."""
+        self._note_oom_kills()
+        self._begin_to_watch()
+
+    def _reap(self) -> None:
+        _, status = os.waitpid(self._launch.pid, 0)
+        self._returncode = os.waitstatus_to_exitcode(status)
+
+    def _listen(self) -> None:
+        from agentres.kernel.signals import Signals
+
+        self._signals = Signals(self._heard)
+        self._loop.watch(self._signals.fd, self._pass_on)
+
+    def _pass_on(self) -> None:
+        for came in self._signals.read() if self._signals else ():
+            if came.number == signal.SIGCHLD:
+                _reap_adopted(self._launch.pid)
+            elif came.sent or not self._has_it_too(came.number):
+                self._send(came.number)
+
+    def _has_it_too(self, number: int) -> bool:
+        """Whether a signal from the terminal went to the agent as well as to us."""
+        if number in (signal.SIGHUP, signal.SIGCONT) and os.getsid(0) == os.getpid():
+            return False  # a hang-up is told to the session's leader alone
+        try:
+            return os.getpgid(self._launch.pid) == os.getpgrp()
+        except ProcessLookupError:  # it has just ended
+            return True
+
+    def _send(self, number: int) -> None:
+        try:
+            signal.pidfd_send_signal(self._launch.pidfd, number)
+        except ProcessLookupError:  # it has just ended; its pidfd says so next
+            pass
+
+    def _time_is_up(self) -> None:
+        if self._returncode is not None:  # it ended in the same turn
+            return
+        self._timed_out = True
+        self._end(GRACE_SECONDS)
+
+    def _end(self, grace: float) -> None:
+        self._send(signal.SIGTERM)
+        self._send(signal.SIGCONT)  # a stopped process gets its SIGTERM only when it goes on
+        self._loop.call_at(time.monotonic() + grace, self._grace_is_over)
+
+    def _grace_is_over(self) -> None:
+        self._killed_after_grace = True
+        self._agent.kill = True
+
+    def _note_oom_kills(self) -> None:
+        if self._memory_events >= 0:
+            os.pread(self._memory_events, 4096, 0)  # the next POLLPRI is about what comes after
+        self._oom_kills += self._kernel_log.oom_kills(self._log_name)
+
+
+def _reap_adopted(main: int) -> None:
+    """As PID 1 of a container we inherit orphans; the main process is the pidfd's to reap."""
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while (found := os.waitid(os.P_ALL, 0, flags)) is not None and found.si_pid != main:
+        os.waitpid(found.si_pid, 0)

@@ -1,0 +1,1 @@
+"""What both the supervisor and the companion run: samples, rules, the history."""

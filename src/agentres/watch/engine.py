@@ -1,0 +1,274 @@
+"""Samples and events -> rules -> alerts, for any number of subjects on one loop.
+
+A subject is sampled whole every ``interval``.  In between, a resource is looked at when its rules ask for
+it (:meth:`agentres.policy.alerts.Watch.due`) and when the kernel notifies.  The engine decides nothing
+itself and writes nothing: alerts and samples go to whoever made it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from agentres.kernel.loop import Loop, Timer
+from agentres.model.record import TYPE_CHECKING
+from agentres.model.stats import Sample
+from agentres.policy.alerts import Alert, Event, Watch, message
+from agentres.policy.resources import OWN, RATE, RESOURCES
+from agentres.policy.settings import Settings
+
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class Meter(Protocol):
+        """What reads a subject: :class:`agentres.kernel.meter.Meter` and its like."""
+
+        values: dict[str, Any]
+        unreadable: dict[str, str]
+
+        def read(self, group: str) -> None: ...
+
+        def sample(self) -> Sample: ...
+
+
+_NEVER = float("inf")
+
+TOGETHER = 0.1
+"""Seconds: samples of many subjects are taken at multiples of this, many in one turn of the loop.
+
+To wake up costs as much as a sample does.
+"""
+
+
+class Subject:
+    """Something that has figures and rules: an agent, the slice of all agents, the host.
+
+    ``run`` and ``name`` are what its alerts and samples are filed under; ``since`` is time.monotonic() when
+    its counters were 0, None where that was before our time.  ``detail`` says more of an alert about a
+    resource, in words.
+    """
+
+    def __init__(
+        self, run: str, name: str, of: str, meter: Meter, settings: Settings, since: float | None
+    ) -> None:
+        self.run, self.name, self.of, self.meter = run, name, of, meter
+        self.detail: dict[str, str] = {}
+        self.watches: dict[str, list[Watch]] = {}
+        self.sample_at = 0.0
+        self.looks: dict[str, float] = {}
+        self.timer: Timer | None = None
+        self._fastest = settings.fastest
+        self._raw: dict[str, tuple[float, float]] = {}
+        self._rates: dict[str, float] = {}
+        # Seconds between two looks at the least.  Over a tenth of a second a rate is mostly noise: a rule
+        # that has the time judges it over a quarter of its duration.
+        self.least: dict[str, float] = {}
+        for rule in settings.rules:
+            if rule.of == of:
+                self.watches.setdefault(rule.resource, []).append(Watch(rule, _new_id))
+        for resource in self.watches:
+            if RESOURCES[resource].kind == RATE:
+                shortest = min(watch.rule.duration for watch in self.watches[resource])
+                self.least[resource] = max(settings.fastest, min(1.0, shortest / 4))
+                if since is not None:
+                    self._raw[resource] = (since, 0.0)
+            else:
+                self.least[resource] = settings.fastest
+
+    def observed(self, resource: str, value: float | None, now: float) -> float:
+        """Called with each value before the rules judge it; seconds until the next look, at the latest."""
+        return _NEVER
+
+    def settled(self) -> None:
+        """Called when all that was read has been judged."""
+
+    def ceiling(self, resource: str) -> float | None:
+        """What rules that are relative compare the resource with: its limit, None where there is none."""
+        field = RESOURCES[resource].limit
+        return self.meter.values.get(field) if field else None
+
+    def follow(self, resource: str, since: float | None) -> None:
+        """Have a resource looked at though no rule is about it; ``since`` as for the subject."""
+        if resource not in self.watches:
+            self.watches[resource] = []
+            self.least[resource] = self._fastest
+            if since is not None and RESOURCES[resource].kind == RATE:
+                self._raw[resource] = (since, 0.0)
+
+    def value(self, resource: str, now: float) -> float | None:
+        """The resource's value by what was read last; None where it is absent.
+
+        A rate is over the time since the last call; when that was too short it is the one before.
+        """
+        spec = RESOURCES[resource]
+        raw = spec.raw(self.meter.values)
+        if spec.kind != RATE:
+            return raw
+        before = self._raw.get(resource)
+        if raw is None:
+            self._raw.pop(resource, None)
+            return None
+        if before is not None and now - before[0] < self.least[resource] / 2:
+            return self._rates.get(resource)
+        self._raw[resource] = (now, raw)
+        if before is None or raw < before[1]:
+            self._rates.pop(resource, None)
+            return None
+        self._rates[resource] = rate = (raw - before[1]) / (now - before[0])
+        return rate
+
+
+class Engine:
+    """Watches subjects.
+
+    ``tell`` gets every alert event as a dict of primitives (docs/handlers.md), ``keep`` every full sample
+    with its subject and its unix time.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Settings,
+        tell: Callable[[dict[str, Any]], None],
+        keep: Callable[[Subject, float, Sample], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self._loop = loop
+        self._tell = tell
+        self._keep = keep
+        self._clock = clock
+        self._host = os.uname().nodename
+
+    def add(self, subject: Subject, delay: float = 0.0) -> None:
+        """Watch a subject; its first sample is taken after ``delay`` seconds, at once if 0."""
+        subject.sample_at = self._clock() + delay
+        if delay:
+            self._arm(subject)
+        else:
+            self._turn(subject)
+
+    def remove(self, subject: Subject, why: str) -> None:
+        """Take a last sample, and end the subject's alerts."""
+        if subject.timer is not None:
+            subject.timer.cancel()
+        self._sample(subject, self._clock())
+        self.end(subject, why)
+
+    def end(self, subject: Subject, why: str) -> None:
+        """End the subject's alerts."""
+        now = self._clock()
+        for watches in subject.watches.values():
+            for watch in watches:
+                self._emit(subject, watch.finish(now, why), now)
+
+    def look(self, subject: Subject, *groups: str) -> None:
+        """Read some groups now, because something tells that they have changed."""
+        now = self._clock()
+        for group in groups:
+            self._look(subject, group, now)
+        self._arm(subject)
+
+    def observe(self, subject: Subject, resource: str) -> None:
+        """Take a value that the meter does not read, and that stands in its ``values`` already."""
+        if resource in subject.watches:
+            self._observe(subject, resource, self._clock())
+
+    def _turn(self, subject: Subject) -> None:
+        now = self._clock()
+        if now >= subject.sample_at:
+            self._sample(subject, now)
+            # From the plan, not from now, so that samples keep their distance; not to catch up either.
+            subject.sample_at = max(subject.sample_at, now - self.settings.interval)
+            subject.sample_at = _together(subject.sample_at + self.settings.interval)
+        else:
+            for group in [group for group, due in subject.looks.items() if due <= now]:
+                self._look(subject, group, now)
+        self._arm(subject)
+
+    def _arm(self, subject: Subject) -> None:
+        subject.settled()
+        if subject.timer is not None:
+            subject.timer.cancel()
+        due = min(subject.looks.values(), default=subject.sample_at)
+        subject.timer = self._loop.call_at(min(due, subject.sample_at), lambda: self._turn(subject))
+
+    def _sample(self, subject: Subject, now: float) -> None:
+        sample = subject.meter.sample()
+        unreadable = subject.meter.unreadable
+        subject.meter.values["unreadable"] = len(unreadable)
+        if unreadable:
+            subject.detail["unreadable"] = "; ".join(unreadable.values())
+        self._keep(subject, time.time(), sample)
+        subject.looks.clear()
+        for resource in subject.watches:
+            self._observe(subject, resource, now)
+
+    def _look(self, subject: Subject, group: str, now: float) -> None:
+        subject.looks.pop(group, None)
+        if group != OWN:
+            subject.meter.read(group)
+        for resource in subject.watches:
+            if RESOURCES[resource].group == group:
+                self._observe(subject, resource, now)
+
+    def _observe(self, subject: Subject, resource: str, now: float) -> None:
+        value = subject.value(resource, now)
+        soonest = subject.observed(resource, value, now)
+        limit = subject.ceiling(resource)
+        for watch in subject.watches[resource]:
+            self._emit(subject, watch.observe(now, value, limit), now)
+            soonest = min(soonest, watch.due(now, subject.least[resource]))
+        if soonest < self.settings.interval:
+            due, group = now + soonest, RESOURCES[resource].group
+            subject.looks[group] = min(due, subject.looks.get(group, due))
+
+    def _emit(self, subject: Subject, events: tuple[Event, ...], now: float) -> None:
+        for event in events:
+            detail = subject.detail.get(event.alert.rule.resource, "")
+            told = as_dict(event, subject.run, subject.name, self._host, time.time() - now, detail)
+            self._tell(told)
+
+
+def as_dict(
+    event: Event, run: str, name: str, host: str, offset: float, detail: str = ""
+) -> dict[str, Any]:
+    """An event as it goes to the history, to handlers and into JSON; pure.
+
+    ``offset`` is the unix time of the policy's time 0.
+    """
+    alert: Alert = event.alert
+    text = message(alert, name)
+    if alert.why:
+        detail = alert.why
+    return {
+        "schema": 1,
+        "event": event.kind,
+        "id": alert.id,
+        "run": run,
+        "agent": name,
+        "of": alert.rule.of,
+        "rule": alert.rule.name,
+        "resource": alert.rule.resource,
+        "unit": RESOURCES[alert.rule.resource].unit,
+        "severity": alert.severity.name,
+        "value": alert.value,
+        "limit": alert.limit,
+        "threshold": alert.threshold,
+        "breached": alert.breached + offset,
+        "raised": alert.raised + offset,
+        "updated": alert.updated + offset,
+        "resolved": None if alert.resolved is None else alert.resolved + offset,
+        "message": f"{text}: {detail}" if detail else text,
+        "repeats": alert.repeats,
+        "host": host,
+    }
+
+
+def _together(when: float) -> float:
+    return round(when / TOGETHER) * TOGETHER
+
+
+def _new_id() -> str:
+    return os.urandom(4).hex()
