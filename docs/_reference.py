@@ -9,9 +9,9 @@ from pathlib import Path
 
 import typer
 
-from agentres.model import errors
 from agentres.cli.app import app
 from agentres.cli.manual import plain, verbs
+from agentres.model import errors
 
 
 def write(folder: Path) -> None:

@@ -49,7 +49,10 @@ _MIB_FOR_FOUR = 20 << 10
 def main() -> int:
     """Run what is asked for; 0 where all of it is green."""
     options = _parser().parse_args()
+    if options.repeat and (options.unit or options.here):
+        raise SystemExit("test: --repeat is about kernel tests in the VM")
     del os.environ["PYTHONPATH"]  # this package's, and nobody else's
+    os.environ["AGENTRES_VM_NAME"] = ""  # the machines are ours to name
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     if options.release:
@@ -88,14 +91,14 @@ class _Run:
     def all(self) -> None:
         """Every part, beside each other where they bear it."""
         vm = self._kernel and not self._here and (why := _refusal()) is not None
-        lanes: list[Callable[[], None]] = []
-        if self._unit:
-            lanes.append(self._units)
+        # What the machines are made of is made beside the unit tests; the tests in them want the processors.
+        first = [self._units] if self._unit else []
         if vm:
             say(f"kernel tests in the VM: this host cannot enforce limits ({why})")
-            lanes.append(self._machines)
-        _together(lanes)
+            first.append(self._up)
+        _together(first)
         if vm and self._machine_came_up:
+            _together([self._lane(*lane) for lane in _lanes().items()])
             self._alone()
             self._once_more()
         elif self._kernel and not vm:
@@ -149,11 +152,9 @@ class _Run:
         command = [sys.executable, "-m", "pytest", "tests/unit", _SLOWEST, *self._pytest]
         self._parts.command("unit tests", command, cwd=TREE)
 
-    def _machines(self) -> None:
-        # What they are made of is made by the first one's start, once for all.
+    def _up(self) -> None:
+        """Start the first machine, by which what they all are made of is made."""
         self._machine_came_up = not self._parts.command("the VM is up", [VM, "up"], cwd=TREE).failed
-        if self._machine_came_up:
-            _together([self._lane(*lane) for lane in _lanes().items()])
 
     def _lane(
         self,
@@ -182,6 +183,8 @@ class _Run:
 
     def close(self) -> None:
         """End what still runs, where this was interrupted, and all machines."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a second one must not leave a machine behind
         end_children()
         if self._kernel and not self._here:
             for name in _FOUR:
@@ -238,7 +241,7 @@ class _Run:
 def _starts_anew(log: Path) -> Part:
     """An agent that is enabled is there afterwards. The first call ends with the guest's userspace."""
     machine = Machine()
-    machine.call("exec", "--", "python", "tests/kernel/reboot.py", "before")
+    machine.call("exec", "--", "python", "tests/kernel/reboot.py", "before", seconds=120)
     end = time.monotonic() + 120
     while machine.call("exec", "--no-sync", "--", "true")[0] and time.monotonic() < end:
         time.sleep(1)
@@ -250,7 +253,9 @@ def _starts_anew(log: Path) -> Part:
 def _lanes() -> dict[str, tuple[Suite, ...]]:
     """The machines' names and suites: two machines where processors are emulated, or memory is short."""
     status = json.loads(Machine().call("status", "--json")[1])
+    shared = os.statvfs("/dev/shm")  # a machine's memory is a file there
     room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+    room = min(room, shared.f_blocks * shared.f_frsize >> 20)
     return _TWO if status.get("accelerator") == "tcg" or room < _MIB_FOR_FOUR else _FOUR
 
 

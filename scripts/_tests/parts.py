@@ -26,13 +26,23 @@ def say(text: str) -> None:
 
 
 _children: set[subprocess.Popen[bytes]] = set()
+_starting = threading.RLock()
+_ending = threading.Event()
+
+
+class Ending(Exception):
+    """Nothing is started any more: this call of the tests is about to end."""
 
 
 @contextmanager
 def child(line: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A process without our stdin that does not outlive the block, nor an interrupted call of the tests."""
-    with subprocess.Popen(line, stdin=subprocess.DEVNULL, **options) as process:
-        _children.add(process)
+    with _starting:
+        if _ending.is_set() and threading.current_thread() is not threading.main_thread():
+            raise Ending
+        started = subprocess.Popen(line, stdin=subprocess.DEVNULL, **options)
+        _children.add(started)
+    with started as process:
         try:
             yield process
         finally:
@@ -41,8 +51,11 @@ def child(line: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[byte
 
 
 def end_children() -> None:
-    """End what was started and still runs: this process is about to end itself."""
-    for process in list(_children):
+    """End what was started and still runs, and have nothing more started: this process is about to end itself."""
+    with _starting:
+        _ending.set()
+        running = list(_children)
+    for process in running:
         process.terminate()
         process.wait()
 

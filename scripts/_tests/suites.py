@@ -1,5 +1,7 @@
 """Kernel tests in a machine: its death in between, and tests that fail once and pass alone."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -12,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from .parts import Part, child, say
+from .parts import Part, child, counted, say, summary_line
 
 TREE = Path(__file__).resolve().parents[2]
 VM = str(TREE / "scripts" / "vm")
@@ -34,10 +36,15 @@ _LOOK_SECONDS = 5  # how often a silent machine is looked at
 _HANG_SECONDS = 400  # the longest test takes a quarter of that where processors are emulated
 _DEATHS_MAX = 3
 TESTS_FAILED = "FAILED"  # the verdict where tests did, and nothing else is wrong
+_NO_TESTS = 5  # pytest's status where none is left
 _VM_FAILED = 125  # `scripts/vm` itself did; pytest never exits so
 _RERUN_MAX = 6  # more at once are no matter of chance
 
-_STARTED = re.compile(r"^(tests/\S+?::.*?) (?:(PASSED|FAILED|ERROR|SKIPPED)\b.*)?$")
+# A test's line begins with its id when it starts and gets its outcome when it ends; what somebody prints in
+# between pushes the outcome to a line of its own.
+_TEST = re.compile(r"^(tests/\S+?::\w+(?:\[.*?\])?)(?: |$)")
+_OUTCOME = re.compile(r"^(PASSED|FAILED|ERROR|SKIPPED)\b")
+_REPORTS = re.compile(r"^=+ (FAILURES|ERRORS|slowest|warnings summary|short test summary)\b")
 _WORST = ("SKIPPED", "PASSED", "FAILED", "ERROR")
 
 
@@ -53,27 +60,38 @@ class Suite:
 
 @dataclass
 class Outcomes:
-    """What became of a suite's tests, by their ids; ``running`` had begun and not ended."""
+    """What became of tests, by their ids; ``running`` had begun and not ended, ``last`` was heard of at the last."""
 
     of: dict[str, str] = field(default_factory=dict)
     running: str = ""
+    last: str = ""
     status: int = 0
+    over: bool = False  # what follows are reports about tests
 
     def hear(self, line: str) -> None:
-        """Take in a line of pytest's."""
-        match = _STARTED.match(line)
-        if match is None:
+        """Take in a line of pytest's, also as far as it has come."""
+        rest = line
+        if _REPORTS.match(line):
+            self.over = True
+        if self.over:
             return
-        test, outcome = match[1], match[2]
-        self.running = test
-        if outcome is not None:
-            self.of[test] = max(self.of.get(test, outcome), outcome, key=_WORST.index)
+        if (match := _TEST.match(line)) is not None:
+            self.running, rest = match[1], line[match.end() :]
+            self.last = self.running
+        if self.running and (outcome := _OUTCOME.match(rest)) is not None:
+            known = self.of.get(self.running, outcome[1])
+            self.of[self.running] = max(known, outcome[1], key=_WORST.index)
             self.running = ""
 
     @property
     def failed(self) -> list[str]:
         """Those that are red."""
         return [test for test, outcome in self.of.items() if outcome in ("FAILED", "ERROR")]
+
+    def add(self, others: Outcomes) -> None:
+        """Take in those of another call."""
+        for test, outcome in others.of.items():
+            self.of[test] = max(self.of.get(test, outcome), outcome, key=_WORST.index)
 
     def counts(self) -> dict[str, int]:
         """How many passed, failed and were skipped."""
@@ -90,11 +108,15 @@ class Machine:
         self._process = Path("/nonexistent")
         self.console = self._process  # what its kernel has printed
 
-    def call(self, *arguments: str) -> tuple[int, str, str]:
-        """Run `scripts/vm` to its end; its status, stdout and stderr."""
+    def call(self, *arguments: str, seconds: float | None = None) -> tuple[int, str, str]:
+        """Run `scripts/vm` to its end, or for so long; its status, stdout and stderr."""
         options = {"env": self._environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with child([VM, *arguments], **options) as process:
-            out, err = process.communicate()
+            try:
+                out, err = process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                out, err = process.communicate()
         return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
 
     def up(self) -> str:
@@ -103,6 +125,8 @@ class Machine:
         if failed:
             return why.strip()
         status = json.loads(self.call("status", "--json")[1])
+        if "pid" not in status:
+            return "it ended at once"
         self._process = Path(f"/proc/{status['pid']}")
         self.console = Path(status["folder"], "console.log")
         return ""
@@ -113,8 +137,11 @@ class Machine:
 
     @property
     def runs(self) -> bool:
-        """Whether its process is there."""
-        return self._process.exists()
+        """Whether its process is there, and is no zombie."""
+        try:
+            return bool((self._process / "cmdline").read_bytes())
+        except OSError:
+            return False
 
     def pytest(self, suite: Suite, arguments: Sequence[str], log: Path, outcomes: Outcomes) -> str:
         """Run tests as a suite's are; empty, or how the machine died meanwhile."""
@@ -160,13 +187,20 @@ def run(
     machine: Machine, suite: Suite, arguments: Sequence[str], log: Path
 ) -> tuple[Part, Outcomes]:
     """All tests of a suite, also where the machine dies of one: that one failed, and the others go on in a fresh one."""
-    outcomes = Outcomes()
+    outcomes, wrong = Outcomes(), ""
     for _ in range(_DEATHS_MAX):
-        left_out = [word for test in outcomes.of for word in ("--deselect", test)]
-        died = machine.pytest(suite, [*suite.paths, *arguments, *left_out], log, outcomes)
+        call = Outcomes()
+        done = [word for test in outcomes.of for word in ("--but", test)]
+        begins = log.stat().st_size
+        died = machine.pytest(suite, [*suite.paths, *arguments, *done], log, call)
+        outcomes.status = call.status
         if not died:
+            outcomes.add(call)
+            wrong = _misheard(call, log.read_bytes()[begins:].decode(errors="replace"))
             break
-        told = f"{suite.name}: the machine {died}, during {outcomes.running or 'no test'}"
+        # Also in what comes after a test: its fixtures' end. A machine that does not start is no test's fault.
+        culprit = call.running or call.last
+        told = f"{suite.name}: the machine {died}, during {culprit or 'no test'}"
         say(told)
         end = ""
         if machine.console.exists():
@@ -174,21 +208,34 @@ def run(
             shutil.copy(machine.console, log.with_suffix(".console"))
         with log.open("a") as output:
             output.write(f"\n{told}; the end of its console:\n{end}\n")
-        if outcomes.running:
-            outcomes.of[outcomes.running] = "FAILED"
+        if culprit:
+            call.of[culprit] = "ERROR"
+        outcomes.add(call)
         machine.down()
     counts = outcomes.counts()
-    if died:
-        return Part(suite.name, f"FAILED (the machine {died})", counts=counts), outcomes
-    if outcomes.status == 5 and not outcomes.of:
-        return Part(suite.name, "no test selected", counts=counts), outcomes
-    # pytest's status is about the last call alone; no call may have ended but by its own word.
     verdict = "passed"
-    if outcomes.status not in (0, 1, 5):
-        verdict = f"FAILED (exit {outcomes.status})"
+    if died:
+        verdict = f"FAILED (the machine {died})"
+    elif wrong:
+        verdict = f"FAILED ({wrong})"
     elif outcomes.failed:
         verdict = TESTS_FAILED
+    elif outcomes.status == _NO_TESTS and not outcomes.of:
+        verdict = "no test selected"
     return Part(suite.name, verdict, counts=counts), outcomes
+
+
+def _misheard(call: Outcomes, output: str) -> str:
+    """Why a call of pytest's that ended by itself is not to be trusted; empty where it is."""
+    if call.status not in (0, 1, _NO_TESTS):
+        return f"exit {call.status}"
+    if summary_line(output) is None:
+        return f"exit {call.status}, without pytest's last line"
+    counted_failures, heard = counted(output).get("failed", 0), len(call.failed)
+    # A test may fail, and its fixtures' end as well.
+    if not heard <= counted_failures <= 2 * heard or (call.status == 1) != bool(heard):
+        return f"exit {call.status}, pytest counts {counted_failures} failures, {heard} were heard"
+    return ""
 
 
 @dataclass(frozen=True)

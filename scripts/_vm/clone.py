@@ -92,11 +92,11 @@ class Clone:
 
     def down(self) -> bool:
         """Stop the machine; whether there was one."""
-        self.guest.disconnect()
         return self._clean()
 
     def _clean(self) -> bool:
         """End the machine and remove what it wrote, whoever started it; its logs stay. Whether it ran."""
+        self.guest.disconnect()  # a connection that nobody ends keeps the machine's network
         ran = self.place.stop()
         lower_mappings()
         for name in ("vm.json", "sync.json", "root.qcow2", "data.qcow2", "root.cow", "data.cow"):
@@ -135,9 +135,12 @@ def choose(built: image.Image, settings: Settings) -> Kind:
     kvm, uml, tcg = Qemu("kvm"), Uml(), Qemu("tcg")
     wanted = settings.accelerator
     if wanted in (None, "stock") and os.access("/dev/kvm", os.R_OK | os.W_OK):
-        kvm.prepare(settings)
-        if kvm.boots(built):
-            return kvm
+        try:
+            kvm.prepare(settings)
+            if kvm.boots(built):
+                return kvm
+        except VmError as error:
+            host.say(f"KVM cannot be tried ({error})")
     if wanted is None:
         try:
             uml.prepare(settings)
@@ -172,6 +175,7 @@ def sweep_clones() -> None:
         if not owner.is_file() or Path(os.fsdecode(owner.read_bytes())).exists():
             continue
         place = _place(folder)
+        Guest(folder, place.sockets).disconnect()
         place.stop()
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(place.sockets, ignore_errors=True)

@@ -118,7 +118,10 @@ def _find(work: Path, mirror: str, log: Path) -> tuple[list[str], str, str]:
         (work / part).mkdir(parents=True)
     for suite in _SUITES:
         sources.write_text(f"deb [signed-by={host.KEYRING}] {mirror} {suite} main\n")
-        host.run_logged(["apt-get", *options, "update", "-q"], log)
+        try:
+            host.run_logged(["apt-get", *options, "update", "-q"], log)
+        except VmError:  # not every mirror has every suite
+            continue
         names = subprocess.run(
             ["apt-cache", *options, "pkgnames", "linux-source-"],
             capture_output=True, text=True, check=True, env=host.ENVIRONMENT,

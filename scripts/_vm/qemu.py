@@ -63,11 +63,15 @@ class Qemu:
             known = word = ""
         if known != facts:
             with host.step(f"trying {self.name}"):
-                word = "boots" if self._tried(image) else "fails"
+                found = self._tried(image)
+            if found is None:  # a loaded moment says nothing about the next one
+                return False
+            word = "boots" if found else "fails"
             verdict.write_text(f"{facts} {word}")
         return word == "boots"
 
-    def _tried(self, image: Image) -> bool:
+    def _tried(self, image: Image) -> bool | None:
+        """Whether it booted; None where that took too long to tell."""
         with tempfile.TemporaryDirectory() as folder:
             place = Place(Path(folder), Path(folder), f"agentres-trial-{os.getpid()}")
             command = [*self._bare(place, image, "break=top"), "-m", "512"]
@@ -81,9 +85,9 @@ class Qemu:
                     if "KVM internal error" in host.tail(place.log, 50):
                         return False
                     time.sleep(0.05)
+                return None if place.pid == pid else False
             finally:
                 place.stop()
-        return False
 
     def _bare(self, place: Place, image: Image, append: str) -> list[str]:
         """A machine without disks and network."""

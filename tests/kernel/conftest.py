@@ -36,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-kernel", action="store_true", help="fail, not skip, where agents cannot run"
     )
     parser.addoption(
+        "--but", action="append", default=[], metavar="ID", help="not this test, by its whole id"
+    )
+    parser.addoption(
         "--daemon", action="store_true", help="run agents by a daemon, which sudo starts"
     )
 
@@ -62,6 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    but = set(config.getoption("--but"))
+    items[:] = [item for item in items if item.nodeid not in but]
     try:
         delegation.find()
     except AgentresError as error:

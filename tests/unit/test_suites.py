@@ -23,13 +23,13 @@ case $1 in
     status=$(head -n 1 {folder}/calls/$text)
     tail -n +2 {folder}/calls/$text
     rm {folder}/calls/$text
-    [ $status != 125 ] || kill $(cat {folder}/pid)
+    [ $status != 125 ] || {{ kill $(cat {folder}/pid); rm {folder}/pid; }}
     exit $status ;;
   status) echo "{{\\"pid\\": $(cat {folder}/pid), \\"folder\\": \\"{folder}\\"}}" ;;
   up)
     [ ! -e {folder}/broken ] || {{ echo no room >&3; exit 125; }}
-    kill -0 $(cat {folder}/pid) || {{ sleep 1000 >/dev/null 3>&- & echo $! >{folder}/pid; }} ;;
-  down) kill $(cat {folder}/pid) ;;
+    [ -e {folder}/pid ] || {{ sleep 1000 >/dev/null 3>&- & echo $! >{folder}/pid; }} ;;
+  down) kill $(cat {folder}/pid); rm -f {folder}/pid ;;
 esac
 """
 
@@ -65,6 +65,7 @@ class Fake:
     def run(self) -> tuple[Any, Any]:
         suite = self.suites.Suite("as root", "root")
         machine = self.suites.Machine()
+        (self.folder / "log").touch()
         return self.suites.run(machine, suite, [], self.folder / "log")
 
     @property
@@ -77,6 +78,10 @@ def fake(tmp_path: Path, suites: Any, monkeypatch: pytest.MonkeyPatch) -> Iterat
     made = Fake(tmp_path, suites, monkeypatch)
     yield made
     made.suites.Machine().down()
+
+
+def counts(text: str) -> str:
+    return f"=============== {text} in 0.12s ================\n"
 
 
 GREEN = """\
@@ -97,9 +102,56 @@ def test_what_pytest_said_is_counted(fake: Fake) -> None:
     assert outcomes.of["tests/kernel/test_a.py::test_two[a b-1]"] == "SKIPPED"
 
 
+def test_what_somebody_prints_meanwhile_hides_no_failure(fake: Fake) -> None:
+    disturbed = (
+        "tests/kernel/test_a.py::test_one[0.3-1] agentres: no agent runs yet\nFAILED [ 50%]\n"
+    )
+    two = "tests/kernel/test_a.py::test_two PASSED [100%]\n"
+    fake.says((1, disturbed + two + counts("1 failed, 1 passed")))
+    part, outcomes = fake.run()
+    assert outcomes.failed == ["tests/kernel/test_a.py::test_one[0.3-1]"]
+    assert part.counts == {"passed": 1, "failed": 1, "skipped": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("garbage\n", "FAILED (exit 1, without pytest's last line)"),
+        (
+            "tests/kernel/test_a.py::test_one noiseFAILED [50%]\n" + counts("1 failed"),
+            "FAILED (exit 1, pytest counts 1 failures, 0 were heard)",
+        ),
+        (
+            "tests/kernel/test_a.py::test_one FAILED [50%]\n" + counts("3 failed"),
+            "FAILED (exit 1, pytest counts 3 failures, 1 were heard)",
+        ),
+    ],
+)
+def test_a_failure_that_nobody_understands_is_one(fake: Fake, text: str, verdict: str) -> None:
+    fake.says((1, text))
+    part, _ = fake.run()
+    assert part.verdict == verdict
+
+
+def test_a_call_after_a_death_is_judged_by_itself(fake: Fake) -> None:
+    """What failed before the machine died excuses nothing that comes after."""
+    begun = "tests/kernel/test_a.py::test_one "
+    fake.says((125, begun), (1, "Exit: agents cannot run here\n"))
+    part, _ = fake.run()
+    assert part.verdict == "FAILED (exit 1, without pytest's last line)"
+
+
+def test_a_machine_that_dies_in_what_follows_a_test_is_that_tests(fake: Fake) -> None:
+    begun = "tests/kernel/test_a.py::test_one PASSED [ 33%]\n"
+    fake.says((125, begun), (5, counts("no tests ran")))
+    part, outcomes = fake.run()
+    assert outcomes.failed == ["tests/kernel/test_a.py::test_one"]
+    assert part.failed
+
+
 def test_an_error_after_a_test_that_passed_makes_it_red(fake: Fake) -> None:
     ended = "tests/kernel/test_a.py::test_one PASSED [ 50%]\ntests/kernel/test_a.py::test_one ERROR [ 50%]\n"
-    fake.says((1, ended))
+    fake.says((1, ended + counts("1 passed, 1 error")))
     part, outcomes = fake.run()
     assert part.failed
     assert outcomes.failed == ["tests/kernel/test_a.py::test_one"]
@@ -109,13 +161,13 @@ def test_a_machine_that_dies_is_told_and_the_others_go_on(
     fake: Fake, capfd: pytest.CaptureFixture[str]
 ) -> None:
     begun = "tests/kernel/test_a.py::test_one PASSED [ 33%]\ntests/kernel/test_a.py::test_two "
-    rest = "tests/kernel/test_a.py::test_three PASSED [100%]\n"
+    rest = "tests/kernel/test_a.py::test_three PASSED [100%]\n" + counts("1 passed")
     fake.says((125, begun), (0, rest))
     part, _ = fake.run()
     assert part.counts == {"passed": 2, "failed": 1, "skipped": 0}
     assert part.failed
-    assert "--deselect tests/kernel/test_a.py::test_one" in fake.asked[1]
-    assert "--deselect tests/kernel/test_a.py::test_two" in fake.asked[1]
+    assert "--but tests/kernel/test_a.py::test_one" in fake.asked[1]
+    assert "--but tests/kernel/test_a.py::test_two" in fake.asked[1]
     assert "during tests/kernel/test_a.py::test_two" in capfd.readouterr().err
     assert "Kernel panic - not syncing: for a test" in (fake.folder / "log").read_text()
 
@@ -135,7 +187,7 @@ def test_machines_that_die_again_and_again_are_a_failure(fake: Fake) -> None:
 
 @pytest.mark.parametrize(("status", "verdict"), [(5, "no test selected"), (4, "FAILED (exit 4)")])
 def test_a_pytest_that_ran_nothing(fake: Fake, status: int, verdict: str) -> None:
-    fake.says((status, "=== no tests ran in 0.01s ===\n"))
+    fake.says((status, counts("no tests ran")))
     part, _ = fake.run()
     assert part.verdict == verdict
 
@@ -143,6 +195,7 @@ def test_a_pytest_that_ran_nothing(fake: Fake, status: int, verdict: str) -> Non
 def test_what_failed_is_run_alone_and_both_outputs_are_kept(fake: Fake) -> None:
     one, two = "tests/kernel/test_a.py::test_one", "tests/kernel/test_a.py::test_two"
     failed = f"{one} FAILED [50%]\n{two} FAILED [100%]\n==== FAILURES ====\n____ test_one ____\nfor a reason\n____ test_two ____\nelse\n"
+    failed += counts("2 failed")
     fake.says((1, failed), (0, f"{one} PASSED [100%]\n"), (1, f"{two} FAILED [100%]\n"))
     _, outcomes = fake.run()
     suite = fake.suites.Suite("as root", "root", options=("--daemon",))
