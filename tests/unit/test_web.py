@@ -477,7 +477,8 @@ def test_with_the_token_a_browser_commands(browse: Callable[..., Browser]) -> No
     browser.wait_for("Stop trainer?")
     browser.type("y")
     done = browser.served.folder / "done"
-    wait_until(done.exists, "it was stopped")
+    # The shell makes the file before it writes to it.
+    wait_until(lambda: done.exists() and done.read_text(), "it was stopped")
     assert done.read_text() == "stop trainer\n"
 
 
