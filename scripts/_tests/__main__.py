@@ -1,6 +1,7 @@
 """What `scripts/test` does when the project's environment is there."""
 
 import argparse
+import importlib.util
 import json
 import os
 import pwd
@@ -21,10 +22,13 @@ from .suites import PYTEST, TREE, VM, Machine, Suite
 _FLAKY_MAX = 2
 _SLOWEST = "--durations=15"
 
+# Half of what the unit tests take is waiting for programs that they start.
+_WORKERS = ("-n", "4", "--dist", "worksteal") if importlib.util.find_spec("xdist") else ()
+
 # Tests of what a host has once; as dev they would all be skipped.
 _OF_THE_HOST = ("tests/kernel/test_daemon.py", "tests/kernel/test_installed.py")
-# Most of what they take is waiting, so that root's others are in another machine meanwhile.
-_SLOW = ("tests/kernel/test_breaches.py", "tests/kernel/test_elastic.py")
+# Together with those about as long as root's others, which are in another machine meanwhile.
+_SOME = tuple(f"tests/kernel/test_{n}.py" for n in ("breaches", "elastic", "pacing", "places"))
 
 
 def _but(*paths: str) -> tuple[str, ...]:
@@ -32,9 +36,9 @@ def _but(*paths: str) -> tuple[str, ...]:
 
 
 _SUITES = (
-    Suite("as root, alerts and bursts", "root", paths=_SLOW),
+    Suite("as root, alerts and more", "root", paths=_SOME),
     Suite("the host's daemon", "root", paths=_OF_THE_HOST),
-    Suite("as root", "root", options=_but(*_OF_THE_HOST, *_SLOW)),
+    Suite("as root", "root", options=_but(*_OF_THE_HOST, *_SOME)),
     Suite("as dev", "dev", options=_but(*_OF_THE_HOST)),
     Suite("as dev, by the daemon", "dev", options=(*_but(*_OF_THE_HOST), "--daemon")),
 )
@@ -55,6 +59,8 @@ def main() -> int:
     os.environ["AGENTRES_VM_NAME"] = ""  # the machines are ours to name
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+    # A shell's background job ignores it, and so would all that the tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if options.release:
         os.environ["AGENTRES_VM_RELEASE"] = options.release
     if options.stock or options.release:
@@ -149,7 +155,7 @@ class _Run:
             self._parts.command("lint", ["scripts/lint"], cwd=TREE)
         else:
             self._parts.skip("lint", "not run: its tools are not installed here")
-        command = [sys.executable, "-m", "pytest", "tests/unit", _SLOWEST, *self._pytest]
+        command = [sys.executable, "-m", "pytest", *_WORKERS, "tests/unit", _SLOWEST, *self._pytest]
         self._parts.command("unit tests", command, cwd=TREE)
 
     def _up(self) -> None:

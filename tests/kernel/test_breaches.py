@@ -19,7 +19,7 @@ from conftest import (
     DEADLINE,
     ROOT,
     Run,
-    RunAgent,
+    Watched,
     home_of,
     not_by_daemon,
     python,
@@ -47,51 +47,6 @@ def wait_for_tripwire(low=0, up=1 << 20):
 def wait_for_none():
     while high() != sys.maxsize: time.sleep(0.01)
 """
-
-
-class Watched:
-    """``agentres run`` with rules of the test's own and a handler that writes down what it is told."""
-
-    def __init__(self, folder: Path, run: RunAgent) -> None:
-        self.folder, self._run = folder, run
-        self.heard = folder / "heard"
-        self.state = folder / "state"
-        self.config = folder / "agentres.toml"
-        self.environment = {**os.environ, "AGENTRES_STATE_DIR": str(self.state)}
-
-    def configure(self, text: str) -> list[str]:
-        script = f"cat >>{self.heard}"
-        self.config.write_text(
-            f'{text}\n[handlers.test]\ntype = "command"\nseverity = "INFO"\n'
-            f'command = ["/bin/sh", "-c", {json.dumps(script)}]\n'
-            "[handlers.terminal]\nenabled = false\n"
-        )
-        return ["--config", str(self.config)]
-
-    def run(self, text: str, *options: str, command: list[str], **kwargs: Any) -> Run:
-        line = [*self.configure(text), *options]
-        return self._run(*line, command=command, env=self.environment, **kwargs)
-
-    def events(self, rule: str | None = None) -> list[dict[str, Any]]:
-        lines = self.heard.read_text().splitlines() if self.heard.exists() else []
-        events = [json.loads(line) for line in lines]
-        return [event for event in events if rule in (None, event["rule"])]
-
-    def story(self, rule: str) -> list[tuple[str, str]]:
-        return [(event["event"], event["severity"]) for event in self.events(rule)]
-
-    def verb(self, *words: str) -> Any:
-        line = [*AGENTRES, *words, "--json"]
-        done = subprocess.run(
-            line, env=self.environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-
-@pytest.fixture
-def watched(tmp_path: Path, agentres_run: RunAgent) -> Watched:
-    return Watched(tmp_path, agentres_run)
 
 
 def test_memory_is_told_by_the_kernel_rises_to_critical_and_ends(watched: Watched) -> None:

@@ -20,6 +20,7 @@ from conftest import (
     DEADLINE,
     ROOT,
     RunAgent,
+    Watched,
     by_daemon,
     home_of,
     python,
@@ -108,9 +109,13 @@ def test_without_a_queue_that_holds_packets_back_they_are_dropped(
 
 
 @as_root
-def test_what_is_counted_is_what_the_interface_counts(agentres_run: RunAgent, peer: Peer) -> None:
+@pytest.mark.parametrize("rate", ["5M", "max"])
+def test_what_is_counted_is_what_the_interface_counts(
+    agentres_run: RunAgent, peer: Peer, rate: str
+) -> None:
     before = peer.counters()
-    run = agentres_run("--net-out=5M", "--net-in=5M", command=tcp("out,in", seconds=2), check=True)
+    options = (f"--net-out={rate}", f"--net-in={rate}")
+    run = agentres_run(*options, command=tcp("out,in", seconds=2), check=True)
     after = peer.counters()
     for way in ("tx", "rx"):
         packets = after[f"{way}_packets"] - before[f"{way}_packets"]
@@ -165,6 +170,32 @@ def test_a_rate_that_is_a_range_is_raised_when_it_is_met(
     ]
     assert (moves[0]["kind"], moves[0]["before"], moves[0]["unit"]) == ("raise", 500000, "bytes/s")
     assert moves[0]["after"] > 500000
+
+
+@as_root
+def test_what_is_sent_and_what_is_dropped_is_told_of(watched: Watched, peer: Peer) -> None:
+    rules = """
+[sampling]
+interval = "1s"
+[alerts.network_out]
+resource = "network_out"
+warning = "500kB/s"
+duration = "1s"
+[alerts.network_drops]
+resource = "network_drops"
+warning = 10
+duration = "1s"
+"""
+    peer.pace(False)
+    try:
+        command = flows("udp", "--rate", 4e6, "--seconds", 6)
+        run = watched.run(rules, "--net-out=1000000", command=command)
+    finally:
+        peer.pace(True)
+    assert run.status == 0, run.err
+    assert watched.story("network_out")[0] == ("raised", "WARNING")
+    assert watched.events("network_out")[0]["limit"] == 1e6
+    assert watched.story("network_drops")[0] == ("raised", "WARNING")
 
 
 # Live, and read back.
@@ -294,13 +325,30 @@ print(json.dumps([interfaces, own, open("/proc/sys/net/ipv4/conf/all/forwarding"
 """
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
+ADDRESS = "192.0.2.7"
+NAMES = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], 53))
+print("ready", flush=True)
+A = bytes([0, 1, 0, 1])  # type, class
+while True:
+    asked, sender = sock.recvfrom(512)
+    question = asked[12 : asked.index(0, 12) + 5]
+    # Its name is the question's (a pointer to there), it stands for a minute.
+    answer = bytes([0xC0, 12]) + A + bytes([0, 0, 0, 60, 0, 4]) + socket.inet_aton(sys.argv[2])
+    answers = answer if question.endswith(A) else b""
+    counts = bytes([0, 1, 0, bool(answers), 0, 0, 0, 0])
+    sock.sendto(asked[:2] + bytes([0x81, 0x80]) + counts + question + answers, sender)
+"""
+
 
 def wires() -> list[str]:
     return [name for _, name in socket.if_nameindex() if name.startswith(isolate.PREFIX)]
 
 
 def left_on_the_host() -> list[object]:
-    return [wires(), isolate._has_table(), FORWARD.read_text()]
+    return [wires(), isolate.has_table(), FORWARD.read_text()]
 
 
 @as_root
@@ -349,7 +397,7 @@ def test_what_a_killed_supervisor_left_of_an_isolated_agent_is_removed(
     pid = int(agent.stdout.readline())
     agent.send_signal(signal.SIGKILL)
     agent.wait(DEADLINE)
-    assert isolate._has_table()
+    assert isolate.has_table()
     gc = [*AGENTRES, "gc"]
     done = subprocess.run(gc, capture_output=True, text=True, check=True)
     assert done.stdout == "nothing is left\n"  # it runs, and needs it all
@@ -386,6 +434,27 @@ def test_an_isolated_agent_asks_name_servers_outside_of_loopback(
             own.unlink()
         else:
             own.write_bytes(kept)
+
+
+@as_root
+def test_an_isolated_agent_has_its_names_resolved(agentres_run: RunAgent, peer: Peer) -> None:
+    """By a server that the host reaches, through the wire and NAT."""
+    own = Path(netns.RESOLV_CONF)
+    kept = own.read_bytes() if own.exists() else None
+    line = ["ip", "netns", "exec", peer.name, sys.executable, "-S", "-c", NAMES, FAR, ADDRESS]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            own.write_text(f"nameserver {FAR}\n")
+            ask = python("import socket; print(socket.gethostbyname('model.agentres.test'))")
+            assert agentres_run("--net=isolated", command=ask, check=True).out == f"{ADDRESS}\n"
+        finally:
+            server.kill()
+            if kept is None:
+                own.unlink()
+            else:
+                own.write_bytes(kept)
 
 
 @as_user

@@ -108,15 +108,25 @@ def test_an_interface_without_queues_and_one_that_somebody_configured(namespace:
     assert namespace.disciplines("theirs") == [("root", "pfifo")]
 
 
+def pacing_of(devices: list[str], host: Namespace) -> set[str]:
+    """What doctor finds of how they hold packets back."""
+    findings = json.loads(host.doctor("--json").stdout)["findings"]
+    return {
+        each["status"] for each in findings if each["check"] in {f"pacing {d}" for d in devices}
+    }
+
+
 @pytest.mark.skipif(not _IN_THE_VM, reason="changes the interfaces of the machine: in the VM only")
 def test_without_a_name_it_is_the_hosts_own_hardware() -> None:
     host = Namespace("")
     devices = [path.parent.name for path in Path("/sys/class/net").glob("*/device")]
     before = {device: host.disciplines(device) for device in devices}
     assert before
+    assert "missing" in pacing_of(devices, host)
     try:
         assert host.doctor("--fix-net").returncode == 0
         assert {host.disciplines(device)[-1] for device in devices} == {("root", "fq")}
+        assert pacing_of(devices, host) == {"ok"}
     finally:
         undone = host.doctor("--unfix-net")
     assert undone.returncode == 0

@@ -69,7 +69,7 @@ def down() -> list[str]:
     with _alone(), IPRoute() as host:
         if _taken(host):
             return []
-        if _has_table():
+        if has_table():
             _nft("table", "del", name=TABLE)
             done.append(f"table ip {TABLE} of nftables")
         if os.path.exists(TURNED_ON):
@@ -110,7 +110,8 @@ def _nft(kind: str, command: str, **named: Any) -> None:
         getattr(tables, kind)(command, **named)
 
 
-def _has_table() -> bool:
+def has_table() -> bool:
+    """Whether our table of nftables stands on this host."""
     return TABLE in _names("get_tables", "NFTA_TABLE_NAME")
 
 
@@ -124,7 +125,7 @@ def _names(what: str, attribute: str) -> list[str]:
 def _masquerade() -> None:
     from pyroute2.nftables.expressions import ipv4addr, masq
 
-    if _has_table():
+    if has_table():
         return
     _nft("table", "add", name=TABLE)
     try:
