@@ -1,6 +1,10 @@
 """Parts of the tests: commands whose output is kept, told of as they end, and counted."""
 
+import contextlib
+import fcntl
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +29,8 @@ def say(text: str) -> None:
         print(f"test: {text}", file=sys.stderr, flush=True)
 
 
+_HARDER = ((signal.SIGINT, 30), (signal.SIGTERM, 10), (signal.SIGKILL, 10))  # signals, seconds
+
 _children: set[subprocess.Popen[bytes]] = set()
 _starting = threading.RLock()
 _ending = threading.Event()
@@ -40,13 +46,13 @@ def child(line: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[byte
     with _starting:
         if _ending.is_set() and threading.current_thread() is not threading.main_thread():
             raise Ending
-        started = subprocess.Popen(line, stdin=subprocess.DEVNULL, **options)
+        started = subprocess.Popen(line, stdin=subprocess.DEVNULL, process_group=0, **options)
         _children.add(started)
     with started as process:
         try:
             yield process
         finally:
-            process.terminate()  # one that has ended does not mind
+            _end(process)
             _children.discard(process)
 
 
@@ -56,8 +62,22 @@ def end_children() -> None:
         _ending.set()
         running = list(_children)
     for process in running:
-        process.terminate()
-        process.wait()
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt it, where it runs, as Ctrl-C would, so that tests take down what they have built; else harder."""
+    if process.poll() is not None:
+        return
+    for number, seconds in _HARDER:
+        os.killpg(process.pid, number)
+        try:
+            process.wait(seconds)
+            break
+        except subprocess.TimeoutExpired:
+            pass
+    with contextlib.suppress(ProcessLookupError):  # nobody is left of its group
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 @dataclass
@@ -76,11 +96,16 @@ class Part:
 
 
 class Parts:
-    """All parts of one call; several threads may add to them."""
+    """All parts of one call, the only one of its clone; several threads may add to them."""
 
     def __init__(self, logs: Path) -> None:
         self.logs = logs
         logs.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(logs, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"test: this clone's tests run already: {logs}") from None
         for old in logs.iterdir():
             old.unlink()
         self.all: list[Part] = []

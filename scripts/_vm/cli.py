@@ -13,7 +13,7 @@ from . import host, image
 from .clone import Clone, choose
 from .config import EXIT_FAILURE, VmError
 from .guest import guest_path
-from .kernel import ensure_kernel
+from .kernel import ensure_kernel, forget_failure
 from .layout import USERS
 
 _EXIT_DOWN = 3
@@ -55,7 +55,7 @@ def _exec(options: argparse.Namespace) -> int:
     if not command:
         raise VmError("exec needs a command: scripts/vm exec [--user NAME] -- CMD...")
     clone = _ready_clone(options.user, sync=not options.no_sync)
-    return clone.guest.execute(command, options.user, options.tty)
+    return clone.execute(command, options.user, options.tty)
 
 
 def _ssh(options: argparse.Namespace) -> int:
@@ -96,6 +96,7 @@ def _down(_options: argparse.Namespace) -> int:
 
 def _build(options: argparse.Namespace) -> int:
     clone = Clone()
+    forget_failure()
     built = image.ensure_image(clone.recipe, clone.settings, force=options.force)
     kind = choose(built, clone.settings)
     if kind.name == "uml" and options.force:

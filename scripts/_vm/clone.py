@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -89,6 +89,11 @@ class Clone:
     def synchronise(self) -> None:
         """Bring the guest's copy of the source tree up to date."""
         synchronise(self.tree, self.guest, self.folder / "sync.json")
+
+    def execute(self, command: Sequence[str], user: str, tty: bool) -> int:
+        """Run a command in the machine that runs now; its exit status."""
+        pid = self.place.pid
+        return self.guest.execute(command, user, tty, lambda: self.place.pid == pid)
 
     def down(self) -> bool:
         """Stop the machine; whether there was one."""

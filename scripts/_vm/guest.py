@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +21,7 @@ from .layout import GUEST_EXEC_DIR, GUEST_SOURCE, GUEST_VENV, USERS
 _HOST = "agentres-vm"
 _SSH_FAILED = 255
 _CONNECT_ATTEMPTS = 4
+_LOOK_SECONDS = 2.0
 
 _CONFIG = """\
 # Use it with other tools too: ssh -F THIS_FILE {host}
@@ -152,8 +153,10 @@ class Guest:
             raise VmError(f"in the guest, status {done.returncode}: {output[-2000:]}")
         return str(done.stdout, errors="replace")
 
-    def execute(self, command: Sequence[str], user: str, tty: bool) -> int:
-        """Run a command with our stdin, stdout and stderr; its exit status.
+    def execute(
+        self, command: Sequence[str], user: str, tty: bool, runs: Callable[[], bool]
+    ) -> int:
+        """Run a command with our stdin, stdout and stderr; its exit status. ``runs``: whether the machine does.
 
         The user is connected already, as for `shell` and `copy`: a caller does that while it
         keeps other runs out.
@@ -164,7 +167,7 @@ class Guest:
         )
         process = subprocess.Popen(self._command(user, "-tt" if tty else "-T", _HOST, script))
         try:
-            status = process.wait()
+            status = _wait(process, runs)
             if status == _SSH_FAILED and not self._really_255(user, note):
                 raise VmError("lost the connection to the guest; see `scripts/vm status`")
         except (KeyboardInterrupt, SystemExit):
@@ -206,6 +209,19 @@ class Guest:
         self, user: str, *arguments: str, **options: Any
     ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(self._command(user, *arguments), **options)
+
+
+def _wait(process: subprocess.Popen[bytes], runs: Callable[[], bool]) -> int:
+    """Wait for ssh, which would wait ten minutes more for a machine that is no more."""
+    while True:
+        try:
+            return process.wait(_LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            if runs():
+                continue
+        process.terminate()
+        process.wait()
+        raise VmError("the machine has ended; see `scripts/vm status`")
 
 
 def guest_path(path: str) -> str:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from . import host
@@ -28,6 +29,7 @@ _PACKAGES = {
     "/usr/include/stdio.h": "libc6-dev",
 }
 _NEWEST_KEPT = 2
+_FAILURE_KEPT = 24 * 3600  # seconds
 
 
 def ensure_kernel(settings: Settings, force: bool = False) -> Path:
@@ -36,6 +38,8 @@ def ensure_kernel(settings: Settings, force: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if not force and (kernel := _newest(folder)):
         return kernel
+    if not force and (why := _failure(folder)):
+        raise VmError(f"its kernel could not be built: {why}; `scripts/vm build` tries again")
     with host.locked(folder / ".lock"):
         if not force and (kernel := _newest(folder)):
             return kernel
@@ -74,7 +78,25 @@ def _build(work: Path, folder: Path, settings: Settings) -> Path:
         host.run_logged([*apt, "download", f"{package}={version}"], log, cwd=work)
         unpack = 'dpkg-deb --fsys-tarfile "$1"_*.deb | tar -xO "./usr/src/$1.tar.xz" | tar -xJ'
         host.run_logged(["sh", "-ec", unpack, "sh", package], log, cwd=work)
-    source, made = work / package, work / "made"
+    try:
+        made = _make(work, work / package, log)
+    except VmError as error:
+        _failed(folder).write_text(str(error).partition("\n")[0])
+        raise
+    shutil.rmtree(target, ignore_errors=True)  # a machine that runs keeps its open file
+    target.mkdir()
+    made.rename(target / "linux")
+    _failed(folder).unlink(missing_ok=True)
+    for old in sorted(folder.glob("*/linux"), key=lambda path: path.stat().st_mtime)[
+        :-_NEWEST_KEPT
+    ]:
+        shutil.rmtree(old.parent)
+    return target / "linux"
+
+
+def _make(work: Path, source: Path, log: Path) -> Path:
+    """Configure and compile it; the kernel."""
+    made = work / "made"
     made.mkdir()
     make: list[str | Path] = ["make", "-s", "-C", source, "ARCH=um", f"O={made}"]
     merge: list[str | Path] = [
@@ -96,15 +118,29 @@ def _build(work: Path, folder: Path, settings: Settings) -> Path:
         return f"{sum(1 for _ in made.rglob('*.o'))} files compiled"
 
     host.run_logged([*make, f"-j{host.processors()}", "linux"], log, progress=progress)
-    shutil.rmtree(target, ignore_errors=True)  # a machine that runs keeps its open file
-    target.mkdir()
-    (made / "linux").rename(work / "linux")
-    (work / "linux").rename(target / "linux")
-    for old in sorted(folder.glob("*/linux"), key=lambda path: path.stat().st_mtime)[
-        :-_NEWEST_KEPT
-    ]:
-        shutil.rmtree(old.parent)
-    return target / "linux"
+    return made / "linux"
+
+
+def _failed(folder: Path) -> Path:
+    return folder / f".failed-{_key()}"
+
+
+def _failure(folder: Path) -> str:
+    """Why this kernel could not be made today; empty where it could, or nobody has tried.
+
+    Every `up` would try it again, for minutes each time.
+    """
+    try:
+        if time.time() - _failed(folder).stat().st_mtime < _FAILURE_KEPT:
+            return _failed(folder).read_text()
+    except FileNotFoundError:
+        pass
+    return ""
+
+
+def forget_failure() -> None:
+    """Have the next call try to build it, whatever became of the last."""
+    _failed(cache_dir() / "kernels").unlink(missing_ok=True)
 
 
 def _find(work: Path, mirror: str, log: Path) -> tuple[list[str], str, str]:

@@ -122,9 +122,9 @@ def _raise_mappings() -> None:
         return
     try:
         if os.geteuid() == 0:
-            _MAPPINGS.write_text(str(_MAPPINGS_WANTED))
             if not _NOTE.read_text():
-                _NOTE.write_text(before)
+                _NOTE.write_text(before)  # first: whoever ends us in between must not make it stay
+            _MAPPINGS.write_text(str(_MAPPINGS_WANTED))
             return
     except OSError:  # root, but not of this host
         pass
