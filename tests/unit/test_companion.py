@@ -121,7 +121,7 @@ class Resident:
 
     def begin(self, *handlers: Handler, **extra: Any) -> None:
         plain = settings.to_plain(Settings(handlers=handlers))
-        extra = {"state": str(self.directory / "history"), "quiet": False, "host": "h"} | extra
+        extra = {"state": str(self.directory / "history"), "host": "h"} | extra
         self.send("settings", plain, extra)
         assert self.receive() == ("ready",)
 
@@ -181,13 +181,6 @@ def test_alerts_are_delivered_and_the_history_is_told(resident: Resident) -> Non
         ["3f9a0c12", "terminal"],
     ]
     assert "ValueError: no" in {name: error for _, name, error in reports}["bad"]
-
-
-def test_quiet_silences_the_terminal_alone(resident: Resident) -> None:
-    resident.begin(python("say"), Handler("terminal", "terminal"), quiet=True)
-    resident.send("alert", event())
-    assert resident.line()[0] == "3f9a0c12"
-    assert resident.end() == ""
 
 
 def test_what_a_handler_prints_is_not_the_agents_output(resident: Resident) -> None:

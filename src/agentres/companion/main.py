@@ -9,8 +9,8 @@ FD is a SOCK_SEQPACKET socket; a packet is one marshal'd tuple of at most 200 kB
     from us  ("ready",)           every handler can be told
              ("dropped", handler, total)
 
-``about`` is {"state": path of the history or "", "quiet": whether terminals stay silent} and, where an
-earlier companion is replaced, "told": the open alerts, by id the highest severity that they reached.
+``about`` is {"state": path of the history or ""} and, where an earlier companion is replaced, "told": the
+open alerts, by id the highest severity that they reached.
 
 Whatever happens here, the resident and its agent go on.  SIGINT, SIGTERM, SIGHUP and SIGQUIT, which a
 terminal sends to everyone, do nothing: the end of file ends us.
@@ -236,9 +236,8 @@ class Companion:
                 raise ValueError("no message")
 
     def _begin(self, chosen: Settings, about: Mapping[str, Any]) -> None:
-        quiet = about.get("quiet")
         handlers = [
-            *(h for h in chosen.handlers if not (quiet and h.type == "terminal")),
+            *chosen.handlers,
             *(Handler(name, "python", Severity.INFO) for name in self._callables),
         ]
         self._settings, self._about = chosen, about

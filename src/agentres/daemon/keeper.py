@@ -22,7 +22,7 @@ from agentres import __version__
 from agentres.daemon import submission
 from agentres.daemon.submission import Submission
 from agentres.kernel import caller as callers
-from agentres.kernel import delegation, frugal, host, registry
+from agentres.kernel import delegation, frugal, host, process, registry
 from agentres.kernel.caller import Caller
 from agentres.kernel.loop import Loop
 from agentres.model import log
@@ -343,9 +343,7 @@ def _configured(asked: Submission, ours: Settings) -> Settings:
 
 def _check_place(who: Caller) -> None:
     """An agent gets no second one outside of its own limits."""
-    with open(f"/proc/{who.pid}/cgroup") as file:
-        own = next((line[3:] for line in file.read().splitlines() if line.startswith("0::")), "/")
-    path = delegation.hierarchy().mount + own.rstrip("/")
+    path = delegation.hierarchy().mount + process.cgroup(who.pid).rstrip("/")
     while len(path) > 1:
         if registry.is_marked(path):
             raise UsageError(

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from agentres.kernel import systemd
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.mounts import Mount, mounts
+from agentres.kernel.process import parse_cgroup
 from agentres.model import log
 from agentres.model.errors import AgentresError, ControlFileError, NameTaken, NoCgroup, reason
 from agentres.model.limits import CPU_PERIOD_USEC, Standing
@@ -69,7 +70,7 @@ def parse_hierarchy(table: list[Mount], proc_cgroup: str) -> Hierarchy:
             "no cgroup v2 hierarchy is mounted",
             UNIFIED if v1 else "mount cgroup2",
         )
-    own = next((line[3:] for line in proc_cgroup.split("\n") if line.startswith("0::")), "/")
+    own = parse_cgroup(proc_cgroup) or "/"
     for mount in found:
         root = mount.root.rstrip("/")
         if own == root or own.startswith(root + "/"):

@@ -6,9 +6,9 @@ cgroup namespace's mount, a process that is moved) is found by looking.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 
+from agentres.kernel import process
 from agentres.kernel.cgroup import Cgroup, holds
 from agentres.kernel.inotify import MODIFY, Inotify
 from agentres.model.errors import AgentresError, reason
@@ -94,7 +94,7 @@ class Drift:
         present = set(pids)
         for pid in self._known.keys() - present:
             seen = self._known.pop(pid)
-            if _started(pid, seen) and _outside(pid, self._inside):
+            if process.lived_at(pid, seen) and _outside(pid, self._inside):
                 self._out.add(pid)
                 self._known[pid] = seen
         self._out &= self._known.keys() - present
@@ -105,27 +105,11 @@ class Drift:
         ]
 
 
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def _started(pid: int, before: float) -> bool:
-    """Whether a live process ``pid`` had started by ``before``, seconds since boot."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    state, start = fields[0], int(fields[19])
-    return state not in (b"Z", b"X") and start / _TICKS <= before
-
-
 def _cgroup(pid: int) -> str:
     try:
-        with open(f"/proc/{pid}/cgroup") as file:
-            lines = file.read().splitlines()
+        return process.cgroup(pid)
     except (FileNotFoundError, ProcessLookupError):
         return ""
-    return next((line[3:] for line in lines if line.startswith("0::")), "")
 
 
 def _outside(pid: int, inside: str) -> bool:

@@ -40,7 +40,6 @@ class Meter:
             (*Sample.__match_args__, "inactive_file", "cgroup_frozen")
         )
         self.unreadable: dict[str, str] = {}
-        self.troubles = 0
         self.pids: list[bytes] = []
         self._main = main
         self._network = network
@@ -147,8 +146,6 @@ class Meter:
             self.unreadable.pop(name, None)
 
     def _trouble(self, name: str, error: Exception) -> None:
-        if name not in self.unreadable:
-            self.troubles += 1
         told = error.strerror if isinstance(error, OSError) else f"holds garbage: {error!r}"
         self.unreadable[name] = f"{name}: {told}"
 

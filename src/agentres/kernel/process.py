@@ -1,13 +1,43 @@
-"""What tells a process from another one that gets the same number later."""
+"""A process: when it started, which tells it from another one that gets the same number later, and its cgroup."""
 
 from __future__ import annotations
+
+import os
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_DEAD = (b"Z", b"X")
 
 
 def start_ticks(pid: int) -> int | None:
     """When a process started, in clock ticks since boot (proc_pid_stat(5), field 22); None: no such one."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[19])
+
+
+def lived_at(pid: int, when: float) -> bool:
+    """Whether the live process ``pid`` is one that had started by ``when``, seconds since boot."""
+    fields = _stat(pid)
+    if fields is None or fields[0] in _DEAD:
+        return False
+    return int(fields[19]) / _TICKS <= when
+
+
+def cgroup(pid: int | str = "self") -> str:
+    """Its cgroup in the v2 hierarchy, starting with ``/``, as seen from our cgroup namespace; empty: it has none.  OSError."""
+    with open(f"/proc/{pid}/cgroup") as file:
+        return parse_cgroup(file.read())
+
+
+def parse_cgroup(text: str) -> str:
+    """The same from the text of /proc/PID/cgroup (cgroups(7)); pure."""
+    return next((line[3:] for line in text.split("\n") if line.startswith("0::")), "")
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """What follows the name in /proc/PID/stat (proc_pid_stat(5)), from the state on; None: no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+            return file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
 

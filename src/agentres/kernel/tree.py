@@ -10,7 +10,7 @@ import fcntl
 import os
 import time
 
-from agentres.kernel import registry
+from agentres.kernel import process, registry
 from agentres.kernel.systemd import SLICE
 from agentres.model import log
 from agentres.model.errors import AgentresError
@@ -195,8 +195,7 @@ def slice_of(place: Place, uid: int) -> str:
 def _init() -> str:
     """The cgroup that the host's init manages: all of the hierarchy, where it is not in a container."""
     try:
-        with open("/proc/1/cgroup") as file:
-            own = next((line[3:] for line in file.read().split("\n") if line[:3] == "0::"), "")
+        own = process.cgroup(1)
     except OSError:  # hidepid: proc(5)
         return ""
     return own.removesuffix("/init.scope") if own.endswith("/init.scope") else ""

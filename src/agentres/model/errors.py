@@ -45,6 +45,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def describe(error: BaseException) -> str:
+    """An exception of somebody else's code in one line, and where it came from."""
+    import traceback  # here: it is large, and few ever need it
+
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    try:
+        what = str(error)
+    except Exception:  # whoever raises strange things gets its name alone
+        what = ""
+    return printable(f"{type(error).__name__}{': ' if what else ''}{what}{where}")
+
+
 class AgentresError(Exception):
     """A failure of agentres itself, told in one line.
 

@@ -16,7 +16,7 @@ from agentres.policy.resources import EVENT, RATE, RESOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Literal
+    from typing import Literal
 
 
 class Severity(enum.IntEnum):
@@ -69,12 +69,6 @@ class Alert(Record):
     resolved: float | None = None
     repeats: int = 0
     why: str = ""
-
-    def but(self, **changed: Any) -> Alert:
-        """The same alert with some fields changed."""
-        names: tuple[str, ...] = self.__match_args__
-        fields: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return Alert(**{**fields, **changed})
 
 
 class Event(Record):

@@ -40,7 +40,7 @@ import select
 import signal
 import sys
 
-from agentres.model.errors import AgentresError, printable, reason
+from agentres.model.errors import AgentresError, describe, printable, reason
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy.alerts import show
 from agentres.policy.histogram import SCALES
@@ -284,7 +284,7 @@ def main() -> NoReturn:
     except PredictorFailed as error:
         status = _tell(err, str(error))
     except BaseException as error:  # somebody else's code, which may raise anything
-        status = _tell(err, _described(error))
+        status = _tell(err, describe(error))
     # A thread that it has started does not keep us from ending.
     os._exit(status)
 
@@ -300,18 +300,6 @@ def _load(name: str) -> Callable[[Any], object]:
         raise PredictorFailed(f"{points[0].value} is not callable")
     function: Callable[[Any], object] = found
     return function
-
-
-def _described(error: BaseException) -> str:
-    import traceback
-
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    try:
-        what = str(error)
-    except Exception:  # whoever raises strange things gets its name alone
-        what = ""
-    return f"{type(error).__name__}{': ' if what else ''}{what}{where}"
 
 
 def _tell(err: int, line: str) -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from agentres.kernel import process
 from agentres.kernel.listener import Connection, Peer
 from agentres.model.errors import AgentresError, NotEnforceable, UsageError, reason
 from agentres.model.record import TYPE_CHECKING
@@ -228,8 +229,7 @@ def refusal(peer: Peer, owners: set[int], inside: str) -> AgentresError | None:
     if peer.uid not in owners and peer.uid != 0:
         return UsageError("only the agent's owner and root may command it")
     try:
-        with open(f"/proc/{peer.pid}/cgroup") as file:
-            at = next((line[3:] for line in file.read().splitlines() if line.startswith("0::")), "")
+        at = process.cgroup(peer.pid)
     except OSError:  # it has gone already, or is of a PID namespace that we do not see
         return UsageError("who asks cannot be seen")
     if at == inside or at.startswith(f"{inside}/"):

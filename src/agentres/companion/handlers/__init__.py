@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections import deque
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -282,6 +281,8 @@ class _Lane:
         try:
             function(*args)
         except Exception:  # the caller's bug must not stop the deliveries
+            import traceback  # here: it is large
+
             traceback.print_exc()
 
     def finish(self) -> None:

@@ -18,7 +18,6 @@ import select
 import signal
 import socket
 import time
-import traceback
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from agentres.companion.handlers import NotDelivered
@@ -236,6 +235,8 @@ def _be_keeper(
     except Gone:
         status = 0
     except BaseException:
+        import traceback  # here: it is large
+
         traceback.print_exc()
     finally:
         # Never back into the frames of the process that forked us.

@@ -14,13 +14,12 @@ import os
 import socket
 import sys
 import time
-import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from agentres.companion.handlers import NotDelivered, Once
 from agentres.companion.handlers.keeper import PACKET, Keeper, end_group, ending, leave_keeper, wait
 from agentres.kernel.libc import die_with_parent
-from agentres.model.errors import printable
+from agentres.model.errors import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -189,7 +188,7 @@ def _work(channel: socket.socket, target: str | Function) -> None:
     try:
         function: Function | str = _load(target) if isinstance(target, str) else target
     except Exception as error:
-        function = f"cannot be imported: {_described(error)}"
+        function = f"cannot be imported: {describe(error)}"
     worker = os.getpid()
     forks: list[None] = []
     os.register_at_fork(after_in_parent=lambda: forks.append(None))
@@ -227,25 +226,13 @@ def _call(function: Function, event: dict[str, Any]) -> tuple[str, bool]:
     except NotDelivered as error:
         return str(error), False
     except Exception as error:
-        return _described(error), False
+        return describe(error), False
     except BaseException as error:
-        return _described(error), True
+        return describe(error), True
     if hasattr(result, "__await__"):
         getattr(result, "close", lambda: None)()
         return "returned an awaitable: an alert handler is a plain function", False
     return "", False
-
-
-def _described(error: BaseException) -> str:
-    """An exception in one line, and where it came from."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    try:
-        what = str(error)
-    except Exception:  # whoever raises strange things gets its name alone
-        what = ""
-    name = type(error).__name__
-    return printable(f"{name}: {what}{where}" if what else f"{name}{where}")
 
 
 def _has_child() -> bool:
