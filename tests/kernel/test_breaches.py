@@ -432,6 +432,14 @@ def test_one_of_two_agents_watches_the_host(watched: Watched, sleeper: Callable[
     assert end(second) == 0
 
 
+def test_a_short_run_leaves_the_host_to_those_that_stay(watched: Watched) -> None:
+    """What watches it takes longer to start than such a run."""
+    run = watched.run(FAST, command=["sleep", "0.5"])
+    assert run.status == 0, run.err
+    assert (watched.state / "history.db").exists()
+    assert not (watched.state / "host.lock").exists()
+
+
 def test_metrics_show_what_runs(watched: Watched, sleeper: Callable[..., Any]) -> None:
     process = sleeper("measured", FAST, "--memory", "200M")
     line = [*AGENTRES, "metrics"]

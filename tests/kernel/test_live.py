@@ -244,7 +244,7 @@ def test_stop_kills_who_does_not_listen_and_thaws_who_cannot(running: Run) -> No
     assert time.monotonic() - began >= 0.5
     assert deaf.end()[0] == 128 + signal.SIGKILL
     assert frozen.end()[0] == 4
-    assert traces() == []
+    wait_until(lambda: not traces(), "no traces")
 
 
 def test_the_name_is_free_when_stop_returns(running: Run, agentres_run: RunAgent) -> None:

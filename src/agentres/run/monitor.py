@@ -135,6 +135,7 @@ class Monitor:
         self._oom_kills = 0
         self._moved_at = _LONG_AGO
         self._lease = -1
+        self._finishing = False
         self._height: int | Max = MAX
         self._deadman: Deadman | None = None
         if watched.tripwire is not None:
@@ -221,6 +222,7 @@ class Monitor:
     def finish(self, exit_code: int) -> None:
         """Take the last sample, end the alerts, and wait for the history and the handlers."""
         self.meter.read("events")
+        self._finishing = True
         self._engine.remove(self.subject, _ENDED)
         for fd in self._notifying.keys() - self._paused:
             self._loop.unwatch(fd)
@@ -321,7 +323,7 @@ class Monitor:
             self.check_drift()
         else:
             self._check_moved()
-        if self._samples > 1 and self._lease < 0:
+        if self._samples > 1 and self._lease < 0 and not self._finishing:
             self._maybe_watch_the_host()
         if self._deaf:
             self._contend()
