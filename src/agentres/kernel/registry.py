@@ -21,7 +21,6 @@ import os
 
 from agentres.model import log
 from agentres.model.errors import printable
-from agentres.model.limits import PRIORITY_MAX
 from agentres.model.record import Record
 
 LEAF = "agent"
@@ -40,6 +39,7 @@ _NETWORK = "user.agentres.network"
 
 _PID_MAX = 1 << 22  # PID_MAX_LIMIT in include/linux/threads.h
 _YEAR_9999 = 253402300800.0
+_PRIORITY_MAX = 1000
 _NAME_MAX = 255
 _BYTES_MAX = 1 << 60
 
@@ -90,7 +90,7 @@ def claimed(path: str) -> Claimed | None:
         return None
     # Whoever may make cgroups may write anything there; NaN is no time either.
     sane = (
-        0 < found.priority <= PRIORITY_MAX
+        0 < found.priority <= _PRIORITY_MAX
         and 0 <= found.least < _BYTES_MAX
         and 0 <= found.wants < _BYTES_MAX
         and 0 <= found.since < _YEAR_9999
