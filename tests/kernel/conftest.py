@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,15 +257,22 @@ def descendants() -> set[int]:
     return set(found[1:])
 
 
+def commands(pids: set[int]) -> list[str]:
+    """What these processes run, those left out that have gone meanwhile."""
+    found = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            found.append(f"{pid} {psutil.Process(pid).name()}")
+    return found
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """After every test: no scope, no cgroup, no child process but those of before."""
     before = descendants()
     yield
-    # systemd removes the scope when its last process has ended, a moment after we have.
+    # A moment after the run systemd removes the scope, and the keeper of an agent by the daemon ends.
     end = time.monotonic() + 20
-    while (left := traces()) and time.monotonic() < end:
+    while (left := traces() + commands(descendants() - before)) and time.monotonic() < end:
         time.sleep(0.02)
     assert left == []
-    children = descendants() - before
-    assert [psutil.Process(child).cmdline() for child in children] == []
