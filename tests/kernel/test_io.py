@@ -115,6 +115,7 @@ def new_file(disk_file: Path) -> Iterator[Callable[[], Path]]:
 
 
 @needs_io
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["direct", "buffered"])
 @pytest.mark.parametrize("rate", [2, 8])
 def test_write_rate(
@@ -131,6 +132,7 @@ def test_write_rate(
 
 
 @needs_io
+@pytest.mark.alone
 @pytest.mark.parametrize("rate", [2, 8])
 def test_read_rate(reported: Reported, disk_file: Path, rate: int) -> None:
     disk_file.write_bytes(os.urandom(1 << 20) * 5 * rate)

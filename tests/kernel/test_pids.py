@@ -47,7 +47,15 @@ def test_threads_count(agentres_run: RunAgent) -> None:
 
 
 def test_a_fork_bomb_is_held_and_removed(agentres_run: RunAgent) -> None:
-    bomb = "import os\nfor _ in range(8):\n  try: os.fork()\n  except OSError: pass\n"
+    bomb = """
+import os
+def fork():
+    try: return os.fork()
+    except OSError: return -1
+main = os.getpid()
+for _ in range(8): fork()
+while os.getpid() == main and fork() != -1: pass  # its end is the end of all
+"""
     run = agentres_run("--pids", "30", command=python(bomb))
     assert run.usage["pids_peak"] == 30
     assert run.usage["pids_max_events"] > 0
