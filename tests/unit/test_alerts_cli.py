@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,18 @@ from agentres.store import AlertRow, Run, Store
 
 pytestmark = pytest.mark.usefixtures("noon")
 
-SCRIPT = "import sys; from agentres.cli.alerts import app; sys.exit(app(standalone_mode=False))"
+# It tells when it waits for the first time: then it has read what it begins after.
+SCRIPT = """
+import os, sys
+from agentres.cli import alerts
+told, pause = int(sys.argv.pop(1)), alerts._pause
+def tell_and_pause(reader):
+    alerts._pause = pause
+    os.write(told, b".")
+    pause(reader)
+alerts._pause = tell_and_pause
+sys.exit(alerts.app(standalone_mode=False))
+"""
 NAME = "we[bold]ird[/bold]\x1b[31m"
 
 
@@ -210,40 +223,46 @@ class Follower:
     """``agentres alerts`` in a process of its own, which is waiting for what happens."""
 
     def __init__(self, *line: str) -> None:
+        self._told, told = os.pipe()
         self.child = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, env={**os.environ, "PYTHONUNBUFFERED": ""},
+            [sys.executable, "-c", SCRIPT, str(told), *line], pass_fds=[told],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
         )  # fmt: skip
+        os.close(told)
 
     def begun(self) -> None:
-        """Return when it has the history open, and has read what it begins after."""
-        held = f"/proc/{self.child.pid}/fd"
-        while self.child.poll() is None:
-            names = [os.readlink(f"{held}/{fd}") for fd in os.listdir(held) if _is_link(held, fd)]
-            if any(name.endswith("history.db-shm") for name in names):
-                time.sleep(0.2)
-                return
-            time.sleep(0.02)
+        """Return when it waits for what happens next."""
+        assert os.read(self._told, 1) == b"."
 
     def lines(self, count: int) -> list[str]:
         assert self.child.stdout is not None
         return [self.child.stdout.readline() for _ in range(count)]
 
     def end(self) -> tuple[int, str]:
-        try:
-            _, err = self.child.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            raise
+        """Its exit status, by itself, and what it said on stderr."""
+        _, err = self.child.communicate(timeout=60)
         return self.child.returncode, err
 
+    def close(self) -> None:
+        self.child.kill()
+        with self.child:
+            os.close(self._told)
 
-def _is_link(directory: str, fd: str) -> bool:
-    return os.path.islink(f"{directory}/{fd}")
+
+Follow = Callable[..., Follower]
 
 
-def test_follow_tells_what_happens_and_ends_by_ctrl_c(path: str, now: float) -> None:
-    follower = Follower("--follow", "--json", "--severity", "CRITICAL", "--agent", "planner")
+@pytest.fixture
+def follow() -> Iterator[Follow]:
+    with ExitStack() as stack:
+        yield lambda *line: stack.enter_context(closing(Follower(*line)))
+
+
+def test_follow_tells_what_happens_and_ends_by_ctrl_c(
+    follow: Follow, path: str, now: float
+) -> None:
+    follower = follow("--follow", "--json", "--severity", "CRITICAL", "--agent", "planner")
     follower.begun()
     store = Store.open(path)
     store.record(event("raised", "7a000001", now, severity="WARNING"))  # not grave enough
@@ -260,8 +279,10 @@ def test_follow_tells_what_happens_and_ends_by_ctrl_c(path: str, now: float) -> 
     assert follower.end() == (130, "")
 
 
-def test_follow_ends_after_so_many_and_shows_no_control_characters(path: str, now: float) -> None:
-    follower = Follower("list", "--follow", "--limit", "1", "--open")
+def test_follow_ends_after_so_many_and_shows_no_control_characters(
+    follow: Follow, path: str, now: float
+) -> None:
+    follower = follow("list", "--follow", "--limit", "1", "--open")
     follower.begun()
     store = Store.open(path)
     store.record(event("resolved", "3f0b0001", now, resolved=now))
@@ -274,8 +295,8 @@ def test_follow_ends_after_so_many_and_shows_no_control_characters(path: str, no
 
 
 @pytest.mark.usefixtures("now")
-def test_follow_ends_when_its_reader_has_gone() -> None:
-    follower = Follower("--follow")
+def test_follow_ends_when_its_reader_has_gone(follow: Follow) -> None:
+    follower = follow("--follow")
     follower.begun()
     assert follower.child.stdout is not None
     follower.child.stdout.close()
@@ -283,8 +304,8 @@ def test_follow_ends_when_its_reader_has_gone() -> None:
     assert follower.end() == (141, "")
 
 
-def test_follow_waits_for_a_history_and_shows_all_of_it(path: str) -> None:
-    follower = Follower("--follow", "--limit", "1")
+def test_follow_waits_for_a_history_and_shows_all_of_it(follow: Follow, path: str) -> None:
+    follower = follow("--follow", "--limit", "1")
     assert follower.child.stderr is not None
     assert follower.child.stderr.readline() == f"agentres: no history yet at {path}; waiting\n"
     store = Store.open(path)

@@ -35,7 +35,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlice:
 
 
 def capacity(*arguments: str, configured: str = os.devnull) -> tuple[int, str, str]:
-    environment = {"AGENTRES_CONFIG": configured, "COLUMNS": "160", "TERM": "dumb", "NO_COLOR": "1"}
+    environment = {"AGENTRES_CONFIG": configured, "COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"}
     done = CliRunner().invoke(app, ["capacity", *arguments], env=environment)
     return done.exit_code, done.stdout, done.stderr
 

@@ -860,7 +860,7 @@ def test_scrapes_are_answered_until_sigterm(
         get(url)
         silent.sendall(b"GET / HTTP/1.0\r\n")
     process.send_signal(signal.SIGTERM)
-    _, rest = process.communicate(timeout=30)
+    _, rest = process.communicate(timeout=60)
     assert (process.returncode, rest) == (0, "")
 
 
@@ -878,5 +878,5 @@ def test_ctrl_c_ends_it_with_130_and_ipv6_is_in_brackets(
     assert url.startswith(f"http://{where}:")
     get(url)
     process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=30)
+    _, rest = process.communicate(timeout=60)
     assert (process.returncode, rest) == (130, "")

@@ -71,7 +71,7 @@ class Gate:
 
 
 def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -358,7 +358,7 @@ def test_many_that_make_the_file_at_once(path: str) -> None:
     arguments = [sys.executable, "-c", program, path]
     children = [subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     for child in children:
-        _, stderr = child.communicate(timeout=30)
+        _, stderr = child.communicate(timeout=60)
         assert (child.returncode, stderr) == (0, "")
     assert len(Store.open(path, write=False).samples("both", now=0)) == 80
 

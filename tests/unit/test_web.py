@@ -72,7 +72,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def wait_until(done: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+def wait_until(done: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     """Wait for what nobody tells us of."""
     deadline = time.monotonic() + seconds
     while not done():
