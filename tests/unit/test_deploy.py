@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 import json
 import os
 import re
@@ -195,6 +196,8 @@ class Hosts:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             with error:
+                if error.code == http.HTTPStatus.SERVICE_UNAVAILABLE:  # it is not ready yet
+                    raise
                 pytest.fail(f"{query}: {error.read().decode()}")
         finally:
             netns.popns()
@@ -206,7 +209,7 @@ def wait_until(done: Callable[[], object], what: Callable[[], str], seconds: flo
         try:
             if done():
                 return
-        except OSError:  # it does not listen yet
+        except OSError:  # it does not answer yet
             pass
         if time.monotonic() > deadline:
             pytest.fail(what())
