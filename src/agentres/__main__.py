@@ -1,6 +1,6 @@
 """The entry: ``agentres`` and ``python -m agentres``.
 
-A well-formed ``run`` goes straight to the small resident process; all else loads Typer.
+A well-formed ``run`` goes straight to the small resident process; all else goes to the verbs.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def main() -> None:
 
         sys.stdout.write(f"agentres {__version__}\n")
         return
-    from agentres.cli import app
+    from agentres.cli import verbs
 
-    app.main()
+    sys.exit(verbs.main(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import agentres
 from told import event
-from typer.testing import CliRunner
 
-from agentres.cli.alerts import app
 from agentres.store import AlertRow, Run, Store
 
 pytestmark = pytest.mark.usefixtures("noon")
@@ -25,14 +24,14 @@ pytestmark = pytest.mark.usefixtures("noon")
 # It tells when it waits for the first time: then it has read what it begins after.
 SCRIPT = """
 import os, sys
-from agentres.cli import alerts
+from agentres.cli import alerts, verbs
 told, pause = int(sys.argv.pop(1)), alerts._pause
 def tell_and_pause(reader):
     alerts._pause = pause
     os.write(told, b".")
     pause(reader)
 alerts._pause = tell_and_pause
-sys.exit(alerts.app(standalone_mode=False))
+sys.exit(verbs.main(["alerts", *sys.argv[1:]]))
 """
 NAME = "we[bold]ird[/bold]\x1b[31m"
 
@@ -67,14 +66,12 @@ def now(path: str) -> float:
     return now
 
 
-def run(*line: str) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, list(line))
-    assert done.exception is None or isinstance(done.exception, SystemExit)
-    return done.exit_code, done.stdout, done.stderr
+def run(*line: str, terminal: bool = False) -> tuple[int, str, str]:
+    return agentres("alerts", *line, terminal=terminal)
 
 
-def ok(*line: str) -> str:
-    code, out, err = run(*line)
+def ok(*line: str, terminal: bool = False) -> str:
+    code, out, err = run(*line, terminal=terminal)
     assert (code, err) == (0, "")
     return out
 
@@ -87,7 +84,7 @@ def ids(*line: str) -> list[str]:
 
 @pytest.mark.usefixtures("now")
 def test_alerts_are_listed_the_newest_first_within_80_columns() -> None:
-    out = ok("list")
+    out = ok("list", terminal=True)
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["id", "raised", "severity", "agent", "resource", "value", "state"]
@@ -197,7 +194,7 @@ def test_statistics() -> None:
         (["ack", "3f9a"], 2, "--why"),
         (["ack", "3f9a", "--why", " "], 2, "--why"),
         (["list", "--severity", "grave"], 2, "INFO, WARNING, CRITICAL"),
-        (["list", "--resource", "memry"], 2, "did you mean memory?"),
+        (["list", "--resource", "memry"], 2, "did you mean memory"),
         (["list", "--limit", "0"], 2, "--limit"),
         (["list", "--since", "soon"], 2, "--since"),
         (["list", "--follow", "--since", "1h"], 2, "--since"),

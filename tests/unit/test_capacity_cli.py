@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import agentres
 from fake_slice import MIB, FakeSlice, keep_attributes
-from typer.testing import CliRunner
 
-from agentres.cli.app import app
 from agentres.kernel import delegation, host, tree
 from agentres.kernel.delegation import Hierarchy, Place
 from agentres.kernel.registry import Claimed
@@ -36,8 +35,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlice:
 
 def capacity(*arguments: str, configured: str = os.devnull) -> tuple[int, str, str]:
     environment = {"AGENTRES_CONFIG": configured, "COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"}
-    done = CliRunner().invoke(app, ["capacity", *arguments], env=environment)
-    return done.exit_code, done.stdout, done.stderr
+    return agentres("capacity", *arguments, env=environment)
 
 
 def read(configured: str = os.devnull) -> dict[str, Any]:

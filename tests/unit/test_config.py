@@ -17,11 +17,10 @@ from typing import Any
 
 import pytest
 import tomli_w
+from command_line import agentres
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from agentres.cli.config import app
 from agentres.config import ConfigError, dump, elastic, files, load, schema, sections, values
 from agentres.model.errors import UsageError
 from agentres.model.limits import WRITTEN, Host
@@ -1223,8 +1222,7 @@ def test_a_module_that_prints_and_starts_threads_spoils_nothing(
 
 
 def verb(*arguments: str, **environ: str) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, [*arguments], env=environ)
-    return done.exit_code, done.stdout, done.stderr
+    return agentres("config", *arguments, env=environ)
 
 
 def test_show_prints_a_file_of_the_same_settings(write: Write) -> None:
@@ -1332,12 +1330,11 @@ def test_a_file_to_begin_with_says_nothing_and_means_what_is_built_in(
     write: Write, tmp_path: Path
 ) -> None:
     path = tmp_path / "deep/agentres.toml"
-    done = CliRunner().invoke(app, ["init", str(path)])
-    assert (done.exit_code, done.stdout) == (0, f"{path}\n")
+    assert verb("init", str(path)) == (0, f"{path}\n", "")
     assert load([str(path)]) == Settings()
-    again = CliRunner().invoke(app, ["init", str(path)])
-    assert again.exit_code == 1
-    assert "is there already" in again.output
+    status, _, err = verb("init", str(path))
+    assert status == 1
+    assert "is there already" in err
     marked = path.read_text().splitlines()
     at = marked.index("# [sampling]")
     all_of_it = "\n".join(line.removeprefix("# ") for line in marked[at:])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agentres.cli.app import _VERBS
+from agentres.cli.verbs import VERBS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -34,7 +34,7 @@ def test_it_builds_as_a_site(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     commands = (tmp_path / "site/reference/commands.html").read_text()
-    for verb in _VERBS:
+    for verb in VERBS:
         assert f"agentres {verb}" in commands, verb
     page = (tmp_path / "site/index.html").read_text()
     for name in {path.stem for path in DOCS.glob("*.md")} - {"index"}:

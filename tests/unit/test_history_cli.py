@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner
+from command_line import agentres
 
-from agentres.cli.history import history
 from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
 from agentres.readers import plot
@@ -26,20 +24,7 @@ from agentres.store import Run, Store
 
 pytestmark = pytest.mark.usefixtures("noon")
 
-app = typer.Typer()
-app.command()(history)
-
-# As cli/app.py calls it: what goes wrong with the line is for main() to tell.
-SCRIPT = """
-import sys, typer
-from agentres.cli.history import history
-app = typer.Typer()
-app.command()(history)
-try:
-    sys.exit(app(standalone_mode=False))
-except typer.TyperException as error:
-    sys.exit(2)
-"""
+HISTORY = [sys.executable, "-m", "agentres", "history"]
 NAME = "we[bold]ird[/bold]\x1b[31m"
 
 
@@ -125,14 +110,12 @@ def filled(state: Path) -> float:
     return now
 
 
-def run(*line: str) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, list(line))
-    assert done.exception is None or isinstance(done.exception, SystemExit)
-    return done.exit_code, done.stdout, done.stderr
+def run(*line: str, terminal: bool = False) -> tuple[int, str, str]:
+    return agentres("history", *line, terminal=terminal)
 
 
-def ok(*line: str) -> str:
-    code, out, err = run(*line)
+def ok(*line: str, terminal: bool = False) -> str:
+    code, out, err = run(*line, terminal=terminal)
     assert (code, err) == (0, "")
     return out
 
@@ -175,7 +158,7 @@ def test_since_leaves_out_what_ended_before() -> None:
 
 @pytest.mark.usefixtures("filled")
 def test_a_run_is_a_table_and_curves_within_80_columns() -> None:
-    out = ok("planner")
+    out = ok("planner", terminal=True)
     assert max(map(len, out.splitlines())) <= 80
     assert "planner, run aaaa0002" in out
     assert "still running" in out
@@ -312,7 +295,7 @@ def acted(filled: float, state: Path) -> float:
 
 @pytest.mark.usefixtures("acted")
 def test_actions_are_a_table_within_80_columns() -> None:
-    out = ok("planner", "--actions")
+    out = ok("planner", "--actions", terminal=True)
     assert max(map(len, out.splitlines())) <= 80
     assert "\x1b" not in out
     found = [row[1:] for row in rows(out) if re.fullmatch(r"\d\d:\d\d:\d\d", (row or [""])[0])]
@@ -441,7 +424,7 @@ def test_a_far_limit_is_told_and_not_drawn() -> None:
 
 def subprocess_run(*line: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT, *line],
+        [*HISTORY, *line],
         capture_output=True,
         text=True,
         env={**os.environ, **more},
@@ -458,13 +441,13 @@ def test_a_terminal_that_is_not_utf_8_gets_ascii() -> None:
 
 @pytest.mark.usefixtures("filled")
 def test_a_reader_that_goes_and_a_full_disk() -> None:
-    command = f'set -o pipefail; {sys.executable} -c "$1" planner | head -1'
-    done = subprocess.run(["bash", "-c", command, "-", SCRIPT], capture_output=True, text=True)
+    command = f"set -o pipefail; {' '.join(HISTORY)} planner | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stderr == ""
     assert done.returncode in (0, 141)  # 0: all was in the pipe already
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, "planner"],
+            [*HISTORY, "planner"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -478,7 +461,7 @@ def test_a_reader_that_goes_and_a_full_disk() -> None:
 def test_colour_is_for_terminals_that_want_it(no_color: str) -> None:
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "NO_COLOR": no_color}
-    child = subprocess.Popen([sys.executable, "-c", SCRIPT, "planner"], stdout=theirs, env=env)
+    child = subprocess.Popen([*HISTORY, "planner"], stdout=theirs, env=env)
     os.close(theirs)
     out = b""
     while True:

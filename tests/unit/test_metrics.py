@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import agentres as in_process
 
 pytest.importorskip("prometheus_client", reason="pip install 'agentres[metrics]'")
 
-import typer
 from fake_slice import MIB, FakeSlice, keep_attributes
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
@@ -29,7 +29,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from agentres.cli.listening import parse_address
-from agentres.cli.metrics import metrics, write_textfile
+from agentres.cli.metrics import write_textfile
 from agentres.kernel import delegation, devices, host, registry, tree
 from agentres.kernel.registry import Claimed, Found
 from agentres.model.errors import AgentresError, UsageError
@@ -648,13 +648,10 @@ def test_wrong_addresses_are_told_with_what_was_expected(text: str) -> None:
 
 DRIVER = """
 import os, sys
-from agentres.cli import app
-from agentres.cli.metrics import metrics
+from agentres.cli import verbs
 from agentres.kernel import delegation
 delegation.hierarchy = lambda: delegation.Hierarchy(os.environ["FAKE_MOUNT"], "/", False)
-if "metrics" not in app._VERBS:
-    app.app.command("metrics")(metrics)
-app.main()
+sys.exit(verbs.main(sys.argv[1:]))
 """
 
 
@@ -667,21 +664,19 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def command(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, str, str]]:
-    """The command's function, called: status, stdout, stderr."""
+    """The command in this process: status, stdout, stderr."""
     mount = environment["FAKE_MOUNT"]
     place = delegation.Hierarchy(mount, "/", False)
     monkeypatch.setattr(delegation, "hierarchy", lambda: place)
     monkeypatch.setenv("AGENTRES_STATE_DIR", environment["AGENTRES_STATE_DIR"])
 
     def call(textfile: str | None = None, listen: str | None = None) -> tuple[int, str, str]:
-        try:
-            metrics(None if textfile is None else Path(textfile), listen)
-            status = 0
-        except typer.Exit as ended:
-            status = ended.exit_code
-        return status, *capsys.readouterr()
+        given = {"--textfile": textfile, "--listen": listen}
+        return in_process(
+            "metrics", *(f"{key}={text}" for key, text in given.items() if text is not None)
+        )
 
     return call
 
@@ -766,7 +761,10 @@ def test_a_port_that_is_taken_is_one_line(command: Command) -> None:
 def test_a_full_disk_behind_stdout_is_one_line(environment: dict[str, str]) -> None:
     with open("/dev/full", "w") as full:
         done = agentres(environment, stdout=full)
-    assert (done.returncode, done.stderr) == (1, "agentres: stdout: no space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "agentres: cannot write: no space left on device\n",
+    )
 
 
 def test_a_reader_that_has_gone_is_no_failure_to_tell_of(environment: dict[str, str]) -> None:

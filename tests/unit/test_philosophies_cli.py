@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from command_line import agentres
 
-from agentres.cli.app import app
 from agentres.model.limits import Range
 from agentres.policy.scaling import BALANCED, FROZEN, PHILOSOPHIES, SETTLE, Scaler
 
@@ -20,8 +19,7 @@ FIGURES = ("up", "down", "step", "aim", "cooldown", "burst", "give_back", "patie
 
 def philosophies(*arguments: str, configured: str = os.devnull) -> tuple[int, str, str]:
     environment = {"AGENTRES_CONFIG": configured, "COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}
-    done = CliRunner().invoke(app, ["philosophies", *arguments], env=environment)
-    return done.exit_code, done.stdout, done.stderr
+    return agentres("philosophies", *arguments, env=environment)
 
 
 def listed(configured: str = os.devnull) -> dict[str, dict[str, Any]]:

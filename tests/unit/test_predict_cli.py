@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner
+from command_line import agentres
 
 from agentres.cli import predict as module
 from agentres.model.limits import Host
@@ -19,9 +18,6 @@ from agentres.store import Run, Store
 pytestmark = pytest.mark.usefixtures("noon")
 
 MIB = 1 << 20
-
-app = typer.Typer()
-app.command()(module.predict)
 
 
 @pytest.fixture
@@ -68,9 +64,7 @@ def configure(tmp_path: Path, text: str) -> None:
 
 
 def run(*line: str) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, list(line))
-    assert done.exception is None or isinstance(done.exception, SystemExit)
-    return done.exit_code, done.stdout, done.stderr
+    return agentres("predict", *line)
 
 
 def ok(*line: str) -> str:

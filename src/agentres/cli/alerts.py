@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import select
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import typer
-from typer.core import TyperGroup
-
 from agentres.cli import show
+from agentres.cli.parameters import Argument, Misuse, Option
 from agentres.cli.stderr import say
 from agentres.model import clock
-from agentres.model.errors import EXIT_SIGNAL, printable
+from agentres.model.errors import printable
 from agentres.model.units import format_duration
 from agentres.policy.alerts import Severity
 from agentres.policy.alerts import show as quantity
 from agentres.policy.resources import RESOURCES
-from agentres.run.client import whoever
 from agentres.store import AlertRow, Store, StoreError
 
 SCHEMA = 1
@@ -31,76 +26,46 @@ SCHEMA = 1
 POLL_MILLISECONDS = 200
 
 
-class _ListByDefault(TyperGroup):
-    """``alerts`` and ``alerts --open`` are ``alerts list`` and ``alerts list --open``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        helps = ctx.help_option_names
-        if not args or (args[0].startswith("-") and args[0] not in helps):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-
-app = typer.Typer(
-    name="alerts",
-    cls=_ListByDefault,
-    help="List, show and acknowledge alerts; list is what is meant where no verb stands.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of a table.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 Since = Annotated[
     str | None,
-    typer.Option(metavar="DURATION", help="Raised not before so long ago: 90s, 2h, 7d.",
-                 show_default=False),
+    Option(metavar="DURATION", help="Raised not before so long ago: 90s, 2h, 7d."),
 ]  # fmt: skip
-Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, or as much as tells it apart.")]
+Id = Annotated[str, Argument(metavar="ID", help="Its id, or as much as tells it apart.")]
 
 
-@app.command("list")
-@show.told
 def list_(
-    agent: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of this agent.", show_default=False)
-    ] = None,
+    agent: Annotated[str | None, Option(metavar="NAME", help="Of this agent.")] = None,
     severity: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="LEVEL",
             help="That reached INFO, WARNING, CRITICAL or EMERGENCY.",
-            show_default=False,
         ),
     ] = None,
-    resource: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of this resource.", show_default=False)
-    ] = None,
+    resource: Annotated[str | None, Option(metavar="NAME", help="Of this resource.")] = None,
     since: Since = None,
-    open_only: Annotated[
-        bool, typer.Option("--open", metavar="", help="Not resolved yet.")
-    ] = False,
-    unacknowledged: Annotated[
-        bool, typer.Option("--unacked", metavar="", help="Not acknowledged yet.")
-    ] = False,
+    open_only: Annotated[bool, Option("--open", help="Not resolved yet.")] = False,
+    unacknowledged: Annotated[bool, Option("--unacked", help="Not acknowledged yet.")] = False,
     limit: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="At most so many, the newest.", show_default=False),
+        Option(metavar="N", least=1, help="At most so many, the newest."),
     ] = None,
     as_json: AsJson = False,
     follow: Annotated[
         bool,
-        typer.Option("--follow", metavar="", help="Print what happens from now on, until Ctrl-C."),
+        Option("--follow", help="Print what happens from now on, until Ctrl-C."),
     ] = False,
 ) -> None:
     """List alerts, the newest first."""
     least = _severity(severity)
     if resource is not None and resource not in RESOURCES:
-        near = difflib.get_close_matches(resource, RESOURCES, n=1)
-        known = f"did you mean {near[0]}?" if near else f"known: {', '.join(RESOURCES)}"
-        raise typer.BadParameter(f"no resource {resource!r}; {known}", param_hint="--resource")
+        known = show.near(resource, RESOURCES) or f"known: {', '.join(RESOURCES)}"
+        raise Misuse(f"no resource {resource!r}; {known}", "--resource")
     if follow:
         for given, option in ((since, "--since"), (unacknowledged, "--unacked")):
             if given:
-                raise typer.BadParameter("is about the past: not with --follow", param_hint=option)
+                raise Misuse("is about the past: not with --follow", option)
         _follow(agent, least, resource, open_only, limit, as_json)
         return
     earliest = show.since(since)
@@ -115,8 +80,6 @@ def list_(
         _print(rows)
 
 
-@app.command("show")
-@show.told
 def show_(alert_id: Id, as_json: AsJson = False) -> None:
     """Show all that is known of an alert, and what happened to it."""
     store = show.open_history()
@@ -135,13 +98,11 @@ def show_(alert_id: Id, as_json: AsJson = False) -> None:
         ]  # fmt: skip
         show.print_json({"schema": SCHEMA, "alert": _as_json(row), "timeline": steps})
         return
-    console = show.console()
-    fields = show.table("", "")
-    fields.show_header = False
+    fields = show.Table("", "", heading=False)
     for field, value in _fields(row):
         fields.add_row(show.cell(field, "dim"), show.cell(value))
-    console.print(fields)
-    steps_table = show.table("time", "what", "severity", "value", "detail", whole=("time",))
+    fields.print()
+    steps_table = show.Table("time", "what", "severity", "value", "detail", whole=("time",))
     for at, kind, level, figure, detail in timeline:
         steps_table.add_row(
             clock.of_day(at, 3),
@@ -150,24 +111,22 @@ def show_(alert_id: Id, as_json: AsJson = False) -> None:
             "" if figure is None else quantity(figure, row.unit),
             show.cell(detail),
         )
-    console.print()
-    console.print(steps_table)
+    print()
+    steps_table.print()
 
 
-@app.command("ack")
-@show.told
 def ack(
     alert_id: Id,
-    why: Annotated[str, typer.Option(metavar="TEXT", help="Why, or what is done about it.")],
-    who: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Who; by default you.", show_default=False)
-    ] = None,
+    why: Annotated[str, Option(metavar="TEXT", help="Why, or what is done about it.")],
+    who: Annotated[str | None, Option(metavar="NAME", help="Who; by default you.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Acknowledge an alert: say who looks after it, and why."""
     for text, option in ((why, "--why"), (who, "--who")):
         if text is not None and not text.strip():
-            raise typer.BadParameter("must not be empty", param_hint=option)
+            raise Misuse("must not be empty", option)
+    from agentres.run.client import whoever
+
     store = show.open_history(write=True)
     try:
         row = store.acknowledge(alert_id, who or whoever(), why, time.time())
@@ -179,8 +138,6 @@ def ack(
         print(f"acknowledged {row.id} as {printable(row.acknowledged_by or '')}")
 
 
-@app.command("stats")
-@show.told
 def stats(since: Since = None, as_json: AsJson = False) -> None:
     """Count alerts by severity, agent and resource; tell how long they waited."""
     earliest = show.since(since)
@@ -192,19 +149,18 @@ def stats(since: Since = None, as_json: AsJson = False) -> None:
     if as_json:
         show.print_json({"schema": SCHEMA, **found})
         return
-    console = show.console()
     print(f"{found['total']} alerts, {found['open']} open, {found['acknowledged']} acknowledged")
     for by in ("severity", "agent", "resource"):
         counts = {name: number for name, number in found[f"by_{by}"].items() if number}
         if not counts:
             continue
-        table = show.table(by, "alerts", right=("alerts",))
+        table = show.Table(by, "alerts", right=("alerts",))
         ranked = counts.items() if by == "severity" else sorted(counts.items(), key=lambda c: -c[1])
         for name, number in ranked:
             style = show.STYLES[Severity[name]] if by == "severity" else ""
             table.add_row(show.cell(name, style), str(number))
-        console.print()
-        console.print(table)
+        print()
+        table.print()
     waits = found["time_to_acknowledge"]
     if waits["max"] is not None:
         words = ", ".join(
@@ -220,9 +176,7 @@ def _severity(text: str | None) -> Severity | None:
         return Severity[text.upper()]
     except KeyError:
         names = ", ".join(level.name for level in Severity)
-        raise typer.BadParameter(
-            f"expected one of {names}, not {text!r}", param_hint="--severity"
-        ) from None
+        raise Misuse(f"expected one of {names}, not {text!r}", "--severity") from None
 
 
 # How alerts are shown.
@@ -247,11 +201,10 @@ def _print(rows: list[AlertRow]) -> None:
     if not rows:
         print("no alerts")
         return
-    table = show.table(
+    table = show.Table(
         "id", "raised", "severity", "agent", "resource", "value", "state",
-        whole=("id", "raised", "severity"),
+        whole=("id", "raised", "severity"), gap=1,
     )  # fmt: skip
-    table.padding = (0, 1, 0, 0)
     for row in rows:
         table.add_row(
             row.id,
@@ -262,7 +215,7 @@ def _print(rows: list[AlertRow]) -> None:
             _value(row),
             show.cell(_state(row), "bold" if row.resolved is None else ""),
         )
-    show.console().print(table)
+    table.print()
 
 
 def _fields(row: AlertRow) -> Iterator[tuple[str, str]]:
@@ -299,30 +252,27 @@ def _follow(
     as_json: bool,
 ) -> None:
     shown = 0
-    try:
-        for store, event in _events():
-            wanted = (
-                (agent is None or event["agent"] == agent)
-                and (resource is None or event["resource"] == resource)
-                and not (open_only and event["event"] == "resolved")
-                and (least is None or _reached(store, event) >= least)
-            )
-            if not wanted:
-                continue
-            if as_json:
-                show.print_json(event, indent=None)
-            else:
-                words = (
-                    clock.of_day(event["updated"]), event["id"],
-                    f"{event['event']:8}", f"{event['severity']:9}", event["message"],
-                )  # fmt: skip
-                print(printable(" ".join(words)))
-            sys.stdout.flush()
-            shown += 1
-            if shown == limit:
-                return
-    except KeyboardInterrupt:
-        raise typer.Exit(EXIT_SIGNAL + signal.SIGINT) from None
+    for store, event in _events():
+        wanted = (
+            (agent is None or event["agent"] == agent)
+            and (resource is None or event["resource"] == resource)
+            and not (open_only and event["event"] == "resolved")
+            and (least is None or _reached(store, event) >= least)
+        )
+        if not wanted:
+            continue
+        if as_json:
+            show.print_json(event, indent=None)
+        else:
+            words = (
+                clock.of_day(event["updated"]), event["id"],
+                f"{event['event']:8}", f"{event['severity']:9}", event["message"],
+            )  # fmt: skip
+            print(printable(" ".join(words)))
+        sys.stdout.flush()
+        shown += 1
+        if shown == limit:
+            return
 
 
 def _reached(store: Store, event: dict[str, Any]) -> Severity:

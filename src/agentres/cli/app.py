@@ -1,27 +1,24 @@
-"""The Typer application: help, completion, errors in one line, and every verb but ``run`` itself."""
+"""The Typer application, made from the verbs' declarations: help, completion, and what is wrong with a line."""
 
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from agentres import __version__
+from agentres.cli import verbs
+from agentres.cli.parameters import REQUIRED, Option, Parameter, parameters
 from agentres.cli.stderr import say
+from agentres.cli.verbs import EXIT_USAGE, GROUPS, VERBS
 from agentres.model.errors import EXIT_AGENTRES, EXIT_SIGNAL
-
-if TYPE_CHECKING:
-    from agentres.run.options import Option
-
-EXIT_USAGE = 2
 
 # Rich keeps line breaks: a paragraph is one line.
 _RUN_HELP = """Run COMMAND in a cgroup of its own, inside hard limits.
@@ -55,6 +52,16 @@ class _Run(TyperCommand):
         return super().parse_args(ctx, spell_out(args))
 
 
+class _ListByDefault(TyperGroup):
+    """``alerts`` and ``alerts --open`` are ``alerts list`` and ``alerts list --open``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        standard = GROUPS[self.name or ""].standard
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = [standard, *args]
+        return super().parse_args(ctx, args)
+
+
 def _run(ctx: typer.Context, **values: Any) -> NoReturn:
     from agentres.run.options import to_arguments
 
@@ -66,39 +73,49 @@ def _run(ctx: typer.Context, **values: Any) -> NoReturn:
 _KIND = inspect.Parameter.KEYWORD_ONLY
 
 
-def _parameters(options: Sequence[Option]) -> Iterator[inspect.Parameter]:
-    """Options for Typer, from the one table of them."""
-    for option in options:
-        of: Any = bool if not option.metavar else list[str] if option.repeatable else str
-        declared = typer.Option(
-            f"--{option.name}",
-            metavar=option.metavar,
-            help=option.help,
-            rich_help_panel=option.panel,
-            show_default=False,
-        )
-        default: Any = False if of is bool else None
-        wanted = of if of is bool else of | None
-        yield inspect.Parameter(
-            option.key, _KIND, default=default, annotation=Annotated[wanted, declared]
-        )
+def _typed(parameter: Parameter) -> inspect.Parameter:
+    """As Typer takes it."""
+    declared, default = parameter.declared, parameter.default
+    said: dict[str, Any] = {
+        "help": declared.help,
+        "metavar": declared.metavar,
+        "show_default": isinstance(default, str) and default != "",
+    }
+    if isinstance(declared, Option):
+        said |= {"rich_help_panel": declared.panel, "min": declared.least}
+        about = typer.Option(*parameter.names, **said)
+    else:
+        about = typer.Argument(**said)
+    hint: Any = list[parameter.of] if parameter.many else parameter.of  # type: ignore[name-defined]
+    if default is None:
+        hint |= None
+    if default is REQUIRED:
+        default = inspect.Parameter.empty
+    return inspect.Parameter(
+        parameter.key, _KIND, default=default, annotation=Annotated[hint, about]
+    )
 
 
-def _takes(verb: Any, *parameters: inspect.Parameter) -> None:
+def _takes(verb: Any, those: Iterable[inspect.Parameter]) -> None:
     """Say what a verb takes: what inspect and Typer look for."""
-    verb.__signature__ = inspect.Signature(parameters)
-    verb.__annotations__ = {each.name: each.annotation for each in parameters}
+    verb.__signature__ = inspect.Signature(list(those))
+    verb.__annotations__ = {
+        each.name: each.annotation for each in verb.__signature__.parameters.values()
+    }
 
 
 def _add_run(app: typer.Typer) -> None:
+    from agentres.cli.parameters import of_run
     from agentres.run.options import OPTIONS
 
     command = typer.Argument(metavar="COMMAND", show_default=False, hidden=True)
     _takes(
         _run,
-        inspect.Parameter("ctx", _KIND, annotation=typer.Context),
-        *_parameters(OPTIONS),
-        inspect.Parameter("command", _KIND, annotation=Annotated[list[str], command]),
+        [
+            inspect.Parameter("ctx", _KIND, annotation=typer.Context),
+            *map(_typed, of_run(OPTIONS)),
+            inspect.Parameter("command", _KIND, annotation=Annotated[list[str], command]),
+        ],
     )
     app.command(
         "run",
@@ -110,67 +127,19 @@ def _add_run(app: typer.Typer) -> None:
     )(_run)
 
 
-def _add_set(app: typer.Typer) -> None:
-    from agentres.cli import live, show
+def _add(app: typer.Typer, verb: str) -> None:
+    function = verbs.function(verb)
 
-    @show.told
-    def set_limits(name: str, user: str | None = None, **texts: Any) -> None:
-        live.set_limits(name, user, **texts)
+    def called(**values: Any) -> NoReturn:
+        raise SystemExit(verbs.call(verb, values))
 
-    _takes(
-        set_limits,
-        inspect.Parameter("name", _KIND, annotation=live.Name),
-        inspect.Parameter("user", _KIND, default=None, annotation=live.User),
-        *_parameters(live.options()),
-    )
-    app.command("set", help=live.set_limits.__doc__)(set_limits)
-
-
-def _verb(module: str, function: str = "") -> Callable[[str, typer.Typer], None]:
-    """How a verb is added by the function of its name in a module of this package."""
-
-    def add(name: str, app: typer.Typer) -> None:
-        found = importlib.import_module(f"agentres.cli.{module}")
-        app.command(name)(getattr(found, function or module))
-
-    return add
-
-
-def _group(module: str) -> Callable[[str, typer.Typer], None]:
-    def add(name: str, app: typer.Typer) -> None:
-        app.add_typer(importlib.import_module(f"agentres.cli.{module}").app, name=name)
-
-    return add
-
-
-# In the order of --help. A verb's module is imported when it is called: together they take half a second.
-_VERBS: dict[str, Callable[[str, typer.Typer], None]] = {
-    "run": lambda _, app: _add_run(app),
-    "daemon": _verb("daemon"),
-    "doctor": _verb("doctor"),
-    "ps": _verb("ps"),
-    "top": _verb("top"),
-    "dashboard": _verb("dashboard"),
-    "show": _verb("live", "show"),
-    "set": lambda _, app: _add_set(app),
-    **{name: _verb("live", name) for name in ("freeze", "thaw", "stop", "kill", "wait", "logs")},
-    "gc": _verb("gc"),
-    "capacity": _verb("capacity"),
-    "history": _verb("history"),
-    "report": _verb("report"),
-    "alerts": _group("alerts"),
-    "metrics": _verb("metrics"),
-    "config": _group("config"),
-    "unit": _group("units"),
-    "install-units": _verb("install", "install_units"),
-    "philosophies": _verb("philosophies"),
-    "predict": _verb("predict"),
-}
+    _takes(called, map(_typed, parameters(function)))
+    app.command(verb.rpartition(" ")[2], help=function.__doc__)(called)
 
 
 @functools.cache
-def application(*verbs: str) -> typer.Typer:
-    """The application with these verbs; with all where none is named."""
+def application(*words: str) -> typer.Typer:
+    """The application with what these first words stand for; with all where none is named."""
     made = typer.Typer(
         name="agentres",
         help="Run AI agents inside hard resource limits (Linux cgroup v2).",
@@ -178,8 +147,24 @@ def application(*verbs: str) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for verb in verbs or _VERBS:
-        _VERBS[verb](verb, made)
+    if not words or "run" in words:
+        _add_run(made)
+    groups: dict[str, typer.Typer] = {}
+    for verb in VERBS:
+        first, _, below = verb.partition(" ")
+        if words and first not in words:
+            continue
+        if below and first not in groups:
+            group = GROUPS[first]
+            groups[first] = typer.Typer(
+                name=first,
+                cls=_ListByDefault if group.standard else None,
+                help=group.help,
+                no_args_is_help=not group.standard,
+                context_settings={"help_option_names": ["-h", "--help"]},
+            )
+            made.add_typer(groups[first])
+        _add(groups[first] if below else made, verb)
     made.callback()(_main)
     return made
 
@@ -208,19 +193,22 @@ def _main(
     pass
 
 
-def main() -> None:
-    """Run the application; a wrong line is told in one line, and where to read more."""
+def main(words: Sequence[str]) -> int:
+    """Run the application; a wrong line is told in one line, and where to read more.  The exit status."""
+    verb = next((word for word in words[:1] if word == "run" or _known(word)), "")
     # Completion and help are about all of them.
-    one = sys.argv[1:2] if "_AGENTRES_COMPLETE" not in os.environ else []
+    one = [verb] if verb and "_AGENTRES_COMPLETE" not in os.environ else []
     try:
-        status = application(*(verb for verb in one if verb in _VERBS))(standalone_mode=False)
+        status = application(*one)(args=list(words), prog_name="agentres", standalone_mode=False)
     except typer.Abort:
-        raise SystemExit(EXIT_SIGNAL + signal.SIGINT) from None
+        return EXIT_SIGNAL + signal.SIGINT
     except typer.TyperException as error:
-        verb = next((word for word in sys.argv[1:2] if not word.startswith("-")), "")
-        verb = verb if verb in _VERBS else ""
         if message := error.format_message().rstrip("."):  # empty when the help was shown instead
             say(f"{message}; see {' '.join(filter(None, ['agentres', verb, '--help']))}")
         # A wrapper's own failure must not look like the command's (env(1), timeout(1)).
-        raise SystemExit(EXIT_AGENTRES if verb == "run" else EXIT_USAGE) from None
-    raise SystemExit(status if isinstance(status, int) else 0)
+        return EXIT_AGENTRES if verb == "run" else EXIT_USAGE
+    return status if isinstance(status, int) else 0
+
+
+def _known(word: str) -> bool:
+    return word in VERBS or word in GROUPS

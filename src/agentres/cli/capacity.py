@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any
 
-import typer
-
 from agentres.cli import show
+from agentres.cli.parameters import Option
 from agentres.cli.show import loaded
 from agentres.kernel import delegation, host, registry, tree
 from agentres.model.limits import page_align
@@ -21,11 +20,8 @@ SCHEMA = 1
 _STYLES = {"running": "", "throttled": "yellow", "frozen": "red", "waiting": "dim"}
 
 
-@show.told
 def capacity(
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print JSON instead of a table.")
-    ] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show what all agents together may have, who has it, and what is left.
 
@@ -103,8 +99,9 @@ class _Capacity:
         budget, left = self.budget, free(self.budget, self.claims)
         taken = sum(claim.taken for claim in self.claims)
         used = sum(claim.use for claim in self.claims)
-        sums = show.table("", "memory", "cpu", "", right=("memory",), whole=("", "cpu"))
-        sums.show_header = False
+        sums = show.Table(
+            "", "memory", "cpu", "", right=("memory",), whole=("", "cpu"), heading=False
+        )
         sums.add_row("host", format_size(budget.host), f"{self.cpus} cores", "")
         sums.add_row(
             "budget", format_size(budget.limit), f"{self.cores:g} cores", show.cell(self._held())
@@ -115,14 +112,13 @@ class _Capacity:
         sums.add_row("used", format_size(used), "", watching)
         over = f"the limits are {format_size(-left)} above the budget" if left < 0 else ""
         sums.add_row("free", format_size(max(0, left)), "", over)
-        console = show.console()
-        console.print(sums)
+        sums.print()
         if not self.claims:
             print("\nno agent runs")
             return
         print()
         numbers = ("priority", "limit", "use", "of budget", "cpu")
-        table = show.table(
+        table = show.Table(
             "name", "priority", "state", "limit", "use", "range", "of budget", "cpu",
             right=numbers, whole=("state", "range"),
         )  # fmt: skip
@@ -138,7 +134,7 @@ class _Capacity:
                 show.ABSENT if (part := _part(claim, budget)) is None else f"{part:.0%}",
                 show.ABSENT if cores is None else f"{cores:g}",
             )
-        console.print(table)
+        table.print()
 
     def _held(self) -> str:
         share = f"{self.share:.0%} of the host"

@@ -7,10 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-import typer
-
+from agentres.cli.parameters import Argument, Option
 from agentres.cli.show import loaded
-from agentres.cli.stderr import say
 from agentres.config import dotted, dump, sections, template
 from agentres.kernel import host
 from agentres.model.errors import AgentresError, reason
@@ -18,19 +16,11 @@ from agentres.model.paths import configuration
 from agentres.model.units import counted
 from agentres.run.options import variable, with_environment
 
-app = typer.Typer(
-    name="config",
-    help="Check and show what is watched, who is told, and how limits move.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
-
-@app.command("check")
 def check(
     given: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="Instead of those that are read by default."),
+        Argument(metavar="[FILE]...", help="Instead of those that are read by default."),
     ] = None,
 ) -> None:
     """Read the configuration as a run would, each FILE over the one before it.
@@ -49,11 +39,10 @@ def check(
     print(f"{where}: {', '.join(counts)}")
 
 
-@app.command("init")
 def init(
     given: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE]", help="Instead of the one that is read by default."),
+        Argument(metavar="[FILE]", help="Instead of the one that is read by default."),
     ] = None,
 ) -> None:
     """Write a configuration file to begin with: every key, commented out.
@@ -67,33 +56,22 @@ def init(
         with open(path, "x") as file:
             file.write(template())
     except FileExistsError:
-        say(f"{path} is there already: not touched")
-        raise typer.Exit(1) from None
+        raise AgentresError(f"{path} is there already: not touched") from None
     except OSError as error:
-        say(f"cannot write {path}: {reason(error)}")
-        raise typer.Exit(1) from None
+        raise AgentresError(f"cannot write {path}: {reason(error)}") from None
     print(path)
 
 
-@app.command("show")
 def show(
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print JSON instead of TOML.")
-    ] = False,
-    origin: Annotated[
-        bool, typer.Option("--origin", metavar="", help="Tell where each key is from.")
-    ] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON instead of TOML.")] = False,
+    origin: Annotated[bool, Option("--origin", help="Tell where each key is from.")] = False,
 ) -> None:
     """Print the configuration in effect, every key of it, as a configuration file; the environment's among it.
 
     Headers of webhooks, which may be secrets, are among them.
     """
     paths = configuration(os.environ, os.getuid())
-    try:
-        settings, beside = with_environment(loaded(paths, origin), host.read(), os.environ)
-    except AgentresError as error:
-        say(str(error))
-        raise typer.Exit(1) from None
+    settings, beside = with_environment(loaded(paths, origin), host.read(), os.environ)
     if as_json:
         named = {"origins": dict(settings.origins)} if origin else {}
         print(json.dumps({"schema": 1, "files": paths, **named, **sections(settings)}, indent=2))
@@ -117,7 +95,6 @@ def _with_origins(
             yield f"{name} = {json.dumps(value)}  # {origins.get(name, 'built in')}"
 
 
-@app.command("path")
 def path() -> None:
     """Print which files are read, the later over the earlier, and whether they are there."""
     for one in configuration(os.environ, os.getuid(), missing=True):

@@ -6,13 +6,10 @@ import os
 import secrets
 import stat
 import sys
-from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from agentres.cli import show
 from agentres.cli.listening import parse_address
+from agentres.cli.parameters import Option
 from agentres.cli.top import interval_of
 from agentres.model.errors import AgentresError, UsageError, reason
 
@@ -22,42 +19,36 @@ _SHORTEST = 16
 """Characters of the shortest token that is taken from a file."""
 
 
-@show.told
 def dashboard(
     listen: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="[ADDR:]PORT",
             help="Where to listen. ADDR: 127.0.0.1 by default; IPv6 in brackets; PORT 0: any that is free.",
         ),
     ] = "8717",
     host: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="NAME",
             help="A name that browsers reach it by, besides the loopback's. Can be repeated.",
-            show_default=False,
         ),
     ] = None,
     control: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--control",
-            metavar="",
             help="Print an address with a token that lets who has it command agents.",
         ),
     ] = False,
     token_file: Annotated[
-        Path | None,
-        typer.Option(
+        str | None,
+        Option(
             metavar="FILE",
             help="Take the token from FILE, which nobody else may read, and print none.",
-            show_default=False,
         ),
     ] = None,
-    interval: Annotated[
-        str, typer.Option(metavar="DURATION", help="Look again so often.", show_default=True)
-    ] = "2s",
+    interval: Annotated[str, Option(metavar="DURATION", help="Look again so often.")] = "2s",
 ) -> None:
     """Show the agents of this host in a browser, live.
 
@@ -87,7 +78,7 @@ def dashboard(
     )
 
 
-def _token(file: Path | None) -> str:
+def _token(file: str | None) -> str:
     if file is None:
         return ""
     try:

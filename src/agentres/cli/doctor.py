@@ -7,11 +7,8 @@ import os
 from dataclasses import asdict
 from typing import Annotated
 
-import typer
-from rich.console import Console
-from rich.table import Table
-
 from agentres.cli import show
+from agentres.cli.parameters import Option
 from agentres.cli.show import loaded
 from agentres.kernel import pacing
 from agentres.model.errors import UsageError
@@ -24,35 +21,30 @@ _STYLE = {"ok": "green", "missing": "yellow", "refused": "bold red", "note": "di
 
 
 def doctor(
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print JSON instead of a table.")
-    ] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
     fix_net: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--fix-net",
-            metavar="",
             help="Install fq on the interfaces that have hardware behind them, so that what agents send too fast waits instead of being dropped. It changes the host for all; for root.",
         ),
     ] = False,
     unfix_net: Annotated[
         bool,
-        typer.Option("--unfix-net", metavar="", help="Put back what stood there before."),
+        Option("--unfix-net", help="Put back what stood there before."),
     ] = False,
     interface: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="With --fix-net: these interfaces; repeatable.", show_default=False
-        ),
+        Option(metavar="NAME", help="With --fix-net: these interfaces; repeatable."),
     ] = None,
-) -> None:
+) -> int:
     """Tell what this host can enforce, what is missing, and the remedy.
 
     Makes a trial run. Exits 1 when `agentres run` would be refused here.
     """
     if fix_net or unfix_net or interface:
         _pace(fix_net, unfix_net, interface or [])
-        return
+        return 0
     findings = examine(gather(), _tolerated())
     verdict = not refused(findings)
     if as_json:
@@ -63,10 +55,9 @@ def doctor(
         )
     else:
         _print(findings, verdict)
-    raise typer.Exit(0 if verdict else 1)
+    return 0 if verdict else 1
 
 
-@show.told
 def _pace(fix: bool, unfix: bool, names: list[str]) -> None:
     if fix == unfix or (names and not fix):
         raise UsageError("expected --fix-net, with --interface NAME if need be, or --unfix-net")
@@ -87,16 +78,13 @@ def _tolerated() -> frozenset[str]:
 
 
 def _print(findings: list[Finding], verdict: bool) -> None:
-    console = Console(highlight=False)
-    table = Table("check", "", "what", box=None, pad_edge=False)
+    table = show.Table("check", "", "what", gap=1)
     for finding in findings:
         table.add_row(
-            finding.check, f"[{_STYLE[finding.status]}]{finding.status}[/]", finding.detail
+            finding.check, show.cell(finding.status, _STYLE[finding.status]), finding.detail
         )
-    console.print(table)
+    table.print()
     for finding in findings:
         if finding.remedy:
-            # Not wrapped by us: a command is to be copied.
-            console.print(f"\n{finding.check}: {finding.detail}\n  remedy: {finding.remedy}",
-                          markup=False, soft_wrap=True)  # fmt: skip
-    console.print(f"\nagentres run {'works here' if verdict else 'would be refused here'}")
+            print(f"\n{finding.check}: {finding.detail}\n  remedy: {finding.remedy}")
+    print(f"\nagentres run {'works here' if verdict else 'would be refused here'}")

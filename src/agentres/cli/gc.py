@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 
-from agentres.cli import show
 from agentres.kernel import isolate
 from agentres.model.errors import UsageError
 
 
-@show.told
 def gc() -> None:
     """Remove what runs that were killed have left on the host.
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
+from functools import partial
 from typing import Annotated, Any
 
-import typer
-from rich.text import Text
-
 from agentres.cli import show
+from agentres.cli.parameters import Argument, Misuse, Option
 from agentres.model import clock
 from agentres.model.errors import printable
 from agentres.model.stats import Sample
 from agentres.policy.alerts import show as quantity
-from agentres.readers import plot
 from agentres.readers.curves import CURVES, Curve, Curves, curves
 from agentres.store import ActionRow, AlertRow, Run, Store, StoreError
 
@@ -22,57 +19,43 @@ SCHEMA = 1
 """The version of the JSON; it rises when a key changes its meaning or goes."""
 
 
-@show.told
 def history(
     name: Annotated[
         str | None,
-        typer.Argument(
+        Argument(
             metavar="NAME",
             help="An agent, host, or agentres.slice; without it, the runs that are known.",
-            show_default=False,
         ),
     ] = None,
     run_id: Annotated[
         str | None,
-        typer.Option("--run", metavar="ID", help="This run, not the newest.", show_default=False),
+        Option("--run", metavar="ID", help="This run, not the newest."),
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option(
-            metavar="DURATION", help="Not before so long ago: 90s, 5m.", show_default=False
-        ),
+        Option(metavar="DURATION", help="Not before so long ago: 90s, 5m."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print JSON instead of a table.")
-    ] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
     actions: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--actions",
-            metavar="",
             help="What was done with limits: kept for 30 days, of all runs.",
         ),
     ] = False,
     picture: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--plot",
             metavar="FILE",
             help="Draw the curves into FILE.png, .svg or .html instead.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
     """Show what a run used: the last 100 samples, kept for one hour."""
     earliest = show.since(since)
-    if picture is not None and not plot.format_of(picture):
-        raise typer.BadParameter(
-            f"{picture} ends in none of .png, .svg and .html", param_hint="--plot"
-        )
-    if picture is not None and name is None and run_id is None:
-        raise typer.BadParameter("wants the NAME of a run", param_hint="--plot")
-    if picture is not None and actions:
-        raise typer.BadParameter("draws samples, not --actions", param_hint="--plot")
+    if picture is not None:
+        _check_plot(picture, name, run_id, actions)
     store = show.open_history()
     try:
         if actions:
@@ -90,6 +73,8 @@ def history(
     if picture is not None:
         if not samples:
             raise StoreError(_nothing(run, since))
+        from agentres.readers import plot
+
         title = f"{printable(run.name)} (run {run.id})"
         plot.write(picture, drawn, title, _facts(run, drawn), alerts)
     if as_json:
@@ -98,6 +83,17 @@ def history(
         print(f"wrote {printable(picture)}")
     else:
         _print(run, others, drawn, alerts, _nothing(run, since))
+
+
+def _check_plot(picture: str, name: str | None, run_id: str | None, actions: bool) -> None:
+    from agentres.readers import plot
+
+    if not plot.format_of(picture):
+        raise Misuse(f"{picture} ends in none of .png, .svg and .html", "--plot")
+    if name is None and run_id is None:
+        raise Misuse("wants the NAME of a run", "--plot")
+    if actions:
+        raise Misuse("draws samples, not --actions", "--plot")
 
 
 def _pick(store: Store, name: str | None, run_id: str | None) -> tuple[Run, list[Run]]:
@@ -129,9 +125,8 @@ def run_by_id(store: Store, run_id: str, name: str | None, of: str | None = None
 
 def no_run_of(store: Store, name: str) -> StoreError:
     """That there is none, and which names are near."""
-    names = sorted({run.name for run in store.runs()})
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    remedy = f"did you mean {' or '.join(near)}?" if near else "agentres history lists the runs"
+    names = {run.name for run in store.runs()}
+    remedy = show.near(name, names) or "agentres history lists the runs"
     return StoreError(f"no run of {name!r} in the history", remedy)
 
 
@@ -156,7 +151,7 @@ def _list(store: Store, earliest: float | None, as_json: bool) -> None:
     if not rows:
         print("no runs" + ("" if earliest is None else " in that time"))
         return
-    table = show.table(
+    table = show.Table(
         "name", "run", "started", "ended", "exit", "peak memory",
         right=("exit", "peak memory"), whole=("run", "started", "ended"),
     )  # fmt: skip
@@ -166,11 +161,11 @@ def _list(store: Store, earliest: float | None, as_json: bool) -> None:
             show.cell(run.name),
             run.id,
             clock.moment(run.started),
-            Text("running", "green") if run.ended is None else clock.moment(run.ended),
+            show.cell("running", "green") if run.ended is None else clock.moment(run.ended),
             show.ABSENT if run.exit_code is None else str(run.exit_code),
             show.ABSENT if peak is None else quantity(peak, "bytes"),
         )
-    show.console().print(table)
+    table.print()
 
 
 def _peak(samples: list[tuple[float, Sample]]) -> int | None:
@@ -248,32 +243,31 @@ def _limits(drawn: Curves) -> list[str]:
 def _print(
     run: Run, others: list[Run], drawn: Curves, alerts: list[AlertRow], nothing: str
 ) -> None:
-    console = show.console()
     words = [
         "still running" if fact == "ended" and run.ended is None else f"{fact} {value}"
         for fact, value in _facts(run, drawn)
         if fact != "command"
     ]
     heading = f"{run.name}, run {run.id}: {', '.join(words)}"
-    console.print(show.cell(heading, "bold"))
+    show.line(heading, "bold")
     if others:
         some = ", ".join(f"{other.id} of {clock.moment(other.started)}" for other in others[:3])
         more = ", ..." if len(others) > 3 else ""
-        console.print(show.cell(f"{len(others)} more of that name: {some}{more} (--run ID)"))
+        show.line(f"{len(others)} more of that name: {some}{more} (--run ID)")
     if not drawn.times:
-        console.print(show.cell(nothing))
+        show.line(nothing)
     else:
-        console.print()
-        console.print(_table(drawn))
-        ascii_only = not (console.encoding or "").lower().startswith("utf")
-        for line in plot.terminal(drawn, console.width, ascii_only):
-            console.print(Text.from_ansi(line), soft_wrap=True)
+        print()
+        _table(drawn).print()
+        from agentres.readers import plot
+
+        show.picture(partial(plot.terminal, drawn))
     if alerts:
         open_ = sum(alert.resolved is None for alert in alerts)
         name = shlex.quote(run.name)
         line = f"alerts: {len(alerts)}, {open_} of them open; agentres alerts list --agent {name}"
-        console.print()
-        console.print(show.cell(line))
+        print()
+        show.line(line)
 
 
 def _table(drawn: Curves) -> Any:
@@ -281,8 +275,7 @@ def _table(drawn: Curves) -> Any:
         "time", "cpu", "working\nset", "memory", "read", "written", "in", "out", "pids", "fds",
         "pressure %\ncpu mem io",
     )  # fmt: skip
-    table = show.table(*names, right=names[1:], whole=names[:1])
-    table.padding = (0, 1, 0, 0)
+    table = show.Table(*names, right=names[1:], whole=names[:1], gap=1)
     close = any(b - a < 1 for a, b in zip(drawn.times, drawn.times[1:], strict=False))
     for at, moment in enumerate(drawn.times):
         table.add_row(
@@ -338,11 +331,10 @@ def _actions(
         "run": len({row.run for row in found}) > 1,
     }
     more = [column for column, shown in several.items() if shown]
-    table = show.table(
+    table = show.Table(
         "time", *more, "what", "limit", "from", "to", "took", "why",
-        right=("from", "to", "took"), whole=("time", "run", "what"),
+        right=("from", "to", "took"), whole=("time", "run", "what"), gap=1,
     )  # fmt: skip
-    table.padding = (0, 1, 0, 0)
     for row in found:
         unit = _unit(row)
         ends = [show.ABSENT if v is None else quantity(v, unit) for v in (row.before, row.after)]
@@ -357,7 +349,7 @@ def _actions(
             took,
             show.cell(f"{row.rule}: {row.why}{values}"),
         )
-    show.console().print(table)
+    table.print()
 
 
 _KINDS = {"throttle": "yellow", "refuse": "yellow", "release": "red", "freeze": "red"}

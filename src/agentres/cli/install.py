@@ -9,14 +9,15 @@ import sys
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Any
 
 from agentres.cli import manual
-from agentres.cli import show as shown
+from agentres.cli.parameters import Option
 from agentres.kernel import delegation, registry, systemd
 from agentres.model.errors import AgentresError, UsageError, reason
+
+if TYPE_CHECKING:
+    from typer import Typer
 
 _UNITS = ("agentres.service", "agentres.socket", "agentres.slice", "agentres@.service")
 _SHELLS = {
@@ -30,14 +31,14 @@ PREFIX = "/usr/local"
 def install_units(
     prefix: Annotated[
         str,
-        typer.Option("--prefix", metavar="DIR", help="Below which: /usr for a package."),
+        Option("--prefix", metavar="DIR", help="Below which: /usr for a package."),
     ] = PREFIX,
     root: Annotated[
         str,
-        typer.Option("--root", metavar="DIR", help="A system's tree that does not run: an image, a package.", show_default=False),
+        Option("--root", metavar="DIR", help="A system's tree that does not run: an image, a package."),
     ] = "/",
     remove: Annotated[
-        bool, typer.Option("--remove", metavar="", help="Remove them, and stop the daemon.")
+        bool, Option("--remove", help="Remove them, and stop the daemon.")
     ] = False,
 ) -> None:  # fmt: skip
     """Put the units, the group that may ask the daemon, completion and the man page in place.
@@ -46,19 +47,15 @@ def install_units(
     """
     from agentres.cli.app import app
 
-    @shown.told
-    def done() -> None:
-        live = root == "/" and systemd.running()
-        made = contents(prefix, app)
-        if remove:
-            _remove(Path(root), made, live)
-        else:
-            _install(Path(root), made, live)
-
-    done()
+    live = root == "/" and systemd.running()
+    made = contents(prefix, app)
+    if remove:
+        _remove(Path(root), made, live)
+    else:
+        _install(Path(root), made, live)
 
 
-def contents(prefix: str, app: typer.Typer) -> dict[str, tuple[str, int]]:
+def contents(prefix: str, app: Typer) -> dict[str, tuple[str, int]]:
     """Path -> its text and mode."""
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
     from typer.main import get_command

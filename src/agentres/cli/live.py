@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-import typer
-
 from agentres.cli import show as shown
+from agentres.cli.parameters import Argument, Option, of_run, takes
+from agentres.cli.stderr import say
 from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.registry import Found
@@ -22,29 +22,25 @@ from agentres.readers import portrait
 from agentres.run import client
 from agentres.run.client import NoSupervisor
 from agentres.run.control import GRACE, SETTABLE
-from agentres.run.options import LIMITS, OPTIONS, Option
+from agentres.run.options import LIMITS, OPTIONS
+from agentres.run.options import Option as RunOption
 
 SCHEMA = 1
 """The version of the JSON; it rises when a key changes its meaning or goes."""
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The agent.", show_default=False)]
-Names = Annotated[
-    list[str], typer.Argument(metavar="NAME...", help="The agents.", show_default=False)
-]
+Name = Annotated[str, Argument(metavar="NAME", help="The agent.")]
+Names = Annotated[list[str], Argument(metavar="NAME...", help="The agents.")]
 User = Annotated[
     str | None,
-    typer.Option("--user", metavar="USER", help="Whose agent, where several are called so.", show_default=False),
+    Option("--user", metavar="USER", help="Whose agent, where several are called so."),
 ]  # fmt: skip
 _FOREVER = None
 
 
-@shown.told
 def show(
     name: Name,
     user: User = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print JSON instead.")
-    ] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Show one agent: its limits, where they were asked for, what it uses, and what is amiss.
 
@@ -56,7 +52,7 @@ def show(
         return
     for line in portrait.facts(answer, time.time()):
         print(line)
-    table = shown.table(
+    table = shown.Table(
         "limit",
         "holds",
         "between",
@@ -69,12 +65,13 @@ def show(
         table.add_row(
             shown.cell(limit.key), limit.holds, limit.between or shown.ABSENT, limit.used, shown.cell(limit.origin)
         )  # fmt: skip
-    shown.console().print(table)
+    table.print()
     for alert in answer["alerts"]:
         print(f"{alert['severity']}  {printable(alert['message'])}")
 
 
-def set_limits(name: str, user: str | None = None, **texts: Any) -> None:
+@takes(lambda: of_run(options()))
+def set_limits(name: Name, user: User = None, **texts: Any) -> None:
     """Give an agent other limits while it runs: all of those that are asked for, or none.
 
     As with run, one value is fixed and a range moves. They hold when the command returns, and until the agent ends or they are set again. For its owner and root.
@@ -89,23 +86,20 @@ def set_limits(name: str, user: str | None = None, **texts: Any) -> None:
         print(f"{key}: {before} -> {after}" if before != after else f"{key}: {one['text']}, stays at {after}")  # fmt: skip
 
 
-@shown.told
 def freeze(names: Names, user: User = None) -> None:
     """Stop all processes of the agents, until they are thawed."""
     _each(names, user, lambda agent: client.ask(agent, "freeze"))
 
 
-@shown.told
 def thaw(names: Names, user: User = None) -> None:
     """Let frozen agents go on."""
     _each(names, user, lambda agent: client.ask(agent, "thaw"))
 
 
-@shown.told
 def stop(
     names: Names,
     grace: Annotated[
-        str, typer.Option("--grace", metavar="DURATION", help="Between SIGTERM and SIGKILL.")
+        str, Option("--grace", metavar="DURATION", help="Between SIGTERM and SIGKILL.")
     ] = f"{GRACE:g}s",
     user: User = None,
 ) -> None:
@@ -122,7 +116,6 @@ def stop(
     _each(names, user, end)
 
 
-@shown.told
 def kill(names: Names, user: User = None) -> None:
     """SIGKILL all processes of the agents; wait until they are gone."""
 
@@ -136,29 +129,22 @@ def kill(names: Names, user: User = None) -> None:
     _each(names, user, end)
 
 
-def wait(name: Name, user: User = None) -> None:
+def wait(name: Name, user: User = None) -> int:
     """Wait for the end of an agent and exit as it did; 125 where that cannot be told."""
-    status = EXIT_AGENTRES
-
-    @shown.told
-    def waited() -> None:
-        nonlocal status
+    try:
         agent = _found(name, user)
         with _its_end(agent):
-            status = client.ask(agent, "wait", _FOREVER)["exit_code"]
-
-    try:
-        waited()
-    except typer.Exit:  # it has been told why
-        raise typer.Exit(EXIT_AGENTRES) from None
-    raise typer.Exit(status)
+            status: int = client.ask(agent, "wait", _FOREVER)["exit_code"]
+    except AgentresError as error:
+        say(str(error))
+        return EXIT_AGENTRES
+    return status
 
 
-@shown.told
 def logs(
     name: Name,
-    follow: Annotated[bool, typer.Option("--follow", "-f", metavar="", help="Go on with what comes.")] = False,
-    lines: Annotated[int | None, typer.Option("--lines", "-n", metavar="N", help="The last N only.", show_default=False)] = None,
+    follow: Annotated[bool, Option("--follow", "-f", help="Go on with what comes.")] = False,
+    lines: Annotated[int | None, Option("--lines", "-n", metavar="N", help="The last N only.")] = None,
     user: User = None,
 ) -> None:  # fmt: skip
     """Show what the journal has of an agent: its alerts, and its output where it runs as a unit or detached."""
@@ -234,7 +220,7 @@ def _kill_without(agent: Found) -> None:
 # How it looks.
 
 
-def options() -> list[Option]:
+def options() -> list[RunOption]:
     """Those of ``agentres run`` that :func:`set_limits` has too."""
     return [
         option.but(help=option.help.partition(" Default: ")[0])

@@ -7,16 +7,14 @@ import signal
 import stat
 import sys
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-
-import typer
 
 from agentres.cli import budget
 from agentres.cli.listening import parse_address
+from agentres.cli.parameters import Misuse, Option
 from agentres.cli.stderr import say
 from agentres.model import log
-from agentres.model.errors import EXIT_SIGNAL, AgentresError, UsageError, reason
+from agentres.model.errors import AgentresError, UsageError, reason
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -36,15 +34,15 @@ _INSTALL = "pip install 'agentres[metrics]'"
 
 def metrics(
     textfile: Annotated[
-        Path | None,
-        typer.Option(
+        str | None,
+        Option(
             metavar="FILE",
             help="Write to FILE, in one step: for node_exporter's textfile collector, which reads *.prom.",
         ),
     ] = None,
     listen: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="[ADDR:]PORT",
             help="Answer HTTP scrapes until interrupted. ADDR: 127.0.0.1 by default; IPv6 in brackets; PORT 0: any that is free.",
         ),
@@ -59,15 +57,11 @@ def metrics(
         if address is not None:
             serve(registry, *address)
         elif textfile is not None:
-            write_textfile(str(textfile), _text(registry))
+            write_textfile(textfile, _text(registry))
         else:
-            _print(_text(registry))
+            sys.stdout.buffer.write(_text(registry))
     except UsageError as error:
-        say(f"{error}; see agentres metrics --help")
-        raise typer.Exit(EXIT_USAGE) from None
-    except AgentresError as error:
-        say(str(error))
-        raise typer.Exit(EXIT_FAILURE) from None
+        raise Misuse(str(error)) from None
 
 
 def _registry() -> CollectorRegistry:
@@ -140,18 +134,6 @@ def _text(registry: CollectorRegistry) -> bytes:
     return generate_latest(registry)
 
 
-def _print(text: bytes) -> None:
-    try:
-        sys.stdout.buffer.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        # What is still buffered would be tried again at exit, with a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # `| head` has seen enough
-            raise typer.Exit(EXIT_SIGNAL + signal.SIGPIPE) from None
-        raise AgentresError(f"stdout: {reason(error)}") from error
-
-
 def write_textfile(path: str, text: bytes) -> None:
     """Put ``text`` where ``path`` is, so that a reader finds the old or the new, mode 0644.
 
@@ -187,13 +169,10 @@ def serve(registry: CollectorRegistry, address: str, port: int) -> None:
         server = Server(address, port, make_wsgi_app(registry))
     except OSError as error:
         raise AgentresError(f"--listen {shown}:{port}: {reason(error)}") from error
-    try:
-        with server:
-            signal.signal(signal.SIGTERM, _terminated)
-            say(f"metrics at http://{shown}:{server.server_port}/metrics")
-            server.serve_forever()
-    except KeyboardInterrupt:
-        raise typer.Exit(EXIT_SIGNAL + signal.SIGINT) from None
+    with server:
+        signal.signal(signal.SIGTERM, _terminated)
+        say(f"metrics at http://{shown}:{server.server_port}/metrics")
+        server.serve_forever()
 
 
 def _terminated(signo: int, frame: FrameType | None) -> None:

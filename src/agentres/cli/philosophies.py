@@ -6,9 +6,8 @@ import math
 import os
 from typing import Annotated, Any
 
-import typer
-
 from agentres.cli import show
+from agentres.cli.parameters import Option
 from agentres.cli.show import loaded
 from agentres.config.values import duration_text, never_text, percent_text
 from agentres.model.paths import configuration
@@ -20,11 +19,8 @@ SCHEMA = 1
 _FIGURES = ("up", "down", "step", "aim", "cooldown", "burst", "give_back", "patience", "margin")
 
 
-@show.told
 def philosophies(
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print JSON instead of a table.")
-    ] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show the philosophies in effect: how limits that are ranges move.
 
@@ -36,7 +32,7 @@ def philosophies(
         listed = [_as_json(each, each.name == settings.philosophy) for each in known]
         show.print_json({"schema": SCHEMA, "philosophies": listed})
         return
-    table = show.table(
+    table = show.Table(
         "name", "up", "down", "step", "aim", "cooldown", "burst", "give back", "patience", "margin",
         right=("up", "down", "step", "aim", "cooldown", "give back", "patience", "margin"), whole=("name", "burst"),
     )  # fmt: skip
@@ -44,7 +40,7 @@ def philosophies(
         default = each.name == settings.philosophy
         name = show.cell(f"{each.name} *" if default else each.name, "bold" if default else "")
         table.add_row(name, *_figures(each))
-    show.console().print(table)
+    table.print()
 
 
 def _figures(philosophy: Philosophy) -> list[str]:

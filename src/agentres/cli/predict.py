@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
+import sys
 import time
 from typing import Annotated, Any
 
-import typer
-
 from agentres.cli import show
+from agentres.cli.parameters import Argument, Misuse, Option
 from agentres.cli.show import loaded
 from agentres.cli.stderr import say
 from agentres.config.values import duration_text
@@ -37,27 +36,24 @@ _ROWS = 20
 """What has more buckets is told by several of them together."""
 
 
-@show.told
 def predict(
     name: Annotated[
         str | None,
-        typer.Argument(
+        Argument(
             metavar="NAME", help="An agent; without it, all of whom something is known.",
-            show_default=False,
         ),
     ] = None,
     command: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="LINE", help="A command that runs without a name: 'python agent.py'.",
-            show_default=False,
         ),
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", metavar="", help="Say why, and show what earlier runs used.")
+        bool, Option("--explain", help="Say why, and show what earlier runs used.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print JSON instead of a table.")
+        bool, Option("--json", help="Print JSON instead of a table.")
     ] = False,
 ) -> None:  # fmt: skip
     """Show what the next run starts with, from what earlier runs used.
@@ -93,9 +89,9 @@ def _words(command: str | None) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise typer.BadParameter(f"{command}: {error}", param_hint="--command") from error
+        raise Misuse(f"{command}: {error}", "--command") from error
     if not words:
-        raise typer.BadParameter("expected a command", param_hint="--command")
+        raise Misuse("expected a command", "--command")
     return words
 
 
@@ -109,8 +105,7 @@ def _find(store: Store, name: str | None, words: list[str]) -> Profile:
         return profile
     known = {key.partition(":")[2] for key, _ in store.profiles()}
     asked = wanted[0].partition(":")[2]
-    near = difflib.get_close_matches(asked, sorted(known), n=3, cutoff=0.5)
-    remedy = f"did you mean {' or '.join(near)}?" if near else "agentres predict lists what is"
+    remedy = show.near(asked, known) or "agentres predict lists what is"
     raise StoreError(f"nothing is known of {asked!r}", remedy)
 
 
@@ -138,12 +133,12 @@ def _list(store: Store, as_json: bool) -> None:
     if not found:
         print("nothing is known yet: it is learnt when a run ends")
         return
-    table = show.table("of", "name or command", "runs", "last", right=("runs",), whole=("last",))
+    table = show.Table("of", "name or command", "runs", "last", right=("runs",), whole=("last",))
     for key, updated, known in found:
         of, _, whose = key.partition(":")
         runs = show.ABSENT if known is None else str(known.runs)
         table.add_row(show.cell(of), show.cell(whose), runs, clock.moment(updated))
-    show.console().print(table)
+    table.print()
 
 
 def _as_json(settings: Settings, profile: Profile, prediction: Prediction | None) -> dict[str, Any]:
@@ -173,14 +168,13 @@ def _print(
     limits: Limits,
     now: float,
 ) -> None:
-    console = show.console()
     of, _, whose = profile.key.partition(":")
     ago = f"the last one learnt at {clock.moment(profile.last)}"
     kind = "" if of == "name" else f"{of} "
-    console.print(show.cell(f"{kind}{whose}: {counted(profile.runs, 'run')}, {ago}", "bold"))
+    show.line(f"{kind}{whose}: {counted(profile.runs, 'run')}, {ago}", "bold")
     if not settings.predict:
-        console.print(show.cell("not used: the configuration has scaling.predict = false"))
-    table = show.table(
+        show.line("not used: the configuration has scaling.predict = false")
+    table = show.Table(
         "limit", "starts with", "least", "most", "used", "with margin",
         right=("starts with", "least", "most", "used", "with margin"), whole=("limit",),
     )  # fmt: skip
@@ -197,7 +191,7 @@ def _print(
         else:
             ends = [_quantity(value, scale.unit) for value in (between.least, between.most)]
             table.add_row(resource, first, *ends, show.ABSENT, show.ABSENT)
-    console.print(table)
+    table.print()
 
 
 def _quantity(value: float | str, unit: str) -> str:
@@ -205,7 +199,6 @@ def _quantity(value: float | str, unit: str) -> str:
 
 
 def _explain(settings: Settings, profile: Profile, prediction: Prediction | None) -> None:
-    console = show.console()
     chosen = settings.prediction
     lines = list(prediction.why) if prediction else ["no limit that may move is known of it"]
     halved = f"what was seen counts half after {duration_text(chosen.half_life)}"
@@ -218,22 +211,22 @@ def _explain(settings: Settings, profile: Profile, prediction: Prediction | None
             " killed for memory: that counts as 1.2 times the limit, and at least"
             " 100 MiB, 0.1 cores or 16 processes above it"
         )
-    console.print()
+    print()
     for line in lines:
-        console.print(show.cell(line))
+        show.line(line)
     for resource, scale in SCALES.items():
         held = profile.held[resource]
         seen = profile.use[resource].together(held)
         if seen.weights:
-            console.print()
-            console.print(_histogram(seen, held, scale.unit))
+            print()
+            _histogram(seen, held, scale.unit).print()
 
 
 def _histogram(seen: Histogram, held: Histogram, unit: str) -> Any:
     """A row a bucket, or a few: what was used at most, its part of all, and that part as a bar."""
-    ascii_only = not (show.console().encoding or "").lower().startswith("utf")
+    ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
     bar = "#" if ascii_only else "\u2588"
-    table = show.table(
+    table = show.Table(
         f"{seen.resource} up to",
         "part",
         "held",

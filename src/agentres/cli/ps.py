@@ -6,9 +6,8 @@ import os
 import time
 from typing import Annotated, Any
 
-import typer
-
 from agentres.cli import show
+from agentres.cli.parameters import Option
 from agentres.kernel import delegation, registry, tree
 from agentres.kernel.meter import Meter
 from agentres.kernel.registry import Found
@@ -21,11 +20,8 @@ SCHEMA = 1
 _STYLES = {"throttled": "yellow", "frozen": "red", "waiting": "dim", "unsupervised": "red"}
 
 
-@show.told
 def ps(
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print JSON instead of a table.")
-    ] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show the agents that run on this host, other users' and agents of agents too.
 
@@ -50,7 +46,7 @@ def ps(
         print("no agent runs")
         return
     numbers = ("cpu", "memory", "limit", "tasks", "priority")
-    table = show.table(
+    table = show.Table(
         "name", "user", "state", "age", *numbers, right=(*numbers, "age"), whole=("state", "user")
     )
     for row in rows:
@@ -65,7 +61,7 @@ def ps(
             show.ABSENT if row["tasks"] is None else str(row["tasks"]),
             show.ABSENT if row["priority"] is None else str(row["priority"]),
         )
-    show.console().print(table)
+    table.print()
 
 
 def _row(agent: Found, claim: Claim | None) -> dict[str, Any]:

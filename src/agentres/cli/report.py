@@ -12,10 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Annotated
 
-import typer
-
 from agentres.cli import show
 from agentres.cli.history import no_run_of, run_by_id
+from agentres.cli.parameters import Argument, Misuse, Option
 from agentres.model.errors import AgentresError, printable, reason
 from agentres.policy.prediction import keys
 from agentres.report import AgentReport, Report, run_report
@@ -26,37 +25,33 @@ from agentres.store import ActionRow, AlertRow, Run, Store, StoreError
 FORMATS = ("html", "json", "csv")
 
 
-@show.told
 def report(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Agents; without one, all.", show_default=False),
+        Argument(metavar="[NAME]...", help="Agents; without one, all."),
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="DURATION",
             help="Runs that had not ended so long ago: 90m, 7d.",
-            show_default=False,
         ),
     ] = None,
     run_id: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--run",
             metavar="ID",
             help="This run alone; the beginning of its id is enough.",
-            show_default=False,
         ),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--output",
             "-o",
             metavar="FILE",
             help="Write FILE.html, .json or .csv instead of a table.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -68,7 +63,7 @@ def report(
     kind = _kind(output)
     earliest = show.since(since)
     if run_id is not None and (len(names) > 1 or since is not None):
-        raise typer.BadParameter("is one run: at most one NAME, no --since", param_hint="--run")
+        raise Misuse("is one run: at most one NAME, no --since", "--run")
     store = show.open_history()
     try:
         if run_id is None:
@@ -98,9 +93,7 @@ def _kind(output: str | None) -> str:
         return ""
     suffix = os.path.splitext(output)[1][1:].lower()
     if suffix not in FORMATS:
-        raise typer.BadParameter(
-            f"{printable(output)} ends in none of .html, .json and .csv", param_hint="--output"
-        )
+        raise Misuse(f"{printable(output)} ends in none of .html, .json and .csv", "--output")
     return suffix
 
 
@@ -154,7 +147,7 @@ def _print(made: Report) -> None:
         print("no runs" + ("" if made.since is None else " in that time"))
         return
     numbers = ("runs", "memory", "cpu", "unused", "killed", "alerts")
-    table = show.table("agent", *numbers, right=numbers)
+    table = show.Table("agent", *numbers, right=numbers)
     for agent in made.agents:
         last = agent.shown
         memory = last.uses.get("memory")
@@ -170,7 +163,7 @@ def _print(made: Report) -> None:
             show.ABSENT if agent.killed is None else str(agent.killed),
             str(sum(len(one.alerts) for one in agent.runs)),
         )
-    show.console().print(table)
+    table.print()
     for agent in made.agents:
         print()
         if agent.advice:

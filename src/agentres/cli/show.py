@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import errno
-import functools
-import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import ParamSpec
+from typing import TYPE_CHECKING
 
-import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from agentres.cli.stderr import say
-from agentres.model.errors import EXIT_SIGNAL, AgentresError, printable, reason
+from agentres.cli.parameters import Misuse
+from agentres.model.errors import printable
 from agentres.model.paths import state_directory
 from agentres.model.units import UnitError, parse_duration
 from agentres.policy.alerts import Severity
 from agentres.policy.settings import Settings
 from agentres.store import Store
 
-P = ParamSpec("P")
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ABSENT = "-"
 
@@ -38,40 +30,12 @@ STYLES = {
 
 
 def loaded(paths: list[str], origins: bool = False) -> Settings:
-    """What the configuration files say; one line and exit status 1 where they make no sense."""
+    """What the configuration files say; ConfigError where they make no sense."""
     if not paths and not origins:  # what checks files is a fifth of a second to load
         return Settings()
-    from agentres.config import ConfigError, load
+    from agentres.config import load
 
-    try:
-        return load(paths, origins=origins)
-    except ConfigError as error:
-        say(str(error))
-        raise typer.Exit(1) from None
-
-
-def told(verb: Callable[P, None]) -> Callable[P, None]:
-    """The verb, its failures one line and exit status 1.  A reader that has gone is no failure."""
-
-    @functools.wraps(verb)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            if reconfigure := getattr(sys.stdout, "reconfigure", None):
-                reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
-            verb(*args, **kwargs)
-            sys.stdout.flush()
-        except AgentresError as error:
-            say(str(error))
-            raise typer.Exit(1) from None
-        except OSError as error:
-            # What is left to write would fail again, aloud, when the interpreter flushes it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            if error.errno == errno.EPIPE:
-                raise typer.Exit(EXIT_SIGNAL + signal.SIGPIPE) from None
-            say(f"cannot write: {reason(error)}")
-            raise typer.Exit(1) from None
-
-    return run
+    return load(paths, origins=origins)
 
 
 def history_path() -> str:
@@ -96,39 +60,127 @@ def since(duration: str | None) -> float | None:
     try:
         return time.time() - parse_duration(duration)
     except UnitError as error:
-        raise typer.BadParameter(str(error), param_hint="--since") from error
+        raise Misuse(str(error), "--since") from error
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        raise  # told() knows what to do, and Rich would exit  # noqa: PLE0704
+Cell = tuple[str, str]
+"""A text that can be printed, and Rich's style for it."""
 
 
-def console() -> Console:
-    """Where tables go: no markup, so that a name's brackets are its own."""
-    return _Console(highlight=False, markup=False, emoji=False)
-
-
-def table(*columns: str, right: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
-    """An empty table; ``right`` are aligned so, ``whole`` are never broken."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    right, whole = set(right), set(whole)
-    for column in columns:
-        made.add_column(
-            Text(column),
-            justify="right" if column in right else "left",
-            no_wrap=column in whole or column in right,
-            overflow="fold",
-            vertical="top",
-        )
-    return made
-
-
-def cell(text: str, style: str = "") -> Text:
+def cell(text: str, style: str = "") -> Cell:
     """Text that came from outside, as a table takes it."""
-    return Text(printable(text), style)
+    return printable(text), style
+
+
+class Table:
+    """A table; ``right`` are aligned so, ``whole`` are never broken.
+
+    A terminal gets it in colours and folded to its width, by Rich.  All else gets a line a row, whole: it is
+    for grep, and Rich takes longer to load than most verbs to answer.
+    """
+
+    def __init__(
+        self,
+        *columns: str,
+        right: Iterable[str] = (),
+        whole: Iterable[str] = (),
+        heading: bool = True,
+        gap: int = 2,
+    ) -> None:
+        self._columns, self._heading, self._gap = columns, heading, gap
+        self._right, self._whole = frozenset(right), frozenset(whole)
+        self._rows: list[list[Cell]] = []
+
+    def add_row(self, *cells: str | Cell) -> None:
+        """A row, from the left; text without a style is ours and as it is."""
+        self._rows.append([(one, "") if isinstance(one, str) else one for one in cells])
+
+    def print(self) -> None:
+        """On stdout."""
+        if _on_terminal():
+            self._print_folded()
+            return
+        heading = [[(column, "") for column in self._columns]] if self._heading else []
+        rows = [[text.split("\n") for text, _ in row] for row in [*heading, *self._rows]]
+        widths = (
+            [max(len(line) for row in rows for line in row[at]) for at in range(len(self._columns))]
+            if rows
+            else []
+        )
+        for row in rows:
+            for number in range(max(len(lines) for lines in row)):
+                shown = []
+                for column, width, lines in zip(self._columns, widths, row, strict=True):
+                    text = lines[number] if number < len(lines) else ""
+                    shown.append(text.rjust(width) if column in self._right else text.ljust(width))
+                print((" " * self._gap).join(shown).rstrip())
+
+    def _print_folded(self) -> None:
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        made = RichTable(
+            box=None, pad_edge=False, padding=(0, self._gap, 0, 0), header_style="bold",
+            show_header=self._heading,
+        )  # fmt: skip
+        for column in self._columns:
+            made.add_column(
+                Text(column),
+                justify="right" if column in self._right else "left",
+                no_wrap=column in self._whole or column in self._right,
+                overflow="fold",
+                vertical="top",
+            )
+        for row in self._rows:
+            made.add_row(*(Text(text, style) for text, style in row))
+        _console().print(made)
+
+
+def line(text: str, style: str = "") -> None:
+    """A line of text that came from outside."""
+    if not _on_terminal():
+        print(printable(text))
+        return
+    from rich.text import Text
+
+    _console().print(Text(printable(text), style))
+
+
+def picture(draw: Callable[[int, bool], Iterable[str]]) -> None:
+    """Lines with a terminal's colours, drawn so wide and, where need be, of ASCII alone."""
+    from rich.text import Text
+
+    console = _console()
+    ascii_only = not (console.encoding or "").lower().startswith("utf")
+    for drawn in draw(console.width, ascii_only):
+        console.print(Text.from_ansi(drawn), soft_wrap=True)
+
+
+def _on_terminal() -> bool:
+    return sys.stdout.isatty() or bool(os.environ.get("FORCE_COLOR"))
+
+
+def _console() -> Console:
+    """No markup, so that a name's brackets are its own."""
+    from rich.console import Console
+
+    class Raising(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # verbs.call() knows what to do, and Rich would exit  # noqa: PLE0704
+
+    return Raising(highlight=False, markup=False, emoji=False)
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Which of the known names may have been meant, as a question; empty: none."""
+    import difflib
+
+    found = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(found)}?" if found else ""
 
 
 def print_json(value: object, indent: int | None = 2) -> None:
     """JSON, of ASCII characters only."""
+    import json  # which has re and enum: half of what a table takes to load
+
     print(json.dumps(value, indent=indent))

@@ -6,9 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from agentres.cli import budget, show
+from agentres.cli.parameters import Option
 from agentres.model.errors import AgentresError, UsageError
 from agentres.model.limits import SHARE
 from agentres.model.units import UnitError, parse_duration
@@ -22,28 +21,20 @@ LEAST_INTERVAL = 0.2
 _INSTALL = "pip install 'agentres[tui]'"
 
 
-@show.told
 def top(
-    interval: Annotated[
-        str, typer.Option(metavar="DURATION", help="Look again so often.", show_default=True)
-    ] = "2s",
-    sort: Annotated[
-        str, typer.Option(metavar="COLUMN", help="What to sort by at first.", show_default=True)
-    ] = "cpu",
+    interval: Annotated[str, Option(metavar="DURATION", help="Look again so often.")] = "2s",
+    sort: Annotated[str, Option(metavar="COLUMN", help="What to sort by at first.")] = "cpu",
     match: Annotated[
         str,
-        typer.Option(
+        Option(
             "--filter",
             metavar="TEXT",
             help="Show agents with TEXT in their name, user or state.",
-            show_default=False,
         ),
     ] = "",
-    tree: Annotated[
-        bool, typer.Option("--tree", metavar="", help="Put agents below their slices.")
-    ] = False,
+    tree: Annotated[bool, Option("--tree", help="Put agents below their slices.")] = False,
     read_only: Annotated[
-        bool, typer.Option("--read-only", metavar="", help="Have no keys that change anything.")
+        bool, Option("--read-only", help="Have no keys that change anything.")
     ] = False,
 ) -> None:
     """Watch the agents of this host, live, and command them from the keyboard.

@@ -6,10 +6,8 @@ import os
 import sys
 from typing import Annotated
 
-import typer
-
 from agentres.cli import live
-from agentres.cli import show as shown
+from agentres.cli.parameters import Argument
 from agentres.cli.show import loaded
 from agentres.cli.stderr import say
 from agentres.kernel import host
@@ -20,46 +18,37 @@ from agentres.policy.settings import Settings
 from agentres.run.control import SETTABLE
 from agentres.run.options import understand
 
-app = typer.Typer(
-    name="unit",
-    help="Agents that are units of systemd: /etc/agentres/agents.d/NAME.toml is agentres@NAME.service.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="The agent.", show_default=False)]
+_Name = Annotated[str, Argument(metavar="NAME", help="The agent.")]
 
 
-@app.command("run")
 def run(name: _Name) -> None:
     """Run the agent NAME as its unit does: what systemd calls."""
     os.execv(sys.executable, [sys.executable, "-P", "-m", "agentres", "unit", "run", name])
 
 
-@app.command("check")
-@shown.told
 def check(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: all that are there.")
+        list[str] | None, Argument(metavar="[NAME]...", help="Default: all that are there.")
     ] = None,
-) -> None:
+) -> int:
     """Tell whether the files of agents make sense. Exits 1 where one does not, and says in one line where and why."""
+    from agentres.config import ConfigError
+
     wrong = False
     for name in names or [name for name, _ in described(AGENTS)]:
         try:
             settings = _settings(name)
             _understood(name, settings)
             print(f"{agent_file(name)}: good")
-        except typer.Exit:  # it has been told why
+        except ConfigError as error:  # which says where
             wrong = True
+            say(str(error))
         except AgentresError as error:
             wrong = True
             say(f"{agent_file(name)}: {error}")
-    if wrong:
-        raise typer.Exit(1)
+    return int(wrong)
 
 
-@app.command("reload")
-@shown.told
 def reload(name: _Name) -> None:
     """Give the running agent NAME the limits that its file has now.
 

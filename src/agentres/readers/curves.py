@@ -7,9 +7,9 @@ stands at the later one's time: the first sample has none.  A figure that is abs
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from agentres.model.record import Record
 from agentres.model.stats import Sample
 from agentres.policy.resources import EVENT, LEVEL, RATE, RESOURCES, Resource
 
@@ -24,8 +24,7 @@ CURVES: Mapping[str, Resource] = {
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
+class Curve(Record):
     """One curve: a value and a limit for each time of :class:`Curves`, in ``unit``.
 
     None: absent, or, of a limit, that there was none.
@@ -56,8 +55,7 @@ class Curve:
         return self.limits[-1] if self.limits else None
 
 
-@dataclass(frozen=True, slots=True)
-class Curves:
+class Curves(Record):
     """All curves of one run; ``times`` are unix seconds."""
 
     times: tuple[float, ...]

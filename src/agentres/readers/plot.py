@@ -11,7 +11,6 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from importlib import import_module
 from math import ceil
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentres.model import clock
 from agentres.model.errors import AgentresError, printable, reason
+from agentres.model.record import Record
 from agentres.policy.alerts import Severity, show
 from agentres.readers.curves import Curve, Curves, pieces
 from agentres.readers.portrait import quantity
@@ -33,8 +33,7 @@ class PlotError(AgentresError):
     """A picture cannot be drawn or written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
+class Panel(Record):
     """One picture: its curves with what they are called, and the resources whose alerts it shows.
 
     The limit is that of the first curve.

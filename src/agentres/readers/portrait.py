@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from agentres.model.errors import printable
 from agentres.model.limits import WRITTEN
+from agentres.model.record import Record
 from agentres.model.units import MAX, format_duration, format_size
 
 ABSENT = "-"
 
 
-@dataclass(frozen=True, slots=True)
-class LimitRow:
+class LimitRow(Record):
     """A limit: what holds, between which values it moves (empty: it does not), what is in use, who asked for it."""
 
     key: str

@@ -1,0 +1,120 @@
+"""The verbs: where each lives, how a line is understood without Typer, and how a verb ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from agentres.cli.parameters import Misuse, parameters, read
+from agentres.cli.stderr import say
+from agentres.model.errors import EXIT_SIGNAL, AgentresError, reason
+from agentres.model.record import Record
+
+EXIT_FAILURE, EXIT_USAGE = 1, 2
+
+
+class Group(Record):
+    """Verbs below a word; ``standard`` is meant where none stands."""
+
+    help: str
+    standard: str = ""
+
+
+GROUPS: Mapping[str, Group] = {
+    "alerts": Group("List, show and acknowledge alerts; list is what is meant where no verb stands.", "list"),
+    "config": Group("Check and show what is watched, who is told, and how limits move."),
+    "unit": Group("Agents that are units of systemd: /etc/agentres/agents.d/NAME.toml is agentres@NAME.service."),
+}  # fmt: skip
+
+VERBS: Mapping[str, str] = {
+    "daemon": "daemon.daemon",
+    "doctor": "doctor.doctor",
+    "ps": "ps.ps",
+    "top": "top.top",
+    "dashboard": "dashboard.dashboard",
+    "show": "live.show",
+    "set": "live.set_limits",
+    **{name: f"live.{name}" for name in ("freeze", "thaw", "stop", "kill", "wait", "logs")},
+    "gc": "gc.gc",
+    "capacity": "capacity.capacity",
+    "history": "history.history",
+    "report": "report.report",
+    "alerts list": "alerts.list_",
+    "alerts show": "alerts.show_",
+    "alerts ack": "alerts.ack",
+    "alerts stats": "alerts.stats",
+    "metrics": "metrics.metrics",
+    "config check": "config.check",
+    "config init": "config.init",
+    "config show": "config.show",
+    "config path": "config.path",
+    "unit run": "units.run",
+    "unit check": "units.check",
+    "unit reload": "units.reload",
+    "install-units": "install.install_units",
+    "philosophies": "philosophies.philosophies",
+    "predict": "predict.predict",
+}
+"""Module and function of each, in the order of ``--help``; a module is imported when its verb is called."""
+
+
+def function(verb: str) -> Callable[..., Any]:
+    """The function that a verb is."""
+    module, _, name = VERBS[verb].partition(".")
+    found: Callable[..., Any] = getattr(import_module(f"agentres.cli.{module}"), name)
+    return found
+
+
+def understand(words: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
+    """The verb of a well-formed line, and what it was given; None for any other line."""
+    verb, rest = next(iter(words), ""), list(words[1:])
+    if (group := GROUPS.get(verb)) is not None:
+        if group.standard and (not rest or (rest[0].startswith("-") and rest[0] != "--")):
+            rest.insert(0, group.standard)
+        verb = f"{verb} {rest.pop(0)}" if rest else verb
+    if verb not in VERBS:
+        return None
+    values = read(parameters(function(verb)), rest)
+    return None if values is None else (verb, values)
+
+
+def call(verb: str, values: Mapping[str, Any]) -> int:
+    """Have a verb do what it was asked for; what went wrong is told in one line.  Returns the exit status.
+
+    A verb prints, and returns its status, or None for 0.
+    """
+    try:
+        if reconfigure := getattr(sys.stdout, "reconfigure", None):
+            reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
+        status: int | None = function(verb)(**values)
+        sys.stdout.flush()
+        return status or 0
+    except Misuse as error:
+        say(f"{error}; see agentres {verb} --help")
+        return EXIT_USAGE
+    except AgentresError as error:
+        say(str(error))
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        return EXIT_SIGNAL + signal.SIGINT
+    except OSError as error:
+        # What is left to write would fail again, aloud, when the interpreter flushes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if error.errno == errno.EPIPE:  # the reader has gone, which is no failure
+            return EXIT_SIGNAL + signal.SIGPIPE
+        say(f"cannot write: {reason(error)}")
+        return EXIT_FAILURE
+
+
+def main(words: Sequence[str]) -> int:
+    """Do what a line of words asks for; the exit status."""
+    if "_AGENTRES_COMPLETE" not in os.environ and (found := understand(words)) is not None:
+        return call(*found)
+    from agentres.cli import app
+
+    return app.main(words)
