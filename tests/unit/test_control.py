@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -149,6 +151,32 @@ def heard() -> Iterator[Heard]:
     made = Heard()
     yield made
     made.close()
+
+
+def test_who_has_connected_when_the_end_comes_is_heard(heard: Heard) -> None:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.settimeout(5)
+    with client:
+        client.connect(f"\0{heard.listener.name}")  # and is not let in by any turn of the loop
+        client.sendall(b"wait\n")
+        heard.listener.hear_the_last(0.0)
+        assert heard.lines == [b"wait"]
+        assert client.recv(10) == b"4\n"
+
+
+def test_who_says_nothing_at_the_end_is_waited_for_a_moment(heard: Heard) -> None:
+    late, silent = heard.connect(), heard.connect()
+    timer = threading.Timer(0.05, late.sendall, [b"late\n"])
+    timer.start()
+    started = time.monotonic()
+    heard.listener.hear_the_last(0.5)
+    assert heard.lines == [b"late"]
+    assert 0.5 <= time.monotonic() - started < 5
+    timer.join()
+    assert late.recv(10) == b"4\n"
+    silent.close()
+    heard.listener.hear_the_last(5.0)  # it has gone: there is nobody to wait for
+    assert time.monotonic() - started < 5
 
 
 def test_lines_come_whole_however_they_are_sent(heard: Heard) -> None:

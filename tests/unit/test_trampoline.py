@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from agentres.kernel.cgroup import Cgroup
-from agentres.kernel.trampoline import Launch, Plan
+from agentres.kernel.trampoline import Child, Plan
 from agentres.model.errors import NotFound
 
 
@@ -23,7 +23,7 @@ def test_what_keeps_it_safe_is_there_before_the_command_runs(
     cgroup: Cgroup, tmp_path: Path
 ) -> None:
     safe = tmp_path / "safe"
-    launch = Launch(Plan(("test", "-e", str(safe))), cgroup, lambda launch: safe.touch())
+    launch = Child(Plan(("test", "-e", str(safe))), cgroup, lambda launch: safe.touch())
     launch.confirm()
     assert os.waitstatus_to_exitcode(os.waitpid(launch.pid, 0)[1]) == 0
     launch.close()
@@ -32,13 +32,13 @@ def test_what_keeps_it_safe_is_there_before_the_command_runs(
 def test_where_that_fails_nothing_is_executed_and_nothing_left(
     cgroup: Cgroup, tmp_path: Path
 ) -> None:
-    def fail(launch: Launch) -> None:
+    def fail(launch: Child) -> None:
         raise OSError("no shell")
 
     children = psutil.Process().children()
     files = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match="no shell"):
-        Launch(Plan(("touch", str(tmp_path / "made"))), cgroup, fail)
+        Child(Plan(("touch", str(tmp_path / "made"))), cgroup, fail)
     assert not (tmp_path / "made").exists()
     assert psutil.Process().children() == children
     assert len(os.listdir("/proc/self/fd")) == files
@@ -48,7 +48,7 @@ def test_when_we_die_before_that_nothing_is_executed(cgroup: Cgroup, tmp_path: P
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
-        Launch(Plan(("touch", str(tmp_path / "made"))), cgroup, lambda launch: os._exit(7))
+        Child(Plan(("touch", str(tmp_path / "made"))), cgroup, lambda launch: os._exit(7))
         os._exit(1)
     os.close(write_end)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
@@ -58,7 +58,7 @@ def test_when_we_die_before_that_nothing_is_executed(cgroup: Cgroup, tmp_path: P
 
 
 def test_a_child_that_fails_early_is_told_of_all_the_same(cgroup: Cgroup, tmp_path: Path) -> None:
-    launch = Launch(Plan(("no-such-command-anywhere",)), cgroup)
+    launch = Child(Plan(("no-such-command-anywhere",)), cgroup)
     with pytest.raises(NotFound):
         launch.confirm()
 
@@ -66,10 +66,10 @@ def test_a_child_that_fails_early_is_told_of_all_the_same(cgroup: Cgroup, tmp_pa
 def test_a_directory_that_is_not_there_is_the_reason(cgroup: Cgroup, tmp_path: Path) -> None:
     """The child is gone by the time that it would be let through."""
 
-    def wait_for_its_end(launch: Launch) -> None:
+    def wait_for_its_end(launch: Child) -> None:
         assert not launch.wait_until_ready()
         os.waitid(os.P_PIDFD, launch.pidfd, os.WEXITED | os.WNOWAIT)
 
-    launch = Launch(Plan(("true",), cwd=str(tmp_path / "gone")), cgroup, wait_for_its_end)
+    launch = Child(Plan(("true",), cwd=str(tmp_path / "gone")), cgroup, wait_for_its_end)
     with pytest.raises(Exception, match="cannot enter"):
         launch.confirm()

@@ -37,7 +37,7 @@ from agentres.model.limits import Limits, defaults
 from agentres.model.paths import state_directory
 from agentres.policy import ceilings
 from agentres.policy.settings import Settings, from_plain
-from agentres.run import agent, explain
+from agentres.run import agent, explain, launch
 from agentres.run.agent import Behalf
 from agentres.run.options import understand
 from agentres.run.supervision import Supervision
@@ -91,7 +91,7 @@ class Client:
     def early(self) -> None:
         """Before there is an agent: raise Interrupted where it was told to end, AgentresError where it has gone."""
         for number, _ in self.heard():
-            if number in agent.ENDING:
+            if number in launch.ENDING:
                 raise Interrupted(number)
         if self._gone and not self.detached:
             raise AgentresError("its client has gone")
@@ -357,7 +357,7 @@ def _check_user(values: dict[str, object], who: Caller) -> None:
     user = values.get("user")
     if user in (who.name, str(who.uid)):
         del values["user"]
-    elif user not in (None, agent.OWN_USER):
+    elif user not in (None, launch.OWN_USER):
         raise UsageError(f"--user {user}: only root may run an agent as another user")
 
 

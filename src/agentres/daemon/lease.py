@@ -20,7 +20,7 @@ from agentres.kernel.terminal import Terminal
 from agentres.model import log
 from agentres.model.errors import AgentresError, Interrupted, reason
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.run.agent import ENDING, PASSED_ON
+from agentres.run.launch import ENDING, PASSED_ON
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket  # the module of that name brings enum and selectors, which stay
 import os
+import select
 import struct
 import time
 from collections.abc import Callable
@@ -46,6 +47,8 @@ class Connection:
         self._listener = listener
         self._sock = sock
         self._received = b""
+        self.said = False
+        """Whether it has brought a line."""
         self._timer: Timer | None = None
         self.listen()
 
@@ -94,6 +97,7 @@ class Connection:
             self.close()
         for line in lines:
             if self.fd >= 0:
+                self.said = True
                 self._listener.heard(self, line)
         if lines and self.fd >= 0:
             self.listen()
@@ -132,6 +136,22 @@ class Listener:
             raise
         loop.watch(self._sock.fileno(), self._accept)
 
+    def hear_the_last(self, patience: float) -> None:
+        """Take the first line of each who has connected by now; wait at most so many seconds for it."""
+        while self._accept():
+            pass
+        deadline = time.monotonic() + patience
+        while silent := [each for each in self._connections.values() if not each.said]:
+            poll = select.poll()
+            for each in silent:
+                poll.register(each.fd, select.POLLIN)
+            ready = {fd for fd, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)}
+            if not ready:
+                return
+            for each in silent:
+                if each.fd in ready:
+                    each.readable()
+
     def close(self) -> None:
         """Let all of them go."""
         for connection in list(self._connections.values()):
@@ -144,14 +164,15 @@ class Listener:
         self.loop.unwatch(connection.fd)
         del self._connections[connection.fd]
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Let the next one in, or refuse it; False where nobody waits."""
         try:
             fd, _ = self._sock._accept()  # type: ignore[attr-defined]  # what socket.accept() is made of
         except BlockingIOError:
-            return
+            return False
         except OSError as error:  # out of descriptors: it waits in line, and is told again
             log.debug(__name__, "not accepted: %s", error)
-            return
+            return False
         sock = _socket.socket(fileno=fd)
         try:
             raw = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)
@@ -164,7 +185,8 @@ class Listener:
             answer = b"\n"
         if answer or len(self._connections) >= CONNECTIONS:
             sock.close()
-            return
+            return True
         connection = Connection(self, sock, peer)
         self._connections[fd] = connection
         self.loop.watch(fd, connection.readable)
+        return True

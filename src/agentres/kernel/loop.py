@@ -36,14 +36,14 @@ class Loop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[], object]] = {}
         self._timers: list[Timer] = []
         self._timers_made = 0
 
     def close(self) -> None:
         self._epoll.close()
 
-    def watch(self, fd: int, callback: Callable[[], None], events: int = select.EPOLLIN) -> None:
+    def watch(self, fd: int, callback: Callable[[], object], events: int = select.EPOLLIN) -> None:
         """Call back whenever ``fd`` has ``events``; EPOLLPRI for a control file that notifies."""
         self._epoll.register(fd, events)
         self._callbacks[fd] = callback

@@ -1,6 +1,6 @@
 """The child's side of a launch: join the cgroup, take the rlimits, drop privileges, exec.
 
-:class:`Launch` forks; the child does the steps of its :class:`Plan` and executes the command.  No code
+:class:`Child` forks; the child does the steps of its :class:`Plan` and executes the command.  No code
 of the agent runs before the child is in its cgroup.  What fails on the way comes back over a pipe
 that exec closes, as the step and its errno, and is raised in the parent.
 """
@@ -64,7 +64,7 @@ class Plan(Record):
         return environment
 
 
-class Launch:
+class Child:
     """A command on its way: forked by the constructor, running once :meth:`confirm` returns.
 
     ``started`` is time.monotonic() at the fork.  ``secure`` is called while the child gets ready: without it
@@ -72,7 +72,7 @@ class Launch:
     """
 
     def __init__(
-        self, plan: Plan, cgroup: Cgroup, secure: Callable[[Launch], None] = lambda launch: None
+        self, plan: Plan, cgroup: Cgroup, secure: Callable[[Child], None] = lambda child: None
     ) -> None:
         self._plan = plan
         self._report, write_end = os.pipe()

@@ -13,7 +13,7 @@ from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.kmsg import KernelLog
 from agentres.kernel.listener import Connection, Listener, Peer
 from agentres.kernel.loop import Loop
-from agentres.kernel.trampoline import Launch
+from agentres.kernel.trampoline import Child
 from agentres.model import log
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.stats import OomKill
@@ -36,6 +36,9 @@ STOP_SECONDS = 0.5
 """Within which a process that minds SIGTSTP has stopped, its own handler included."""
 
 _STOP_POLL = 0.005
+
+LAST_WORDS_SECONDS = 0.2
+"""Within which one that had connected when the agent ended has to say what it wants."""
 
 UNWATCHED_SECONDS = 0.05
 """An agent that ends sooner after its exec is not monitored: to load what does it would make it wait for that."""
@@ -69,7 +72,7 @@ class Supervision:
 
     def __init__(
         self,
-        launch: Launch,
+        child: Child,
         agent: Cgroup,
         heard: Iterable[int],
         kernel_log: KernelLog,
@@ -78,7 +81,7 @@ class Supervision:
         owner: int | None = None,
         attach: Callable[[Loop, Supervision], None] | None = None,
     ) -> None:
-        self._launch = launch
+        self._child = child
         self._agent = agent
         self._kernel_log = kernel_log
         self._log_name = log_name
@@ -95,7 +98,7 @@ class Supervision:
         self._steering: Steering | None = None
         self._stopped = ""
         self._loop = Loop()
-        self._loop.watch(launch.pidfd, self._reap)
+        self._loop.watch(child.pidfd, self._reap)
         if attach is not None:
             attach(self._loop, self)
         if agent.has("memory.events"):
@@ -105,7 +108,7 @@ class Supervision:
 
     def close(self) -> None:
         """Let go of the file descriptors."""
-        self._launch.close()
+        self._child.close()
         if self._listener is not None:
             self._listener.close()
         if self._signals is not None:
@@ -117,14 +120,14 @@ class Supervision:
     def until_the_end(self, timeout: float | None) -> Ended:
         """Wait for the main process; after ``timeout`` seconds SIGTERM, then SIGKILL for all."""
         if timeout is not None:
-            self._loop.call_at(self._launch.started + timeout, self._time_is_up)
+            self._loop.call_at(self._child.started + timeout, self._time_is_up)
         self._loop.tick(wait=False)
         if self._returncode is None:  # else it was short, and the import below is most of a launch
             self._listen()
             self._loop.call_at(time.monotonic() + UNWATCHED_SECONDS, self._begin_to_watch)
         while self._returncode is None:
             self._loop.tick()
-        wall = time.monotonic() - self._launch.started
+        wall = time.monotonic() - self._child.started
         self._note_oom_kills()
         return Ended(
             self._returncode,
@@ -143,6 +146,8 @@ class Supervision:
 
     def finish(self, exit_code: int) -> None:
         """After the agent's last process: the end of its history, and its last alerts."""
+        if self._listener is not None:  # whoever asked while it ran is answered
+            self._listener.hear_the_last(LAST_WORDS_SECONDS)
         if self._monitor is not None:
             self._monitor.finish(exit_code)
         if self._steering is not None:
@@ -151,7 +156,7 @@ class Supervision:
     @property
     def pid(self) -> int:
         """The agent's main process."""
-        return self._launch.pid
+        return self._child.pid
 
     def pass_on(self, number: int, to_all: bool) -> None:
         """Send a signal to the main process, or to its process group: what a terminal does."""
@@ -161,7 +166,7 @@ class Supervision:
             self._send(number)
             return
         try:
-            os.killpg(self._launch.pid, number)
+            os.killpg(self._child.pid, number)
         except ProcessLookupError:  # it has just ended
             pass
 
@@ -221,7 +226,7 @@ class Supervision:
 
     def _main_is_stopped(self) -> bool:
         flags = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, self._launch.pid, flags) is not None
+        return os.waitid(os.P_PID, self._child.pid, flags) is not None
 
     def _memory_event(self) -> None:
         """The agent came to its first tripwire, or its limit, before it is watched: it waits for the raise."""
@@ -229,7 +234,7 @@ class Supervision:
         self._begin_to_watch()
 
     def _reap(self) -> None:
-        _, status = os.waitpid(self._launch.pid, 0)
+        _, status = os.waitpid(self._child.pid, 0)
         self._returncode = os.waitstatus_to_exitcode(status)
 
     def _listen(self) -> None:
@@ -241,7 +246,7 @@ class Supervision:
     def _pass_on(self) -> None:
         for came in self._signals.read() if self._signals else ():
             if came.number == signal.SIGCHLD:
-                _reap_adopted(self._launch.pid)
+                _reap_adopted(self._child.pid)
             elif came.sent or not self._has_it_too(came.number):
                 self._send(came.number)
 
@@ -250,13 +255,13 @@ class Supervision:
         if number in (signal.SIGHUP, signal.SIGCONT) and os.getsid(0) == os.getpid():
             return False  # a hang-up is told to the session's leader alone
         try:
-            return os.getpgid(self._launch.pid) == os.getpgrp()
+            return os.getpgid(self._child.pid) == os.getpgrp()
         except ProcessLookupError:  # it has just ended
             return True
 
     def _send(self, number: int) -> None:
         try:
-            signal.pidfd_send_signal(self._launch.pidfd, number)
+            signal.pidfd_send_signal(self._child.pidfd, number)
         except ProcessLookupError:  # it has just ended; its pidfd says so next
             pass
 

@@ -1,0 +1,432 @@
+"""One agent from its place in the tree to its end: the steps of its life, in their order.
+
+A launch waits twice, for systemd's scope and for the command's exec; what is needed only after such a
+wait is imported during it.  On a slow machine that is a tenth of the whole launch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import ExitStack
+from functools import partial
+
+from agentres.kernel import bell, delegation, host, registry
+from agentres.model import log
+from agentres.model.errors import (
+    ControlFileError,
+    Interrupted,
+    NotEnforceable,
+    UsageError,
+    exit_status,
+)
+from agentres.model.limits import Standing
+from agentres.model.record import TYPE_CHECKING
+from agentres.model.units import MAX
+from agentres.run.admission import Applicant, enter
+from agentres.run.enforcement import Loaded, enforce
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+    from agentres.kernel.caller import Caller
+    from agentres.kernel.cgroup import Cgroup
+    from agentres.kernel.deadman import Deadman
+    from agentres.kernel.loop import Loop
+    from agentres.kernel.trampoline import Child, Identity
+    from agentres.kernel.walls import OwnUser
+    from agentres.model.limits import Limits
+    from agentres.run.agent import Request
+    from agentres.run.explain import Outcome
+    from agentres.run.monitor import Monitor
+    from agentres.run.supervision import Ended
+
+OWN_USER = "auto"
+"""Asks for a user that no other agent has."""
+
+PASSED_ON = (
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGWINCH,
+    signal.SIGCONT,
+)
+"""Signals to the supervisor that are meant for the agent."""
+
+_HARMLESS = {signal.SIGWINCH, signal.SIGCONT, signal.SIGCHLD}
+"""Signals that end nothing when they come before the launch."""
+
+ENDING = frozenset(PASSED_ON) - _HARMLESS
+"""Those that do."""
+
+
+class Launch:
+    """One agent: :meth:`acquire`, :meth:`admit`, :meth:`enforce`, :meth:`start` and :meth:`wait`, in this order.
+
+    Each may raise AgentresError.  ``with`` gives back what they took, the last first: nothing is left behind.
+    """
+
+    def __init__(self, request: Request, tell: Callable[[str], None]) -> None:
+        self._request, self._tell = request, tell
+        self._taken = ExitStack()
+        _check_nofile(request.limits)
+        self._wired, self._resolver = _isolation(request.limits)
+        self._heard: set[int] = set()
+        self._tripwire: tuple[int, Deadman] | None = None
+        behalf = request.behalf
+        self._walled = request.isolate
+        if self._walled is None:
+            self._walled = request.user is not None or behalf is not None
+        self._identity: Identity | None
+        if behalf is not None and request.user is None:
+            self._identity = _theirs(behalf.caller)
+        else:
+            user = OWN_USER if self._walled and request.user is None else request.user
+            self._identity, own = _identity(user)
+            if own is not None:
+                self._taken.callback(own.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        raised: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._taken.__exit__(kind, raised, trace)
+
+    def acquire(self) -> None:
+        """Get a cgroup for the agent; from here on signals wait, for it."""
+        request = self._request
+        # A signal that was ignored when we started (nohup, a background job) stays ignored.
+        self._heard = {s for s in PASSED_ON if signal.getsignal(s) is not signal.SIG_IGN}
+        if os.getpid() == 1:
+            self._heard.add(signal.SIGCHLD)
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._heard)
+        self._taken.callback(self._hear_again)
+        self._place = delegation.find(request.best_effort, ours=request.behalf is None)
+        self._loaded = Loaded(request.limits)
+        standing = Standing.of(request.priority, _least(request.limits))
+        self._home = self._place.acquire(
+            _home_name(request), standing, self._meanwhile, bool(self._walled)
+        )
+        self._slice = os.path.dirname(self._home.cgroup.path)
+        if self._wired:
+            self._taken.callback(_clear_the_wires, self._tell)
+        self._taken.callback(bell.ring, self._slice)
+        self._taken.callback(self._home.release)
+        registry.mark(self._home.agent.fd, request.name, time.time(), os.getpid(), self._owner)
+
+    def admit(self) -> None:
+        """Take room in the budget, with as much memory to start with as there is."""
+        asked = self._request
+        who = Applicant(
+            self._home.agent, self._slice, asked.limits, asked.priority, asked.share, asked.wait
+        )
+        self._request = asked.but(limits=enter(who, self._check_early, self._tell))
+
+    def enforce(self) -> None:
+        """Write the limits."""
+        self._enforced = enforce(self._request, self._home, self._identity, self._loaded)
+        self._taken.callback(self._enforced.close)
+        self._check_early()
+
+    def start(self) -> None:
+        """Have the command executed, and tell what does not hold."""
+        from agentres.kernel.kmsg import KernelLog
+        from agentres.kernel.terminal import Terminal
+        from agentres.kernel.trampoline import Child, Plan
+
+        request = self._request
+        plan = Plan(
+            request.command,
+            request.limits.nofile,
+            self._identity,
+            request.cwd,
+            request.environment,
+            self._mask,
+            own_network=request.limits.net != "host",
+            resolver=self._resolver or "",
+            walls=self._place.hierarchy.mount if self._walled else "",
+            view=-1 if self._home.view is None else self._home.view,
+            caller=None if request.behalf is None else request.behalf.caller,
+        )
+        # Before the agent can change the one or fill the other.
+        self._terminal, kernel_log = Terminal(), KernelLog()
+        self._taken.callback(kernel_log.close)
+        child = Child(plan, self._home.main, self._secure)
+        from agentres.run import explain  # noqa: F401 -- both while the child gets to its exec
+        from agentres.run.supervision import Supervision
+
+        child.confirm()
+        self._announce()  # not before: a launch that fails says one thing only
+        self._supervision = Supervision(
+            child,
+            self._home.agent,
+            self._heard,
+            kernel_log,
+            self._inside,
+            partial(self.watch, child),
+            self._owner,
+            request.attach,
+        )
+        self._taken.callback(self._supervision.close)
+
+    def watch(self, child: Child, loop: Loop, on_oom: Callable[[], None]) -> Monitor:
+        """What watches the agent from now on, for :class:`~agentres.run.supervision.Supervision`."""
+        from agentres.policy.settings import Settings
+        from agentres.run.monitor import Monitor, Watched
+
+        request, behalf, agent = self._request, self._request.behalf, self._home.agent
+        machine = host.read()
+        self._place.hold(
+            self._slice, int(machine.memory * request.share), machine.cpus * request.share
+        )
+        settings = request.settings() if request.settings else Settings(handlers=())
+        terms = self._enforced.terms(settings)
+        registry.mark_philosophy(agent.path, terms.philosophy.name)
+        watched = Watched(
+            request.name,
+            request.command,
+            agent,
+            self._enforced.settings,
+            child.started,
+            self._inside,
+            self._slice,
+            self._home.adopt,
+            terms,
+            named=request.name if request.named else None,
+            tripwire=self._tripwire,
+            network=self._enforced.network,
+            origins=request.origins,
+            warn=self._tell,
+            caller=None if behalf is None else behalf.caller,
+            environment=os.environ if behalf is None else behalf.environment,
+            state="" if behalf is None else behalf.state,
+            within=None if behalf is None else behalf.within,
+        )
+        return Monitor(loop, watched, settings, on_oom, request.on_alert)
+
+    def wait(self) -> Outcome:
+        """Wait for the end of the agent, and of all that it started; how it ended."""
+        ended = self._supervision.until_the_end(self._request.timeout)
+        self._home.agent.kill_all()  # release() says it where something survives that
+        self._terminal.restore(modes=ended.returncode < 0)
+        self._supervision.finish(exit_status(ended.returncode, ended.timed_out))
+        return self._outcome(ended)
+
+    @property
+    def _owner(self) -> int | None:
+        """Whose agent it is, where it is not our own user's."""
+        return None if self._request.behalf is None else self._request.behalf.caller.uid
+
+    @property
+    def _inside(self) -> str:
+        """The agent's cgroup as /proc/PID/cgroup and the kernel's log name it."""
+        return self._home.agent.path.removeprefix(self._place.hierarchy.mount)
+
+    def _meanwhile(self) -> None:
+        """While systemd makes the scope."""
+        self._loaded.load()
+        from agentres.kernel import devices, kmsg, terminal, trampoline  # noqa: F401 -- see above
+
+    def _check_early(self) -> None:
+        """Raise Interrupted where a signal has come that would have ended the agent."""
+        if self._request.behalf is not None:
+            self._request.behalf.early()
+        if early := signal.sigpending() & self._heard - _HARMLESS:
+            raise Interrupted(min(early))
+
+    def _hear_again(self) -> None:
+        # What came too late for the agent must not end us before we have said how it ended.
+        while signal.sigtimedwait(self._heard, 0) is not None:
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def _secure(self, child: Child) -> None:
+        """While the child gets ready: what has to stand before anything of the agent runs.
+
+        Whoever comes near to an elastic limit on memory before it is watched waits, and is not killed.
+        """
+        limits = self._request.limits
+        if "memory" in limits.ranges and isinstance(limits.memory, int) and self._enforced.holds("memory.max"):  # fmt: skip
+            height = _first_tripwire(self._home.agent, limits.memory)
+            if height is not None:
+                from agentres.kernel.deadman import Deadman
+
+                self._tripwire = height, Deadman(self._home.agent.path)
+                self._taken.callback(self._tripwire[1].close)
+        if self._wired and child.wait_until_ready():
+            from agentres.kernel import netns
+
+            netns.wire(child.pid)
+
+    def _announce(self) -> None:
+        from agentres.run.explain import not_enforced
+
+        for line in (
+            *not_enforced(self._enforced.missing),
+            *_gaps(self._identity, bool(self._walled)),
+        ):
+            self._tell(line)
+        if self._wired and self._resolver is None:
+            self._tell(
+                "no names are resolved in there: the host's name servers are on its loopback"
+            )
+        if self._request.started is not None:
+            self._request.started(self._home.agent.path)
+
+    def _outcome(self, ended: Ended) -> Outcome:
+        from agentres.run.explain import Outcome
+
+        request, agent, enforced = self._request, self._home.agent, self._enforced
+        usage, unreadable = agent.usage()
+        if enforced.network is not None:
+            counted = enforced.network.figures()
+            usage = usage.but(
+                **{key: counted[key] for key in counted if key in usage.__match_args__}
+            )
+        return Outcome(
+            name=request.name,
+            command=request.command,
+            limits=ended.limits or request.limits,
+            returncode=ended.returncode,
+            wall=ended.wall,
+            timeout=request.timeout,
+            timed_out=ended.timed_out,
+            killed_after_grace=ended.killed_after_grace,
+            usage=usage,
+            unreadable=unreadable,
+            enforced=enforced.settings,
+            not_enforced=enforced.missing,
+            oom_kills=ended.oom_kills,
+            cgroup=agent.path,
+            memory_max=_memory_max(agent),
+            short=ended.short,
+            stopped=ended.stopped,
+        )
+
+
+def _isolation(limits: Limits) -> tuple[bool, str | None]:
+    """Whether it gets a network of its own with a wire, and its resolv.conf (:func:`netns.resolver`)."""
+    if limits.net != "isolated":
+        return False, ""
+    if os.geteuid() != 0:
+        raise NotEnforceable(
+            "cannot enforce --net isolated: a wire to the host's network is root's to make",
+            "--net none is to be had without",
+        )
+    from agentres.kernel import netns
+
+    return True, netns.resolver()
+
+
+def _clear_the_wires(tell: Callable[[str], None]) -> None:
+    from agentres.kernel import netns
+
+    if why := netns.clear():
+        tell(f"what --net isolated needed is still there: {why}; agentres gc tries again")
+
+
+def _least(limits: Limits) -> float:
+    """The least memory that it may get, bytes; 0 where that is not limited."""
+    if (between := limits.ranges.get("memory")) is not None:
+        return between.least
+    return limits.memory if isinstance(limits.memory, int) else 0
+
+
+def _home_name(request: Request) -> str:
+    """Unlike that of any other user's agent; no agent's own name has a colon."""
+    uid = 0 if request.behalf is None else request.behalf.caller.uid
+    return f"{uid}:{request.name}" if uid else request.name
+
+
+def _theirs(caller: Caller) -> Identity:
+    from agentres.kernel.trampoline import Identity
+
+    return Identity(caller.uid, caller.gid, caller.groups, caller.name, "")
+
+
+def _first_tripwire(agent: Cgroup, limit: int) -> int | None:
+    """Have memory.high stand below an elastic limit before anybody can come to it; where, None: nowhere."""
+    from agentres.policy.tripwire import ROOM, last
+
+    height = last(limit, ROOM)
+    try:
+        agent.set_property("memory.high", str(height))
+    except ControlFileError as error:
+        # Only a burst in the first moments is concerned: what watches the agent tries again.
+        log.debug(__name__, "no first tripwire: %s", error)
+        return None
+    return height
+
+
+def _memory_max(agent: Cgroup) -> int | str | None:
+    """What stands; None where there is no such limit, or its file is not to be read."""
+    try:
+        text = agent.get_property("memory.max").strip()
+        return text if text == MAX else int(text)
+    except (ControlFileError, ValueError):
+        return None
+
+
+def _gaps(identity: Identity | None, walled: bool) -> list[str]:
+    """What an agent that root starts could do against its limits, a line each."""
+    if os.geteuid() != 0:
+        return []
+    if identity is None or (identity.uid == 0 and not walled):
+        return ["it runs as root, and can undo its limits: --isolate or --user keeps it from that"]
+    from agentres.kernel import walls
+
+    if walled and identity.uid not in walls.DYNAMIC and walls.landlock() < walls.SCOPES_ABI:
+        return [
+            f"NOT enforced: it can signal other processes of {identity.name} (Linux 6.12's Landlock is not here); --user auto gives it a user of its own"
+        ]
+    return []
+
+
+def _identity(user: str | None) -> tuple[Identity | None, OwnUser | None]:
+    """The user, and what keeps that from being anybody else's meanwhile."""
+    if user is None:
+        return None, None
+    if os.geteuid() != 0:
+        raise UsageError("--user: only root may run an agent as another user")
+    import pwd
+
+    from agentres.kernel.trampoline import Identity
+
+    if user == OWN_USER:
+        from agentres.kernel.walls import OwnUser
+
+        own = OwnUser()
+        return Identity(own.uid, own.uid, (), f"agentres-{own.uid}", "/"), own
+
+    try:
+        entry = pwd.getpwuid(int(user)) if _is_number(user) else pwd.getpwnam(user)
+    except (KeyError, OverflowError):  # getpwuid(3) takes what fits a uid_t
+        raise UsageError(f"--user {user}: there is no such user") from None
+    groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+    found = Identity(entry.pw_uid, entry.pw_gid, groups, entry.pw_name, entry.pw_dir)
+    return found, None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 20
+
+
+def _check_nofile(limits: Limits) -> None:
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits.nofile is None or os.geteuid() == 0 or hard == resource.RLIM_INFINITY:
+        return
+    if limits.nofile > hard:
+        raise UsageError(f"--nofile {limits.nofile}: the hard limit here is {hard}")
