@@ -5,19 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fake_slice import MIB, FakeSlice
 
 from agentres.kernel import registry
+from agentres.kernel.actuator import Actuator
 from agentres.kernel.cgroup import Cgroup
+from agentres.kernel.deadman import Deadman
 from agentres.model.errors import ControlFileError
-from agentres.model.limits import IoMax, Limits, Range, Setting
+from agentres.model.limits import IoMax, Limits, Range
 from agentres.policy.scaling import BALANCED, Philosophy
 from agentres.run.elastic import Elastic, Terms
-from agentres.run.limiter import Limiter
 
 MEMORY = {"memory": Range(64 * MIB, 4000 * MIB)}
 
@@ -27,12 +28,13 @@ def memory(size: int) -> Limits:
 
 
 class Fake(Cgroup):
-    """A folder that takes what the kernel takes; ``refused`` are the files that do not."""
+    """A folder that takes what the kernel takes; ``refused`` are the files that do not, ``then`` is what a write brings."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.writes: list[tuple[str, str]] = []
         self.refused: dict[str, int] = {}
+        self.then: dict[str, Callable[[], None]] = {}
 
     def set_property(self, filename: str | bytes, value: str) -> None:
         name = os.fsdecode(filename)
@@ -45,6 +47,7 @@ class Fake(Cgroup):
         else:
             Path(self.path, name).write_text(f"{value}\n")
         self.writes.append((name, value))
+        self.then.get(name, lambda: None)()
 
     def _reclaimed(self, size: int) -> None:
         use, cache = self.use, max(0, self.cache - size)
@@ -67,8 +70,18 @@ class Fake(Cgroup):
         return [each for each in self.writes if each[0] in files]
 
 
+class Guard(Deadman):
+    """Nobody waits for our death."""
+
+    def __init__(self, path: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class Life:
-    """An agent and what moves its limits; ``told`` are the actions, ``high`` is memory.high."""
+    """An agent and what moves its limits; ``told`` are the actions."""
 
     def __init__(
         self,
@@ -84,28 +97,28 @@ class Life:
         claimed = registry.Claimed(priority, 64 * MIB)
         limit = limits.memory if isinstance(limits.memory, int) else "max"
         agent = slice.agent(name, limit, use, started=float(ord(name[0])), claimed=claimed)
-        for file in ("cpu.max", "cpu.max.burst", "pids.max", "io.max", "memory.high"):
+        for file in ("cpu.max.burst", "io.max", "memory.high"):
             (agent / file).touch()
+        cpu = "max" if limits.cpu in (None, "max") else round(float(limits.cpu or 0) * 100_000)
+        (agent / "cpu.max").write_text(f"{cpu} 100000\n")
+        (agent / "pids.max").write_text(f"{limits.pids or 'max'}\n")
         self.agent, self.cgroup = agent, Fake(str(agent))
         self.told: list[dict[str, Any]] = []
-        self.expected: list[Setting] = []
-        self.high: list[int] = []
         self.values: dict[str, Any] = {
             "memory_limit": limits.memory, "cpu_limit": limits.cpu, "pids_limit": limits.pids,
             "net_in_limit": None, "net_out_limit": None, "nr_periods": 0, "nr_throttled": 0, "disks": None,
         }  # fmt: skip
-        self.terms = Terms(limits, io_max, disks or {}, philosophy, priority, 0.5, str(slice.path))
-        self.limiter = Limiter(
-            self.cgroup,
-            self.values,
-            self.expected.append,
-            self.high.append,
-            None,
-            io_max,
-            disks or {},
-        )
-        self.elastic = Elastic(self.cgroup, self.terms, self.values, self.limiter, self.told.append)
+        self.terms = Terms(limits, philosophy, priority, 0.5, str(slice.path))
+        self.actuator = Actuator(self.cgroup, io_max, disks, Guard)
+        self.elastic = Elastic(self.terms, self.values, self.read, self.actuator, self.told.append)
         self.now = time.monotonic()
+
+    def read(self, group: str) -> None:
+        """A group of what a meter reads."""
+        assert group == "limits"
+        for key in ("memory", "cpu", "pids"):
+            limit = self.actuator.standing(key)
+            self.values[f"{key}_limit"] = None if limit == "max" else limit
 
     def look(self, resource: str, value: float | None, seconds: float = 0.0) -> float:
         self.now += seconds

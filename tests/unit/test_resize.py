@@ -40,7 +40,7 @@ def start(slice: FakeSlice) -> Start:
 
 
 def resized(life: Life, **texts: str | list[str]) -> Resize:
-    return Resize(life.cgroup, life.limiter, life.terms, texts)
+    return Resize(life.actuator, life.terms, texts)
 
 
 def standing(life: Life, file: str) -> str:
@@ -115,8 +115,8 @@ def test_disks_all_and_one(start: Start) -> None:
         Limits(memory=512 * MIB, io_write={"": 1000}), io_max=lines, disks={"": ("8:0", "8:16")}
     )
     done = resized(life, io_write="5000", io_read="max")
-    assert [line.wbps for line in done.terms.io_max] == [5000, 5000]
-    assert [line.rbps for line in done.terms.io_max] == ["max", "max"]
+    assert [line.wbps for line in life.actuator.lines.values()] == [5000, 5000]
+    assert [line.rbps for line in life.actuator.lines.values()] == ["max", "max"]
     assert done.terms.limits.io_write == {"": 5000}
 
 

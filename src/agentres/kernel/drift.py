@@ -6,62 +6,40 @@ cgroup namespace's mount, a process that is moved) is found by looking.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from agentres.kernel import process
-from agentres.kernel.cgroup import Cgroup, holds
+from agentres.kernel.cgroup import holds
 from agentres.kernel.inotify import MODIFY, Inotify
 from agentres.model.errors import AgentresError, reason
-from agentres.model.limits import NETWORK, Setting
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import StatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agentres.kernel.network import Network
+    from agentres.kernel.actuator import Actuator
 
 
 class Drift:
     """Compares one agent's cgroup with what was set there, and tells when to.
 
-    ``inside`` is the agent's cgroup as /proc/PID/cgroup names it.  ``fd`` becomes readable when a limit's
-    file was written; -1 where the kernel gives no inotify instance, and only looking finds it.  ``network``
-    is the agent's, None where nothing holds that.
+    ``actuator`` says what was set; ``inside`` is the agent's cgroup as /proc/PID/cgroup names it.  ``fd`` becomes
+    readable when a limit's file was written; -1 where the kernel gives no inotify instance, and only looking finds it.
     """
 
-    def __init__(
-        self,
-        agent: Cgroup,
-        enforced: Sequence[Setting],
-        inside: str,
-        network: Network | None = None,
-    ) -> None:
-        self._agent = agent
-        self._network = network
-        enforced = [setting for setting in enforced if setting.file != NETWORK]
-        self._enforced = {(setting.file, setting.key): setting for setting in enforced}
+    def __init__(self, actuator: Actuator, inside: str) -> None:
+        self._actuator = actuator
         self._inside = inside
+        self._files: set[str] = set()
         self._known: dict[int, float] = {}
         self._out: set[int] = set()
         self._inotify = Inotify()
         self.fd = self._inotify.fd
-        for file in {setting.file for setting in enforced}:
-            self._inotify.add(f"{agent.path}/{file}", MODIFY)
+        self._watch_files()
 
     def close(self) -> None:
         self._inotify.close()
-
-    def expect(self, setting: Setting) -> None:
-        """Take note of a limit that we have moved ourselves, before the notification of that is taken."""
-        if not any(file == setting.file for file, _ in self._enforced):
-            self._inotify.add(f"{self._agent.path}/{setting.file}", MODIFY)
-        self._enforced[setting.file, setting.key] = setting
-
-    @property
-    def enforced(self) -> list[Setting]:
-        """What was set."""
-        return list(self._enforced.values())
 
     def written(self) -> None:
         """Take the notifications that wait."""
@@ -69,19 +47,27 @@ class Drift:
 
     def rewritten(self) -> list[str]:
         """The limits that do not hold any more, a line each."""
+        self._watch_files()
         return list(self._rewritten())
 
+    def _watch_files(self) -> None:
+        """Be told of each file that we have written."""
+        for setting in self._actuator.written:
+            if setting.file not in self._files:
+                self._files.add(setting.file)
+                self._inotify.add(f"{self._actuator.cgroup.path}/{setting.file}", MODIFY)
+
     def _rewritten(self) -> Iterator[str]:
-        for setting in self._enforced.values():
+        for setting in self._actuator.written:
             try:
-                found = self._agent.get_property(setting.file)
+                found = self._actuator.cgroup.get_property(setting.file)
                 if not holds(setting, found):
                     yield f"{setting.file} is {found.strip()!r}, was set to {setting.text!r}"
             except (AgentresError, StatError) as error:
                 yield f"{setting.file}: {error}"
-        if self._network is not None:
+        if self._actuator.network is not None:
             try:
-                yield from self._network.undone()
+                yield from self._actuator.network.undone()
             except OSError as error:
                 yield f"network: {reason(error)}"
 

@@ -9,16 +9,15 @@ import time
 from collections.abc import Callable, Mapping
 
 from agentres.kernel import registry
-from agentres.kernel.cgroup import Cgroup
+from agentres.kernel.actuator import CONTENTION, FIGURES, IO, PAGE, Actuator
 from agentres.model import log
 from agentres.model.errors import AgentresError
-from agentres.model.limits import NETWORKS, IoMax, Limits
+from agentres.model.limits import NETWORKS, Limits
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.policy.contention import Step, at_tripwire
 from agentres.policy.prediction import Prediction
 from agentres.policy.scaling import Move, Philosophy, Scaler
-from agentres.run.limiter import FIGURES, IO, Limiter
-from agentres.run.sharing import PAGE, Sharing
+from agentres.run.sharing import Sharing
 
 if TYPE_CHECKING:
     from typing import Any
@@ -50,14 +49,10 @@ _NEVER = float("inf")
 class Terms(Record):
     """What an agent may have: ``limits`` with their ranges, and how they move.
 
-    ``disks`` are the device numbers behind each name that an ``io`` limit has ("": every disk), ``io_max``
-    the lines as they were written.  ``share`` is the agents' part of the host, ``slice`` the cgroup that
-    holds all their homes.
+    ``share`` is the agents' part of the host, ``slice`` the cgroup that holds all their homes.
     """
 
     limits: Limits
-    io_max: tuple[IoMax, ...]
-    disks: Mapping[str, tuple[str, ...]]
     philosophy: Philosophy
     priority: int
     share: float
@@ -65,22 +60,23 @@ class Terms(Record):
 
 
 class Elastic:
-    """Moves the limits of the agent in ``cgroup``.
+    """Moves an agent's limits by what is read of it.
 
-    ``values`` are its meter's, ``limiter`` writes; ``act`` gets every action as a dict of primitives (docs/history.md).
+    ``values`` are its meter's, ``read`` has one of the meter's groups read anew; ``actuator`` writes, and ``act`` gets
+    every action as a dict of primitives (docs/history.md).
     """
 
     def __init__(
         self,
-        cgroup: Cgroup,
         terms: Terms,
-        values: dict[str, Any],
-        limiter: Limiter,
+        values: Mapping[str, Any],
+        read: Callable[[str], None],
+        actuator: Actuator,
         act: Callable[[dict[str, Any]], None],
     ) -> None:
-        self._cgroup = cgroup
-        self._limiter = limiter
+        self._actuator = actuator
         self._values = values
+        self._read = read
         self._up = terms.philosophy.up
         self._moves = terms.philosophy.moves
         self._ranges = terms.limits.ranges
@@ -100,17 +96,20 @@ class Elastic:
             # What never moves cannot be given back: nobody would ever raise it again.
             least = memory.least if self._moves else values["memory_limit"] or memory.most
             claimed = registry.Claimed(terms.priority, int(least), most=int(memory.most))
-            self.sharing = Sharing(cgroup, terms.slice, terms.share, claimed, self._carry_out)
-        self.frozen = False
-        """Whether we have frozen the agent, for others."""
-        self.held = False
-        """Whether somebody has frozen it by command: it stays so."""
+            self.sharing = Sharing(
+                actuator.cgroup, terms.slice, terms.share, claimed, self._carry_out
+            )
         self.event = False
         """Set while a notification of the kernel's is served."""
 
     def close(self) -> None:
         if self.sharing is not None:
             self.sharing.close()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the agent is frozen for others."""
+        return CONTENTION in self._actuator.frozen_by
 
     @property
     def resources(self) -> list[str]:
@@ -144,18 +143,19 @@ class Elastic:
                 continue
             try:
                 if key != "memory":
-                    self._limiter.write(key, forecast.first)
+                    self._actuator.write(key, forecast.first)
                     after = forecast.first
                 elif forecast.first > before:
                     assert self.sharing is not None
                     after = self.sharing.take(
-                        before, int(forecast.first), self._limiter.write_memory
+                        before, int(forecast.first), self._actuator.write_memory
                     )
                 else:
-                    after = self._limiter.trim_memory(int(forecast.first))
+                    after = self._actuator.trim_memory(int(forecast.first))
             except (AgentresError, OSError) as error:
                 self._refuse(key, before, forecast.first, "prediction", error, start)
                 continue
+            self._read_limit(key)
             self._tell("predict", key, before, after, "prediction", forecast.why, start)
 
     def wake_at(self) -> float | None:
@@ -186,7 +186,7 @@ class Elastic:
         if key in FIGURES:
             felt = self._throttled() if key == "cpu" else 0.0
             return value, self._values[FIGURES[key]], felt
-        limit = self._limiter.fastest(key)
+        limit = self._actuator.fastest(key)
         return self._fastest(key, now), None if limit is None else float(limit), 0.0
 
     def _throttled(self) -> float:
@@ -220,7 +220,7 @@ class Elastic:
         if now <= then:
             return None
         more = [
-            totals.get(device, 0) - before.get(device, 0) for device in self._limiter.disks[name]
+            totals.get(device, 0) - before.get(device, 0) for device in self._actuator.disks[name]
         ]
         self._rates[key] = rate = float(max(more, default=0)) / (now - then)
         return rate
@@ -232,16 +232,17 @@ class Elastic:
         start = time.monotonic()
         try:
             if move.resource != "memory":
-                self._limiter.write(move.resource, move.after)
+                self._actuator.write(move.resource, move.after)
                 after = move.after
             elif move.after > move.before:
                 after = self._raise_memory(move)
             else:
-                after = self._limiter.trim_memory(int(move.after))
+                after = self._actuator.trim_memory(int(move.after))
         except (AgentresError, OSError) as error:
             self._refuse(move.resource, move.before, move.after, move.rule, error, start)
             return move.before
         self._refused.pop(move.resource, None)
+        self._read_limit(move.resource)
         if after != move.before:
             kind = "raise" if after > move.before else "lower"
             self._tell(kind, move.resource, move.before, after, move.rule, move.why, start)
@@ -254,7 +255,7 @@ class Elastic:
         before, wanted = int(move.before), int(move.after)
         if self.frozen:  # what there is goes to whom it was frozen for
             return before
-        after = self.sharing.take(before, wanted, self._limiter.write_memory)
+        after = self.sharing.take(before, wanted, self._actuator.write_memory)
         if after == before or move.use >= self._up * after:
             short = not self.sharing.wants
             self.sharing.want(wanted, at_tripwire(after, int(move.use)))
@@ -285,7 +286,8 @@ class Elastic:
             elif step.kind == "release":
                 self.sharing.why, done = step.why, True
             if step.limit and before is not None:
-                after = self._limiter.trim_memory(step.limit)
+                after = self._actuator.trim_memory(step.limit)
+                self._read_limit("memory")
                 done = done or after != before
         except (AgentresError, OSError) as error:
             self._refuse("memory", before, step.limit or before, "contention", error, start)
@@ -295,9 +297,15 @@ class Elastic:
 
     def _freeze(self, frozen: bool, why: str) -> None:
         assert self.sharing is not None
-        self._cgroup.set_property("cgroup.freeze", str(int(frozen or self.held)))
-        self.frozen = frozen
+        if frozen:
+            self._actuator.freeze(CONTENTION, why)
+        else:
+            self._actuator.thaw(CONTENTION)
         self.sharing.stopped(why)
+
+    def _read_limit(self, key: str) -> None:
+        """Have what stands now among the values, for what is judged next."""
+        self._read("network" if key in NETWORKS else "limits")
 
     def _refuse(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 
+from agentres.kernel.actuator import Actuator
 from agentres.model.errors import NotEnforceable
 from agentres.model.limits import (
     DISKS,
@@ -65,21 +66,16 @@ class Loaded:
 
 
 class Enforced(Record):
-    """What holds, what does not, and how it moves; ``network`` counts and holds that, where anything does."""
+    """What holds, what does not, how it moves, and who writes it from now on."""
 
     settings: list[Setting]
     missing: list[Refused]
     terms: Callable[[Settings], Terms]
-    network: Network | None
+    actuator: Actuator
 
     def holds(self, file: str) -> bool:
         """Whether the limit of this control file was written."""
         return any(setting.file == file for setting in self.settings)
-
-    def close(self) -> None:
-        """Let go of it; all goes on to hold."""
-        if self.network is not None:
-            self.network.close()
 
 
 def enforce(request: Request, home: Home, identity: Identity | None, loaded: Loaded) -> Enforced:
@@ -92,7 +88,9 @@ def enforce(request: Request, home: Home, identity: Identity | None, loaded: Loa
     every = devices.every_disk(table) if limits.limits_every_disk else []
     lines = io_max_lines(limits, every, named)
     settings = limits.settings(lines)
-    missing = agent.apply(settings)
+    disks = {name: tuple(numbers) for name, numbers in {**named, EVERY_DISK: every}.items()}
+    actuator = Actuator(agent, lines, disks)
+    missing = actuator.apply(settings)
     refused = {item.setting for item in missing}
     missing = [item for item in missing if not item.setting.optional]
     if limits.limits_every_disk and not any(item.setting.file == "io.max" for item in missing):
@@ -103,8 +101,8 @@ def enforce(request: Request, home: Home, identity: Identity | None, loaded: Loa
     if isinstance(network, Refused):
         if limits.limits_network:
             missing.append(network)
-        network = None
     elif network is not None:
+        actuator.network = network
         settings.append(network.read().setting())
     for item in missing:
         # A rate for one device says nothing about mounts that have none.
@@ -124,18 +122,15 @@ def enforce(request: Request, home: Home, identity: Identity | None, loaded: Loa
     def terms(settings: Settings) -> Terms:
         from agentres.run.elastic import Terms
 
-        devices = {name: tuple(numbers) for name, numbers in {**named, EVERY_DISK: every}.items()}
         return Terms(
             limits.but(ranges=moving),
-            lines,
-            devices,
             settings.chosen(request.philosophy),
             request.priority,
             request.share,
             os.path.dirname(home.cgroup.path),
         )
 
-    return Enforced(enforced, missing, terms, network)
+    return Enforced(enforced, missing, terms, actuator)
 
 
 _FILES = {

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from functools import partial
 
 from agentres.kernel import bell, delegation, host, registry
-from agentres.model import log
 from agentres.model.errors import (
     ControlFileError,
     Interrupted,
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
     from agentres.kernel.caller import Caller
     from agentres.kernel.cgroup import Cgroup
-    from agentres.kernel.deadman import Deadman
     from agentres.kernel.loop import Loop
     from agentres.kernel.trampoline import Child, Identity
     from agentres.kernel.walls import OwnUser
@@ -78,7 +76,6 @@ class Launch:
         _check_nofile(request.limits)
         self._wired, self._resolver = _isolation(request.limits)
         self._heard: set[int] = set()
-        self._tripwire: tuple[int, Deadman] | None = None
         behalf = request.behalf
         self._walled = request.isolate
         if self._walled is None:
@@ -136,7 +133,7 @@ class Launch:
     def enforce(self) -> None:
         """Write the limits."""
         self._enforced = enforce(self._request, self._home, self._identity, self._loaded)
-        self._taken.callback(self._enforced.close)
+        self._taken.callback(self._enforced.actuator.close)
         self._check_early()
 
     def start(self) -> None:
@@ -196,16 +193,13 @@ class Launch:
         watched = Watched(
             request.name,
             request.command,
-            agent,
-            self._enforced.settings,
+            self._enforced.actuator,
             child.started,
             self._inside,
             self._slice,
             self._home.adopt,
             terms,
             named=request.name if request.named else None,
-            tripwire=self._tripwire,
-            network=self._enforced.network,
             origins=request.origins,
             warn=self._tell,
             caller=None if behalf is None else behalf.caller,
@@ -258,12 +252,9 @@ class Launch:
         """
         limits = self._request.limits
         if "memory" in limits.ranges and isinstance(limits.memory, int) and self._enforced.holds("memory.max"):  # fmt: skip
-            height = _first_tripwire(self._home.agent, limits.memory)
-            if height is not None:
-                from agentres.kernel.deadman import Deadman
+            from agentres.policy.tripwire import ROOM, last
 
-                self._tripwire = height, Deadman(self._home.agent.path)
-                self._taken.callback(self._tripwire[1].close)
+            self._enforced.actuator.set_tripwire(last(limits.memory, ROOM))
         if self._wired and child.wait_until_ready():
             from agentres.kernel import netns
 
@@ -289,8 +280,8 @@ class Launch:
 
         request, agent, enforced = self._request, self._home.agent, self._enforced
         usage, unreadable = agent.usage()
-        if enforced.network is not None:
-            counted = enforced.network.figures()
+        if (network := enforced.actuator.network) is not None:
+            counted = network.figures()
             usage = usage.but(
                 **{key: counted[key] for key in counted if key in usage.__match_args__}
             )
@@ -353,20 +344,6 @@ def _theirs(caller: Caller) -> Identity:
     from agentres.kernel.trampoline import Identity
 
     return Identity(caller.uid, caller.gid, caller.groups, caller.name, "")
-
-
-def _first_tripwire(agent: Cgroup, limit: int) -> int | None:
-    """Have memory.high stand below an elastic limit before anybody can come to it; where, None: nowhere."""
-    from agentres.policy.tripwire import ROOM, last
-
-    height = last(limit, ROOM)
-    try:
-        agent.set_property("memory.high", str(height))
-    except ControlFileError as error:
-        # Only a burst in the first moments is concerned: what watches the agent tries again.
-        log.debug(__name__, "no first tripwire: %s", error)
-        return None
-    return height
 
 
 def _memory_max(agent: Cgroup) -> int | str | None:

@@ -7,6 +7,7 @@ Nothing here waits: a message that the socket does not take is dropped and count
 from __future__ import annotations
 
 import _socket  # not socket: that one makes enums of 300 constants, a quarter of a megabyte
+import fcntl
 import marshal
 import os
 import select
@@ -15,7 +16,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from agentres.kernel.caller import files_of
 from agentres.kernel.loop import Loop
+from agentres.model import log
 from agentres.model.errors import ControlFileError
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy.alerts import Severity
@@ -74,6 +77,7 @@ class Messenger:
         self._dropped: dict[str, int] = {}
         self._open: dict[str, int] = {}
         self._host_slice = ""
+        self._lock = -1
         self._start_at, self._pause = 0.0, _RESTART_LEAST
         self._closing = False
 
@@ -120,8 +124,27 @@ class Messenger:
             self._send(("alert", event))
         self._remember(event)
 
-    def watch_host(self, slice_path: str) -> None:
-        """Have the companion watch the host, and the cgroup that holds all agents' homes."""
+    def watch_host(self, lock: str, slice_path: str) -> None:
+        """Have the companion watch the host, and the cgroup that holds all agents' homes, unless another agent's does.
+
+        A lock on the file at ``lock`` tells whether one does.
+        """
+        if self._lock >= 0 or self._closing:
+            return
+        if all(rule.of == "agent" for rule in self._settings.rules):
+            return
+        try:
+            with files_of(self._caller):
+                held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:  # no state directory: the history says so in an alert
+            log.debug(__name__, "the host is not watched: %s", error)
+            return
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(held)
+            return
+        self._lock = held
         self.start()
         self._host_slice = slice_path
         self._send(("host", {"slice": slice_path}))
@@ -136,14 +159,18 @@ class Messenger:
 
     def close(self) -> None:
         """Let the handlers finish within their time limits, and end the companion."""
-        if self._socket is None:
-            return
+        if self._socket is not None:
+            self._end_companion(self._socket)
+        if self._lock >= 0:
+            os.close(self._lock)
+
+    def _end_companion(self, sock: _socket.socket) -> None:
         longest = max((h.timeout for h in self._settings.handlers), default=0.0)
         if self._callables:
             longest = max(longest, Handler("", "python").timeout)
         patience = longest + _CLOSING
-        self._loop.unwatch(self._socket.fileno())
-        self._socket.shutdown(_socket.SHUT_WR)
+        self._loop.unwatch(sock.fileno())
+        sock.shutdown(_socket.SHUT_WR)
         self._closing = True
         pidfd = os.pidfd_open(self._pid)
         try:
@@ -157,7 +184,7 @@ class Messenger:
         finally:
             os.close(pidfd)
         self._receive()
-        self._socket.close()
+        sock.close()
         self._socket = None
 
     def _fork(self, theirs: _socket.socket, ours: _socket.socket) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from agentres.kernel import devices, host, registry, tree
-from agentres.kernel.cgroup import Cgroup
+from agentres.kernel.actuator import Actuator
 from agentres.model import log
 from agentres.model.errors import AgentresError, NoRoom, UsageError, reason
 from agentres.model.limits import DISKS, EVERY_DISK, IoMax, LimitError, Limits, Range, read_limits
@@ -14,7 +14,6 @@ from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import MAX
 from agentres.policy.capacity import shortage
 from agentres.run.elastic import Terms
-from agentres.run.limiter import Limiter
 from agentres.run.sharing import take
 
 if TYPE_CHECKING:
@@ -42,21 +41,19 @@ def understand(texts: Texts, standing: Limits) -> Limits:
 
 
 class Resize:
-    """Sets the limits that ``texts`` say on the agent in ``cgroup``; AgentresError, with none of them set.
+    """Sets the limits that ``texts`` say on an agent; AgentresError, with none of them set.
 
     ``within`` may lower them, or refuse.  ``terms`` are what holds; afterwards :attr:`terms` are what does, and :attr:`changed` says what was done.
     """
 
     def __init__(
         self,
-        cgroup: Cgroup,
-        limiter: Limiter,
+        actuator: Actuator,
         terms: Terms,
         texts: Texts,
         within: Callable[[Limits], Limits] = lambda limits: limits,
     ) -> None:
-        self._cgroup = cgroup
-        self._limiter = limiter
+        self._actuator = actuator
         self._before = terms
         self._limits = within(understand(texts, terms.limits))
         self.changed: list[Changed] = []
@@ -71,7 +68,7 @@ class Resize:
         done: dict[str, Callable[[], None]] = {}
         try:
             for key, text in given.items():
-                start, before = time.monotonic(), limiter.standing(key)
+                start, before = time.monotonic(), actuator.standing(key)
                 after = self._first(key, before)
                 done[key] = self._undo(key, before)
                 self._write(key, before, after)
@@ -83,20 +80,18 @@ class Resize:
                     f"cannot set --{key.replace('_', '-')}: {reason(error)}"
                 ) from error
             raise
-        self.terms = terms.but(
-            limits=self._limits, io_max=tuple(limiter.lines.values()), disks=dict(limiter.disks)
-        )
+        self.terms = terms.but(limits=self._limits)
 
     def _know(self, key: str) -> None:
         """Find the devices behind a disk's limit."""
         kind, _, name = key.partition("=")
         if kind not in DISKS:
             return
-        if name and name not in self._limiter.disks:
-            self._limiter.disks[name] = tuple(devices.behind(name))
-        for device in self._limiter.disks.get(name, ()):
-            self._limiter.lines.setdefault(device, IoMax(device))
-        if not self._limiter.disks.get(name):
+        if name and name not in self._actuator.disks:
+            self._actuator.disks[name] = tuple(devices.behind(name))
+        for device in self._actuator.disks.get(name, ()):
+            self._actuator.lines.setdefault(device, IoMax(device))
+        if not self._actuator.disks.get(name):
             raise UsageError(
                 f"--{kind.replace('_', '-')}: no disk is to be seen for {name or 'it'}"
             )
@@ -115,16 +110,16 @@ class Resize:
 
     def _write(self, key: str, before: float | str, after: float | str) -> None:
         if key != "memory":
-            self._limiter.write(key, after, elastic=key in self._limits.ranges)
+            self._actuator.write(key, after, elastic=key in self._limits.ranges)
         elif after != MAX and (before == MAX or float(after) < float(before)):
-            self._limiter.lower_memory(int(after))
+            self._actuator.lower_memory(int(after))
             self._claim(int(after))
         else:
             self._raise(before, after)
 
     def _raise(self, before: float | str, after: float | str) -> None:
         if after == MAX:
-            self._limiter.write_memory(MAX)
+            self._actuator.write_memory(MAX)
             self._claim(0)
             return
         wanted, terms = int(after), self._before
@@ -132,7 +127,12 @@ class Resize:
         if before == MAX:  # nobody has counted it so far
             before = 0
         got = take(
-            terms.slice, budget, self._cgroup.path, int(before), wanted, self._limiter.write_memory
+            terms.slice,
+            budget,
+            self._actuator.cgroup.path,
+            int(before),
+            wanted,
+            self._actuator.write_memory,
         )
         if got < wanted:
             why = shortage(budget, tree.claims(terms.slice), wanted - got)
@@ -144,7 +144,9 @@ class Resize:
         between: Range | None = self._limits.ranges.get("memory")
         least = limit if between is None else int(between.least)
         most = 0 if between is None else int(between.most)
-        registry.claim(self._cgroup.fd, registry.Claimed(self._before.priority, least, most=most))
+        registry.claim(
+            self._actuator.cgroup.fd, registry.Claimed(self._before.priority, least, most=most)
+        )
 
     def _put_back(self, done: dict[str, Callable[[], None]], failed: str) -> None:
         lost = []
@@ -160,14 +162,14 @@ class Resize:
             raise AgentresError("; ".join(lost))
 
     def _undo(self, key: str, before: float | str) -> Callable[[], None]:
-        claimed: Claimed | None = registry.claimed(self._cgroup.path)
+        claimed: Claimed | None = registry.claimed(self._actuator.cgroup.path)
 
         def undo() -> None:
             if key == "memory":
-                self._limiter.write_memory(MAX if before == MAX else int(before))
+                self._actuator.write_memory(MAX if before == MAX else int(before))
                 if claimed is not None:
-                    registry.claim(self._cgroup.fd, claimed)
+                    registry.claim(self._actuator.cgroup.fd, claimed)
             else:
-                self._limiter.write(key, before, elastic=key in self._before.limits.ranges)
+                self._actuator.write(key, before, elastic=key in self._before.limits.ranges)
 
         return undo

@@ -6,11 +6,11 @@ Raises, and what happens when nothing is left, are settled under the slice's loc
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 
 from agentres.kernel import host, registry, tree
+from agentres.kernel.actuator import PAGE
 from agentres.kernel.bell import Bell
 from agentres.kernel.cgroup import Cgroup
 from agentres.model import log
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 CONTEND_AGAIN = 0.25
 """Seconds between two looks at a tree in which somebody goes short, beside those that the bell asks for."""
-
-PAGE = os.sysconf("SC_PAGE_SIZE")
-"""Bytes: memory.max is in whole ones."""
 
 _BUDGET_KEPT = 1.0
 """Seconds for which the budget is not read anew: no host shrinks faster than that."""

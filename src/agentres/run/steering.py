@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from agentres.kernel import process
+from agentres.kernel.actuator import COMMAND
 from agentres.kernel.listener import Connection, Peer
 from agentres.model.errors import AgentresError, NotEnforceable, UsageError, reason
 from agentres.model.record import TYPE_CHECKING
@@ -84,6 +85,7 @@ class Steering:
     def _shown(self) -> dict[str, Any]:
         monitor = self._monitor
         frozen = monitor.agent.get_property("cgroup.freeze").strip() == "1"
+        by = monitor.actuator.frozen_by.get(COMMAND) or monitor.subject.detail.get("frozen", "")
         monitor.meter.sample()
         monitor.check_drift()
         used = {key: monitor.meter.values.get(key) for key in _USED}
@@ -94,27 +96,23 @@ class Steering:
             "started": monitor.run.started,
             "supervisor": os.getpid(),
             "main": self._supervision.pid,
-            "priority": None if monitor.terms is None else monitor.terms.priority,
-            "philosophy": None if monitor.terms is None else monitor.terms.philosophy.name,
+            "priority": monitor.terms.priority,
+            "philosophy": monitor.terms.philosophy.name,
             "frozen": frozen,
-            "frozen_by": (monitor.held or monitor.subject.detail.get("frozen", ""))
-            if frozen
-            else "",
+            "frozen_by": by if frozen else "",
             "limits": self._limits(),
-            "enforced": [{"file": s.file, "text": s.text} for s in monitor.drift.enforced],
+            "enforced": [{"file": s.file, "text": s.text} for s in monitor.actuator.written],
             "used": used,
             "drift": monitor.subject.detail["drift"],
             "alerts": self._alerts(),
         }
 
     def _limits(self) -> dict[str, Any]:
-        terms, limiter = self._monitor.terms, self._monitor.limiter
-        if terms is None or limiter is None:
-            return {}
+        terms, actuator = self._monitor.terms, self._monitor.actuator
         shown = {}
         for key in control.SETTABLE:
             for named in [key, *(k for k in terms.limits.ranges if k.startswith(f"{key}="))]:
-                if (standing := limiter.holds(named)) is None:
+                if (standing := actuator.holds(named)) is None:
                     continue
                 between = terms.limits.ranges.get(named)
                 shown[named] = {
@@ -140,38 +138,30 @@ class Steering:
         ]
 
     def _freeze(self, frozen: bool, who: str) -> None:
-        start, elastic = time.monotonic(), self._monitor.elastic
+        start = time.monotonic()
         if frozen:
-            self._monitor.guard()
+            self._monitor.actuator.freeze(COMMAND, f"frozen by {who}")
         else:
             self._only_for_us("thawed")
-        self._monitor.agent.set_property("cgroup.freeze", str(int(frozen)))
-        self._monitor.held = f"frozen by {who}" if frozen else ""
-        if elastic is not None:
-            elastic.held = frozen
+            self._monitor.actuator.thaw()
         self._tell("freeze" if frozen else "thaw", "agent", None, None, who, start)
 
     def _let_go_on(self) -> None:
         """Thaw it, whoever has frozen it: it could not end."""
-        self._monitor.agent.set_property("cgroup.freeze", "0")
-        self._monitor.held = ""
-        if self._monitor.elastic is not None:
-            self._monitor.elastic.held = self._monitor.elastic.frozen = False
+        self._monitor.actuator.thaw()
 
     def _set(
         self, texts: Mapping[str, str | Sequence[str]], who: str, uid: int
     ) -> list[dict[str, Any]]:
         monitor = self._monitor
-        held, limiter = monitor.terms, monitor.limiter
-        if held is None or limiter is None:
-            raise NotEnforceable("its limits are not held by this supervisor")
+        held = monitor.terms
         self._only_for_us("set")
         monitor.meter.read("limits")
         done: Resize | None = None
 
         def terms() -> Terms:
             nonlocal done
-            done = Resize(monitor.agent, limiter, held, texts, partial(self._within, uid))
+            done = Resize(monitor.actuator, held, texts, partial(self._within, uid))
             return done.terms
 
         monitor.anew(terms)
@@ -195,7 +185,6 @@ class Steering:
     def _within(self, uid: int, limits: Limits) -> Limits:
         """What its owner may set; root may set anything."""
         within = self._monitor.watched.within
-        assert self._monitor.terms is not None
         return limits if within is None or uid == 0 else within(limits, self._monitor.terms.limits)
 
     def _only_for_us(self, what: str) -> None:

@@ -137,11 +137,7 @@ class Supervision:
             tuple(self._oom_kills),
             "" if self._monitor is None else self._monitor.short,
             self._stopped,
-            self._monitor.terms.limits
-            if self._steering is not None
-            and self._monitor is not None
-            and self._monitor.terms is not None
-            else None,
+            None if self._steering is None or self._monitor is None else self._monitor.terms.limits,
         )
 
     def finish(self, exit_code: int) -> None:

@@ -1,0 +1,287 @@
+"""What is done to an agent's cgroup: its limits, its tripwire and its freezer have this one writer.
+
+It writes in the order and as far as the kernel takes it without a kill, and knows what it wrote
+(:mod:`agentres.kernel.drift` compares).  The tripwire, ``memory.high``, and the freezer have a deadman: they go
+when the supervisor does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+from agentres.kernel.cgroup import Cgroup
+from agentres.kernel.deadman import Deadman
+from agentres.model import log
+from agentres.model.errors import ControlFileError, NotEnforceable
+from agentres.model.limits import CPU_PERIOD_USEC, NETWORKS, IoMax, Setting
+from agentres.model.record import TYPE_CHECKING
+from agentres.model.units import MAX, format_size
+from agentres.policy.scaling import WORTH
+from agentres.policy.tripwire import ROOM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agentres.kernel.network import Network
+    from agentres.model.limits import Refused
+    from agentres.model.units import Max
+
+FIGURES: Mapping[str, str] = {
+    "memory": "memory_limit",
+    "cpu": "cpu_limit",
+    "pids": "pids_limit",
+    "net_in": "net_in_limit",
+    "net_out": "net_out_limit",
+}
+"""Where a reading has the limit that stands."""
+
+IO: Mapping[str, tuple[str, int]] = {
+    "io_read": ("rbps", 1),
+    "io_write": ("wbps", 2),
+    "io_read_iops": ("riops", 3),
+    "io_write_iops": ("wiops", 4),
+}
+"""The key in ``io.max``, and which figure of one of ``Sample.disks`` it limits."""
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+"""Bytes: memory.max is in whole ones."""
+
+_RECLAIMED = 32 << 20
+"""Bytes of page cache that are given back at once, so that the loop is not kept for long."""
+
+COMMAND, CONTENTION = "command", "contention"
+"""On whose account an agent is frozen: somebody said so, or others need what it has."""
+
+
+class Actuator:
+    """The limits, the tripwire and the freezer of the agent in ``cgroup``.
+
+    A limit's key is a field of ``Limits``, or ``io_read=NAME`` for one disk.  ``network`` is what holds its network's rates, None
+    where nothing does.  ``lines`` are those of ``io.max`` by their device, ``disks`` the device numbers behind each name
+    that an ``io`` limit has ("": every disk).  ``guarded`` makes a deadman for a path.  What the kernel refuses is a
+    ControlFileError, what nothing here can hold a NotEnforceable.
+    """
+
+    def __init__(
+        self,
+        cgroup: Cgroup,
+        io_max: Iterable[IoMax] = (),
+        disks: Mapping[str, tuple[str, ...]] | None = None,
+        guarded: Callable[[str], Deadman] = Deadman,
+    ) -> None:
+        self.cgroup = cgroup
+        self.network: Network | None = None
+        self.lines = {line.device: line for line in io_max}
+        self.disks = dict(disks or {})
+        self.tripwire: int | Max = MAX
+        """What stands in memory.high, by us."""
+        self.frozen_by: dict[str, str] = {}
+        """On whose account it is frozen (:data:`COMMAND`, :data:`CONTENTION`), and why, in words."""
+        self._written: dict[tuple[str, str], Setting] = {}
+        self._guarded = guarded
+        self._deadman: Deadman | None = None
+
+    def close(self) -> None:
+        """Let go of the agent, which is on its own from now on: no tripwire, and what guards it."""
+        self.lift_tripwire()
+        if self.network is not None:
+            self.network.close()
+
+    # Limits.
+
+    def apply(self, settings: Iterable[Setting]) -> list[Refused]:
+        """Write all of them and read them back; what does not hold, all else stands."""
+        settings = list(settings)
+        refused = self.cgroup.apply(settings)
+        without = {item.setting for item in refused}
+        for setting in settings:
+            if setting not in without:
+                self._written[setting.file, setting.key] = setting
+        return refused
+
+    @property
+    def written(self) -> list[Setting]:
+        """The limits as they were written last; those of the network the kernel keeps elsewhere."""
+        return list(self._written.values())
+
+    def standing(self, key: str) -> float | str:
+        """The limit that stands."""
+        if key in NETWORKS or key == "net_loopback":
+            network = self._held().read()
+            return {"net_in": network.net_in, "net_out": network.net_out, "net_loopback": network.loopback}[key]  # fmt: skip
+        if key == "cpu":
+            quota, period = self.cgroup.get_property("cpu.max").split()
+            return MAX if quota == MAX else int(quota) / int(period)
+        if key in _FILES:
+            text = self.cgroup.get_property(_FILES[key]).strip()
+            return MAX if text == MAX else int(text)
+        return min((rate for _, rate in self._rates(key)), key=_number, default=MAX)
+
+    def holds(self, key: str) -> float | str | None:
+        """Likewise; None where nothing holds it here."""
+        if key.partition("=")[0] in IO:
+            return self.fastest(key)
+        if key.startswith("net") and self.network is None:
+            return None
+        try:
+            return self.standing(key)
+        except ControlFileError:  # its controller is not available
+            return None
+
+    def fastest(self, key: str) -> int | Max | None:
+        """The highest rate among the disks of ``key``; None where there is none."""
+        return max((rate for _, rate in self._rates(key)), key=_number, default=None)
+
+    def write(self, key: str, limit: float | str, elastic: bool = True) -> None:
+        """Write a limit that needs no room; memory is not among them."""
+        if key == "cpu":
+            self._write_cpu(limit, elastic)
+        elif key in _FILES:
+            self._write(Setting(_FILES[key], _text(limit)))
+        elif key in NETWORKS:
+            self._write_network(**{key: MAX if limit == MAX else round(float(limit))})
+        elif key == "net_loopback":
+            self._write_network(loopback=limit)
+        else:
+            for device, _ in self._rates(key):
+                rate = MAX if limit == MAX else round(float(limit))
+                line = self.lines[device].but(**{IO[key.partition("=")[0]][0]: rate})
+                self._write(line.setting())
+                self.lines[device] = line
+
+    def write_memory(self, limit: int | Max) -> None:
+        """Write memory.max; a lower one than is in use makes the kernel kill."""
+        self._write(Setting("memory.max", str(limit)))
+
+    def trim_memory(self, wanted: int) -> int:
+        """Lower memory.max to what is wanted, or as near as what is in use allows, if that is worth it.  What it is now."""
+        before = int(self.standing("memory"))
+        wanted = -(-wanted // PAGE) * PAGE
+        current = self._in_use()
+        if current + ROOM > wanted:
+            # Page cache, or what has come since the look: some is given back now, the rest another time.
+            self._reclaim(min(_RECLAIMED, current + ROOM - wanted))
+            current = self._in_use()
+            wanted = max(wanted, current + ROOM)
+        if wanted > WORTH * before:
+            return before
+        # From here on whoever allocates meets the tripwire first, and only then the limit.
+        self.set_tripwire(wanted - ROOM // 2)
+        if self._in_use() > wanted - ROOM // 2:
+            return before  # the tripwire is put right when all is settled
+        self.write_memory(wanted)
+        return wanted
+
+    def lower_memory(self, limit: int) -> None:
+        """Lower memory.max to exactly this.  NotEnforceable where more is in use than can be given back."""
+        self.set_tripwire(limit)  # whoever allocates meanwhile waits there
+        if (excess := self._in_use() - limit) > 0:
+            self._reclaim(excess)
+        if (used := self._in_use()) > limit:
+            raise NotEnforceable(
+                f"{format_size(used)} are in use and cannot be given back", "the kernel would kill"
+            )
+        self.write_memory(limit)
+
+    # The tripwire.
+
+    def set_tripwire(self, height: int | Max) -> bool:
+        """Have memory.high stand there; False where it cannot, and then there is none."""
+        try:
+            self._guard()
+            self.cgroup.set_property("memory.high", str(height))
+        except (OSError, ControlFileError) as error:
+            # Without it a memory alert waits for the next look; a limit is not concerned.
+            log.debug(__name__, "no tripwire: %s", error)
+            self.lift_tripwire()
+            return False
+        self.tripwire = height
+        return True
+
+    def lift_tripwire(self) -> None:
+        """Have none, and nobody who guards it."""
+        if self._deadman is None:
+            return
+        try:
+            self.cgroup.set_property("memory.high", MAX)
+        except ControlFileError as error:  # there is no such file: only the freezer was guarded
+            log.debug(__name__, "no tripwire to lift: %s", error)
+        self.tripwire = MAX
+        self._deadman.close()
+        self._deadman = None
+
+    # The freezer.
+
+    def freeze(self, account: str, why: str) -> None:
+        """Stop all of its processes, until everybody on whose account they are has thawed it."""
+        self._guard()
+        self.cgroup.set_property("cgroup.freeze", "1")
+        self.frozen_by[account] = why
+
+    def thaw(self, account: str = "") -> None:
+        """Let it go on, as far as this account is concerned; empty: whoever has frozen it."""
+        left = {key: why for key, why in self.frozen_by.items() if account and key != account}
+        self.cgroup.set_property("cgroup.freeze", str(int(bool(left))))
+        self.frozen_by = left
+
+    def _guard(self) -> None:
+        """Have somebody let the agent go on should we be killed.  OSError."""
+        if self._deadman is None:
+            self._deadman = self._guarded(self.cgroup.path)
+
+    def _held(self) -> Network:
+        if self.network is None:
+            raise NotEnforceable("nothing counts or limits its network")
+        return self.network
+
+    def _write_network(self, **some: object) -> None:
+        network = self._held()
+        network.write(network.read().but(**some))
+
+    def _write_cpu(self, limit: float | str, elastic: bool) -> None:
+        quota = MAX if limit == MAX else str(round(float(limit) * CPU_PERIOD_USEC))
+        burst = quota if elastic and quota != MAX else "0"
+        settings = [
+            Setting("cpu.max", f"{quota} {CPU_PERIOD_USEC}"),
+            Setting("cpu.max.burst", burst, optional=True),
+        ]
+        before = self.standing("cpu")
+        # The kernel takes no burst above the quota.
+        lower = limit != MAX and (before == MAX or float(limit) < float(before))
+        for setting in settings[::-1] if lower else settings:
+            self._write(setting)
+
+    def _write(self, setting: Setting) -> None:
+        try:
+            self.cgroup.set_property(setting.file, setting.text)
+        except ControlFileError as error:
+            if not setting.optional:
+                raise
+            log.debug(__name__, "without: %s", error)
+            return
+        self._written[setting.file, setting.key] = setting
+
+    def _rates(self, key: str) -> list[tuple[str, int | Max]]:
+        kind, _, name = key.partition("=")
+        return [(dev, getattr(self.lines[dev], IO[kind][0])) for dev in self.disks.get(name, ()) if dev in self.lines]  # fmt: skip
+
+    def _in_use(self) -> int:
+        return int(self.cgroup.get_property("memory.current"))
+
+    def _reclaim(self, size: int) -> None:
+        try:
+            self.cgroup.set_property("memory.reclaim", str(size))
+        except ControlFileError as error:  # not all of it could be had, or Linux before 5.19
+            log.debug(__name__, "%s", error)
+
+
+_FILES = {"memory": "memory.max", "swap": "memory.swap.max", "pids": "pids.max"}
+
+
+def _text(limit: float | str) -> str:
+    return MAX if limit == MAX else str(round(float(limit)))
+
+
+def _number(rate: int | Max) -> float:
+    return float("inf") if rate == MAX else float(rate)

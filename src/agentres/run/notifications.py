@@ -1,0 +1,75 @@
+"""Control files that notify, on the supervisor's loop: each is heard at once, and then not before a breath."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from agentres.kernel.loop import Loop
+from agentres.kernel.pressure import trigger
+from agentres.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Literal
+
+BREATH = 0.05
+"""Seconds between two readings of a control file that notifies without end.
+
+The kernel throttles ``memory.events`` to a notification each 10 ms; an agent that lives off page cache at
+its limit causes one each time, and none of them is news.
+"""
+
+
+class Notifications:
+    """Calls back when one of them notifies; who is called pauses it (:meth:`pause`)."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._paused: set[int] = set()
+        self._triggers: list[int] = []
+
+    def hear(self, fd: int | None, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called for an open control file; None: there is no such file here."""
+        if fd is not None:
+            self._callbacks[fd] = callback
+            self._loop.watch(fd, callback, select.EPOLLPRI)
+
+    def hear_pressure(
+        self,
+        cgroup: int,
+        resource: Literal["cpu", "memory", "io"],
+        callback: Callable[[], None],
+    ) -> None:
+        """Likewise when tasks of the cgroup wait for a resource (PSI), where the kernel tells that."""
+        if (fd := trigger(cgroup, resource)) is not None:
+            self._triggers.append(fd)
+
+            def stalled() -> None:
+                self.pause(fd)
+                callback()
+
+            self.hear(fd, stalled)
+
+    def pause(self, fd: int | None) -> None:
+        """Hear a file again only after a breath; what comes meanwhile is told then."""
+        assert fd is not None
+        self._loop.unwatch(fd)
+        self._paused.add(fd)
+        self._loop.call_at(time.monotonic() + BREATH, lambda: self._resume(fd))
+
+    def _resume(self, fd: int) -> None:
+        if (callback := self._callbacks.get(fd)) is not None:
+            self._paused.discard(fd)
+            self._loop.watch(fd, callback, select.EPOLLPRI)
+
+    def close(self) -> None:
+        """Hear nothing any more."""
+        for fd in self._callbacks.keys() - self._paused:
+            self._loop.unwatch(fd)
+        self._callbacks.clear()
+        for fd in self._triggers:
+            os.close(fd)
+        self._triggers.clear()

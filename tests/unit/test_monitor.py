@@ -1,0 +1,243 @@
+"""The wiring around one agent: a folder for its cgroup, a loop that is stepped, time that is simulated."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_agent import MEMORY, Clock, Fake, Guard
+from fake_slice import MIB, FakeSlice, keep_attributes
+
+from agentres.kernel import host
+from agentres.kernel.actuator import COMMAND, Actuator
+from agentres.kernel.loop import Timer
+from agentres.model.limits import Limits, Setting
+from agentres.policy.alerts import Rule, Severity
+from agentres.policy.scaling import BALANCED
+from agentres.policy.settings import Settings
+from agentres.run import monitor as module
+from agentres.run import notifications
+from agentres.run.elastic import Terms
+from agentres.run.monitor import Monitor, Watched
+from agentres.watch.engine import Engine
+
+RULES = (
+    Rule("memory", "memory", "agent", ((Severity.WARNING, 0.75), (Severity.CRITICAL, 0.8)), True),
+    Rule("drift", "drift", "agent", ((Severity.WARNING, 1.0),)),
+    Rule("frozen", "frozen", "agent", ((Severity.WARNING, 1.0),)),
+)
+
+
+class Stepped:
+    """A loop whose events and whose time a test brings."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.timers: list[Timer] = []
+        self.watched: dict[int, Callable[[], object]] = {}
+
+    def watch(self, fd: int, callback: Callable[[], object], events: int = 0) -> None:
+        assert fd not in self.watched
+        self.watched[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        del self.watched[fd]
+
+    def call_at(self, deadline: float, callback: Callable[[], None]) -> Timer:
+        self.timers.append(Timer(deadline, callback, len(self.timers)))
+        return self.timers[-1]
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while due := [t for t in self.timers if t.callback is not None and t.deadline <= end]:
+            first = min(due)
+            self.timers.remove(first)
+            self.now = max(self.now, first.deadline)
+            assert first.callback is not None
+            first.callback()
+        self.now = end
+
+
+class Told:
+    """Stands for the messenger: what handlers would be told."""
+
+    def __init__(self, *_: object) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.closed = False
+
+    def alert(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+
+    def watch_host(self, lock: str, slice_path: str) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Watching:
+    """A monitor of an agent in a folder, and all that it is wired to."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        keep_attributes(tmp_path, monkeypatch)
+        monkeypatch.setattr(host, "memory", lambda: 8000 * MIB)
+        clock = Clock()
+        monkeypatch.setattr(time, "clock_gettime", lambda which: clock.now)
+        self.loop = Stepped()
+        monkeypatch.setattr(time, "monotonic", lambda: self.loop.now)
+        monkeypatch.setattr(module, "Engine", partial(Engine, clock=lambda: self.loop.now))
+        monkeypatch.setattr(module, "Messenger", Told)
+        monkeypatch.setattr(notifications, "trigger", lambda cgroup, resource: None)
+        slice_ = FakeSlice(tmp_path / "cgroup")
+        self.agent = slice_.agent("a", 256 * MIB, 100 * MIB)
+        (self.agent / "main").mkdir()
+        for file, text in {
+            "memory.high": "max", "memory.events": "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0",
+            "pids.max": "512", "pids.current": "1", "cgroup.stat": "nr_descendants 1",
+            "main/cgroup.procs": f"{os.getpid()}",
+        }.items():  # fmt: skip
+            (self.agent / file).write_text(f"{text}\n")
+        self.cgroup = Fake(str(self.agent))
+        self.actuator = Actuator(self.cgroup, guarded=Guard)
+        self.actuator.apply([Setting("memory.max", str(256 * MIB)), Setting("pids.max", "512")])
+        self.ooms = 0
+        limits = Limits(memory=256 * MIB, pids=512, ranges=MEMORY)
+        watched = Watched(
+            "a", ("sleep",), self.actuator, self.loop.now, "/agentres.slice/a/agent", str(slice_.path),
+            lambda pid: None, Terms(limits, BALANCED, 100, 0.8, str(slice_.path)),
+        )  # fmt: skip
+        settings = Settings(history=False, rules=RULES, handlers=())
+        self.monitor = Monitor(self.loop, watched, settings, self._oom)  # type: ignore[arg-type]
+
+    def _oom(self) -> None:
+        self.ooms += 1
+
+    @property
+    def told(self) -> list[tuple[str, str, str]]:
+        messenger = self.monitor._messenger
+        assert isinstance(messenger, Told)
+        return [(e["event"], e["rule"], e["severity"]) for e in messenger.events]
+
+    def notify(self, file: str) -> None:
+        """What the kernel does when the control file has changed."""
+        fd = self.monitor.meter.fd(file)
+        assert fd is not None
+        self.loop.watched[fd]()
+
+    def events(self, **counts: int) -> None:
+        rows = {"low": 0, "high": 0, "max": 0, "oom": 0, "oom_kill": 0, **counts}
+        (self.agent / "memory.events").write_text("".join(f"{k} {v}\n" for k, v in rows.items()))
+
+    def text(self, file: str) -> str:
+        return (self.agent / file).read_text().strip()
+
+    def close(self) -> None:
+        self.monitor.finish(0)
+        self.actuator.close()
+        self.cgroup.close()
+
+
+@pytest.fixture
+def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watching]:
+    made = Watching(tmp_path, monkeypatch)
+    yield made
+    made.close()
+
+
+def test_the_tripwire_stands_at_the_next_raise_and_follows_it(watching: Watching) -> None:
+    # 75 % of 256 MiB, and what nobody counts as used above it: none.
+    assert watching.actuator.tripwire == 192 * MIB
+    watching.cgroup.uses(193 * MIB)
+    watching.events(high=1)
+    watching.notify("memory.events")
+    limit = int(watching.text("memory.max"))
+    assert limit > 256 * MIB
+    assert watching.monitor.meter.values["memory_limit"] == limit
+    assert int(watching.text("memory.high")) == watching.actuator.tripwire == 0.75 * limit
+
+
+def test_memory_beyond_what_it_may_have_is_told_of(watching: Watching) -> None:
+    watching.cgroup.uses(3500 * MIB)
+    watching.events(high=1)
+    watching.notify("memory.events")
+    assert ("raised", "memory", "CRITICAL") in watching.told
+    watching.cgroup.uses(100 * MIB)
+    watching.loop.run(10)
+    assert watching.told[-1][:2] == ("resolved", "memory")
+
+
+def test_who_was_killed_is_asked_about_once(watching: Watching) -> None:
+    watching.events(oom=1, oom_kill=1)
+    watching.notify("memory.events")
+    watching.loop.run(1)
+    watching.notify("memory.events")
+    assert watching.ooms == 1
+
+
+def test_a_file_that_notifies_all_the_time_is_heard_once_a_breath(watching: Watching) -> None:
+    fd = watching.monitor.meter.fd("memory.events")
+    watching.loop.run(2)  # no raise lately
+    watching.notify("memory.events")
+    assert fd not in watching.loop.watched
+    watching.loop.run(notifications.BREATH)
+    assert fd in watching.loop.watched
+
+
+def test_what_somebody_else_wrote_is_drift_and_our_own_moves_are_not(watching: Watching) -> None:
+    watching.actuator.write("pids", 100)
+    watching.loop.watched[watching.monitor.drift.fd]()
+    assert watching.told == []
+    (watching.agent / "pids.max").write_text("max\n")
+    watching.loop.watched[watching.monitor.drift.fd]()
+    assert watching.told == [("raised", "drift", "WARNING")]
+    assert "pids.max is 'max', was set to '100'" in watching.monitor.subject.detail["drift"]
+    assert watching.monitor.meter.values["pids_limit"] is None
+
+
+@pytest.mark.parametrize("by_us", [False, True])
+def test_a_frozen_agent_is_told_of_and_who_froze_it(watching: Watching, by_us: bool) -> None:
+    if by_us:
+        watching.actuator.freeze(COMMAND, "frozen by uid 0")
+    (watching.agent / "cgroup.events").write_text("populated 1\nfrozen 1\n")
+    watching.notify("cgroup.events")
+    assert watching.told == [("raised", "frozen", "WARNING")]
+    why = "frozen by uid 0" if by_us else "somebody wrote cgroup.freeze"
+    assert watching.monitor.subject.detail["frozen"] == why
+
+
+def test_other_terms_hold_from_then_on(watching: Watching) -> None:
+    terms = watching.monitor.terms
+    fixed = terms.but(limits=terms.limits.but(ranges={}))
+    watching.monitor.anew(lambda: fixed)
+    assert watching.monitor.elastic is None
+    watching.cgroup.uses(250 * MIB)
+    watching.notify("memory.events")
+    assert watching.text("memory.max") == str(256 * MIB)
+
+    def refused() -> Terms:
+        raise ValueError("no")
+
+    watching.monitor.anew(lambda: terms)
+    with pytest.raises(ValueError, match="no"):
+        watching.monitor.anew(refused)
+    assert watching.monitor.elastic is not None  # as before
+
+
+def test_nothing_stands_and_nothing_is_heard_after_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    watching = Watching(tmp_path, monkeypatch)
+    watching.cgroup.uses(240 * MIB)
+    watching.events(high=1)
+    watching.notify("memory.events")
+    watching.close()
+    assert watching.text("memory.high") == "max"
+    assert watching.loop.watched == {}
+    assert [timer for timer in watching.loop.timers if timer.callback is not None] == []
+    assert len(os.listdir("/proc/self/fd")) == before
