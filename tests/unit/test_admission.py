@@ -15,6 +15,7 @@ from fake_slice import MIB, FakeSlice, keep_attributes
 from agentres.kernel import bell, host, registry, tree
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.inotify import Inotify
+from agentres.kernel.lock import Lock
 from agentres.kernel.registry import Claimed
 from agentres.model.errors import Interrupted, NoRoom
 from agentres.model.limits import Limits, Range
@@ -404,7 +405,7 @@ def test_a_signal_ends_the_wait_for_the_lock(apply: Apply, slice: FakeSlice, clo
     def early() -> None:
         raise Interrupted(15)
 
-    with tree.Lock(str(slice.path)), pytest.raises(Interrupted):
+    with Lock(str(slice.path)), pytest.raises(Interrupted):
         enter(apply(), early, pytest.fail)
 
 

@@ -16,12 +16,12 @@ attributes of the scope itself, so nothing of ours is written there but ``cgroup
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 
 from agentres.kernel import systemd
 from agentres.kernel.cgroup import Cgroup
+from agentres.kernel.lock import Lock
 from agentres.kernel.mounts import Mount, mounts
 from agentres.kernel.process import parse_cgroup
 from agentres.model import log
@@ -39,7 +39,11 @@ UNIFIED = "boot with systemd.unified_cgroup_hierarchy=1 (without systemd: cgroup
 """The remedy on a host whose controllers v1 holds."""
 
 _PREFIX = "agentres-"
+
 _BYSTANDERS = "agentres.bystanders"
+
+_TURN_SECONDS = 30.0
+"""How long one run may have the parent to itself before the next gives up."""
 
 
 class Hierarchy(Record):
@@ -349,7 +353,7 @@ class DirectHome(Home):
         self.origin = origin
         try:
             # All under one lock: an empty home is what the next run sweeps away.
-            with _Locked(self.parent):
+            with Lock(self.parent.path, _TURN_SECONDS, in_line=True):
                 self.slice = _child(self.parent, systemd.SLICE)
                 _sweep(self.slice)
                 self.cgroup = self.slice.create(_PREFIX + name)
@@ -403,7 +407,7 @@ class DirectHome(Home):
         target.close()
 
     def _leave(self) -> None:
-        with _Locked(self.parent):
+        with Lock(self.parent.path, _TURN_SECONDS, in_line=True):
             others = [
                 name for name in self.slice.children() if not self.cgroup.path.endswith("/" + name)
             ]
@@ -449,16 +453,3 @@ def _sweep(parent: Cgroup) -> None:
             else:
                 log.debug(__name__, "removing %s, left by a run that was killed", home.path)
                 home.remove_tree()
-
-
-class _Locked:
-    """flock(2) on a cgroup's directory, for the block."""
-
-    def __init__(self, cgroup: Cgroup) -> None:
-        self._fd = cgroup.fd
-
-    def __enter__(self) -> None:
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        fcntl.flock(self._fd, fcntl.LOCK_UN)

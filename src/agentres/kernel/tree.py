@@ -1,4 +1,4 @@
-"""What all agents of a slice have and want, read from their cgroups, and the lock on changing that.
+"""What all agents of a slice have and want, read from their cgroups.
 
 The tree is the record: limits are read back from it, never remembered, so that supervisors that know
 nothing of each other agree.
@@ -6,111 +6,23 @@ nothing of each other agree.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 
 from agentres.kernel import process, registry
 from agentres.kernel.systemd import SLICE
 from agentres.model import log
-from agentres.model.errors import AgentresError
 from agentres.model.limits import page_align
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy.capacity import Budget, Claim
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import TracebackType
+    from collections.abc import Iterator
 
     from agentres.kernel.delegation import Place
 
 PREFIXES = ("agentres-", "agentres@")
 """What the name of every agent's home begins with: a scope's or a plain cgroup's, or a unit's."""
-
-LOCK_SECONDS = 0.1
-"""How long to wait for the lock: who has it reads some files and writes one."""
-
-
-_UNSEEN = 5
-"""How often nobody may be seen to have the lock, who then is of another pid namespace."""
-
-
-class Locked(AgentresError):
-    """Somebody holds the lock for longer than any supervisor does."""
-
-
-class Lock:
-    """An flock(2) on the slice's directory, for a ``with``; Locked after ``patience`` seconds, OSError.
-
-    With ``in_line`` the patience is with each holder: where one after another has it, it is nobody's fault that
-    this takes long.  ``meanwhile`` is called again and again while somebody else has it, and may raise.
-    """
-
-    __slots__ = ("_fd", "_in_line", "_meanwhile", "_patience", "path")
-
-    def __init__(
-        self,
-        path: str,
-        patience: float = LOCK_SECONDS,
-        meanwhile: Callable[[], None] = lambda: None,
-        in_line: bool = False,
-    ) -> None:
-        self.path = path
-        self._patience = patience
-        self._meanwhile = meanwhile
-        self._in_line = in_line
-        self._fd = -1
-
-    def __enter__(self) -> None:
-        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._take(fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        self._fd = fd
-
-    def _take(self, fd: int) -> None:
-        deadline = time.monotonic() + self._patience
-        holder = unseen = 0
-        pause = 0.0005
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    before, holder = holder, _holder(fd) if self._in_line else 0
-                    # Whoever had it may have let go of it in between: then nobody is seen, and it is tried again.
-                    unseen = 0 if holder else unseen + 1
-                    if not self._in_line or unseen > _UNSEEN or (holder and holder == before):
-                        raise Locked(f"the lock on {self.path} is held: see lslocks(8)") from None
-                    if holder:
-                        deadline = time.monotonic() + self._patience
-            self._meanwhile()
-            time.sleep(pause)
-            pause = min(pause * 2, 0.01)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        os.close(self._fd)
-
-
-def _holder(fd: int) -> int:
-    """Who has an flock(2) on the file (proc_locks(5)); 0: nobody that we see."""
-    it = os.fstat(fd)
-    file_id = f"{os.major(it.st_dev):02x}:{os.minor(it.st_dev):02x}:{it.st_ino}"
-    with open("/proc/locks") as file:
-        for line in file:
-            # 1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF
-            words = line.split()
-            if words[1] == "FLOCK" and words[5] == file_id:
-                return int(words[4])
-    return 0
 
 
 def claims(path: str) -> list[Claim]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from agentres.kernel import host, registry, tree
+from agentres.kernel.lock import Lock
 from agentres.model import log
 from agentres.model.errors import NoRoom
 from agentres.model.limits import Setting
@@ -77,7 +78,7 @@ def enter(who: Applicant, early: Callable[[], None], tell: Callable[[str], None]
 
 
 def _try(who: Applicant, least: int, start: int, early: Callable[[], None]) -> Admission:
-    with tree.Lock(who.slice, LOCK_PATIENCE, early, in_line=True):
+    with Lock(who.slice, LOCK_PATIENCE, early, in_line=True):
         claims = tree.claims(who.slice)
         mine = next((claim for claim in claims if claim.path == who.cgroup.path), None)
         others = [claim for claim in claims if claim.path != who.cgroup.path]

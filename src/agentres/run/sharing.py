@@ -13,6 +13,7 @@ from agentres.kernel import host, registry, tree
 from agentres.kernel.actuator import PAGE
 from agentres.kernel.bell import Bell
 from agentres.kernel.cgroup import Cgroup
+from agentres.kernel.lock import Lock, Locked
 from agentres.model import log
 from agentres.model.errors import AgentresError
 from agentres.model.record import TYPE_CHECKING
@@ -45,11 +46,11 @@ def take(
     """Raise the limit of the agent at ``path`` as far as there is room; ``write`` writes it.  What it is now."""
     wanted = wanted // PAGE * PAGE
     try:
-        with tree.Lock(slice_path, _GROWTH_PATIENCE):
+        with Lock(slice_path, _GROWTH_PATIENCE):
             after = _granted(tree.claims(slice_path), budget, path, before, wanted)
             if after > before:
                 write(after)
-    except tree.Locked as error:
+    except Locked as error:
         # Whoever holds it shall keep nobody from growing.  Two may then take the same room, for which
         # the slice's own limit stands.
         log.debug(__name__, "%s", error)
@@ -158,7 +159,7 @@ class Sharing:
         """Do our part in what the tree asks for; seconds until it should be asked again, at the latest."""
         done = False
         try:
-            with tree.Lock(self._slice):
+            with Lock(self._slice):
                 claims = tree.claims(self._slice)
                 now = time.clock_gettime(time.CLOCK_BOOTTIME)
                 steps = contention.decide(self.budget(), claims, now)
