@@ -24,7 +24,6 @@ class Simulated:
         self.samples: list[tuple[float, Sample]] = []
         self.reads: list[tuple[float, str]] = []
         self.values: dict[str, Any] = dict.fromkeys(Sample.__match_args__)
-        self.values.update(history=0, handlers=0, drift=0)
         self.unreadable: dict[str, str] = {}
         self.figures = figures
         settings = Settings(rules=rules)

@@ -56,8 +56,8 @@ def test_what_a_refused_raise_held_back_is_no_demand(values: dict[str, Any]) -> 
     recorder = FakeRecorder()
     each = learning(recorder, values)
     # It stays at its tripwire, and never meets the limit itself.
-    values.update(working_set=168 * MIB, memory_limit=200 * MIB, memory_max=0, starved=1)
-    each.sampled(5.0)
+    values.update(working_set=168 * MIB, memory_limit=200 * MIB, memory_max=0)
+    each.sampled(5.0, starved=True)
     each.finish(6.0)
     ((_, observed),) = learnt(recorder)
     assert observed.memory_held == 200 * MIB

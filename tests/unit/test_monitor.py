@@ -19,7 +19,7 @@ from agentres.kernel.loop import Timer
 from agentres.model.limits import Limits, Setting
 from agentres.policy.alerts import Rule, Severity
 from agentres.policy.scaling import BALANCED
-from agentres.policy.settings import Settings
+from agentres.policy.settings import Handler, Settings
 from agentres.run import monitor as module
 from agentres.run import notifications
 from agentres.run.elastic import Terms
@@ -30,6 +30,7 @@ RULES = (
     Rule("memory", "memory", "agent", ((Severity.WARNING, 0.75), (Severity.CRITICAL, 0.8)), True),
     Rule("drift", "drift", "agent", ((Severity.WARNING, 1.0),)),
     Rule("frozen", "frozen", "agent", ((Severity.WARNING, 1.0),)),
+    Rule("handlers", "handlers", "agent", ((Severity.WARNING, 1.0),)),
 )
 
 
@@ -66,9 +67,15 @@ class Stepped:
 class Told:
     """Stands for the messenger: what handlers would be told."""
 
-    def __init__(self, *_: object) -> None:
+    trouble = ""
+
+    def __init__(self, *given: Any) -> None:
         self.events: list[dict[str, Any]] = []
         self.closed = False
+        self._on_trouble = given[4]
+
+    def start(self) -> None:
+        self._on_trouble(self.trouble, 1)
 
     def alert(self, event: dict[str, Any]) -> None:
         self.events.append(event)
@@ -111,7 +118,8 @@ class Watching:
             "a", ("sleep",), self.actuator, self.loop.now, "/agentres.slice/a/agent", str(slice_.path),
             lambda pid: None, Terms(limits, BALANCED, 100, 0.8, str(slice_.path)),
         )  # fmt: skip
-        settings = Settings(history=False, rules=RULES, handlers=())
+        handlers = (Handler("j", "journal"),) if Told.trouble else ()
+        settings = Settings(history=False, rules=RULES, handlers=handlers)
         self.monitor = Monitor(self.loop, watched, settings, self._oom)  # type: ignore[arg-type]
 
     def _oom(self) -> None:
@@ -208,6 +216,16 @@ def test_a_frozen_agent_is_told_of_and_who_froze_it(watching: Watching, by_us: b
     assert watching.told == [("raised", "frozen", "WARNING")]
     why = "frozen by uid 0" if by_us else "somebody wrote cgroup.freeze"
     assert watching.monitor.subject.detail["frozen"] == why
+
+
+def test_handlers_that_cannot_be_started_are_told_of_from_the_first_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Told, "trouble", "the handlers cannot be started: no memory")
+    watching = Watching(tmp_path, monkeypatch)
+    assert watching.told[0] == ("raised", "handlers", "WARNING")
+    assert watching.monitor.subject.detail["handlers"] == Told.trouble
+    watching.close()
 
 
 def test_other_terms_hold_from_then_on(watching: Watching) -> None:

@@ -82,12 +82,11 @@ class Learning:
         warnings: list[str] = []
         self._recorder.ask(question, answered)
 
-    def memory(self) -> None:
-        """Memory was read."""
+    def memory(self, starved: bool = False) -> None:
+        """Memory was read; ``starved``: it was refused more."""
         use, limit = self._values["working_set"], self._values["memory_limit"]
         if use is not None:
             hits = self._values["memory_max"] or 0
-            starved = bool(self._values.get("starved"))
             self._observer.memory(use, limit, hits > self._hits, starved)
             self._hits = hits
         kills = self._values["memory_oom_kill"] or 0
@@ -95,9 +94,9 @@ class Learning:
             self._observer.killed(limit)
         self._kills = kills
 
-    def sampled(self, now: float) -> None:
+    def sampled(self, now: float, starved: bool = False) -> None:
         """Everything was read."""
-        self.memory()
+        self.memory(starved)
         values = self._values
         if (usage := values["usage_usec"]) is not None and now > self._before:
             periods, met = values["nr_periods"] or 0, values["nr_throttled"] or 0

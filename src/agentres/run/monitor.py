@@ -131,8 +131,6 @@ class Monitor:
             watched.caller,
             watched.environment,
         )
-        if callables or any(handler.type != "terminal" for handler in settings.handlers):
-            self._messenger.start()
         self._recorder: Recorder | None = None
         if history:
             self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -152,7 +150,6 @@ class Monitor:
                 self._recorder, settings, self.meter.values, watched.named, watched.command, watched.started
             )  # fmt: skip
         self.meter.read("limits")
-        self.meter.values.update(history=0, handlers=0, drift=0, starved=0, frozen=0)
         self._engine = Engine(loop, settings, self._tell, self._sampled)
         self.subject = _Agent(self, self.meter, settings, watched.started)
         self.drift = Drift(self.actuator, watched.inside)
@@ -169,6 +166,8 @@ class Monitor:
         for resource, groups in _STALLED.items():
             look = partial(self._look_by_event, *groups)
             self._notifications.hear_pressure(self.agent.fd, resource, look)
+        if callables or any(handler.type != "terminal" for handler in settings.handlers):
+            self._messenger.start()  # which may tell of its trouble at once
         self.meter.read("events")
         self._engine.add(self.subject)
         if self._learning is not None:
@@ -241,16 +240,14 @@ class Monitor:
     def _check_moved(self) -> None:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         found = self._limits_off + self.drift.moved(map(int, self.meter.pids), now)
-        self.subject.detail["drift"] = "; ".join(found)
-        self.meter.values["drift"] = len(found)
-        self._engine.observe(self.subject, "drift")
+        self._engine.note(self.subject, "drift", len(found), "; ".join(found))
 
     # What the engine tells.
 
     def _sampled(self, subject: Subject, when: float, sample: Sample) -> None:
         self._keep("add", [(subject.run, when, sample)])
         if self._learning is not None:
-            self._learning.sampled(time.monotonic())
+            self._learning.sampled(time.monotonic(), bool(self.subject.states["starved"]))
         self._samples += 1
         if self._samples % _READ_BACK_EVERY == 0:
             self.check_drift()
@@ -310,7 +307,7 @@ class Monitor:
     def observed(self, resource: str, value: float | None, now: float) -> float:
         """A value was read, and is not judged yet."""
         if resource == "memory" and self._learning is not None:
-            self._learning.memory()
+            self._learning.memory(bool(self.subject.states["starved"]))
         return _NEVER if self.elastic is None else self.elastic.observed(resource, value, now)
 
     def ceiling(self, resource: str) -> float | None:
@@ -330,10 +327,8 @@ class Monitor:
         self._keep("act", {"run": self.run.id, "agent": self.run.name, **action})
 
     def _state(self, resource: str, holds: bool, why: str) -> None:
-        if self.meter.values[resource] != holds:
-            self.subject.detail[resource] = why
-            self.meter.values[resource] = int(holds)
-            self._engine.observe(self.subject, resource)
+        if self.subject.states[resource] != holds:
+            self._engine.note(self.subject, resource, int(holds), why)
 
     def settled(self) -> None:
         """All that was read has been judged: move the tripwire to the next threshold."""
@@ -370,14 +365,11 @@ class Monitor:
         assert self._recorder is not None
         os.eventfd_read(self._wake)
         self._recorder.answers()
-        self.subject.detail["history"] = self._recorder.trouble
-        self.meter.values["history"] = int(bool(self._recorder.trouble))
-        self._engine.observe(self.subject, "history")
+        trouble = self._recorder.trouble
+        self._engine.note(self.subject, "history", int(bool(trouble)), trouble)
 
     def _alerts_dropped(self, what: str, count: int) -> None:
-        self.subject.detail["handlers"] = what
-        self.meter.values["handlers"] = count
-        self._engine.observe(self.subject, "handlers")
+        self._engine.note(self.subject, "handlers", count, what)
 
 
 class _Agent(Subject):

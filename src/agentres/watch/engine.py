@@ -45,14 +45,17 @@ class Subject:
     """Something that has figures and rules: an agent, the slice of all agents, the host.
 
     ``run`` and ``name`` are what its alerts and samples are filed under; ``since`` is time.monotonic() when
-    its counters were 0, None where that was before our time.  ``detail`` says more of an alert about a
-    resource, in words.
+    its counters were 0, None where that was before our time.  ``states`` are the figures that no meter reads
+    (:data:`agentres.policy.resources.OWN`); ``detail`` says more of an alert about a resource, in words.
     """
 
     def __init__(
         self, run: str, name: str, of: str, meter: Meter, settings: Settings, since: float | None
     ) -> None:
         self.run, self.name, self.of, self.meter = run, name, of, meter
+        self.states: dict[str, float] = {
+            name: 0 for name, spec in RESOURCES.items() if spec.group == OWN and of in spec.of
+        }
         self.detail: dict[str, str] = {}
         self.watches: dict[str, list[Watch]] = {}
         self.sample_at = 0.0
@@ -102,7 +105,7 @@ class Subject:
         A rate is over the time since the last call; when that was too short it is the one before.
         """
         spec = RESOURCES[resource]
-        raw = spec.raw(self.meter.values)
+        raw = spec.raw(self.states if spec.group == OWN else self.meter.values)
         if spec.kind != RATE:
             return raw
         before = self._raw.get(resource)
@@ -170,8 +173,10 @@ class Engine:
             self._look(subject, group, now)
         self._arm(subject)
 
-    def observe(self, subject: Subject, resource: str) -> None:
-        """Take a value that the meter does not read, and that stands in its ``values`` already."""
+    def note(self, subject: Subject, resource: str, value: float, detail: str) -> None:
+        """Take a figure that no meter reads, and what is to be said of it."""
+        subject.states[resource] = value
+        subject.detail[resource] = detail
         if resource in subject.watches:
             self._observe(subject, resource, self._clock())
 
@@ -197,7 +202,7 @@ class Engine:
     def _sample(self, subject: Subject, now: float) -> None:
         sample = subject.meter.sample()
         unreadable = subject.meter.unreadable
-        subject.meter.values["unreadable"] = len(unreadable)
+        subject.states["unreadable"] = len(unreadable)
         if unreadable:
             subject.detail["unreadable"] = "; ".join(unreadable.values())
         self._keep(subject, time.time(), sample)
