@@ -25,6 +25,7 @@ def history(
         Argument(
             metavar="NAME",
             help="An agent, host, or agentres.slice; without it, the runs that are known.",
+            names=show.recorded,
         ),
     ] = None,
     run_id: Annotated[

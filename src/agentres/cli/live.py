@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from agentres.cli import show as shown
 from agentres.cli.parameters import Argument, Option, of_run, takes
 from agentres.cli.stderr import say
-from agentres.kernel import registry
+from agentres.kernel import delegation, registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.registry import Found
 from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, printable
@@ -28,8 +28,14 @@ from agentres.run.options import Option as RunOption
 SCHEMA = 1
 """The version of the JSON; it rises when a key changes its meaning or goes."""
 
-Name = Annotated[str, Argument(metavar="NAME", help="The agent.")]
-Names = Annotated[list[str], Argument(metavar="NAME...", help="The agents.")]
+
+def running() -> list[str]:
+    """The names of the agents that run here, everybody's."""
+    return [agent.name for agent in registry.running(delegation.hierarchy().mount)]
+
+
+Name = Annotated[str, Argument(metavar="NAME", help="The agent.", names=running)]
+Names = Annotated[list[str], Argument(metavar="NAME...", help="The agents.", names=running)]
 User = Annotated[
     str | None,
     Option("--user", metavar="USER", help="Whose agent, where several are called so."),

@@ -43,10 +43,11 @@ class Option(Record):
 
 
 class Argument(Record):
-    """What stands by its place; a list takes all that is left."""
+    """What stands by its place; a list takes all that is left.  ``names`` tells what a shell may complete it with."""
 
     metavar: str = ""
     help: str = ""
+    names: Callable[[], Iterable[str]] | None = None
 
 
 class Parameter(Record):

@@ -40,7 +40,7 @@ def predict(
     name: Annotated[
         str | None,
         Argument(
-            metavar="NAME", help="An agent; without it, all of whom something is known.",
+            metavar="NAME", help="An agent; without it, all of whom something is known.", names=show.recorded,
         ),
     ] = None,
     command: Annotated[

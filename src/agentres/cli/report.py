@@ -28,7 +28,7 @@ FORMATS = ("html", "json", "csv")
 def report(
     names: Annotated[
         list[str] | None,
-        Argument(metavar="[NAME]...", help="Agents; without one, all."),
+        Argument(metavar="[NAME]...", help="Agents; without one, all.", names=show.recorded),
     ] = None,
     since: Annotated[
         str | None,

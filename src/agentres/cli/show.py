@@ -53,6 +53,15 @@ def open_history(write: bool = False) -> Store:
     return Store.open(path)
 
 
+def recorded() -> list[str]:
+    """The names in the history."""
+    store = open_history()
+    try:
+        return sorted({run.name for run in store.runs()})
+    finally:
+        store.close()
+
+
 def since(duration: str | None) -> float | None:
     """The unix time that long ago."""
     if duration is None:

@@ -1,0 +1,146 @@
+"""What a shell may complete a line with, without Typer: verbs, options, what an option takes, names of agents.
+
+The shells' side is Typer's scripts (``agentres --show-completion``), whose protocol this speaks; a shell that is not
+known here is left to Typer.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from agentres.cli import verbs
+from agentres.cli.parameters import Argument, Option, Parameter, of_run, parameters
+from agentres.cli.verbs import GROUPS, VERBS
+from agentres.model.errors import AgentresError
+
+VARIABLE = "_AGENTRES_COMPLETE"
+"""The environment variable that says for which shell."""
+
+_HELP = ("--help", "Show this message and exit.")
+_ALWAYS = [("--version", "Show the version."), _HELP]
+
+Candidate = tuple[str, str]
+"""What may stand there, and what it is, in words."""
+
+
+def answer(environment: Mapping[str, str]) -> tuple[int, str] | None:
+    """The exit status and the text for the shell that asks; None where it is not known here."""
+    shell = environment.get(VARIABLE, "").removeprefix("complete_")
+    try:
+        if shell == "bash":
+            words, begun = _of_bash(environment)
+        elif shell in ("zsh", "fish"):
+            line = environment.get("_TYPER_COMPLETE_ARGS", "")
+            words = shlex.split(line)[1:]
+            begun = words.pop() if words and not line.endswith(" ") else ""
+        else:
+            return None
+    except ValueError:  # a quote that is open still
+        return 0, ""
+    name, equals, value = begun.partition("=")
+    prefix = f"{name}=" if equals and name.startswith("--") else ""
+    if prefix:
+        words, begun = [*words, name], value
+    known = candidates(words, begun, shell != "bash")
+    found = sorted({f"{prefix}{value}": help for value, help in known if value.startswith(begun)}.items())  # fmt: skip
+    if shell == "bash":
+        return 0, "\n".join(value for value, _ in found)
+    if shell == "zsh":
+        told = "\n".join(f'"{_escaped(value)}":"{_escaped(help)}"' for value, help in found)
+        return 0, f"_arguments '*: :(({told}))'" if found else "_files"
+    if environment.get("_TYPER_COMPLETE_FISH_ACTION") == "is-args":
+        return int(not found), ""
+    return 0, "\n".join(f"{value}\t{help}" for value, help in found)
+
+
+def _of_bash(environment: Mapping[str, str]) -> tuple[list[str], str]:
+    """The words before, and the one that is begun; bash makes a word of a ``=``, and one of each side."""
+    words = shlex.split(environment.get("COMP_WORDS", ""))
+    at = int(environment.get("COMP_CWORD", "0"))
+    begun = words[at] if at < len(words) else ""
+    return [word for word in words[1:at] if word != "="], "" if begun == "=" else begun
+
+
+def candidates(words: Sequence[str], begun: str, helps: bool = True) -> Iterator[Candidate]:
+    """What may follow the words; ``begun`` is how it begins.  Without ``helps`` not all say what they are."""
+    if not words:
+        yield from _ALWAYS if begun.startswith("-") else _first_words(helps)
+        return
+    verb, *rest = words
+    if (group := GROUPS.get(verb)) is not None:
+        below = {name.partition(" ")[2]: name for name in VERBS if name.startswith(f"{verb} ")}
+        if not rest and not begun.startswith("-"):
+            yield from ((name, _summary(whole)) for name, whole in below.items())
+            return
+        verb = f"{verb} {rest.pop(0) if rest and rest[0] in below else group.standard}"
+    if verb == "run":
+        from agentres.run.options import OPTIONS
+
+        yield from _of_verb(list(of_run(OPTIONS)), rest, begun, ends=True)
+    elif verb in VERBS:
+        yield from _of_verb(parameters(verbs.function(verb)), rest, begun)
+
+
+def _of_verb(
+    known: list[Parameter], words: Sequence[str], begun: str, ends: bool = False
+) -> Iterator[Candidate]:
+    """``ends``: after the first word that is no option all else is another command's."""
+    options = {name: each for each in known if isinstance(each.declared, Option) for name in each.names}  # fmt: skip
+    given, placed, takes = set[str](), 0, None
+    for word in words:
+        if takes is not None:
+            takes = None
+        elif word.startswith("-") and word not in ("-", "--"):
+            option = options.get(word.partition("=")[0])
+            given.add(option.key if option else "")
+            takes = option if option and option.of is not bool and "=" not in word else None
+        elif ends:
+            return
+        else:
+            placed += 1
+    if takes is not None:
+        assert isinstance(takes.declared, Option)
+        yield from _values(takes.declared)
+    elif begun.startswith("-"):
+        free = (each for each in known if isinstance(each.declared, Option) and (each.many or each.key not in given))  # fmt: skip
+        yield from ((name, each.declared.help) for each in free for name in each.names)
+        yield _HELP
+    else:
+        arguments = [each for each in known if isinstance(each.declared, Argument)]
+        at = min(placed, len(arguments) - 1)
+        if at >= 0 and (placed == at or arguments[at].many):
+            yield from _names(arguments[at].declared)
+
+
+def _values(option: Option) -> Iterator[Candidate]:
+    """Those of its values that stand in words in what it takes: ``host|none|isolated``."""
+    for value in option.metavar.strip("[]").split("|"):
+        if value.islower():
+            yield value, ""
+
+
+def _names(argument: Option | Argument) -> Iterable[Candidate]:
+    if not isinstance(argument, Argument) or argument.names is None:
+        return []
+    try:
+        return [(name, "") for name in argument.names()]
+    except (AgentresError, OSError):  # where nothing can be known nothing is completed
+        return []
+
+
+def _first_words(helps: bool) -> Iterator[Candidate]:
+    yield "run", "Run COMMAND in a cgroup of its own, inside hard limits."
+    yield from ((name, group.help) for name, group in GROUPS.items())
+    # To know what they are is to load them all.
+    yield from ((name, _summary(name) if helps else "") for name in VERBS if " " not in name)
+
+
+def _summary(verb: str) -> str:
+    return (verbs.function(verb).__doc__ or "").partition("\n")[0]
+
+
+def _escaped(text: str) -> str:
+    for mark, instead in (('"', '""'), ("'", "''"), ("$", "\\$"), ("`", "\\`"), (":", r"\\:")):
+        text = text.replace(mark, instead)
+    return text
