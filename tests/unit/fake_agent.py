@@ -164,3 +164,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 5000.0
+
+
+Start = Callable[..., Life]
+"""Starts an agent: its name, its limits, what else Life takes (conftest.py's start_agent)."""

@@ -16,7 +16,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from test_store import event, run
+from history_rows import event, run
 
 from agentres.model.stats import Sample
 from agentres.store import Run, Store, StoreError, Writer
