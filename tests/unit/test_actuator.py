@@ -168,6 +168,35 @@ def test_exactly_what_is_asked_for_or_not_at_all(actuator: Actuator, cgroup: Fak
     assert text(cgroup, "memory.max") == str(200 * MIB)
 
 
+def test_a_lowering_that_fails_leaves_the_tripwire_as_it_was(
+    actuator: Actuator, cgroup: Fake
+) -> None:
+    cgroup.uses(100 * MIB)
+    with pytest.raises(NotEnforceable):
+        actuator.lower_memory(50 * MIB)
+    assert (actuator.tripwire, text(cgroup, "memory.high")) == ("max", "max")
+    actuator.set_tripwire(200 * MIB)
+    with pytest.raises(NotEnforceable):
+        actuator.lower_memory(50 * MIB)
+    assert (actuator.tripwire, text(cgroup, "memory.high")) == (200 * MIB, str(200 * MIB))
+
+
+def test_a_limit_that_somebody_lifted_is_not_trimmed(actuator: Actuator, cgroup: Fake) -> None:
+    Path(cgroup.path, "memory.max").write_text("max\n")
+    with pytest.raises(NotEnforceable, match=r"somebody has lifted memory\.max"):
+        actuator.trim_memory(100 * MIB)
+    assert cgroup.writes == []
+
+
+def test_who_is_frozen_is_guarded_whatever_becomes_of_the_tripwire(actuator: Actuator) -> None:
+    actuator.set_tripwire(500 * MIB)
+    actuator.freeze(COMMAND, "frozen by me")
+    actuator.lift_tripwire()
+    assert Watchful.there == 1
+    actuator.close()
+    assert Watchful.there == 0
+
+
 def test_who_uses_nothing_keeps_room_above_what_it_uses(actuator: Actuator, cgroup: Fake) -> None:
     cgroup.uses(100 * MIB)
     assert actuator.trim_memory(10 * MIB) == 100 * MIB + ROOM

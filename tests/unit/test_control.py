@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -177,6 +178,39 @@ def test_who_says_nothing_at_the_end_is_waited_for_a_moment(heard: Heard) -> Non
     silent.close()
     heard.listener.hear_the_last(5.0)  # it has gone: there is nobody to wait for
     assert time.monotonic() - started < 5
+
+
+def test_who_keeps_connecting_does_not_keep_the_end_from_coming(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heard.listener, "_accept", lambda: True)
+    heard.listener.hear_the_last(0.0)
+
+
+@pytest.mark.parametrize(
+    ("verb", "fields", "answered"),
+    [
+        ("set", {"limits": {"memory": "1G"}}, True), ("freeze", {}, True), ("thaw", {}, True),
+        ("wait", {}, False), ("kill", {}, False), ("stop", {"grace": 1.0}, False),
+    ],
+)  # fmt: skip
+def test_nothing_is_done_to_an_agent_that_has_ended(
+    verb: str, fields: dict[str, object], answered: bool
+) -> None:
+    told: list[bytes] = []
+    supervision = SimpleNamespace(ended=True, kill=lambda who: None, stop=lambda grace, who: None)
+    monitor = SimpleNamespace(
+        watched=SimpleNamespace(origins={}), elastic=None, actuator=SimpleNamespace(thaw=lambda: None)
+    )  # fmt: skip
+    connection = SimpleNamespace(peer=Peer(1, 0, 0), send=told.append, waits=False)
+    taking = steering.Steering(supervision, monitor)  # type: ignore[arg-type]
+    taking.take(connection, control.request(verb, **fields).rstrip(b"\n"))  # type: ignore[arg-type]
+    assert bool(told) is answered
+    taking.ended(7)
+    answer = json.loads(told[-1])
+    assert answer["error" if answered else "exit_code"] == (
+        "the agent has ended" if answered else 7
+    )
 
 
 def test_lines_come_whole_however_they_are_sent(heard: Heard) -> None:

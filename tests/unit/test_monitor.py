@@ -13,12 +13,12 @@ import pytest
 from fake_agent import MEMORY, Clock, Fake, Guard
 from fake_slice import MIB, FakeSlice, keep_attributes
 
-from agentres.kernel import host
+from agentres.kernel import host, registry
 from agentres.kernel.actuator import COMMAND, Actuator
 from agentres.kernel.loop import Timer
 from agentres.model.limits import Limits, Setting
 from agentres.policy.alerts import Rule, Severity
-from agentres.policy.scaling import BALANCED
+from agentres.policy.scaling import BALANCED, FROZEN
 from agentres.policy.settings import Handler, Settings
 from agentres.run import monitor as module
 from agentres.run import notifications
@@ -244,6 +244,22 @@ def test_other_terms_hold_from_then_on(watching: Watching) -> None:
     with pytest.raises(ValueError, match="no"):
         watching.monitor.anew(refused)
     assert watching.monitor.elastic is not None  # as before
+
+
+def test_other_terms_begin_from_what_was_just_written(watching: Watching) -> None:
+    watching.cgroup.uses(240 * MIB)
+
+    def terms() -> Terms:
+        watching.actuator.write_memory(1024 * MIB)
+        return watching.monitor.terms.but(philosophy=FROZEN)
+
+    watching.monitor.anew(terms)
+    # What never moves cannot be given back: all of it is claimed; and 240 MiB are no 75 % of it.
+    claimed = registry.claimed(str(watching.agent))
+    assert claimed is not None
+    assert claimed.least == 1024 * MIB
+    assert [value for file, value in watching.cgroup.wrote("memory.max")][-1] == str(1024 * MIB)
+    assert int(watching.text("memory.high") if watching.text("memory.high") != "max" else 1 << 40) > 240 * MIB  # fmt: skip
 
 
 def test_nothing_stands_and_nothing_is_heard_after_the_end(

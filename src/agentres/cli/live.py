@@ -16,7 +16,7 @@ from agentres.cli.stderr import say
 from agentres.kernel import delegation, registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.registry import Found
-from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, printable
+from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, printable, reason
 from agentres.model.units import UnitError, parse_duration
 from agentres.readers import portrait
 from agentres.run import client
@@ -143,6 +143,9 @@ def wait(name: Name, user: User = None) -> int:
             status: int = client.ask(agent, "wait", _FOREVER)["exit_code"]
     except AgentresError as error:
         say(str(error))
+        return EXIT_AGENTRES
+    except OSError as error:
+        say(reason(error))
         return EXIT_AGENTRES
     return status
 

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from agentres.model.stats import Sample
     from agentres.store import Store
 
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
-
 _INSTALL = "pip install 'agentres[metrics]'"
 
 

@@ -1,4 +1,4 @@
-"""How the verbs that look back show things: tables, times, durations asked for, errors in one line."""
+"""How verbs show things: tables, lines, JSON, the history, durations that were asked for."""
 
 from __future__ import annotations
 
@@ -111,17 +111,16 @@ class Table:
             return
         heading = [[(column, "") for column in self._columns]] if self._heading else []
         rows = [[text.split("\n") for text, _ in row] for row in [*heading, *self._rows]]
-        widths = (
-            [max(len(line) for row in rows for line in row[at]) for at in range(len(self._columns))]
-            if rows
-            else []
-        )
+        if not rows:
+            return
+        widths = [max(_cells(line) for row in rows for line in row[at]) for at in range(len(self._columns))]  # fmt: skip
         for row in rows:
             for number in range(max(len(lines) for lines in row)):
                 shown = []
                 for column, width, lines in zip(self._columns, widths, row, strict=True):
                     text = lines[number] if number < len(lines) else ""
-                    shown.append(text.rjust(width) if column in self._right else text.ljust(width))
+                    rest = " " * (width - _cells(text))
+                    shown.append(rest + text if column in self._right else text + rest)
                 print((" " * self._gap).join(shown).rstrip())
 
     def _print_folded(self) -> None:
@@ -143,6 +142,15 @@ class Table:
         for row in self._rows:
             made.add_row(*(Text(text, style) for text, style in row))
         _console().print(made)
+
+
+def _cells(text: str) -> int:
+    """How many columns of a terminal it takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def line(text: str, style: str = "") -> None:

@@ -11,18 +11,16 @@ import os
 from collections.abc import Iterable, Mapping
 
 from agentres.kernel.cgroup import Cgroup
-from agentres.kernel.deadman import Deadman
 from agentres.model import log
 from agentres.model.errors import ControlFileError, NotEnforceable
 from agentres.model.limits import CPU_PERIOD_USEC, NETWORKS, IoMax, Setting
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import MAX, format_size
-from agentres.policy.scaling import WORTH
-from agentres.policy.tripwire import ROOM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agentres.kernel.deadman import Deadman
     from agentres.kernel.network import Network
     from agentres.model.limits import Refused
     from agentres.model.units import Max
@@ -68,7 +66,7 @@ class Actuator:
         cgroup: Cgroup,
         io_max: Iterable[IoMax] = (),
         disks: Mapping[str, tuple[str, ...]] | None = None,
-        guarded: Callable[[str], Deadman] = Deadman,
+        guarded: Callable[[str], Deadman] | None = None,
     ) -> None:
         self.cgroup = cgroup
         self.network: Network | None = None
@@ -83,7 +81,8 @@ class Actuator:
         self._deadman: Deadman | None = None
 
     def close(self) -> None:
-        """Let go of the agent, which is on its own from now on: no tripwire, and what guards it."""
+        """Let go of the agent, of which nothing is left: no tripwire, and nobody who guards it."""
+        self.frozen_by = {}
         self.lift_tripwire()
         if self.network is not None:
             self.network.close()
@@ -156,7 +155,15 @@ class Actuator:
 
     def trim_memory(self, wanted: int) -> int:
         """Lower memory.max to what is wanted, or as near as what is in use allows, if that is worth it.  What it is now."""
-        before = int(self.standing("memory"))
+        from agentres.policy.scaling import (
+            WORTH,  # here, as in _guard(): for who is watched, not for each launch
+        )
+        from agentres.policy.tripwire import ROOM
+
+        standing = self.standing("memory")
+        if standing == MAX:
+            raise NotEnforceable("somebody has lifted memory.max")
+        before = int(standing)
         wanted = -(-wanted // PAGE) * PAGE
         current = self._in_use()
         if current + ROOM > wanted:
@@ -175,10 +182,15 @@ class Actuator:
 
     def lower_memory(self, limit: int) -> None:
         """Lower memory.max to exactly this.  NotEnforceable where more is in use than can be given back."""
+        before = self.tripwire
         self.set_tripwire(limit)  # whoever allocates meanwhile waits there
         if (excess := self._in_use() - limit) > 0:
             self._reclaim(excess)
         if (used := self._in_use()) > limit:
+            if before == MAX:
+                self.lift_tripwire()
+            else:
+                self.set_tripwire(before)
             raise NotEnforceable(
                 f"{format_size(used)} are in use and cannot be given back", "the kernel would kill"
             )
@@ -200,7 +212,7 @@ class Actuator:
         return True
 
     def lift_tripwire(self) -> None:
-        """Have none, and nobody who guards it."""
+        """Have none, and nobody who guards it; who is frozen goes on being guarded."""
         if self._deadman is None:
             return
         try:
@@ -208,8 +220,9 @@ class Actuator:
         except ControlFileError as error:  # there is no such file: only the freezer was guarded
             log.debug(__name__, "no tripwire to lift: %s", error)
         self.tripwire = MAX
-        self._deadman.close()
-        self._deadman = None
+        if not self.frozen_by:
+            self._deadman.close()
+            self._deadman = None
 
     # The freezer.
 
@@ -228,7 +241,9 @@ class Actuator:
     def _guard(self) -> None:
         """Have somebody let the agent go on should we be killed.  OSError."""
         if self._deadman is None:
-            self._deadman = self._guarded(self.cgroup.path)
+            from agentres.kernel.deadman import Deadman
+
+            self._deadman = (self._guarded or Deadman)(self.cgroup.path)
 
     def _held(self) -> Network:
         if self.network is None:

@@ -41,7 +41,7 @@ class Drift:
     def close(self) -> None:
         self._inotify.close()
 
-    def written(self) -> None:
+    def hear(self) -> None:
         """Take the notifications that wait."""
         self._inotify.take()
 

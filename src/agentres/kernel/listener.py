@@ -138,8 +138,11 @@ class Listener:
 
     def hear_the_last(self, patience: float) -> None:
         """Take the first line of each who has connected by now; wait at most so many seconds for it."""
-        while self._accept():
-            pass
+        for _ in range(
+            CONNECTIONS + 1
+        ):  # as many as listen(2) has wait; who comes after that is late
+            if not self._accept():
+                break
         deadline = time.monotonic() + patience
         while silent := [each for each in self._connections.values() if not each.said]:
             poll = select.poll()

@@ -163,6 +163,7 @@ class Messenger:
             self._end_companion(self._socket)
         if self._lock >= 0:
             os.close(self._lock)
+            self._lock = -1
 
     def _end_companion(self, sock: _socket.socket) -> None:
         longest = max((h.timeout for h in self._settings.handlers), default=0.0)

@@ -228,7 +228,7 @@ class Monitor:
             self.elastic.event = False
 
     def _limit_written(self) -> None:
-        self.drift.written()
+        self.drift.hear()
         self.check_drift()
         self.meter.read("limits")
 
@@ -289,6 +289,7 @@ class Monitor:
         try:
             self.terms = terms()
         finally:
+            self.meter.read("limits")  # what they stand at by now
             self._make_elastic(None)
             if self.elastic is not None:
                 # What nobody had asked to see since is looked at from now on.

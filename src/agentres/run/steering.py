@@ -64,6 +64,8 @@ class Steering:
 
     def _do(self, asked: Request, connection: Connection) -> bytes | None:
         who = _spelled(connection.peer)
+        if self._supervision.ended and asked.verb in ("set", "freeze", "thaw"):
+            raise UsageError("the agent has ended")
         match asked.verb:
             case "show":
                 return control.success(agent=self._shown())

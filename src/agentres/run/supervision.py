@@ -150,6 +150,11 @@ class Supervision:
             self._steering.ended(exit_code)
 
     @property
+    def ended(self) -> bool:
+        """Whether the main process has ended."""
+        return self._returncode is not None
+
+    @property
     def pid(self) -> int:
         """The agent's main process."""
         return self._child.pid
