@@ -94,7 +94,7 @@ class Life:
         io_max: tuple[IoMax, ...] = (),
         disks: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
-        claimed = registry.Claimed(priority, 64 * MIB)
+        claimed = registry.ClaimMark(priority, 64 * MIB)
         limit = limits.memory if isinstance(limits.memory, int) else "max"
         agent = slice.agent(name, limit, use, started=float(ord(name[0])), claimed=claimed)
         for file in ("cpu.max.burst", "io.max", "memory.high"):
@@ -145,8 +145,8 @@ class Life:
         return self.bytes // MIB
 
     @property
-    def claimed(self) -> registry.Claimed:
-        claimed = registry.claimed(str(self.agent))
+    def claimed(self) -> registry.ClaimMark:
+        claimed = registry.claim(str(self.agent))
         assert claimed is not None
         return claimed
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from agentres.kernel import registry
-from agentres.kernel.registry import Claimed
+from agentres.kernel.registry import ClaimMark
 
 MIB = 1 << 20
-NOTHING = Claimed()
+NOTHING = ClaimMark()
 
 
 def keep_attributes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ class FakeSlice:
         use: int = 100 * MIB,
         cache: int = 0,
         started: float = 1000.0,
-        claimed: Claimed | None = NOTHING,
+        claimed: ClaimMark | None = NOTHING,
         frozen: bool = False,
         supervised: bool = True,
         populated: bool = True,
@@ -92,7 +92,7 @@ class FakeSlice:
         try:
             registry.mark(fd, name, started, os.getpid())
             if claimed is not None:
-                registry.claim(fd, claimed)
+                registry.mark_claim(fd, claimed)
         finally:
             os.close(fd)
         return agent

@@ -10,7 +10,7 @@ from fake_slice import MIB, FakeSlice
 from told import event
 
 from agentres.kernel import registry
-from agentres.kernel.registry import Claimed, Found
+from agentres.kernel.registry import ClaimMark, Found
 from agentres.model.errors import AgentresError
 from agentres.model.stats import Sample
 from agentres.readers.curves import curves
@@ -27,7 +27,7 @@ _AGENTS: Mapping[str, dict[str, Any]] = {
     "planner": {"use": 800 * MIB, "limit": GIB, "cpu": "200000 100000"},
     "fixer": {"use": 310 * MIB, "limit": 512 * MIB, "cpu": "100000 100000"},
     "crawler": {"use": 60 * MIB, "limit": 256 * MIB, "frozen": True},
-    "trainer": {"use": 5 * GIB // 2, "limit": 3 * GIB, "claimed": Claimed(priority=400)},
+    "trainer": {"use": 5 * GIB // 2, "limit": 3 * GIB, "claimed": ClaimMark(priority=400)},
     "lost": {"use": 20 * MIB, "limit": 256 * MIB, "supervised": False},
 }
 # By agent: microseconds of CPU, bytes written, in each second; and tasks.

@@ -16,7 +16,7 @@ from agentres.kernel import bell, host, registry, tree
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.inotify import Inotify
 from agentres.kernel.lock import Lock
-from agentres.kernel.registry import Claimed
+from agentres.kernel.registry import ClaimMark
 from agentres.model.errors import Interrupted, NoRoom
 from agentres.model.limits import Limits, Range
 from agentres.policy import contention
@@ -123,8 +123,8 @@ def limit_of(who: Applicant) -> str:
     return Path(who.cgroup.path, "memory.max").read_text()
 
 
-def claim_of(who: Applicant) -> Claimed:
-    claimed = registry.claimed(who.cgroup.path)
+def claim_of(who: Applicant) -> ClaimMark:
+    claimed = registry.claim(who.cgroup.path)
     assert claimed is not None
     return claimed
 
@@ -133,7 +133,7 @@ def waits(
     slice: FakeSlice, name: str, size: int, started: float = 1.0, priority: int = 100
 ) -> Path:
     """Another one that waits already, for so many MiB."""
-    claimed = Claimed(priority, size * MIB, size * MIB, 10.0)
+    claimed = ClaimMark(priority, size * MIB, size * MIB, 10.0)
     return slice.agent(name, "max", 0, started=started, claimed=claimed)
 
 
@@ -153,7 +153,7 @@ def test_it_gets_what_there_is_but_not_less_than_the_least(apply: Apply, slice: 
 def test_what_it_claims_is_marked(apply: Apply) -> None:
     who = apply(256, 64, priority=400)
     enter(who, nothing, print)
-    assert claim_of(who) == Claimed(400, 64 * MIB, 0, 0.0, 4000 * MIB)
+    assert claim_of(who) == ClaimMark(400, 64 * MIB, 0, 0.0, 4000 * MIB)
 
 
 def test_a_limit_that_does_not_move_is_all_or_nothing(apply: Apply, slice: FakeSlice) -> None:
@@ -169,7 +169,7 @@ def test_without_a_limit_nothing_is_asked(apply: Apply, slice: FakeSlice, memory
     who = apply(memory, None)
     assert enter(who, nothing, print) == who.limits
     assert limit_of(who) == "max\n"
-    assert claim_of(who) == Claimed()
+    assert claim_of(who) == ClaimMark()
 
 
 def test_without_the_controller_nothing_is_asked(apply: Apply, slice: FakeSlice) -> None:
@@ -251,7 +251,7 @@ def test_who_does_not_wait_passes_nobody_that_does(apply: Apply, slice: FakeSlic
 def test_what_a_running_one_is_short_of_is_not_for_a_newcomer(
     apply: Apply, slice: FakeSlice
 ) -> None:
-    short = Claimed(100, 64 * MIB, 900 * MIB, 10.0)
+    short = ClaimMark(100, 64 * MIB, 900 * MIB, 10.0)
     slice.agent("a", 600 * MIB, 568 * MIB, claimed=short)
     with pytest.raises(NoRoom, match="300 MiB are for those before it"):
         enter(apply(512, 128), nothing, print)
@@ -267,7 +267,7 @@ def test_it_waits_and_tells_its_place_until_there_is_room(
     a = slice.agent("a", 1000 * MIB)
     who = apply(wait=60.0)
     lines: list[str] = []
-    seen: list[Claimed] = []
+    seen: list[ClaimMark] = []
 
     def first() -> None:
         seen.append(claim_of(who))
@@ -298,7 +298,7 @@ def test_the_line_goes_by_rank_and_a_new_place_is_told(
 
     def begins() -> None:
         registry_fd = os.open(older, os.O_RDONLY | os.O_DIRECTORY)
-        registry.claim(registry_fd, Claimed())
+        registry.mark_claim(registry_fd, ClaimMark())
         os.close(registry_fd)
         (older / "memory.max").write_text(f"{100 * MIB}\n")
         (a / "memory.max").write_text(f"{900 * MIB}\n")
@@ -375,7 +375,7 @@ def test_what_others_do_not_use_is_asked_for_without_a_word(
 def test_who_ranks_higher_is_not_asked_and_nobody_waits_for_it(
     apply: Apply, slice: FakeSlice, clock: Time
 ) -> None:
-    slice.agent("a", 1000 * MIB, 100 * MIB, claimed=Claimed(400))
+    slice.agent("a", 1000 * MIB, 100 * MIB, claimed=ClaimMark(400))
     with pytest.raises(NoRoom):
         enter(apply(256, 64), nothing, pytest.fail)
     assert clock.waits == []
@@ -462,7 +462,7 @@ def test_where_there_is_no_bell_it_looks_again_in_a_while(
 
 def test_who_has_more_than_it_uses_is_asked(apply: Apply, slice: FakeSlice, clock: Time) -> None:
     """One that waits is heard by those that run: they make way for it."""
-    a = slice.agent("a", 1000 * MIB, 100 * MIB, claimed=Claimed())
+    a = slice.agent("a", 1000 * MIB, 100 * MIB, claimed=ClaimMark())
 
     def contend() -> None:
         budget = tree.budget(str(slice.path), host.memory(), 0.5)

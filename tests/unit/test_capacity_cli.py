@@ -14,7 +14,7 @@ from fake_slice import MIB, FakeSlice, keep_attributes
 
 from agentres.kernel import delegation, host, tree
 from agentres.kernel.delegation import Hierarchy, Place
-from agentres.kernel.registry import Claimed
+from agentres.kernel.registry import ClaimMark
 from agentres.model.errors import NoCgroup
 from agentres.model.limits import Host
 
@@ -74,12 +74,12 @@ def test_a_slice_that_no_agent_has_been_in_yet_is_empty(
 
 def test_each_agent_has_a_row(fake: FakeSlice) -> None:
     fake.limit(8 * GIB)
-    elastic = Claimed(400, 32 * MIB, 0, 0.0, 4 * GIB)
+    elastic = ClaimMark(400, 32 * MIB, 0, 0.0, 4 * GIB)
     fake.agent("a", 2 * GIB, GIB, cache=GIB // 2, started=1, claimed=elastic, cpu="150000 100000")
-    fake.agent("b", GIB, GIB // 2, started=2, claimed=Claimed(100, GIB))
+    fake.agent("b", GIB, GIB // 2, started=2, claimed=ClaimMark(100, GIB))
     fake.agent("c", GIB, GIB, started=3, claimed=elastic.but(priority=25, wants=2 * GIB, since=1.0))
     fake.agent("d", GIB, GIB // 4, started=4, claimed=elastic.but(since=1.0), frozen=True)
-    fake.agent("e", "max", 0, started=5, claimed=Claimed(100, GIB, GIB, 1.0))
+    fake.agent("e", "max", 0, started=5, claimed=ClaimMark(100, GIB, GIB, 1.0))
     status, out, err = capacity()
     assert (status, err) == (0, "")
     assert sums(out)["budget"].endswith(f"80% of the host; held by {fake.path}")
@@ -99,7 +99,7 @@ def test_each_agent_has_a_row(fake: FakeSlice) -> None:
 
 def test_json_has_bytes_and_cores(fake: FakeSlice) -> None:
     fake.limit(4 * GIB, "200000 100000")
-    claimed = Claimed(400, 32 * MIB, 3 * GIB, 7.5)
+    claimed = ClaimMark(400, 32 * MIB, 3 * GIB, 7.5)
     path = fake.agent("x", GIB, GIB // 2, claimed=claimed, cpu="50000 100000", beside=10 * MIB)
     found = read()
     assert found == {

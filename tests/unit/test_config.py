@@ -237,7 +237,7 @@ def test_the_host_is_read_only_where_limits_are_given(write_config: Write) -> No
 
 
 def test_limits_can_be_all_that_options_can_be() -> None:
-    assert list(elastic.Limits.model_fields) == list(WRITTEN)
+    assert list(elastic.LimitsSection.model_fields) == list(WRITTEN)
 
 
 def test_scaling_budget_and_prediction(write_config: Write) -> None:

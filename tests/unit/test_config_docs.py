@@ -34,10 +34,19 @@ def test_every_example_of_the_documentation_is_taken(
 def test_the_documentation_has_every_key_resource_and_rule() -> None:
     text = DOCS.read_text()
     table = text.partition("\n## Resources")[2].partition("\n## ")[0]
-    models: list[type[schema.Table]] = [schema.Sampling, schema.History, schema.Alert]
+    models: list[type[schema.Section]] = [
+        schema.SamplingSection,
+        schema.HistorySection,
+        schema.AlertSection,
+    ]
     models += schema.HANDLERS.values()
-    models += [elastic.Limits, elastic.Scaling, elastic.Budget, elastic.Prediction]
-    models += [elastic.Philosophy]
+    models += [
+        elastic.LimitsSection,
+        elastic.ScalingSection,
+        elastic.BudgetSection,
+        elastic.PredictionSection,
+    ]
+    models += [elastic.PhilosophySection]
     for key in {key for model in models for key in model.model_fields}:
         assert f"`{key}`" in text
     for name, resource in RESOURCES.items():

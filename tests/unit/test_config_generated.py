@@ -185,12 +185,12 @@ TOML = st.recursive(
     ),
     max_leaves=6,
 )
-ALERT_KEYS = [*schema.Alert.model_fields, "x"]
+ALERT_KEYS = [*schema.AlertSection.model_fields, "x"]
 FREE_KEYS = {
-    "limits": [*elastic.Limits.model_fields, "x"],
-    "scaling": [*elastic.Scaling.model_fields, "x"],
-    "budget": [*elastic.Budget.model_fields, "x"],
-    "prediction": [*elastic.Prediction.model_fields, "x"],
+    "limits": [*elastic.LimitsSection.model_fields, "x"],
+    "scaling": [*elastic.ScalingSection.model_fields, "x"],
+    "budget": [*elastic.BudgetSection.model_fields, "x"],
+    "prediction": [*elastic.PredictionSection.model_fields, "x"],
 }
 HANDLER_KEYS = sorted({key for model in schema.HANDLERS.values() for key in model.model_fields})
 ANYTHING = st.one_of(
@@ -208,7 +208,7 @@ ANYTHING = st.one_of(
     st.builds(
         lambda name, section: {"philosophies": {name: section}},
         st.sampled_from(["balanced", "frozen", "x"]),
-        st.dictionaries(st.sampled_from([*elastic.Philosophy.model_fields, "x"]), TOML),
+        st.dictionaries(st.sampled_from([*elastic.PhilosophySection.model_fields, "x"]), TOML),
     ),
     st.builds(
         lambda kind, section: {"handlers": {"x": {"type": kind, **section}}},

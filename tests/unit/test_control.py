@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentres.kernel import listener
-from agentres.kernel.listener import Connection, Listener, Peer
+from agentres.kernel.listener import Client, Listener, Peer
 from agentres.kernel.loop import Loop
 from agentres.kernel.registry import Found
 from agentres.model.errors import AgentresError, NotEnforceable, UsageError
@@ -27,12 +27,12 @@ from agentres.run import client, control, steering
 
 def test_what_is_asked_is_what_arrives() -> None:
     asked = control.parse(
-        control.request("set", limits={"memory": "2G", "io_read": ["/dev/vda=1M"]})
+        control.command("set", limits={"memory": "2G", "io_read": ["/dev/vda=1M"]})
     )
     assert asked.verb == "set"
     assert asked.fields == {"limits": {"memory": "2G", "io_read": ["/dev/vda=1M"]}}
-    assert control.parse(control.request("stop")).fields == {"grace": 5.0}
-    assert control.parse(control.request("stop", grace=0)).fields == {"grace": 0.0}
+    assert control.parse(control.command("stop")).fields == {"grace": 5.0}
+    assert control.parse(control.command("stop", grace=0)).fields == {"grace": 0.0}
     assert control.parse(b'{"agentres": 1, "do": "wait"}').fields == {}
 
 
@@ -124,9 +124,9 @@ class Heard:
         self.listener = Listener(self.loop, refuse, self._heard)
         self.clients: list[socket.socket] = []
 
-    def _heard(self, connection: Connection, line: bytes) -> None:
+    def _heard(self, client: Client, line: bytes) -> None:
         self.lines.append(line)
-        connection.send(b"%d\n" % len(line))
+        client.send(b"%d\n" % len(line))
 
     def connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -202,9 +202,9 @@ def test_nothing_is_done_to_an_agent_that_has_ended(
     monitor = SimpleNamespace(
         watched=SimpleNamespace(origins={}), elastic=None, actuator=SimpleNamespace(thaw=lambda: None)
     )  # fmt: skip
-    connection = SimpleNamespace(peer=Peer(1, 0, 0), send=told.append, waits=False)
+    client = SimpleNamespace(peer=Peer(1, 0, 0), send=told.append, waits=False)
     taking = steering.Steering(supervision, monitor)  # type: ignore[arg-type]
-    taking.take(connection, control.request(verb, **fields).rstrip(b"\n"))  # type: ignore[arg-type]
+    taking.take(client, control.command(verb, **fields).rstrip(b"\n"))  # type: ignore[arg-type]
     assert bool(told) is answered
     taking.ended(7)
     answer = json.loads(told[-1])
@@ -254,8 +254,8 @@ def test_one_who_says_nothing_is_let_go_and_one_who_waits_is_not(
     _, waiting = heard.listener._connections.values()
     waiting.waits = True
     monkeypatch.setattr(listener, "PATIENCE", 0.0)
-    for connection in heard.listener._connections.values():
-        connection.listen()
+    for each in heard.listener._connections.values():
+        each.listen()
     heard.turn()
     assert silent.recv(1) == b""
     waits.setblocking(False)
@@ -276,10 +276,10 @@ def test_more_than_enough_are_not_let_in(heard: Heard) -> None:
 
 def test_one_who_does_not_read_is_let_go(heard: Heard) -> None:
     client = heard.connect()
-    connection = next(iter(heard.listener._connections.values()))
+    client = next(iter(heard.listener._connections.values()))
     for _ in range(10_000):
-        connection.send(b"x" * 10_000 + b"\n")
-    assert connection.fd < 0
+        client.send(b"x" * 10_000 + b"\n")
+    assert client.fd < 0
     assert not heard.listener._connections
     client.close()
 

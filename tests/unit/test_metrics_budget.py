@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from scraped import no_history, series
 
 from agentres.kernel import host
-from agentres.kernel.registry import Claimed
+from agentres.kernel.registry import ClaimMark
 from agentres.model.stats import Sample
 from agentres.readers.metrics import STATES, AgentresCollector
 
@@ -36,10 +36,10 @@ def shares(agents: FakeSlice, share: float | None = 0.8, own: str = "") -> dict[
 
 
 def test_what_agents_have_of_the_budget(agents: FakeSlice) -> None:
-    agents.agent("runs", 256 * MIB, claimed=Claimed(25))
-    agents.agent("short", 200 * MIB, claimed=Claimed(400, 1, 300 * MIB, 5.0))
-    agents.agent("cold", 100 * MIB, claimed=Claimed(100, 1, 150 * MIB, 5.0), frozen=True)
-    agents.agent("waits", "max", 0, claimed=Claimed(100, 1, 64 * MIB, 5.0))
+    agents.agent("runs", 256 * MIB, claimed=ClaimMark(25))
+    agents.agent("short", 200 * MIB, claimed=ClaimMark(400, 1, 300 * MIB, 5.0))
+    agents.agent("cold", 100 * MIB, claimed=ClaimMark(100, 1, 150 * MIB, 5.0), frozen=True)
+    agents.agent("waits", "max", 0, claimed=ClaimMark(100, 1, 64 * MIB, 5.0))
     found = shares(agents)
 
     def told(name: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ from fake_slice import MIB, FakeSlice, keep_attributes
 from told import event
 
 from agentres.kernel import host
-from agentres.kernel.registry import Claimed
+from agentres.kernel.registry import ClaimMark
 from agentres.model.limits import Host
 from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
@@ -78,7 +78,7 @@ def test_a_rate_is_what_happened_between_two_looks(
 
 def test_what_a_slice_has_and_its_agents_take(fake: FakeSlice, fleet: Fleet) -> None:
     fake.agent("a", limit=256 * MIB, use=100 * MIB)
-    fake.agent("b", limit=128 * MIB, use=20 * MIB, frozen=True, claimed=Claimed(priority=400))
+    fake.agent("b", limit=128 * MIB, use=20 * MIB, frozen=True, claimed=ClaimMark(priority=400))
     picture = fleet.look()
     (one,) = picture.slices
     assert (one.path, one.allocated, one.used, one.cores) == (

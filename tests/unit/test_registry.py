@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentres.kernel import registry
-from agentres.kernel.registry import Claimed, Found, mark, running
+from agentres.kernel.registry import ClaimMark, Found, mark, running
 
 MARKS = ("user.agentres.name", "user.agentres.started", "user.agentres.supervisor")
 
@@ -204,10 +204,10 @@ def test_symbolic_links_lead_nowhere(make: Callable[..., Path], tmp_path: Path) 
 # What an agent claims.
 
 
-def say(path: Path, claimed: Claimed) -> None:
+def say(path: Path, claimed: ClaimMark) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        registry.claim(fd, claimed)
+        registry.mark_claim(fd, claimed)
     finally:
         os.close(fd)
 
@@ -223,18 +223,18 @@ def say(path: Path, claimed: Claimed) -> None:
 def test_what_was_claimed_is_found_as_it_was(
     tmp_path: Path, priority: int, least: int, wants: int, since: float, most: int
 ) -> None:
-    said = Claimed(priority, least, wants, since, most)
+    said = ClaimMark(priority, least, wants, since, most)
     say(tmp_path, said)
-    assert registry.claimed(str(tmp_path)) == said
+    assert registry.claim(str(tmp_path)) == said
 
 
 def test_a_claim_changes_as_a_whole(make: Callable[..., Path]) -> None:
     agent = make("home")
-    assert registry.claimed(str(agent)) is None
-    say(agent, Claimed(400, 10, 20, 30.5, 40))
-    say(agent, Claimed(400, 10))
-    assert registry.claimed(str(agent)) == Claimed(400, 10, 0, 0.0, 0)
-    assert registry.claimed(f"{agent}/gone") is None
+    assert registry.claim(str(agent)) is None
+    say(agent, ClaimMark(400, 10, 20, 30.5, 40))
+    say(agent, ClaimMark(400, 10))
+    assert registry.claim(str(agent)) == ClaimMark(400, 10, 0, 0.0, 0)
+    assert registry.claim(f"{agent}/gone") is None
 
 
 def test_what_is_claimed_is_no_matter_of_whether_it_runs(
@@ -254,7 +254,7 @@ def test_where_no_mark_can_be_made_the_claim_says_so(
 
     monkeypatch.setattr(os, "setxattr", refuse)
     with pytest.raises(OSError, match="not supported"):
-        say(agent, Claimed())
+        say(agent, ClaimMark())
 
 
 def test_who_an_agent_is_can_be_told_to_others(make: Callable[..., Path]) -> None:

@@ -13,7 +13,7 @@ from fake_slice import MIB, FakeSlice, keep_attributes
 
 from agentres.kernel import host, registry
 from agentres.kernel.cgroup import Cgroup
-from agentres.kernel.registry import Claimed
+from agentres.kernel.registry import ClaimMark
 from agentres.policy.contention import HUNGRY, PATIENCE, Step
 from agentres.policy.tripwire import ROOM
 from agentres.run.sharing import CONTEND_AGAIN, PAGE, Sharing
@@ -24,7 +24,7 @@ NEVER = float("inf")
 class Member:
     """A supervisor's view of its own agent; ``steps`` are those that it was asked for."""
 
-    def __init__(self, slice: FakeSlice, agent: Path, claimed: Claimed) -> None:
+    def __init__(self, slice: FakeSlice, agent: Path, claimed: ClaimMark) -> None:
         self.agent = agent
         self.steps: list[Step] = []
         self.written: list[int] = []
@@ -43,8 +43,8 @@ class Member:
         return self.sharing.take(before * MIB, wanted * MIB, self.write)
 
     @property
-    def claimed(self) -> Claimed:
-        claimed = registry.claimed(str(self.agent))
+    def claimed(self) -> ClaimMark:
+        claimed = registry.claim(str(self.agent))
         assert claimed is not None
         return claimed
 
@@ -87,7 +87,7 @@ def join(slice: FakeSlice, clock: Clock) -> Iterator[Join]:
     members = []
 
     def make(name: str, limit: int, use: int, priority: int = 100, least: int = 32) -> Member:
-        claimed = Claimed(priority, least * MIB)
+        claimed = ClaimMark(priority, least * MIB)
         agent = slice.agent(name, limit * MIB, use * MIB, started=float(ord(name)), claimed=claimed)
         members.append(Member(slice, agent, claimed))
         return members[-1]
@@ -99,7 +99,7 @@ def join(slice: FakeSlice, clock: Clock) -> Iterator[Join]:
 
 def test_what_is_claimed_is_marked_from_the_start(slice: FakeSlice, clock: Clock) -> None:
     agent = slice.agent("a", claimed=None)
-    claimed = Claimed(25, 64 * MIB, most=512 * MIB)
+    claimed = ClaimMark(25, 64 * MIB, most=512 * MIB)
     member = Member(slice, agent, claimed)
     assert member.claimed == claimed
     member.close()
@@ -284,7 +284,7 @@ def test_an_orphan_that_is_frozen_is_thawed_by_whoever_sees_it(
     join: Join, slice: FakeSlice
 ) -> None:
     a = join("a", 300, 100)
-    left = slice.agent("b", claimed=Claimed(since=10.0), frozen=True, supervised=False)
+    left = slice.agent("b", claimed=ClaimMark(since=10.0), frozen=True, supervised=False)
     assert a.sharing.contend() == CONTEND_AGAIN
     assert (left / "cgroup.freeze").read_text() == "0\n"
     assert a.steps == []
@@ -300,7 +300,7 @@ def test_an_orphan_that_may_not_be_thawed_harms_nobody(
 
     monkeypatch.setattr(tree, "thaw", refuse)
     a = join("a", 300, 100)
-    slice.agent("b", claimed=Claimed(since=10.0), frozen=True, supervised=False)
+    slice.agent("b", claimed=ClaimMark(since=10.0), frozen=True, supervised=False)
     assert a.sharing.contend() == CONTEND_AGAIN
 
 
@@ -314,10 +314,10 @@ def test_a_frozen_one_says_since_when(join: Join, clock: Clock) -> None:
 
 def test_who_ends_wants_nothing_any_more_and_the_others_look(slice: FakeSlice, join: Join) -> None:
     b = join("b", 300, 100)
-    member = Member(slice, slice.agent("a"), Claimed())
+    member = Member(slice, slice.agent("a"), ClaimMark())
     member.sharing.want(450 * MIB)
     b.sharing.bell.heard()
     member.close()
-    assert registry.claimed(str(member.agent)) == member.claimed
+    assert registry.claim(str(member.agent)) == member.claimed
     assert member.claimed.wants == 0
     assert os.read(b.sharing.bell.fd, 4096)

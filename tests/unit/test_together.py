@@ -16,7 +16,7 @@ from fake_agent import Life, memory
 from fake_slice import MIB, FakeSlice, keep_attributes
 
 from agentres.kernel import host
-from agentres.kernel.registry import Claimed
+from agentres.kernel.registry import ClaimMark
 from agentres.model.limits import MAX
 from agentres.policy import tripwire
 from agentres.policy.contention import FROZEN_LEAST, FROZEN_MOST, PATIENCE
@@ -146,7 +146,7 @@ def test_agents_with_waves_of_demand_get_along(
     for name in "abcde"[: dice.randint(2, 5)]:
         world.agents.append(Agent(world, name, dice.choice([25, 100, 100, 400]), waves(dice)))
     newcomer = world.slice.agent(
-        "z", "max", 0, started=9e9, claimed=Claimed(25, 64 * MIB, 64 * MIB, 999.0)
+        "z", "max", 0, started=9e9, claimed=ClaimMark(25, 64 * MIB, 64 * MIB, 999.0)
     )
     happens = dice.uniform(5, 40)
     settled = still = 0.0

@@ -14,7 +14,7 @@ from fake_slice import MIB, FakeSlice, keep_attributes
 
 from agentres.kernel import tree
 from agentres.kernel.delegation import Hierarchy, Place
-from agentres.kernel.registry import Claimed
+from agentres.kernel.registry import ClaimMark
 from agentres.policy.capacity import Claim
 
 GIB = 1 << 30
@@ -34,7 +34,7 @@ def names(slice: FakeSlice) -> list[str]:
 
 
 def test_an_agents_files_and_marks_become_its_claim(slice: FakeSlice) -> None:
-    said = Claimed(400, 64 * MIB, 300 * MIB, 0.5, 1024 * MIB)
+    said = ClaimMark(400, 64 * MIB, 300 * MIB, 0.5, 1024 * MIB)
     agent = slice.agent("a", 256 * MIB, 200 * MIB, 20 * MIB, 1234.5, said)
     assert tree.claims(str(slice.path)) == [
         Claim(
@@ -99,7 +99,7 @@ def test_what_a_killed_run_left_takes_nothing(slice: FakeSlice) -> None:
 
 
 def test_a_time_to_come_keeps_nobody_waiting(slice: FakeSlice) -> None:
-    slice.agent("a", claimed=Claimed(wants=1, since=1e11))
+    slice.agent("a", claimed=ClaimMark(wants=1, since=1e11))
     (claim,) = tree.claims(str(slice.path))
     assert claim.since <= time.clock_gettime(time.CLOCK_BOOTTIME)
 

@@ -22,8 +22,7 @@ from agentres.readers import portrait
 from agentres.run import client
 from agentres.run.client import NoSupervisor
 from agentres.run.control import GRACE, SETTABLE
-from agentres.run.options import LIMITS, OPTIONS
-from agentres.run.options import Option as RunOption
+from agentres.run.options import LIMITS, OPTIONS, RunOption
 
 SCHEMA = 1
 """The version of the JSON; it rises when a key changes its meaning or goes."""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from agentres.model.record import Record
 
 if typing.TYPE_CHECKING:
-    from agentres.run.options import Option as RunOption
+    from agentres.run.options import RunOption
 
 V = TypeVar("V", bound=Callable[..., Any])
 

@@ -18,11 +18,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from agentres.config.agents import Agent
-from agentres.config.ceilings import Ceiling
-from agentres.config.elastic import Philosophy, philosophies
+from agentres.config.agents import AgentSection
+from agentres.config.ceilings import CeilingSection
+from agentres.config.elastic import PhilosophySection, philosophies
 from agentres.config.files import KIND, lay, read
-from agentres.config.schema import HANDLERS, Alert, File
+from agentres.config.schema import HANDLERS, AlertSection, File
 from agentres.config.values import DEFAULT
 from agentres.config.words import ConfigError, Wrong, meant, nearest, refused, shown
 from agentres.config.writing import dump, sections, template
@@ -145,10 +145,10 @@ def _explain(
 
 
 _TABLES: dict[str, type[BaseModel]] = {
-    "agent": Agent,
-    "alerts": Alert,
-    "ceilings": Ceiling,
-    "philosophies": Philosophy,
+    "agent": AgentSection,
+    "alerts": AlertSection,
+    "ceilings": CeilingSection,
+    "philosophies": PhilosophySection,
 }
 """Sections of named tables, handlers aside, which differ by type."""
 

@@ -13,7 +13,7 @@ from agentres.config.values import (
     OptionalLasting,
     OptionalText,
     Restart,
-    Table,
+    Section,
     Text,
     duration_text,
 )
@@ -24,7 +24,7 @@ from agentres.model.units import UnitError, parse_duration
 from agentres.policy.settings import Described
 
 
-class Agent(Table):
+class AgentSection(Section):
     """``[agent]``; how it restarts is for systemd to know (:mod:`agentres.kernel.generator`)."""
 
     command: list[Text] = Field(default_factory=list)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated
 
-from agentres.config.values import Limit, Table, Texts, whole
+from agentres.config.values import Limit, Section, Texts, whole
 from agentres.config.words import Wrong
 from agentres.model.limits import Host, LimitError
 from agentres.policy import ceilings
 
 
-class Ceiling(Table):
+class CeilingSection(Section):
     """For whom, how many agents at once, and the most that each limit may be."""
 
     users: Texts = ()

@@ -16,7 +16,7 @@ from agentres.config.values import (
     LastingOrNever,
     Limit,
     OptionalText,
-    Table,
+    Section,
     Text,
     factor,
     fraction,
@@ -24,12 +24,11 @@ from agentres.config.values import (
     seconds,
 )
 from agentres.config.words import Wrong, nearest, shown
-from agentres.model.limits import DISKS, Host, LimitError, read_limits
-from agentres.model.limits import Limits as NoLimits
+from agentres.model.limits import DISKS, Host, LimitError, Limits, read_limits
 from agentres.policy import scaling
 
 
-class Limits(Table):
+class LimitsSection(Section):
     """``[limits]``: what an agent gets whose options do not say otherwise."""
 
     cpu: Limit = None
@@ -52,14 +51,14 @@ class Limits(Table):
         texts = {key: value for key, value in given.items() if value is not None}
         try:
             if texts:
-                read_limits(texts, host(), NoLimits())
+                read_limits(texts, host(), Limits())
         except LimitError as error:
             text = f"{error.text}: " if error.key in DISKS and len(texts[error.key]) > 1 else ""
             raise Wrong(error.key, f"{text}{error}") from None
         return texts
 
 
-class Scaling(Table):
+class ScalingSection(Section):
     """``[scaling]``."""
 
     philosophy: Text = DEFAULT.philosophy
@@ -75,13 +74,13 @@ class Scaling(Table):
             entry_point(self.predictor, "agentres.predictors", "predictor")
 
 
-class Budget(Table):
+class BudgetSection(Section):
     """``[budget]``."""
 
     share: Annotated[float, fraction("1%", "100%")] = DEFAULT.budget_share
 
 
-class Prediction(Table):
+class PredictionSection(Section):
     """``[prediction]``."""
 
     half_life: Annotated[float, seconds("1m", "365d")] = DEFAULT.prediction.half_life
@@ -92,7 +91,7 @@ class Prediction(Table):
 _BASE = scaling.BALANCED
 
 
-class Philosophy(Table):
+class PhilosophySection(Section):
     """``[philosophies.NAME]``."""
 
     based_on: OptionalText = None
@@ -133,10 +132,10 @@ class Philosophy(Table):
 FRACTIONS = ("down", "aim", "up")
 """The keys of a philosophy that are fractions of the limit, in the order in which they have to be."""
 
-BEHAVIOUR = tuple(key for key in Philosophy.model_fields if key != "based_on")
+BEHAVIOUR = tuple(key for key in PhilosophySection.model_fields if key != "based_on")
 
 
-def philosophies(tables: Mapping[str, Philosophy]) -> dict[str, scaling.Philosophy]:
+def philosophies(tables: Mapping[str, PhilosophySection]) -> dict[str, scaling.Philosophy]:
     """Each on the one that it is based on; :class:`Wrong` with the whole path of each key."""
     made: dict[str, scaling.Philosophy] = {}
     for name in tables:
@@ -157,7 +156,7 @@ def philosophies(tables: Mapping[str, Philosophy]) -> dict[str, scaling.Philosop
     return {name: made[name] for name in tables}
 
 
-def _below(name: str, tables: Mapping[str, Philosophy]) -> str | None:
+def _below(name: str, tables: Mapping[str, PhilosophySection]) -> str | None:
     """What this one is based on; None: on what is built in under its name."""
     base = tables[name].based_on
     if base is None:

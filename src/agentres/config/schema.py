@@ -7,9 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool
 
-from agentres.config.agents import Agent
-from agentres.config.ceilings import Ceiling
-from agentres.config.elastic import Budget, Limits, Philosophy, Prediction, Scaling
+from agentres.config.agents import AgentSection
+from agentres.config.ceilings import CeilingSection
+from agentres.config.elastic import (
+    BudgetSection,
+    LimitsSection,
+    PhilosophySection,
+    PredictionSection,
+    ScalingSection,
+)
 from agentres.config.handlers import entry_point, executable, importable
 from agentres.config.values import (
     DEFAULT,
@@ -21,9 +27,9 @@ from agentres.config.values import (
     OptionalText,
     Resource,
     Seconds,
+    Section,
     Share,
     Subjects,
-    Table,
     Text,
     Url,
     duration_text,
@@ -44,7 +50,7 @@ _TROUBLE = next(rule for rule in DEFAULT.rules if RESOURCES[rule.resource].kind 
 _HANDLER = Handler("", "")
 
 
-class Sampling(Table):
+class SamplingSection(Section):
     """``[sampling]``."""
 
     interval: Annotated[float, seconds("1s", "1h")] = DEFAULT.interval
@@ -58,13 +64,13 @@ class Sampling(Table):
             raise Wrong("fastest", f"expected at most interval = {shown(interval)}", interval=words)
 
 
-class History(Table):
+class HistorySection(Section):
     """``[history]``."""
 
     enabled: StrictBool = DEFAULT.history
 
 
-class Alert(Table):
+class AlertSection(Section):
     """``[alerts.NAME]``; what a threshold may be depends on the resource."""
 
     resource: Resource
@@ -147,7 +153,7 @@ def fitting(resource: str) -> tuple[str, ...]:
     return ("severity", "duration", "cooldown", "keep_firing_for")
 
 
-class BaseHandler(Table):
+class HandlerSection(Section):
     """``[handlers.NAME]``, the keys of every type."""
 
     type: str
@@ -161,7 +167,7 @@ class BaseHandler(Table):
         return {}
 
 
-class PythonHandler(BaseHandler):
+class PythonSection(HandlerSection):
     """A callable, by its own name or by an entry point's."""
 
     type: Literal["python"]
@@ -180,7 +186,7 @@ class PythonHandler(BaseHandler):
         return {"callable": importable("callable", self.callable or "")}
 
 
-class CommandHandler(BaseHandler):
+class CommandSection(HandlerSection):
     """A program and its arguments."""
 
     type: Literal["command"]
@@ -191,7 +197,7 @@ class CommandHandler(BaseHandler):
         return {"argv": self.command}
 
 
-class WebhookHandler(BaseHandler):
+class WebhookSection(HandlerSection):
     """A URL to POST to."""
 
     type: Literal["webhook"]
@@ -204,42 +210,42 @@ class WebhookHandler(BaseHandler):
         return {key: getattr(self, key) for key in ("url", "format", "retries", "headers")}
 
 
-class JournalHandler(BaseHandler):
+class JournalSection(HandlerSection):
     """systemd's journal."""
 
     type: Literal["journal"]
 
 
-class TerminalHandler(BaseHandler):
+class TerminalSection(HandlerSection):
     """The run's stderr."""
 
     type: Literal["terminal"]
 
 
-HANDLERS: dict[str, type[BaseHandler]] = {
-    "python": PythonHandler,
-    "command": CommandHandler,
-    "webhook": WebhookHandler,
-    "journal": JournalHandler,
-    "terminal": TerminalHandler,
+HANDLERS: dict[str, type[HandlerSection]] = {
+    "python": PythonSection,
+    "command": CommandSection,
+    "webhook": WebhookSection,
+    "journal": JournalSection,
+    "terminal": TerminalSection,
 }
 AnyHandler = Annotated[
-    PythonHandler | CommandHandler | WebhookHandler | JournalHandler | TerminalHandler,
+    PythonSection | CommandSection | WebhookSection | JournalSection | TerminalSection,
     Field(discriminator="type"),
 ]
 
 
-class File(Table):
+class File(Section):
     """The whole of it."""
 
-    sampling: Sampling = Sampling()
-    history: History = History()
-    limits: Limits = Limits()
-    scaling: Scaling = Scaling()
-    budget: Budget = Budget()
-    prediction: Prediction = Prediction()
-    philosophies: dict[Name, Philosophy] = Field(default_factory=dict)
-    ceilings: dict[Name, Ceiling] = Field(default_factory=dict)
-    alerts: dict[Name, Alert] = Field(default_factory=dict)
+    sampling: SamplingSection = SamplingSection()
+    history: HistorySection = HistorySection()
+    limits: LimitsSection = LimitsSection()
+    scaling: ScalingSection = ScalingSection()
+    budget: BudgetSection = BudgetSection()
+    prediction: PredictionSection = PredictionSection()
+    philosophies: dict[Name, PhilosophySection] = Field(default_factory=dict)
+    ceilings: dict[Name, CeilingSection] = Field(default_factory=dict)
+    alerts: dict[Name, AlertSection] = Field(default_factory=dict)
     handlers: dict[Name, AnyHandler] = Field(default_factory=dict)
-    agent: Agent | None = None
+    agent: AgentSection | None = None

@@ -43,7 +43,7 @@ _UNITS: dict[str, tuple[Callable[[str], float], str]] = {
 }
 
 
-class Table(BaseModel):
+class Section(BaseModel):
     """A section, which has no other keys than these."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -24,7 +24,7 @@ CONNECTIONS = 32
 """At once, at the most."""
 
 PATIENCE = 10.0
-"""Seconds within which a connection has to bring a line, unless it waits for an answer."""
+"""Seconds within which a client has to bring a line, unless it waits for an answer."""
 
 _UCRED = struct.Struct("iII")
 
@@ -37,7 +37,7 @@ class Peer(Record):
     gid: int
 
 
-class Connection:
+class Client:
     """One of them; ``send`` takes whole lines."""
 
     def __init__(self, listener: Listener, sock: _socket.socket, peer: Peer) -> None:
@@ -117,12 +117,12 @@ class Listener:
         self,
         loop: Loop,
         refuse: Callable[[Peer], bytes],
-        heard: Callable[[Connection, bytes], None],
+        heard: Callable[[Client, bytes], None],
     ) -> None:
         self.loop = loop
         self.heard = heard
         self._refuse = refuse
-        self._connections: dict[int, Connection] = {}
+        self._connections: dict[int, Client] = {}
         self.name = f"agentres/{os.urandom(8).hex()}"
         """Its name in the abstract namespace, without the zero byte."""
         self._sock = _socket.socket(
@@ -157,15 +157,15 @@ class Listener:
 
     def close(self) -> None:
         """Let all of them go."""
-        for connection in list(self._connections.values()):
-            connection.close()
+        for client in list(self._connections.values()):
+            client.close()
         self.loop.unwatch(self._sock.fileno())
         self._sock.close()
 
-    def forget(self, connection: Connection) -> None:
-        """Hear nothing more from it; called by the connection."""
-        self.loop.unwatch(connection.fd)
-        del self._connections[connection.fd]
+    def forget(self, client: Client) -> None:
+        """Hear nothing more from it; called by the client."""
+        self.loop.unwatch(client.fd)
+        del self._connections[client.fd]
 
     def _accept(self) -> bool:
         """Let the next one in, or refuse it; False where nobody waits."""
@@ -189,7 +189,7 @@ class Listener:
         if answer or len(self._connections) >= CONNECTIONS:
             sock.close()
             return True
-        connection = Connection(self, sock, peer)
-        self._connections[fd] = connection
-        self.loop.watch(fd, connection.readable)
+        client = Client(self, sock, peer)
+        self._connections[fd] = client
+        self.loop.watch(fd, client.readable)
         return True

@@ -9,7 +9,7 @@ User attributes on cgroups: Linux 5.7.
     user.agentres.supervisor   process id, as text, in the supervisor's own PID namespace
     user.agentres.owner        user id, as text: whose agent it is, where root supervises it for somebody
     user.agentres.leased       ``1``: it ends with whoever asked the daemon for it
-    user.agentres.claim        ``PRIORITY LEAST WANTS SINCE MOST``: see :class:`Claimed`
+    user.agentres.claim        ``PRIORITY LEAST WANTS SINCE MOST``: see :class:`ClaimMark`
     user.agentres.philosophy   the name of how its limits move
     user.agentres.control      the abstract socket that its supervisor listens on, without the zero byte
     user.agentres.network      ``in=RATE out=RATE loopback=…`` as we set it last; what holds is in the kernel
@@ -60,7 +60,7 @@ class Found(Record):
     keeper: int
 
 
-class Claimed(Record):
+class ClaimMark(Record):
     """What an agent claims of the memory that all share.
 
     ``priority`` is a weight, 100 for most; ``least`` is the least limit that it may be given, in bytes.
@@ -75,17 +75,17 @@ class Claimed(Record):
     most: int = 0
 
 
-def claim(fd: int, claimed: Claimed) -> None:
+def mark_claim(fd: int, claim: ClaimMark) -> None:
     """Say what the agent whose cgroup is open as ``fd`` claims; OSError where no mark can be made."""
-    text = f"{claimed.priority} {claimed.least} {claimed.wants} {claimed.since!r} {claimed.most}"
+    text = f"{claim.priority} {claim.least} {claim.wants} {claim.since!r} {claim.most}"
     os.setxattr(fd, _CLAIM, text.encode())
 
 
-def claimed(path: str) -> Claimed | None:
+def claim(path: str) -> ClaimMark | None:
     """What the agent claims whose cgroup is at ``path``; what makes no sense counts as nothing said: None."""
     try:
         priority, least, wants, since, most = os.getxattr(path, _CLAIM).split()
-        found = Claimed(int(priority), int(least), int(wants), float(since), int(most))
+        found = ClaimMark(int(priority), int(least), int(wants), float(since), int(most))
     except (OSError, ValueError):
         return None
     # Whoever may make cgroups may write anything there; NaN is no time either.

@@ -55,9 +55,9 @@ def _claims(path: str, now: float) -> Iterator[Claim]:
 def _claim(home: str, orphan: bool, now: float) -> Claim:
     agent = f"{home}/{registry.LEAF}"
     name, started = registry.identity(agent)
-    said = registry.claimed(agent)
+    said = registry.claim(agent)
     if said is None:
-        orphan, said = True, registry.Claimed()
+        orphan, said = True, registry.ClaimMark()
     limit = _read(f"{agent}/memory.max")
     current = int(_read(f"{agent}/memory.current"))
     stat = _read(f"{agent}/memory.stat")

@@ -80,7 +80,7 @@ class Weight(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Remark:
     """Something to be said of a run, as a clause."""
 
     weight: Weight
@@ -109,7 +109,7 @@ class RunReport:
     alerts: tuple[AlertRow, ...]
 
     @property
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[Remark, ...]:
         """What is to be said of it, the gravest first."""
         return tuple(_findings(self))
 
@@ -222,25 +222,25 @@ def _stalled(samples: Sequence[tuple[float, Sample]]) -> Iterator[tuple[str, flo
             yield kind, (after - before) / 1e6 / (end - begin)
 
 
-def _findings(one: RunReport) -> Iterator[Finding]:
+def _findings(one: RunReport) -> Iterator[Remark]:
     if one.kills:
-        yield Finding(Weight.KILLED, words(one.kills))
+        yield Remark(Weight.KILLED, words(one.kills))
     elif one.run.exit_code == _SIGKILL:
-        yield Finding(Weight.KILLED, "it exited 137, as after SIGKILL; no kill for memory is known")
+        yield Remark(Weight.KILLED, "it exited 137, as after SIGKILL; no kill for memory is known")
     if one.refused:
         forks = "fork was" if one.refused == 1 else "forks were"
-        yield Finding(Weight.REFUSED, f"{one.refused} {forks} refused")
+        yield Remark(Weight.REFUSED, f"{one.refused} {forks} refused")
     if one.throttled is not None and one.throttled >= THROTTLED:
-        yield Finding(
+        yield Remark(
             Weight.SLOWED, f"the CPU was at its limit in {one.throttled:.0%} of its periods"
         )
     for kind, share in one.stalled.items():
         if share >= THROTTLED:
             what = "CPU" if kind == "cpu" else kind
-            yield Finding(Weight.SLOWED, f"some task waited for {what} in {share:.0%} of the time")
+            yield Remark(Weight.SLOWED, f"some task waited for {what} in {share:.0%} of the time")
     memory = one.uses.get("memory")
     if memory and memory.waste is not None and memory.waste >= _IDLE:
-        yield Finding(
+        yield Remark(
             Weight.WASTED,
             f"{int(memory.waste * 100)}% of its memory was reserved and not used:"
             f" at most {memory.words}",
@@ -248,6 +248,6 @@ def _findings(one: RunReport) -> Iterator[Finding]:
     unseen = sum(alert.acknowledged is None for alert in one.alerts)
     if unseen:
         alerts = "alert is" if unseen == 1 else "alerts are"
-        yield Finding(Weight.KNOWN, f"{unseen} {alerts} not acknowledged")
+        yield Remark(Weight.KNOWN, f"{unseen} {alerts} not acknowledged")
     if not one.curves.times:
-        yield Finding(Weight.KNOWN, "no samples of it are left")
+        yield Remark(Weight.KNOWN, "no samples of it are left")

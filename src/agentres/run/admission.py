@@ -161,6 +161,8 @@ def _claim(who: Applicant, least: int, wants: int) -> None:
     between = who.limits.ranges.get("memory")
     most = 0 if between is None else int(between.most)
     try:
-        registry.claim(who.cgroup.fd, registry.Claimed(who.priority, least, wants, since, most))
+        registry.mark_claim(
+            who.cgroup.fd, registry.ClaimMark(who.priority, least, wants, since, most)
+        )
     except OSError as error:
         log.debug(__name__, "nobody sees what %s claims: %s", who.cgroup.path, error)

@@ -69,7 +69,7 @@ def ask(
         try:
             # Whom it refuses it does not listen to: its words are there all the same.
             with suppress(BrokenPipeError):
-                sock.sendall(control.request(verb, **fields))
+                sock.sendall(control.command(verb, **fields))
             answer = _line(sock)
         except TimeoutError:
             raise AgentresError(f"the supervisor of {agent.name} does not answer") from None

@@ -1,4 +1,4 @@
-"""The protocol of the control sockets: requests and answers as lines of JSON; pure.
+"""The protocol of the control sockets: commands and answers as lines of JSON; pure.
 
     {"agentres": 1, "do": "freeze"}
     {"ok": true}
@@ -34,15 +34,15 @@ _GRACE_MAX = 86_400.0
 _TEXTS_MAX = 64
 
 
-class Request(Record):
+class Command(Record):
     """What is asked for: one of :data:`VERBS`, and its fields, checked."""
 
     verb: str
     fields: Mapping[str, Any]
 
 
-def parse(line: bytes) -> Request:
-    """The request in a line.  UsageError says what is wrong with it."""
+def parse(line: bytes) -> Command:
+    """The command in a line.  UsageError says what is wrong with it."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -57,10 +57,10 @@ def parse(line: bytes) -> Request:
     checks = VERBS[verb]
     if unknown := found.keys() - checks.keys():
         raise UsageError(f"{verb}: no field {min(unknown)!r}")
-    return Request(verb, {key: check(found.get(key)) for key, check in checks.items()})
+    return Command(verb, {key: check(found.get(key)) for key, check in checks.items()})
 
 
-def request(verb: str, **fields: object) -> bytes:
+def command(verb: str, **fields: object) -> bytes:
     """The line that asks for it."""
     return _line({"agentres": PROTOCOL, "do": verb, **fields})
 

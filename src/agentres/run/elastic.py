@@ -95,7 +95,7 @@ class Elastic:
         if (memory := terms.limits.ranges.get("memory")) is not None:
             # What never moves cannot be given back: nobody would ever raise it again.
             least = memory.least if self._moves else values["memory_limit"] or memory.most
-            claimed = registry.Claimed(terms.priority, int(least), most=int(memory.most))
+            claimed = registry.ClaimMark(terms.priority, int(least), most=int(memory.most))
             self.sharing = Sharing(
                 actuator.cgroup, terms.slice, terms.share, claimed, self._carry_out
             )

@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from agentres.policy.settings import Settings
 
     Values = Mapping[str, Any]
-    """Option key -> its text, the list of texts where it is repeatable, True for a flag."""
+    """RunOption key -> its text, the list of texts where it is repeatable, True for a flag."""
 
 LIMITS, AGENT, OUTPUT = "Limits", "The agent", "What agentres says and does"
 
 
-class Option(Record):
+class RunOption(Record):
     """One option: its name, what it takes (empty: a flag), where and how ``--help`` shows it.
 
     ``alone`` is what it stands for without a value, which is then only to be given after ``=``.
@@ -63,35 +63,35 @@ class Option(Record):
 
 
 OPTIONS = (
-    Option("cpu", "CORES", LIMITS, "CPU: cores (1.5) or percent of one core (150%), or a range (0.5:4). Default: what earlier runs used, else 1 core, up to 80% of the host."),
-    Option("memory", "SIZE", LIMITS, "Memory: 512M, 2GiB, 50% of the host, or a range (256M:2G, 256M:max). Default: what earlier runs used, else 256 MiB, up to 80% of the host."),
-    Option("swap", "SIZE", LIMITS, "Swap on top of the memory. Default: 0."),
-    Option("pids", "N", LIMITS, "Processes and threads at once, or a range (64:512). Default: 512."),
-    Option("io-read", "[DEV=]RATE", LIMITS, "Bytes a second read from every disk, or from DEV (a device, or a path on it), or a range (10M:100M); repeatable. Default: 100MB/s.", True),
-    Option("io-write", "[DEV=]RATE", LIMITS, "Bytes a second written, likewise. Default: 100MB/s.", True),
-    Option("io-read-iops", "[DEV=]N", LIMITS, "Read operations a second, likewise. Default: no limit.", True),
-    Option("io-write-iops", "[DEV=]N", LIMITS, "Write operations a second, likewise. Default: no limit.", True),
-    Option("net-in", "RATE", LIMITS, "Bytes a second received, or a range (10M:100M). Default: 100MB/s."),
-    Option("net-out", "RATE", LIMITS, "Bytes a second sent, likewise. Default: 100MB/s."),
-    Option("net-loopback", "free|limited", LIMITS, "Whether what goes over loopback counts for these. Default: free."),
-    Option("net", "host|none|isolated", LIMITS, "The network: the host's, none but a loopback of its own, or one of its own behind NAT (root only). Default: host."),
-    Option("nofile", "N", LIMITS, "Open files of each process (RLIMIT_NOFILE). Default: 1000."),
-    Option("philosophy", "NAME", LIMITS, "How limits that are ranges move: balanced, conservative, aggressive, frozen, or one of the configuration's; see agentres philosophies."),
-    Option("priority", "low|normal|high|N", LIMITS, "Who goes first when the host's budget is gone, 1 to 1000: low is 25, high 400. Default: normal, 100."),
-    Option("wait", "[DURATION]", LIMITS, "Where the least does not fit the host's budget: wait for it, at most so long with --wait=5m. Default: fail.", alone=MAX),
-    Option("timeout", "DURATION", LIMITS, "Wall time: 90s, 5m, 1h30m; then SIGTERM, 5 s later SIGKILL, and exit 124. Default: none."),
-    Option("name", "NAME", AGENT, "The agent's name. Default: the command's, with a random end."),
-    Option("user", "USER", AGENT, "Run as this user (root only), or auto: as one that no other agent has; sets HOME, USER and LOGNAME, and with --isolate=no the groups."),
-    Option("isolate", "[yes|no]", AGENT, "Wall it off from its limits, from us and from other agents (root only; docs/security.md); without --user as a user of its own. Default: yes with --user, else no.", alone="yes"),
-    Option("detach", "", AGENT, "Have the daemon go on with it when this command has gone, which says the agent's name; its output goes to the journal (agentres logs)."),
-    Option("local", "", AGENT, "Supervise it here, not by the daemon. Default: by the daemon, where its socket is."),
-    Option("cwd", "DIR", AGENT, "Start in this directory."),
-    Option("config", "FILE", OUTPUT, "Read the configuration from FILE alone. Default: $AGENTRES_CONFIG, else /etc/agentres/agentres.toml and the user's own."),
-    Option("best-effort", "", OUTPUT, "Run even where limits cannot be enforced; they are listed on stderr. Needs a cgroup that may be written."),
-    Option("summary", "FILE", OUTPUT, "Write a JSON summary to FILE at the end."),
-    Option("progress", "", OUTPUT, "Draw what it uses in a line on stderr while it runs, where that is a terminal."),
-    Option("quiet", "", OUTPUT, "Say nothing but errors."),
-    Option("verbose", "", OUTPUT, "Say every control-file write."),
+    RunOption("cpu", "CORES", LIMITS, "CPU: cores (1.5) or percent of one core (150%), or a range (0.5:4). Default: what earlier runs used, else 1 core, up to 80% of the host."),
+    RunOption("memory", "SIZE", LIMITS, "Memory: 512M, 2GiB, 50% of the host, or a range (256M:2G, 256M:max). Default: what earlier runs used, else 256 MiB, up to 80% of the host."),
+    RunOption("swap", "SIZE", LIMITS, "Swap on top of the memory. Default: 0."),
+    RunOption("pids", "N", LIMITS, "Processes and threads at once, or a range (64:512). Default: 512."),
+    RunOption("io-read", "[DEV=]RATE", LIMITS, "Bytes a second read from every disk, or from DEV (a device, or a path on it), or a range (10M:100M); repeatable. Default: 100MB/s.", True),
+    RunOption("io-write", "[DEV=]RATE", LIMITS, "Bytes a second written, likewise. Default: 100MB/s.", True),
+    RunOption("io-read-iops", "[DEV=]N", LIMITS, "Read operations a second, likewise. Default: no limit.", True),
+    RunOption("io-write-iops", "[DEV=]N", LIMITS, "Write operations a second, likewise. Default: no limit.", True),
+    RunOption("net-in", "RATE", LIMITS, "Bytes a second received, or a range (10M:100M). Default: 100MB/s."),
+    RunOption("net-out", "RATE", LIMITS, "Bytes a second sent, likewise. Default: 100MB/s."),
+    RunOption("net-loopback", "free|limited", LIMITS, "Whether what goes over loopback counts for these. Default: free."),
+    RunOption("net", "host|none|isolated", LIMITS, "The network: the host's, none but a loopback of its own, or one of its own behind NAT (root only). Default: host."),
+    RunOption("nofile", "N", LIMITS, "Open files of each process (RLIMIT_NOFILE). Default: 1000."),
+    RunOption("philosophy", "NAME", LIMITS, "How limits that are ranges move: balanced, conservative, aggressive, frozen, or one of the configuration's; see agentres philosophies."),
+    RunOption("priority", "low|normal|high|N", LIMITS, "Who goes first when the host's budget is gone, 1 to 1000: low is 25, high 400. Default: normal, 100."),
+    RunOption("wait", "[DURATION]", LIMITS, "Where the least does not fit the host's budget: wait for it, at most so long with --wait=5m. Default: fail.", alone=MAX),
+    RunOption("timeout", "DURATION", LIMITS, "Wall time: 90s, 5m, 1h30m; then SIGTERM, 5 s later SIGKILL, and exit 124. Default: none."),
+    RunOption("name", "NAME", AGENT, "The agent's name. Default: the command's, with a random end."),
+    RunOption("user", "USER", AGENT, "Run as this user (root only), or auto: as one that no other agent has; sets HOME, USER and LOGNAME, and with --isolate=no the groups."),
+    RunOption("isolate", "[yes|no]", AGENT, "Wall it off from its limits, from us and from other agents (root only; docs/security.md); without --user as a user of its own. Default: yes with --user, else no.", alone="yes"),
+    RunOption("detach", "", AGENT, "Have the daemon go on with it when this command has gone, which says the agent's name; its output goes to the journal (agentres logs)."),
+    RunOption("local", "", AGENT, "Supervise it here, not by the daemon. Default: by the daemon, where its socket is."),
+    RunOption("cwd", "DIR", AGENT, "Start in this directory."),
+    RunOption("config", "FILE", OUTPUT, "Read the configuration from FILE alone. Default: $AGENTRES_CONFIG, else /etc/agentres/agentres.toml and the user's own."),
+    RunOption("best-effort", "", OUTPUT, "Run even where limits cannot be enforced; they are listed on stderr. Needs a cgroup that may be written."),
+    RunOption("summary", "FILE", OUTPUT, "Write a JSON summary to FILE at the end."),
+    RunOption("progress", "", OUTPUT, "Draw what it uses in a line on stderr while it runs, where that is a terminal."),
+    RunOption("quiet", "", OUTPUT, "Say nothing but errors."),
+    RunOption("verbose", "", OUTPUT, "Say every control-file write."),
 )  # fmt: skip  # a table
 """Every option of ``agentres run``, in the order of ``--help``."""
 

@@ -17,7 +17,7 @@ from agentres.run.elastic import Terms
 from agentres.run.sharing import take
 
 if TYPE_CHECKING:
-    from agentres.kernel.registry import Claimed
+    from agentres.kernel.registry import ClaimMark
 
     Texts = Mapping[str, str | Sequence[str]]
 
@@ -144,8 +144,8 @@ class Resize:
         between: Range | None = self._limits.ranges.get("memory")
         least = limit if between is None else int(between.least)
         most = 0 if between is None else int(between.most)
-        registry.claim(
-            self._actuator.cgroup.fd, registry.Claimed(self._before.priority, least, most=most)
+        registry.mark_claim(
+            self._actuator.cgroup.fd, registry.ClaimMark(self._before.priority, least, most=most)
         )
 
     def _put_back(self, done: dict[str, Callable[[], None]], failed: str) -> None:
@@ -162,13 +162,13 @@ class Resize:
             raise AgentresError("; ".join(lost))
 
     def _undo(self, key: str, before: float | str) -> Callable[[], None]:
-        claimed: Claimed | None = registry.claimed(self._actuator.cgroup.path)
+        claimed: ClaimMark | None = registry.claim(self._actuator.cgroup.path)
 
         def undo() -> None:
             if key == "memory":
                 self._actuator.write_memory(MAX if before == MAX else int(before))
                 if claimed is not None:
-                    registry.claim(self._actuator.cgroup.fd, claimed)
+                    registry.mark_claim(self._actuator.cgroup.fd, claimed)
             else:
                 self._actuator.write(key, before, elastic=key in self._before.limits.ranges)
 

@@ -80,7 +80,7 @@ class Sharing:
         cgroup: Cgroup,
         slice_path: str,
         share: float,
-        claimed: registry.Claimed,
+        claimed: registry.ClaimMark,
         carry_out: Callable[[Step], bool],
     ) -> None:
         self._cgroup = cgroup
@@ -151,7 +151,7 @@ class Sharing:
         since = self._claimed.since if keep_since else time.clock_gettime(time.CLOCK_BOOTTIME)
         self._claimed = self._claimed.but(wants=wants, since=since)
         try:
-            registry.claim(self._cgroup.fd, self._claimed)
+            registry.mark_claim(self._cgroup.fd, self._claimed)
         except OSError as error:
             log.debug(__name__, "nobody is told what is wanted: %s", error)
 

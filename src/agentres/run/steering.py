@@ -12,12 +12,12 @@ from functools import partial
 
 from agentres.kernel import process
 from agentres.kernel.actuator import COMMAND
-from agentres.kernel.listener import Connection, Peer
+from agentres.kernel.listener import Client, Peer
 from agentres.model.errors import AgentresError, NotEnforceable, UsageError, reason
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy.alerts import message
 from agentres.run import control
-from agentres.run.control import Request
+from agentres.run.control import Command
 from agentres.run.monitor import Monitor
 from agentres.run.resize import Resize
 
@@ -43,34 +43,34 @@ class Steering:
         self._supervision = supervision
         self._monitor = monitor
         self._origins = dict(monitor.watched.origins)
-        self._waiting: list[Connection] = []
+        self._waiting: list[Client] = []
 
-    def take(self, connection: Connection, line: bytes) -> None:
+    def take(self, client: Client, line: bytes) -> None:
         """Do what the line says, and answer."""
         try:
             asked = control.parse(line)
-            answer = self._do(asked, connection)
+            answer = self._do(asked, client)
         except AgentresError as error:
             answer = control.failure(error)
         except OSError as error:
             answer = control.failure(AgentresError(reason(error)))
         if answer is not None:
-            connection.send(answer)
+            client.send(answer)
 
     def ended(self, exit_code: int) -> None:
         """Answer those who wait for the agent's end."""
-        for connection in self._waiting:
-            connection.send(control.success(ended=True, exit_code=exit_code))
+        for client in self._waiting:
+            client.send(control.success(ended=True, exit_code=exit_code))
 
-    def _do(self, asked: Request, connection: Connection) -> bytes | None:
-        who = _spelled(connection.peer)
+    def _do(self, asked: Command, client: Client) -> bytes | None:
+        who = _spelled(client.peer)
         if self._supervision.ended and asked.verb in ("set", "freeze", "thaw"):
             raise UsageError("the agent has ended")
         match asked.verb:
             case "show":
                 return control.success(agent=self._shown())
             case "set":
-                peer = connection.peer
+                peer = client.peer
                 return control.success(changed=self._set(asked.fields["limits"], who, peer.uid))
             case "freeze" | "thaw":
                 self._freeze(asked.verb == "freeze", who)
@@ -80,8 +80,8 @@ class Steering:
                 self._supervision.stop(asked.fields["grace"], who)
             case "kill":
                 self._supervision.kill(who)
-        connection.waits = True
-        self._waiting.append(connection)
+        client.waits = True
+        self._waiting.append(client)
         return None
 
     def _shown(self) -> dict[str, Any]:

@@ -67,31 +67,31 @@ class WebhookHandler:
                 **headers,
             },
         }
-        self._standing = Standing() if format == "alertmanager" else None
+        self._unresolved = Unresolved() if format == "alertmanager" else None
         self._keeper = Keeper(PythonWork(post))
 
     def deliver(self, event: Event, timeout: float) -> None:
-        if self._standing is None:
+        if self._unresolved is None:
             self._post(event, timeout)
             return
-        alerts = self._standing.take(event)
+        alerts = self._unresolved.take(event)
         self._post(alerts, timeout)
-        self._standing.heard({event["id"]})
+        self._unresolved.heard({event["id"]})
 
     def due(self) -> float | None:
-        return None if self._standing is None else self._standing.due()
+        return None if self._unresolved is None else self._unresolved.due()
 
     def refresh(self, timeout: float) -> Iterable[tuple[str, str | None]]:
         """Send all that stands once more; tells who had not been heard before, or is not now."""
-        assert self._standing is not None
-        alerts = self._standing.again()
+        assert self._unresolved is not None
+        alerts = self._unresolved.again()
         if not alerts:
             return ()
         try:
             self._post(alerts, timeout)
         except NotDelivered as error:
-            return [(alert, str(error)) for alert in self._standing.firing()]
-        return [(alert, None) for alert in self._standing.heard(self._standing.firing())]
+            return [(alert, str(error)) for alert in self._unresolved.firing()]
+        return [(alert, None) for alert in self._unresolved.heard(self._unresolved.firing())]
 
     def _post(self, content: Any, timeout: float) -> None:
         # A little less than the time limit, for the reason to be told rather than the kill.
@@ -106,7 +106,7 @@ class WebhookHandler:
         self._keeper.close()
 
 
-class Standing:
+class Unresolved:
     """What Alertmanager should know, and send again: it forgets what it does not hear of.
 
     To Alertmanager, alerts with the same labels are the same, and ``severity`` is a label, as routes
