@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentres.kernel import listener
-from agentres.kernel.listener import Client, Listener, Peer
+from agentres.kernel.listener import Channel, Listener, Peer
 from agentres.kernel.loop import Loop
 from agentres.kernel.registry import Found
 from agentres.model.errors import AgentresError, NotEnforceable, UsageError
@@ -124,9 +124,9 @@ class Heard:
         self.listener = Listener(self.loop, refuse, self._heard)
         self.clients: list[socket.socket] = []
 
-    def _heard(self, client: Client, line: bytes) -> None:
+    def _heard(self, channel: Channel, line: bytes) -> None:
         self.lines.append(line)
-        client.send(b"%d\n" % len(line))
+        channel.send(b"%d\n" % len(line))
 
     def connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -239,7 +239,7 @@ def test_a_line_without_end_is_let_go(heard: Heard) -> None:
         with suppress(BlockingIOError, BrokenPipeError):
             client.send(b"x" * 5000)
         heard.turn()
-    assert not heard.listener._connections
+    assert not heard.listener._channels
     assert heard.lines == []
     client = heard.connect()
     client.sendall(b"still there\n")
@@ -251,10 +251,10 @@ def test_one_who_says_nothing_is_let_go_and_one_who_waits_is_not(
     heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silent, waits = heard.connect(), heard.connect()
-    _, waiting = heard.listener._connections.values()
+    _, waiting = heard.listener._channels.values()
     waiting.waits = True
     monkeypatch.setattr(listener, "PATIENCE", 0.0)
-    for each in heard.listener._connections.values():
+    for each in heard.listener._channels.values():
         each.listen()
     heard.turn()
     assert silent.recv(1) == b""
@@ -276,18 +276,18 @@ def test_more_than_enough_are_not_let_in(heard: Heard) -> None:
 
 def test_one_who_does_not_read_is_let_go(heard: Heard) -> None:
     client = heard.connect()
-    client = next(iter(heard.listener._connections.values()))
+    client = next(iter(heard.listener._channels.values()))
     for _ in range(10_000):
         client.send(b"x" * 10_000 + b"\n")
     assert client.fd < 0
-    assert not heard.listener._connections
+    assert not heard.listener._channels
     client.close()
 
 
 def test_one_who_goes_at_once_harms_nobody(heard: Heard) -> None:
     heard.connect().close()
     heard.turn(2)
-    assert not heard.listener._connections
+    assert not heard.listener._channels
 
 
 def test_errors_of_agentres_are_answers() -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from agentres.cli import show as shown
 from agentres.cli.parameters import Argument, Option, of_run, takes
 from agentres.cli.stderr import say
-from agentres.kernel import delegation, registry
+from agentres.kernel import delegation, registry, systemd
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.registry import Found
 from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, printable, reason
@@ -168,9 +168,9 @@ def logs(
     for match in (
         f"SYSLOG_IDENTIFIER={registry.journal_identifier(uid, name)}",
         f"AGENTRES_ALERT_AGENT={name}",
-        f"_SYSTEMD_UNIT=agentres@{name}.service",
-        f"_SYSTEMD_UNIT=agentres-{name}.scope",
-        f"_SYSTEMD_USER_UNIT=agentres-{name}.scope",
+        f"_SYSTEMD_UNIT={systemd.UNIT_PREFIX}{name}.service",
+        f"_SYSTEMD_UNIT={systemd.unit_name(name)}",
+        f"_SYSTEMD_USER_UNIT={systemd.unit_name(name)}",
     ):
         line += ["+", match] if line[-1].count("=") and not line[-1].startswith("--") else [match]
     os.execv(journalctl, line)

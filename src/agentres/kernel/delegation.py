@@ -38,7 +38,6 @@ CONTROLLERS = ("cpu", "memory", "io", "pids")
 UNIFIED = "boot with systemd.unified_cgroup_hierarchy=1 (without systemd: cgroup_no_v1=all)"
 """The remedy on a host whose controllers v1 holds."""
 
-_PREFIX = "agentres-"
 
 _BYSTANDERS = "agentres.bystanders"
 
@@ -356,7 +355,7 @@ class DirectHome(Home):
             with Lock(self.parent.path, _TURN_SECONDS, in_line=True):
                 self.slice = _child(self.parent, systemd.SLICE)
                 _sweep(self.slice)
-                self.cgroup = self.slice.create(_PREFIX + name)
+                self.cgroup = self.slice.create(systemd.PREFIX + name)
                 self._make_room()
                 self.slice.enable(self._wanted)
                 self._stand(standing)
@@ -446,7 +445,7 @@ def _child(parent: Cgroup, name: str) -> Cgroup:
 def _sweep(parent: Cgroup) -> None:
     """Remove the homes of runs whose supervisor was killed and whose agent has ended since."""
     for name in parent.children():
-        if name.startswith(_PREFIX):
+        if name.startswith(systemd.PREFIX):
             home = Cgroup(f"{parent.path}/{name}")
             if home.populated:
                 home.close()

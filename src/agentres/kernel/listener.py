@@ -24,7 +24,7 @@ CONNECTIONS = 32
 """At once, at the most."""
 
 PATIENCE = 10.0
-"""Seconds within which a client has to bring a line, unless it waits for an answer."""
+"""Seconds within which a channel has to bring a line, unless it waits for an answer."""
 
 _UCRED = struct.Struct("iII")
 
@@ -37,8 +37,8 @@ class Peer(Record):
     gid: int
 
 
-class Client:
-    """One of them; ``send`` takes whole lines."""
+class Channel:
+    """To one who has connected; ``send`` takes whole lines."""
 
     def __init__(self, listener: Listener, sock: _socket.socket, peer: Peer) -> None:
         self.peer = peer
@@ -117,12 +117,12 @@ class Listener:
         self,
         loop: Loop,
         refuse: Callable[[Peer], bytes],
-        heard: Callable[[Client, bytes], None],
+        heard: Callable[[Channel, bytes], None],
     ) -> None:
         self.loop = loop
         self.heard = heard
         self._refuse = refuse
-        self._connections: dict[int, Client] = {}
+        self._channels: dict[int, Channel] = {}
         self.name = f"agentres/{os.urandom(8).hex()}"
         """Its name in the abstract namespace, without the zero byte."""
         self._sock = _socket.socket(
@@ -144,7 +144,7 @@ class Listener:
             if not self._accept():
                 break
         deadline = time.monotonic() + patience
-        while silent := [each for each in self._connections.values() if not each.said]:
+        while silent := [each for each in self._channels.values() if not each.said]:
             poll = select.poll()
             for each in silent:
                 poll.register(each.fd, select.POLLIN)
@@ -157,15 +157,15 @@ class Listener:
 
     def close(self) -> None:
         """Let all of them go."""
-        for client in list(self._connections.values()):
-            client.close()
+        for channel in list(self._channels.values()):
+            channel.close()
         self.loop.unwatch(self._sock.fileno())
         self._sock.close()
 
-    def forget(self, client: Client) -> None:
-        """Hear nothing more from it; called by the client."""
-        self.loop.unwatch(client.fd)
-        del self._connections[client.fd]
+    def forget(self, channel: Channel) -> None:
+        """Hear nothing more from it; called by the channel."""
+        self.loop.unwatch(channel.fd)
+        del self._channels[channel.fd]
 
     def _accept(self) -> bool:
         """Let the next one in, or refuse it; False where nobody waits."""
@@ -186,10 +186,10 @@ class Listener:
         except OSError as error:
             log.debug(__name__, "not let in: %s", error)
             answer = b"\n"
-        if answer or len(self._connections) >= CONNECTIONS:
+        if answer or len(self._channels) >= CONNECTIONS:
             sock.close()
             return True
-        client = Client(self, sock, peer)
-        self._connections[fd] = client
-        self.loop.watch(fd, client.readable)
+        channel = Channel(self, sock, peer)
+        self._channels[fd] = channel
+        self.loop.watch(fd, channel.readable)
         return True

@@ -25,6 +25,10 @@ _STALE_SECONDS = 5.0
 """How long a scope without processes may take to go before its name counts as taken."""
 
 
+PREFIX, UNIT_PREFIX = "agentres-", "agentres@"
+"""What the name of an agent's home begins with: a scope's or a plain cgroup's, and a unit's."""
+
+
 def running() -> bool:
     """Whether systemd is this host's init: sd_booted(3)."""
     return os.path.isdir("/run/systemd/system")
@@ -45,7 +49,7 @@ def bus_socket(uid: int) -> str:
 
 def unit_name(name: str) -> str:
     """The scope's name for the agent ``name``."""
-    return f"agentres-{name}.scope"
+    return f"{PREFIX}{name}.scope"
 
 
 def delegated_unit(bus: str, cgroup: str) -> str:

@@ -10,7 +10,7 @@ import os
 import time
 
 from agentres.kernel import process, registry
-from agentres.kernel.systemd import SLICE
+from agentres.kernel.systemd import PREFIX, SLICE, UNIT_PREFIX
 from agentres.model import log
 from agentres.model.limits import page_align
 from agentres.model.record import TYPE_CHECKING
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agentres.kernel.delegation import Place
-
-PREFIXES = ("agentres-", "agentres@")
-"""What the name of every agent's home begins with: a scope's or a plain cgroup's, or a unit's."""
 
 
 def claims(path: str) -> list[Claim]:
@@ -37,7 +34,9 @@ def claims(path: str) -> list[Claim]:
 def _claims(path: str, now: float) -> Iterator[Claim]:
     try:
         with os.scandir(path) as entries:
-            homes = [entry.path for entry in entries if entry.name.startswith(PREFIXES)]
+            homes = [
+                entry.path for entry in entries if entry.name.startswith((PREFIX, UNIT_PREFIX))
+            ]
     except OSError as error:
         log.debug(__name__, "not looked into: %s", error)
         return

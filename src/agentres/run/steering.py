@@ -12,7 +12,7 @@ from functools import partial
 
 from agentres.kernel import process
 from agentres.kernel.actuator import COMMAND
-from agentres.kernel.listener import Client, Peer
+from agentres.kernel.listener import Channel, Peer
 from agentres.model.errors import AgentresError, NotEnforceable, UsageError, reason
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy.alerts import message
@@ -43,34 +43,34 @@ class Steering:
         self._supervision = supervision
         self._monitor = monitor
         self._origins = dict(monitor.watched.origins)
-        self._waiting: list[Client] = []
+        self._waiting: list[Channel] = []
 
-    def take(self, client: Client, line: bytes) -> None:
+    def take(self, channel: Channel, line: bytes) -> None:
         """Do what the line says, and answer."""
         try:
             asked = control.parse(line)
-            answer = self._do(asked, client)
+            answer = self._do(asked, channel)
         except AgentresError as error:
             answer = control.failure(error)
         except OSError as error:
             answer = control.failure(AgentresError(reason(error)))
         if answer is not None:
-            client.send(answer)
+            channel.send(answer)
 
     def ended(self, exit_code: int) -> None:
         """Answer those who wait for the agent's end."""
-        for client in self._waiting:
-            client.send(control.success(ended=True, exit_code=exit_code))
+        for channel in self._waiting:
+            channel.send(control.success(ended=True, exit_code=exit_code))
 
-    def _do(self, asked: Command, client: Client) -> bytes | None:
-        who = _spelled(client.peer)
+    def _do(self, asked: Command, channel: Channel) -> bytes | None:
+        who = _spelled(channel.peer)
         if self._supervision.ended and asked.verb in ("set", "freeze", "thaw"):
             raise UsageError("the agent has ended")
         match asked.verb:
             case "show":
                 return control.success(agent=self._shown())
             case "set":
-                peer = client.peer
+                peer = channel.peer
                 return control.success(changed=self._set(asked.fields["limits"], who, peer.uid))
             case "freeze" | "thaw":
                 self._freeze(asked.verb == "freeze", who)
@@ -80,8 +80,8 @@ class Steering:
                 self._supervision.stop(asked.fields["grace"], who)
             case "kill":
                 self._supervision.kill(who)
-        client.waits = True
-        self._waiting.append(client)
+        channel.waits = True
+        self._waiting.append(channel)
         return None
 
     def _shown(self) -> dict[str, Any]:

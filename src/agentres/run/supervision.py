@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.kmsg import KernelLog
-from agentres.kernel.listener import Client, Listener, Peer
+from agentres.kernel.listener import Channel, Listener, Peer
 from agentres.kernel.loop import Loop
 from agentres.kernel.trampoline import Child
 from agentres.model import log
@@ -217,13 +217,13 @@ class Supervision:
         refused = steering.refusal(peer, self._owners, self._log_name)
         return b"" if refused is None else control.failure(refused)
 
-    def _commanded(self, client: Client, line: bytes) -> None:
+    def _commanded(self, channel: Channel, line: bytes) -> None:
         assert self._monitor is not None
         if self._steering is None:
             from agentres.run.steering import Steering
 
             self._steering = Steering(self, self._monitor)
-        self._steering.take(client, line)
+        self._steering.take(channel, line)
 
     def _main_is_stopped(self) -> bool:
         flags = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
