@@ -1,0 +1,98 @@
+"""The kernel that ``scripts/vm`` builds: which source, with all of its options, and what becomes of a build that failed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+from _vm import kernel
+from _vm.config import Settings, VmError
+
+SETTINGS = Settings.from_environment()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where kernels are kept; nothing is built, and nothing fetched."""
+    monkeypatch.setattr(kernel, "cache_dir", lambda: tmp_path)
+    (tmp_path / "kernels").mkdir()
+    return tmp_path / "kernels"
+
+
+def wanted() -> list[str]:
+    return [line for line in kernel._OPTIONS.read_text().splitlines() if "CONFIG_" in line]
+
+
+def test_a_configuration_that_has_them_all_is_taken(tmp_path: Path) -> None:
+    config = tmp_path / ".config"
+    config.write_text("\n".join([*wanted(), "CONFIG_SOMETHING_ELSE=y"]))
+    kernel._check(config)
+    # One that is to be off may be unknown to this kernel.
+    config.write_text("\n".join(line for line in wanted() if not line.startswith("#")))
+    kernel._check(config)
+
+
+@pytest.mark.parametrize("line", [line for line in wanted() if not line.startswith("#")][:40])
+def test_one_that_was_lost_on_the_way_is_told(tmp_path: Path, line: str) -> None:
+    config = tmp_path / ".config"
+    config.write_text("\n".join(each for each in wanted() if each != line))
+    with pytest.raises(VmError, match="does not take") as raised:
+        kernel._check(config)
+    assert line in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("package", "number"),
+    [("linux-source-6.19", (6, 19)), ("linux-source-7.3", (7, 3)), ("linux-source", None), ("linux-source-6.12-rt", None)],
+)  # fmt: skip
+def test_the_number_of_a_source(package: str, number: tuple[int, int] | None) -> None:
+    assert kernel._number(package) == number
+
+
+def test_a_build_that_failed_is_not_tried_at_every_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel._failed(folder).write_text("make: exit 2")
+    with pytest.raises(VmError, match="make: exit 2; `scripts/vm build` tries again"):
+        kernel.ensure_kernel(SETTINGS)
+    yesterday = time.time() - kernel._FAILURE_KEPT - 1
+    os.utime(kernel._failed(folder), (yesterday, yesterday))
+    assert kernel._failure(folder) == ""
+    kernel._failed(folder).write_text("again")
+    kernel.forget_failure()
+    assert kernel._failure(folder) == ""
+
+
+def test_what_fails_is_noted_for_these_options_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> Path:
+        raise VmError("make: exit 2\nand more")
+
+    monkeypatch.setattr(kernel.host, "ensure_packages", lambda packages: None)
+    monkeypatch.setattr(kernel.host, "run_logged", lambda *_, **__: None)
+    monkeypatch.setattr(kernel, "host_mirror", lambda: "somewhere")
+    monkeypatch.setattr(kernel, "_find", lambda *_: (["apt-get"], "linux-source-7.3", "7.3.4-1"))
+    monkeypatch.setattr(kernel, "_make", fails)
+    with pytest.raises(VmError, match="make: exit 2"):
+        kernel.ensure_kernel(SETTINGS)
+    assert kernel._failure(folder) == "make: exit 2"
+    assert [path.name for path in folder.glob(".build-*")] == []
+    options = folder.parent / "uml.config"
+    options.write_text("CONFIG_OTHER=y\n")
+    monkeypatch.setattr(kernel, "_OPTIONS", options)
+    assert kernel._failure(folder) == ""
+
+
+def test_the_newest_build_with_these_options_is_taken(folder: Path) -> None:
+    for number, name in enumerate([f"6.19-{kernel._key()}", f"7.3-{kernel._key()}", "7.4-others"]):
+        (folder / name).mkdir()
+        (folder / name / "linux").touch()
+        os.utime(folder / name / "linux", (number, number))
+    assert kernel.ensure_kernel(SETTINGS) == folder / f"7.3-{kernel._key()}" / "linux"
