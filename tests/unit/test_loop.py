@@ -94,6 +94,22 @@ def test_a_ready_descriptor_does_not_wait_for_a_timer(loop: Loop, pipe: tuple[in
     assert called == ["pipe"]
 
 
+def test_a_timer_that_is_due_again_at_once_keeps_no_event_waiting(
+    loop: Loop, pipe: tuple[int, int]
+) -> None:
+    called: list[str] = []
+
+    def again() -> None:
+        called.append("timer")
+        loop.call_at(time.monotonic(), again)
+
+    again()
+    loop.watch(pipe[0], lambda: called.append("pipe"))
+    os.write(pipe[1], b"x")
+    loop.tick()
+    assert called[:3] == ["timer", "pipe", "timer"]
+
+
 @pytest.mark.parametrize("wait", [2**31 / 1000, 1e10, 1e20, float("inf")])
 def test_a_timer_may_be_further_away_than_epoll_can_wait(
     loop: Loop, pipe: tuple[int, int], wait: float

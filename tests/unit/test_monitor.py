@@ -16,7 +16,7 @@ from fake_slice import MIB, FakeSlice, keep_attributes
 from agentres.kernel import host, registry
 from agentres.kernel.actuator import COMMAND, Actuator
 from agentres.kernel.loop import Timer
-from agentres.model.limits import Limits, Setting
+from agentres.model.limits import Limits, Range, Setting
 from agentres.policy.alerts import Rule, Severity
 from agentres.policy.scaling import BALANCED, FROZEN
 from agentres.policy.settings import Handler, Settings
@@ -194,6 +194,20 @@ def test_a_file_that_notifies_all_the_time_is_heard_once_a_breath(watching: Watc
     assert fd not in watching.loop.watched
     watching.loop.run(notifications.BREATH)
     assert fd in watching.loop.watched
+
+
+def test_an_agent_that_does_nothing_is_looked_at_seldom(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = watching.monitor.terms
+    ranges = {"cpu": Range(0.5, 4.0), **MEMORY}
+    (watching.agent / "cpu.stat").unlink(missing_ok=True)  # its use is not known, nor will be
+    looks: list[str] = []
+    read = watching.monitor.meter.read
+    monkeypatch.setattr(watching.monitor.meter, "read", lambda group: looks.append(group) or read(group))  # fmt: skip
+    watching.monitor.anew(lambda: terms.but(limits=terms.limits.but(cpu=1.0, ranges=ranges)))
+    watching.loop.run(1.0)
+    assert looks.count("cpu") <= 30
 
 
 def test_what_somebody_else_wrote_is_drift_and_our_own_moves_are_not(watching: Watching) -> None:

@@ -73,6 +73,8 @@ class Loop:
                 callback := self._callbacks.get(fd)
             ) is not None:  # one before may have unwatched it
                 callback()
-        while self._timers and self._timers[0].deadline <= time.monotonic():
+        # Those that are due now: one that sets itself anew, and is due again, keeps no event waiting.
+        now = time.monotonic()
+        while self._timers and self._timers[0].deadline <= now:
             if (due := heapq.heappop(self._timers).callback) is not None:
                 due()

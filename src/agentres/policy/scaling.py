@@ -245,8 +245,10 @@ class Scaler:
         """Seconds from ``now`` until it wants to be asked again, at the latest; infinite: no reason to."""
         if not self.philosophy.moves:
             return _NEVER
-        if self._stands is None:
-            return 0.0
+        if (
+            self._stands is None
+        ):  # nothing is known yet: a rate is not before there are two readings
+            return _SOON
         soonest = self._wants
         if self._settle is not None:
             soonest = min(soonest, self._settle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
 import time
@@ -71,5 +72,9 @@ class Notifications:
             self._loop.unwatch(fd)
         self._callbacks.clear()
         for fd in self._triggers:
-            os.close(fd)
+            # The kernel closes one only after all processors have moved on (synchronize_rcu): not one after another.
+            try:
+                _thread.start_new_thread(os.close, (fd,))
+            except RuntimeError:  # no room for a thread
+                os.close(fd)
         self._triggers.clear()
