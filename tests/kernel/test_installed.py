@@ -194,6 +194,7 @@ def test_a_killed_supervisor_takes_nothing_with_it_for_good() -> None:
         call("systemctl", "start", unit)
         before = state(unit, "MainPID")
         os.kill(int(before), 9)
+        # Right after the signal it is "active" still, with the process that was killed.
         wait_until(lambda: state(unit, "MainPID") not in (before, "0") and state(unit, "ActiveState") == "active", "it is back")  # fmt: skip
         procs = (agent_of("killed") / "main" / "cgroup.procs").read_text().split()
         assert len(procs) == 1

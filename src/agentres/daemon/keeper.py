@@ -269,8 +269,6 @@ def _run(client: Client, who: Caller, asked: Submission, settings: Settings, run
         _write_to_journal(who, registry.journal_identifier(who.uid, request.name))
 
     def started(path: str) -> None:
-        if not asked.detach:
-            registry.mark_leased(path)
         client.send(started=path, name=request.name)
         if progress is not None:
             progress.begin(path)
@@ -291,6 +289,7 @@ def _run(client: Client, who: Caller, asked: Submission, settings: Settings, run
         state_directory(asked.environment, who.uid),
         within,
         client.early,
+        leased=not asked.detach,
     )
     progress: Progress | None = None
     if options.progress:

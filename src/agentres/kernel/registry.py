@@ -113,12 +113,12 @@ def mark(fd: int, name: str, started: float, supervisor: int, owner: int | None 
         log.debug(__name__, "agent %s cannot be marked as running: %s", name, error)
 
 
-def mark_leased(path: str) -> None:
-    """Say that the agent at ``path`` is to end when whoever asked for it goes, and so when its supervisor does."""
+def mark_leased(fd: int) -> None:
+    """Say that the agent whose cgroup is open as ``fd`` ends with whoever asked for it, and so with its supervisor."""
     try:
-        os.setxattr(path, _LEASED, b"1")
+        os.setxattr(fd, _LEASED, b"1")
     except OSError as error:
-        log.debug(__name__, "%s cannot be marked as leased: %s", path, error)
+        log.debug(__name__, "the agent cannot be marked as leased: %s", error)
 
 
 def leased(path: str) -> bool:

@@ -197,22 +197,6 @@ class Prediction(Record):
         return None
 
     @property
-    def memory(self) -> int | None:
-        """Bytes, whole pages."""
-        first = self.first("memory")
-        return None if first is None else int(first)
-
-    @property
-    def cpu(self) -> float | None:
-        """Cores."""
-        return self.first("cpu")
-
-    @property
-    def pids(self) -> int | None:
-        first = self.first("pids")
-        return None if first is None else int(first)
-
-    @property
     def why(self) -> tuple[str, ...]:
         """A line for each limit."""
         return tuple(forecast.why for forecast in self.forecasts)

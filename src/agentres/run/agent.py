@@ -26,7 +26,8 @@ class Behalf(Record):
     """On whose behalf an agent runs that somebody asked the daemon for.
 
     ``state`` is the directory of its history, ``environment`` that of its handlers.  ``within`` lowers limits to
-    what the caller may have, or refuses them.  ``early`` is called while the launch waits, and may raise.
+    what the caller may have, or refuses them.  ``early`` is called while the launch waits, and may raise.  A ``leased`` agent ends
+    with the caller, also where its supervisor was killed.
     """
 
     caller: Caller
@@ -34,6 +35,7 @@ class Behalf(Record):
     state: str
     within: Callable[[Limits, Limits | None], Limits]
     early: Callable[[], None]
+    leased: bool
 
 
 class Request(Record):

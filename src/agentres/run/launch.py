@@ -120,6 +120,9 @@ class Launch:
             self._taken.callback(_clear_the_wires, self._tell)
         self._taken.callback(bell.ring, self._slice)
         self._taken.callback(self._home.release)
+        if request.behalf is not None and request.behalf.leased:
+            # Before the command begins: a supervisor that is killed in between leaves no agent that nobody ends.
+            registry.mark_leased(self._home.agent.fd)
         registry.mark(self._home.agent.fd, request.name, time.time(), os.getpid(), self._owner)
 
     def admit(self) -> None:

@@ -72,8 +72,7 @@ def alive(run: Run) -> bool:
 class Recorder:
     """Writes the history in ``path``; no thread and no file before the first :meth:`put`.
 
-    ``trouble`` is empty while all is well, else one line for people; ``failures`` counts the changes
-    from well to trouble.  ``dropped`` samples and ``lost`` other items were not written.  ``notify`` is
+    ``trouble`` is empty while all is well, else one line for people.  ``dropped`` samples and ``lost`` other items were not written.  ``notify`` is
     called when ``trouble`` has changed or a question was answered, in the thread or in :meth:`put`, and never
     once :meth:`close` has been called; it must not block.  ``caller`` is whose file it is, where not our own user's.
     """
@@ -82,7 +81,6 @@ class Recorder:
         self.path = path
         self._caller = caller
         self.trouble = ""
-        self.failures = 0
         self.dropped = 0
         self.lost = 0
         self._notify = notify
@@ -191,8 +189,6 @@ class Recorder:
     def _say(self, trouble: str) -> None:
         if trouble == self.trouble:
             return
-        if not self.trouble:
-            self.failures += 1
         self.trouble = trouble
         if not self._closing:
             self._notify()
