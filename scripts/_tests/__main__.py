@@ -27,27 +27,35 @@ _WORKERS = ("-n", "4", "--dist", "worksteal") if importlib.util.find_spec("xdist
 
 # Tests of what a host has once; as dev they would all be skipped.
 _OF_THE_HOST = ("tests/kernel/test_daemon.py", "tests/kernel/test_installed.py")
-# Together with those about as long as root's others, which are in another machine meanwhile.
-_SOME = tuple(f"tests/kernel/test_{n}.py" for n in ("breaches", "elastic", "pacing", "places"))
+# Root's in three parts of about the same length.
+_ALERTS = tuple(f"tests/kernel/test_{n}.py" for n in ("breaches", "elastic", "pacing", "places"))
+_ENDS = tuple(f"tests/kernel/test_{n}.py" for n in ("io", "network", "teardown"))
 
 
 def _but(*paths: str) -> tuple[str, ...]:
     return tuple(f"--ignore={path}" for path in paths)
 
 
-_SUITES = (
-    Suite("as root, alerts and more", "root", paths=_SOME),
-    Suite("the host's daemon", "root", paths=_OF_THE_HOST),
-    Suite("as root", "root", options=_but(*_OF_THE_HOST, *_SOME)),
-    Suite("as dev", "dev", options=_but(*_OF_THE_HOST)),
-    Suite("as dev, by the daemon", "dev", options=(*_but(*_OF_THE_HOST), "--daemon")),
+_HOST = Suite("the host's daemon", "root", paths=_OF_THE_HOST)
+_ROOT = Suite("as root", "root", options=_but(*_OF_THE_HOST))
+_ROOT_IN_PARTS = (
+    Suite("as root, alerts and limits that move", "root", paths=_ALERTS),
+    Suite("as root, disks, network, ends", "root", paths=_ENDS),
+    Suite("as root, all others", "root", options=_but(*_OF_THE_HOST, *_ALERTS, *_ENDS)),
 )
-_ALONE = _SUITES[2:]
+_DEV = Suite("as dev", "dev", options=_but(*_OF_THE_HOST))
+_BY_DAEMON = Suite("as dev, by the daemon", "dev", options=(*_but(*_OF_THE_HOST), "--daemon"))
+_ALONE = (_ROOT, _DEV, _BY_DAEMON)
 
-# Machines at once, and the suites of each. What tests wait for is time, mostly: four machines keep two processors busy.
-_FOUR = {"": _SUITES[:2], "second": _SUITES[2:3], "third": _SUITES[3:4], "fourth": _SUITES[4:]}
-_TWO = {"": _SUITES[:3], "second": _SUITES[3:]}
-_MIB_FOR_FOUR = 20 << 10
+# Machines at once, and the suites of each. What tests wait for is time, mostly: six machines keep two processors busy.
+_MANY = {
+    "": (_HOST,),
+    **dict(zip(("second", "third", "fourth"), ((part,) for part in _ROOT_IN_PARTS), strict=True)),
+    "fifth": (_DEV,),
+    "sixth": (_BY_DAEMON,),
+}
+_TWO = {"": (_HOST, _ROOT), "second": (_DEV, _BY_DAEMON)}
+_MIB_FOR_MANY = 20 << 10
 
 
 def main() -> int:
@@ -121,7 +129,7 @@ class _Run:
             _together([self._lane(*lane, failures) for lane in _lanes().items()])
             self._alone(failures)
             say(f"round {number + 1}: {time.monotonic() - start:.0f} s")
-            for name in _FOUR:
+            for name in _MANY:
                 Machine(name).down()
         print(f"\n| test | as | failed in {times} |\n| --- | --- | ---: |")
         for (suite, test), count in failures.most_common():
@@ -181,7 +189,7 @@ class _Run:
 
     def _alone(self, failures: Counter[tuple[str, str]] | None = None) -> None:
         """What does not bear company."""
-        for name in _FOUR:
+        for name in _MANY:
             if name:
                 Machine(name).down()
         for suite in _ALONE:
@@ -193,7 +201,7 @@ class _Run:
             signal.signal(number, signal.SIG_IGN)  # a second one must not leave a machine behind
         end_children()
         if self._kernel and not self._here:
-            for name in _FOUR:
+            for name in _MANY:
                 Machine(name).down()
 
     def _suite(
@@ -262,7 +270,7 @@ def _lanes() -> dict[str, tuple[Suite, ...]]:
     shared = os.statvfs("/dev/shm")  # a machine's memory is a file there
     room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
     room = min(room, shared.f_blocks * shared.f_frsize >> 20)
-    return _TWO if status.get("accelerator") == "tcg" or room < _MIB_FOR_FOUR else _FOUR
+    return _TWO if status.get("accelerator") == "tcg" or room < _MIB_FOR_MANY else _MANY
 
 
 def _together(lanes: Sequence[Callable[[], None]]) -> None:

@@ -217,6 +217,12 @@ def not_by_daemon(why: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(by_daemon(), reason=f"by the daemon {why}")
 
 
+once = pytest.mark.skipif(
+    not ROOT,
+    reason="it waits for long, and what it shows does not depend on who runs it: once is enough",
+)
+
+
 def agents_cgroup() -> Path:
     """The cgroup of agentres.slice of the manager that has this user's agents."""
     own = delegation.hierarchy()

@@ -22,6 +22,7 @@ from conftest import (
     Watched,
     home_of,
     not_by_daemon,
+    once,
     python,
     runs,
     wait_until,
@@ -141,6 +142,7 @@ def test_open_files_are_counted_over_all_processes(watched: Watched) -> None:
     assert resolved["event"] == "resolved"
 
 
+@once
 def test_cpu_at_its_limit_is_told_of_after_the_rules_duration_once(watched: Watched) -> None:
     code = (
         "import time\ntime.sleep(1)\nend = time.monotonic() + 8\nwhile time.monotonic() < end: pass"
@@ -152,9 +154,12 @@ def test_cpu_at_its_limit_is_told_of_after_the_rules_duration_once(watched: Watc
     assert len(raised) == 1
     assert raised[0]["raised"] - raised[0]["breached"] >= 3
     assert raised[0]["limit"] == pytest.approx(0.4)
-    assert 0.3 <= raised[0]["value"] <= 0.5  # bandwidth is given in slices of 5 ms
+    # Over 0.75 s: the quota of a period more than they have, and what is used while the supervisor, between its clock
+    # and its look, waits for a processor.
+    assert 0.3 <= raised[0]["value"] <= 0.6
 
 
+@once
 def test_cpu_at_its_limit_is_told_by_the_kernel_before_any_sample(watched: Watched) -> None:
     code = (
         "import time\ntime.sleep(3)\nprint(time.time())\nend = time.monotonic() + 6\n"
@@ -260,6 +265,7 @@ def test_an_agent_that_somebody_froze_is_told_of_at_once_and_when_it_goes_on(
     assert end(process) == 0
 
 
+@once
 def test_alerts_that_a_slow_handler_did_not_take_are_told_of(watched: Watched) -> None:
     """It is at the first one, the second waits for it, and there is no room for the next."""
     slow = (
@@ -301,6 +307,7 @@ def test_a_supervisor_that_is_killed_leaves_no_tripwire(
 # Handlers.
 
 
+@once
 def test_a_handler_that_hangs_delays_neither_the_others_nor_the_end_beyond_its_time(
     watched: Watched,
 ) -> None:

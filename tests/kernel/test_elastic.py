@@ -20,6 +20,7 @@ from conftest import (
     RunAgent,
     home_of,
     not_by_daemon,
+    once,
     python,
     wait_until,
 )
@@ -106,6 +107,7 @@ def agents(elastic: Elastic) -> Iterator[list[subprocess.Popen[str]]]:
         process.communicate(timeout=DEADLINE)
 
 
+@once
 def test_a_burst_far_above_the_first_limit_survives(elastic: Elastic) -> None:
     code = OWN + "time.sleep(1)\nheld = take(900)\nprint(read('memory.max'))\n"
     run = elastic.run("", "--name", "burst", "--memory", "64M:1500M", command=python(code))
@@ -189,6 +191,7 @@ def test_cpu_is_raised_where_it_is_felt_before_any_sample(elastic: Elastic) -> N
     assert raises[-1]["after"] <= 1.8
 
 
+@once
 def test_processes_are_raised_ahead_of_a_growing_number(elastic: Elastic) -> None:
     code = OWN + (
         "time.sleep(1)\npids = []\n"
@@ -343,6 +346,7 @@ def test_the_budget_is_held_by_the_kernel_as_well(elastic: Elastic) -> None:
 
 
 @not_by_daemon("the budget is the host's to say")
+@once
 def test_a_lone_agent_that_the_budget_cannot_hold_is_killed_and_told_why(elastic: Elastic) -> None:
     run = elastic.run(
         budget(400), "--name", "lone", "--memory", "64M:2G",
@@ -371,6 +375,7 @@ def test_without_inotify_what_is_short_is_settled_all_the_same(elastic: Elastic)
     assert "not raised" in run.err
 
 
+@once
 def test_the_higher_priority_gets_what_the_lower_one_does_not_use(
     elastic: Elastic, agents: list[subprocess.Popen[str]]
 ) -> None:
@@ -455,6 +460,7 @@ def test_a_supervisor_that_is_killed_leaves_neither_tripwire_nor_frost(
 # What is learnt.
 
 
+@once
 def test_the_next_run_of_a_name_starts_from_what_the_last_one_used(elastic: Elastic) -> None:
     code = OWN + "held = take(500)\ntime.sleep(2)\nprint(read('memory.max'))\n"
     first = elastic.run("", "--name", "learns", "--memory", "64M:1500M", command=python(code))

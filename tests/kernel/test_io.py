@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, RunAgent, by_daemon, python
+from conftest import ROOT, RunAgent, by_daemon, not_by_daemon, python
 from stacks import SPARE_DISK, Stack, stack
 
 from agentres.kernel import delegation
@@ -115,6 +115,7 @@ def new_file(disk_file: Path) -> Iterator[Callable[[], Path]]:
 
 
 @needs_io
+@not_by_daemon("root writes io.max, as in root's own run of this")
 @pytest.mark.alone
 @pytest.mark.parametrize("how", ["direct", "buffered"])
 @pytest.mark.parametrize("rate", [2, 8])
@@ -132,6 +133,7 @@ def test_write_rate(
 
 
 @needs_io
+@not_by_daemon("root writes io.max, as in root's own run of this")
 @pytest.mark.alone
 @pytest.mark.parametrize("rate", [2, 8])
 def test_read_rate(reported: Reported, disk_file: Path, rate: int) -> None:

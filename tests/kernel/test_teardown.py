@@ -11,7 +11,16 @@ from subprocess import Popen
 
 import psutil
 import pytest
-from conftest import AGENTRES, ROOT, RunAgent, home_of, not_by_daemon, python, traces, wait_until
+from conftest import (
+    AGENTRES,
+    RunAgent,
+    home_of,
+    not_by_daemon,
+    once,
+    python,
+    traces,
+    wait_until,
+)
 
 Start = Callable[..., Popen[str]]
 
@@ -70,7 +79,7 @@ open(f"{own}/ice/cgroup.freeze", "w").write("1")
     assert run.status == 0, run.err
 
 
-@pytest.mark.skipif(not ROOT, reason="200 runs tell as much of root's, and once is enough")
+@once
 def test_200_runs_in_a_row_leave_nothing(agentres_run: RunAgent) -> None:
     for number in range(200):
         run = agentres_run("--name", "row", "--quiet", command=["true"])
@@ -78,6 +87,7 @@ def test_200_runs_in_a_row_leave_nothing(agentres_run: RunAgent) -> None:
     wait_until(lambda: not traces(), "no traces", deadline=20)
 
 
+@not_by_daemon("twenty at once are test_daemon's")
 def test_50_at_once_leave_nothing() -> None:
     # So little that the budget has room for all of them, however many there are at the same moment.
     line = [*AGENTRES, "run", "--quiet", "--memory", "32M", "--", "sh", "-c", "sleep 1; exit 9"]

@@ -207,16 +207,16 @@ def test_nothing_is_predicted_of_what_is_not_known() -> None:
     assert predict(taught(Observed()), NOW, BOUNDS) is None
     assert predict(taught(Observed(memory=1e8)), NOW, {}) is None
     only = predicted(taught(Observed(memory=1e8)))
-    assert (only.cpu, only.pids) == (None, None)
+    assert (only.first("cpu"), only.first("pids")) == (None, None)
     assert only.memory is not None
 
 
 def test_the_peaks_percentile_with_the_margin_on_top() -> None:
     runs = [Observed(memory=200 * MB)] * 8 + [Observed(memory=900 * MB)] * 2
     # A half-life so long that all weigh the same.
-    assert predicted(taught(*runs, half_life=365 * DAY), percentile=0.75).first("memory") == pytest.approx(
-        200 * MB * 1.15, rel=0.09
-    )
+    assert predicted(taught(*runs, half_life=365 * DAY), percentile=0.75).first(
+        "memory"
+    ) == pytest.approx(200 * MB * 1.15, rel=0.09)
     p90 = predicted(taught(*runs, half_life=365 * DAY)).first("memory")
     assert p90 == pytest.approx(900 * MB * 1.15, rel=0.06)
     assert p90 % MIB == 0
@@ -228,7 +228,9 @@ def test_newer_runs_count_more() -> None:
     runs = [Observed(memory=900 * MB)] * 10 + [Observed(memory=200 * MB)] * 10
     assert predicted(taught(*runs, step=DAY)).first("memory") == pytest.approx(230 * MB, rel=0.09)
     late = taught(*runs, step=DAY, half_life=1000 * DAY)
-    assert predicted(late, half_life=1000 * DAY).first("memory") == pytest.approx(1035 * MB, rel=0.06)
+    assert predicted(late, half_life=1000 * DAY).first("memory") == pytest.approx(
+        1035 * MB, rel=0.06
+    )
 
 
 def test_every_run_weighs_the_same_however_long() -> None:
@@ -333,13 +335,17 @@ def test_a_peak_above_the_limit_that_once_held_it_is_demand() -> None:
 def test_kills_at_a_fixed_limit_do_not_drive_the_prediction_up() -> None:
     """kubernetes/autoscaler#9521: there each kill bumped what the one before had bumped."""
     runs = [Observed(memory=255 * MIB, memory_held=256 * MIB, oom=256 * MIB)] * 200
-    assert predicted(taught(*runs, step=60.0)).first("memory") == pytest.approx(356 * MIB * 1.15, rel=0.06)
+    assert predicted(taught(*runs, step=60.0)).first("memory") == pytest.approx(
+        356 * MIB * 1.15, rel=0.06
+    )
 
 
 def test_a_run_with_room_outweighs_old_kills() -> None:
     kills = [Observed(oom=4 * GIB)] * 3
     calm = [Observed(memory=200 * MIB)] * 6
-    assert predicted(taught(*kills, *calm, step=DAY)).first("memory") == pytest.approx(230 * MIB, rel=0.07)
+    assert predicted(taught(*kills, *calm, step=DAY)).first("memory") == pytest.approx(
+        230 * MIB, rel=0.07
+    )
 
 
 def test_throttled_time_counts_as_more_than_the_limit() -> None:

@@ -192,7 +192,11 @@ def test_without_a_predictor_the_built_in_prediction_stands() -> None:
     prediction, warnings = started(known(), "")
     assert warnings == []
     assert prediction is not None
-    assert (prediction.first("memory"), prediction.first("cpu"), prediction.first("pids")) == (237 * MIB, 1.17, None)
+    assert (prediction.first("memory"), prediction.first("cpu"), prediction.first("pids")) == (
+        237 * MIB,
+        1.17,
+        None,
+    )
 
 
 def test_what_it_is_asked(install: Any, tmp_path: Path) -> None:
@@ -232,7 +236,11 @@ def test_what_it_says_takes_the_place_of_ours_within_the_range(install: Any) -> 
     install("def predict(q): return {'memory': 300e6, 'cpu': 0.001}")
     prediction, _ = started(None)
     assert prediction is not None
-    assert (prediction.first("memory"), prediction.first("cpu"), prediction.runs) == (287 * MIB, 0.1, 0)
+    assert (prediction.first("memory"), prediction.first("cpu"), prediction.runs) == (
+        287 * MIB,
+        0.1,
+        0,
+    )
 
 
 def test_of_a_bad_one_a_line_is_told_and_ours_stands(install: Any) -> None:
