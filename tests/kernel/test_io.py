@@ -223,22 +223,24 @@ def make_stack(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Calla
 
 
 @pytest.mark.skipif(IO_DELEGATED, reason="io is delegated here")
-def test_without_io_a_default_run_says_so_and_goes_on(agentres_run: RunAgent) -> None:
-    run = agentres_run(command=["true"], check=True)
+def test_without_io_and_pauses_a_default_run_says_so_and_goes_on(agentres_run: RunAgent) -> None:
+    run = agentres_run("--io-strict", "off", command=["true"], check=True)
     assert "NOT enforced: io.max" in run.err
     assert run.summary is not None
+    assert run.summary["paced"] == []
     # A user has no cgroup BPF either: that default is told beside it.
     assert {row["file"] for row in run.summary["not_enforced"]} == {"io.max", "network"}
 
 
 @pytest.mark.skipif(IO_DELEGATED, reason="io is delegated here")
-def test_without_io_a_rate_that_was_asked_for_is_refused(agentres_run: RunAgent) -> None:
-    run = agentres_run("--io-write", "5M", command=["echo", "ran"])
+@pytest.mark.parametrize("asked", [("--io-strict", "off", "--io-write", "5M"), ("--io-write-iops", "5"), ("--io-write", "/=5M")])  # fmt: skip
+def test_without_io_what_pauses_cannot_hold_is_refused(agentres_run: RunAgent, asked: tuple[str, ...]) -> None:  # fmt: skip
+    run = agentres_run(*asked, command=["echo", "ran"])
     assert run.status == 125
     assert run.out == ""
     assert run.err.count("\n") == 1
     assert "--io-write" in run.err
     assert "doctor" in run.err
-    again = agentres_run("--io-write", "5M", "--best-effort", command=["echo", "ran"], check=True)
+    again = agentres_run(*asked, "--best-effort", command=["echo", "ran"], check=True)
     assert again.out == "ran\n"
     assert "NOT enforced: io.max" in again.err

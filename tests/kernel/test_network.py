@@ -89,6 +89,7 @@ def test_tcp_gets_its_rate_and_no_more(agentres_run: RunAgent, peer: Peer, way: 
 
 
 @as_root
+@pytest.mark.alone  # who sends has to get a processor
 def test_without_a_queue_that_holds_packets_back_they_are_dropped(
     agentres_run: RunAgent, peer: Peer
 ) -> None:

@@ -236,8 +236,8 @@ def test_a_hybrid_host_is_refused_with_the_remedy(tmp_path: Path) -> None:
     assert "systemd.unified_cgroup_hierarchy=1" in first
     missing = [line for line in rest if "NOT enforced" in line]
     assert [line.split()[3] for line in missing] == [
-        "cpu.max", "memory.oom.group", "memory.max", "memory.swap.max", "pids.max", "io.max",
-    ]  # fmt: skip
+        "cpu.max", "memory.oom.group", "memory.max", "memory.swap.max", "pids.max",
+    ]  # fmt: skip  # disk rates hold without a controller, by pausing it
 
 
 def test_doctor_agrees_with_run() -> None:
@@ -276,7 +276,9 @@ def test_the_remedy_for_io_works() -> None:
     sh("bash", "-c", command.replace("sudo ", ""))
     try:
         sh("systemctl", "restart", f"user@{uid}.service")
-        line = f"{session}{' '.join(AGENTRES)} run --quiet --io-write 5M -- echo ran"
+        line = (
+            f"{session}{' '.join(AGENTRES)} run --quiet --io-strict off --io-write 5M -- echo ran"
+        )
         assert sh(*dev, line).stdout == "ran\n"
     finally:
         Path("/etc/systemd/system/user@.service.d/delegate.conf").unlink()

@@ -64,7 +64,9 @@ class Fake(Cgroup):
 
     def uses(self, use: int, cache: int = 0) -> None:
         Path(self.path, "memory.current").write_text(f"{use + cache}\n")
-        Path(self.path, "memory.stat").write_text(f"anon {use}\ninactive_file {cache}\n")
+        Path(self.path, "memory.stat").write_text(
+            f"anon {use}\nfile_dirty 0\nfile_writeback 0\ninactive_file {cache}\n"
+        )
 
     def wrote(self, *files: str) -> list[tuple[str, str]]:
         return [each for each in self.writes if each[0] in files]

@@ -81,7 +81,7 @@ class FakeSlice:
         files = {
             "memory.max": f"{limit}\n",
             "memory.current": f"{use + cache}\n",
-            "memory.stat": f"anon {use}\nfile {cache}\ninactive_file {cache}\nactive_file 0\n",
+            "memory.stat": f"anon {use}\nfile {cache}\nfile_dirty 0\nfile_writeback 0\ninactive_file {cache}\nactive_file 0\n",
             "cgroup.freeze": f"{int(frozen)}\n",
             "cgroup.events": f"populated {int(populated)}\nfrozen {int(frozen)}\n",
             "cpu.max": f"{cpu}\n",

@@ -108,3 +108,11 @@ def test_no_disk_goes_faster_than_a_ceiling_of_all() -> None:
 def test_no_limit_is_what_nobody_capped() -> None:
     found = within(asked(pids="max"), top("bob"), STANDARD)
     assert found.pids == MAX
+
+
+def test_under_a_ceiling_on_disk_rates_pauses_are_not_turned_off() -> None:
+    disks = allowed((Ceiling("d", limits={"io_write": "50MB/s"}),), "bob", 1000, (), HOST)
+    assert within(asked(io_strict="on"), disks, STANDARD).io_strict == "on"
+    with pytest.raises(UsageError, match="--io-strict off: bob has a ceiling on disk rates"):
+        within(asked(io_strict="off"), disks, STANDARD)
+    assert within(asked(io_strict="off"), top("bob"), STANDARD).io_strict == "off"

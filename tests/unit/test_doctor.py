@@ -24,7 +24,24 @@ def trial(*not_enforced: tuple[str, str]) -> dict[str, Any]:
     return {
         "enforced": [{"file": file, "text": "x"} for file in LIMIT_FILES if file not in missing],
         "not_enforced": [{"file": file, "text": "x", "why": why} for file, why in not_enforced],
+        "paced": ["io_write"],
     }
+
+
+def test_a_disk_rate_that_is_held_by_pausing_is_told_as_that() -> None:
+    held = trial(("io.max", "there is no io.max"))
+    held |= {"not_enforced": [], "paced": ["io_write", "io_read"]}
+    facts = host(
+        trial=held,
+        place_kind="user",
+        user_controllers=frozenset({"cpu", "memory", "pids"}),
+        control_files=frozenset({*LIMIT_FILES, *FEATURE_FILES} - {"io.max"}),
+    )
+    finding = only("io.max", facts)
+    assert finding.status == "missing"
+    assert "on average by pausing" in finding.detail
+    assert "Delegate" in finding.remedy
+    assert not refused(examine(facts, frozenset()))
 
 
 def test_a_disk_rate_that_the_configuration_asks_for_is_missed_by_a_run() -> None:
@@ -179,6 +196,7 @@ def test_a_controller_that_the_kernel_lacks_is_told_as_the_kernels() -> None:
 def test_a_host_without_disks_has_nothing_to_limit() -> None:
     summary = trial()
     summary["enforced"] = [row for row in summary["enforced"] if row["file"] != "io.max"]
+    summary["paced"] = []
     facts = host(trial=summary, disks=())
     assert only("io.max", facts).status == "note"
     assert only("disks", facts) == Finding("disks", "note", "none")

@@ -13,7 +13,7 @@ from agentres.model.stats import Sample
 FILES = {
     "cpu.stat": "usage_usec 500\nuser_usec 300\nsystem_usec 200\nnr_periods 7\nnr_throttled 2\nthrottled_usec 90\n",
     "memory.current": "100000\n",
-    "memory.stat": "anon 1\nfile 2\ninactive_anon 5\ninactive_file 40000\nactive_file 3\n",
+    "memory.stat": "anon 1\nfile 2\nfile_dirty 0\nfile_writeback 0\ninactive_anon 5\ninactive_file 40000\nactive_file 3\n",
     "memory.peak": "200000\n",
     "memory.swap.current": "0\n",
     "memory.events": "low 0\nhigh 1\nmax 2\noom 3\noom_kill 4\noom_group_kill 0\n",

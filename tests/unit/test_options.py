@@ -71,6 +71,7 @@ LIMITS: list[tuple[str, Any, str, Any]] = [
     ("net", "none", "net", "none"),
     ("net", "isolated", "net", "isolated"),
     ("net_loopback", "limited", "net_loopback", "limited"),
+    ("io_strict", "off", "io_strict", "off"),
 ]
 
 ELSEWHERE: list[tuple[str, Any, str, Any]] = [

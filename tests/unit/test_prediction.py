@@ -208,7 +208,7 @@ def test_nothing_is_predicted_of_what_is_not_known() -> None:
     assert predict(taught(Observed(memory=1e8)), NOW, {}) is None
     only = predicted(taught(Observed(memory=1e8)))
     assert (only.first("cpu"), only.first("pids")) == (None, None)
-    assert only.memory is not None
+    assert only.first("memory") is not None
 
 
 def test_the_peaks_percentile_with_the_margin_on_top() -> None:

@@ -321,3 +321,17 @@ def test_who_ends_wants_nothing_any_more_and_the_others_look(slice: FakeSlice, j
     assert registry.claim(str(member.agent)) == member.claimed
     assert member.claimed.wants == 0
     assert os.read(b.sharing.bell.fd, 4096)
+
+
+def test_one_that_is_paused_for_its_disk_rate_is_not_frozen_for_others(join: Join, slice: FakeSlice) -> None:  # fmt: skip
+    from agentres.kernel import registry, tree
+
+    a = join("a", 300, 100)
+    other = slice.agent("b", claimed=ClaimMark(), frozen=True)
+    fd = os.open(other, os.O_RDONLY)
+    registry.mark_paused(fd, True)
+    assert [claim.frozen for claim in tree.claims(str(slice.path)) if claim.path == str(other)] == [False]  # fmt: skip
+    registry.mark_paused(fd, False)
+    assert [claim.frozen for claim in tree.claims(str(slice.path)) if claim.path == str(other)] == [True]  # fmt: skip
+    os.close(fd)
+    assert a.steps == []

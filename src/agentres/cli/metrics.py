@@ -91,10 +91,11 @@ def _read(path: str) -> Sample:
     from agentres.kernel.cgroup import Cgroup
     from agentres.kernel.meter import GROUPS, Meter
     from agentres.model.stats import Sample
+    from agentres.readers.marks import MarkedWrites
 
     cgroup = Cgroup(path)
     network = _network(cgroup)
-    meter = Meter(path, network=network)
+    meter = Meter(path, network=network, writeback=MarkedWrites(path))
     try:
         for group in GROUPS:
             meter.read(group)

@@ -44,6 +44,7 @@ class LimitsSection(Section):
     net_out: Limit = None
     net: Limit = None
     net_loopback: Limit = None
+    io_strict: Limit = None
 
     def texts(self, host: Callable[[], Host]) -> dict[str, str | list[str]]:
         """Those that are given; :class:`Wrong` where one makes no sense on this host."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
+from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.model import log
 from agentres.model.errors import ControlFileError, NotEnforceable
@@ -48,8 +49,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 _RECLAIMED = 32 << 20
 """Bytes of page cache that are given back at once, so that the loop is not kept for long."""
 
-COMMAND, CONTENTION = "command", "contention"
-"""On whose account an agent is frozen: somebody said so, or others need what it has."""
+COMMAND, CONTENTION, PACING = "command", "contention", "pacing"
+"""On whose account an agent is frozen: somebody said so, others need what it has, or it is ahead of its disk rate."""
 
 
 class Actuator:
@@ -72,10 +73,14 @@ class Actuator:
         self.network: Network | None = None
         self.lines = {line.device: line for line in io_max}
         self.disks = dict(disks or {})
+        self.io_held = True
+        """Whether the kernel holds the disk rates of ``lines``."""
+        self.paced: tuple[str, ...] = ()
+        """The disk rates that are held by pausing the agent (:mod:`agentres.run.pacer`), alone where the kernel holds none."""
         self.tripwire: int | Max = MAX
         """What stands in memory.high, by us."""
         self.frozen_by: dict[str, str] = {}
-        """On whose account it is frozen (:data:`COMMAND`, :data:`CONTENTION`), and why, in words."""
+        """On whose account it is frozen (:data:`COMMAND`, :data:`CONTENTION`, :data:`PACING`), and why, in words."""
         self._written: dict[tuple[str, str], Setting] = {}
         self._guarded = guarded
         self._deadman: Deadman | None = None
@@ -128,6 +133,11 @@ class Actuator:
         except ControlFileError:  # its controller is not available
             return None
 
+    def pace(self, key: str) -> int | None:
+        """The highest rate among all disks; None where none of them has one."""
+        rates = (rate for _, rate in self._rates(key) if isinstance(rate, int))
+        return max(rates, default=None)
+
     def fastest(self, key: str) -> int | Max | None:
         """The highest rate among the disks of ``key``; None where there is none."""
         return max((rate for _, rate in self._rates(key)), key=_number, default=None)
@@ -143,10 +153,13 @@ class Actuator:
         elif key == "net_loopback":
             self._write_network(loopback=limit)
         else:
+            if not self.io_held and key not in self.paced:
+                raise NotEnforceable("there is no io controller, and pauses do not hold that")
             for device, _ in self._rates(key):
                 rate = MAX if limit == MAX else round(float(limit))
                 line = self.lines[device].but(**{IO[key.partition("=")[0]][0]: rate})
-                self._write(line.setting())
+                if self.io_held:
+                    self._write(line.setting())
                 self.lines[device] = line
 
     def write_memory(self, limit: int | Max) -> None:
@@ -230,13 +243,19 @@ class Actuator:
         """Stop all of its processes, until everybody on whose account they are has thawed it."""
         self._guard()
         self.cgroup.set_property("cgroup.freeze", "1")
-        self.frozen_by[account] = why
+        self._account({**self.frozen_by, account: why})
 
     def thaw(self, account: str = "") -> None:
         """Let it go on, as far as this account is concerned; empty: whoever has frozen it."""
         left = {key: why for key, why in self.frozen_by.items() if account and key != account}
         self.cgroup.set_property("cgroup.freeze", str(int(bool(left))))
-        self.frozen_by = left
+        self._account(left)
+
+    def _account(self, frozen_by: dict[str, str]) -> None:
+        paused, self.frozen_by = self.frozen_by.keys() == {PACING}, frozen_by
+        if (frozen_by.keys() == {PACING}) != paused:
+            # Others must not take it for one that was frozen for them.
+            registry.mark_paused(self.cgroup.fd, not paused)
 
     def _guard(self) -> None:
         """Have somebody let the agent go on should we be killed.  OSError."""

@@ -13,15 +13,28 @@ from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.stats import Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, Protocol
 
     from agentres.kernel.network import Network
+
+    class Writes(Protocol):
+        """What tells what the processes write: :class:`agentres.kernel.writeback.Writeback`, and what its supervisor has marked."""
+
+        @property
+        def hidden(self) -> int: ...
+
+        def look(self, pids: Iterable[int]) -> None: ...
+
+        def figures(self, values: dict[str, Any]) -> dict[str, int | None]: ...
+
 
 _ENOUGH = 4096
 _LONG = 1 << 20
 
-GROUPS = ("cpu", "memory", "disk", "pids", "fds", "network", "pressure", "events", "limits")
+GROUPS = (
+    "cpu", "memory", "disk", "pids", "fds", "network", "pressure", "events", "limits",
+)  # fmt: skip
 """What can be read by itself."""
 
 
@@ -29,20 +42,25 @@ class Meter:
     """Reads one cgroup: ``values`` holds what was read last, by the fields of a Sample.
 
     ``main`` is the child that holds the processes, empty for one that has them further down; ``network`` is
-    what counts its packets, None where nothing does.  A file that
+    what counts its packets, ``writeback`` what its processes write, None where nothing does.  A file that
     this kernel or this cgroup does not have leaves its fields None; one that vanishes later, or holds
     what its format does not allow, is in ``unreadable`` besides (file -> why).
     """
 
-    def __init__(self, path: str, main: str = "main", network: Network | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        main: str = "main",
+        network: Network | None = None,
+        writeback: Writes | None = None,
+    ) -> None:
         self.path = path
-        self.values: dict[str, Any] = dict.fromkeys(
-            (*Sample.__match_args__, "inactive_file", "cgroup_frozen")
-        )
+        self.values: dict[str, Any] = dict.fromkeys((*Sample.__match_args__, *_UNSAMPLED))
         self.unreadable: dict[str, str] = {}
         self.pids: list[bytes] = []
         self._main = main
         self._network = network
+        self._writeback = writeback
         self._before: dict[str, bytes] = {}
         self._sampled: tuple[int | None, ...] = ()
         self._fds: dict[str, int] = {}
@@ -91,6 +109,9 @@ class Meter:
         if group == "network":
             if self._network is not None:
                 self.values.update(self._network.figures())
+            return
+        if group == "disk" and self._writeback is not None:
+            self._count_writes(self._writeback)
             return
         for name, file in _FILES[group].items():
             self._take(name, file)
@@ -149,21 +170,46 @@ class Meter:
         told = error.strerror if isinstance(error, OSError) else f"holds garbage: {error!r}"
         self.unreadable[name] = f"{name}: {told}"
 
-    def _count_files(self) -> None:
+    def _find_processes(self) -> bool:
+        """Have the agent's processes in ``pids``; False where they cannot be told."""
         fd = self._fds.get(self._procs)
         if fd is None:
-            return
+            return False
         try:
             pids = os.pread(fd, _LONG, 0).split()
             if int(_flat(os.pread(self._fds["cgroup.stat"], _ENOUGH, 0))[b"nr_descendants"]) > 1:
                 pids = [pid for path in _below(self.path) for pid in _pids(path)]
         except (OSError, ValueError, LookupError) as error:
-            self.values["fds"] = None
             self._trouble(self._procs, error)
-            return
+            return False
         self.pids = pids
+        return True
+
+    def _count_writes(self, writeback: Writes) -> None:
+        try:
+            if self._find_processes():
+                writeback.look(map(int, self.pids))
+            # First what is dirtied, then what waits, then what is billed: nothing that comes between looks unbilled.
+            self._take("memory.stat", _FILES["memory"]["memory.stat"])
+            self._take("io.stat", _FILES["disk"]["io.stat"])
+            self.values.update(writeback.figures(self.values))
+        except (OSError, ValueError, LookupError) as error:
+            self.values.update(dict.fromkeys(_WRITES))
+            self._trouble("/proc/PID/io", error)
+            return
+        if (hidden := writeback.hidden) != 0:
+            self.unreadable["/proc/PID/io"] = (
+                f"/proc/PID/io: {hidden} processes may not be looked at"
+            )
+        elif self.unreadable:
+            self.unreadable.pop("/proc/PID/io", None)
+
+    def _count_files(self) -> None:
+        if not self._find_processes():
+            self.values["fds"] = None
+            return
         count = 0
-        for pid in pids:
+        for pid in self.pids:
             try:
                 count += _open_files(f"/proc/{pid.decode()}/fd")
             except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
@@ -224,9 +270,12 @@ def _cpu_stat(data: bytes) -> dict[str, Any]:
     return values
 
 
-def _inactive_file(data: bytes) -> dict[str, Any]:
-    at = data.index(b"\ninactive_file ") + 15
-    return {"inactive_file": int(data[at : data.index(b"\n", at)])}
+def _memory_stat(data: bytes) -> dict[str, Any]:
+    values = {}
+    for name in _CACHE:
+        at = data.index(b"\n%b " % name.encode()) + len(name) + 2
+        values[name] = int(data[at : data.index(b"\n", at)])
+    return values
 
 
 def _memory_events(data: bytes) -> dict[str, Any]:
@@ -295,6 +344,9 @@ class _File(Record):
     fields: tuple[str, ...]
 
 
+_CACHE = ("inactive_file", "file_dirty", "file_writeback")
+_WRITES = ("read_bytes", "dirtied_bytes", "billed_bytes", "unbilled_bytes")
+_UNSAMPLED = (*_CACHE, "cgroup_frozen", "billed_bytes")
 _CPU = ("usage_usec", "user_usec", "system_usec", "nr_periods", "nr_throttled", "throttled_usec")
 _EVENTS = ("memory_high", "memory_max", "memory_oom", "memory_oom_kill")
 
@@ -302,7 +354,7 @@ _FILES = {
     "cpu": {"cpu.stat": _File(_cpu_stat, _CPU)},
     "memory": {
         "memory.current": _File(_one("memory_current"), ("memory_current",)),
-        "memory.stat": _File(_inactive_file, ("inactive_file",)),
+        "memory.stat": _File(_memory_stat, _CACHE),
         "memory.peak": _File(_one("memory_peak"), ("memory_peak",)),
         "memory.swap.current": _File(_one("swap_current"), ("swap_current",)),
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _DEAD = (b"Z", b"X")
@@ -20,6 +21,28 @@ def lived_at(pid: int, when: float) -> bool:
     if fields is None or fields[0] in _DEAD:
         return False
     return int(fields[19]) / _TICKS <= when
+
+
+def parent(pid: int) -> int:
+    """The parent of a process; 0: it has none in our PID namespace, or is no more."""
+    fields = _stat(pid)
+    return 0 if fields is None else int(fields[1])
+
+
+def ignores_children(pid: int) -> bool:
+    """Whether it ignores SIGCHLD: what its children used is added to nobody's figures then."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            words = file.read().split()
+        return bool(int(words[words.index(b"SigIgn:") + 1], 16) >> (signal.SIGCHLD - 1) & 1)
+    except OSError:  # it has ended
+        return False
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether it has ended, and nobody has waited for it."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] == b"Z"
 
 
 def cgroup(pid: int | str = "self") -> str:

@@ -12,6 +12,8 @@ User attributes on cgroups: Linux 5.7.
     user.agentres.claim        ``PRIORITY LEAST WANTS SINCE MOST``: see :class:`ClaimMark`
     user.agentres.philosophy   the name of how its limits move
     user.agentres.control      the abstract socket that its supervisor listens on, without the zero byte
+    user.agentres.writes       ``READ DIRTIED UNBILLED``, bytes: what no control file tells (:mod:`agentres.kernel.writeback`)
+    user.agentres.paused       ``1`` while it is frozen to be level with its disk rates, and for nothing else
     user.agentres.network      ``in=RATE out=RATE loopback=…`` as we set it last; what holds is in the kernel
 """
 
@@ -36,6 +38,8 @@ _OWNER = "user.agentres.owner"
 _CLAIM = "user.agentres.claim"
 _CONTROL = "user.agentres.control"
 _NETWORK = "user.agentres.network"
+_WRITES = "user.agentres.writes"
+_PAUSED = "user.agentres.paused"
 
 _PID_MAX = 1 << 22  # PID_MAX_LIMIT in include/linux/threads.h
 _YEAR_9999 = 253402300800.0
@@ -203,6 +207,43 @@ def network(fd: int) -> str:
         return os.getxattr(fd, _NETWORK).decode(errors="replace")
     except OSError:  # no such mark, or no xattrs here
         return ""
+
+
+def mark_writes(fd: int, *counts: int | None) -> None:
+    """Say what the agent whose cgroup is open as ``fd`` has read, dirtied and written unbilled by now: bytes, None where that is not known."""
+    try:
+        os.setxattr(fd, _WRITES, " ".join("-" if n is None else str(n) for n in counts).encode())
+    except OSError as error:
+        log.debug(__name__, "what it writes cannot be marked: %s", error)
+
+
+def writes(path: str) -> tuple[int | None, int | None, int | None]:
+    """What was said of that for the agent at ``path``; None: nothing."""
+    try:
+        words = os.getxattr(path, _WRITES).split()
+        read, dirtied, unbilled = (None if word == b"-" else int(word) for word in words)
+    except (OSError, ValueError):  # no such mark, or one that somebody else made
+        return None, None, None
+    return read, dirtied, unbilled
+
+
+def mark_paused(fd: int, paused: bool) -> None:
+    """Say that the agent whose cgroup is open as ``fd`` is frozen for a moment, and wants nothing of others; or no more."""
+    try:
+        if paused:
+            os.setxattr(fd, _PAUSED, b"1")
+        else:
+            os.removexattr(fd, _PAUSED)
+    except OSError as error:
+        log.debug(__name__, "its pause cannot be marked: %s", error)
+
+
+def is_paused(path: str) -> bool:
+    """Whether that was said of the agent at ``path``."""
+    try:
+        return os.getxattr(path, _PAUSED) == b"1"
+    except OSError:  # no such mark, or the agent has gone
+        return False
 
 
 def identity(path: str) -> tuple[str, float]:

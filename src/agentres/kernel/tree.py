@@ -63,7 +63,7 @@ def _claim(home: str, orphan: bool, now: float) -> Claim:
     at = stat.index(b"\ninactive_file ") + 15
     use = max(0, current - int(stat[at : stat.index(b"\n", at)]))
     # What is asked for, not whether all tasks have stopped by now: nobody is to be frozen twice.
-    frozen = _read(f"{agent}/cgroup.freeze") == b"1\n"
+    frozen = _read(f"{agent}/cgroup.freeze") == b"1\n" and (orphan or not registry.is_paused(agent))
     return Claim(
         agent,
         name,

@@ -67,6 +67,9 @@ NETS = ("host", "none", "isolated")
 LOOPBACKS = ("free", "limited")
 """Whether what goes over loopback counts for the network's rates: agents talk to model servers there."""
 
+STRICT = ("on", "off")
+"""Whether an agent is paused that is ahead of its disk rates by what the kernel does not hold."""
+
 SHARE = 0.8
 """How much of the host agents may use, where nothing is said."""
 
@@ -174,8 +177,8 @@ class Limits(Record):
 
     ``cpu`` in cores, memory and swap in bytes, ``pids`` in tasks (threads count), the four disk
     rates a second, ``nofile`` in descriptors of each process (RLIMIT_NOFILE, soft and hard); ``net_in`` and
-    ``net_out`` in bytes a second, ``net`` and ``net_loopback`` among :data:`NETS` and :data:`LOOPBACKS`.
-    ``ranges`` tells which of them are elastic, by field, and ``io_read=/dev/vda`` for the rate of one
+    ``net_out`` in bytes a second, ``net``, ``net_loopback`` and ``io_strict`` among :data:`NETS`, :data:`LOOPBACKS`
+    and :data:`STRICT`.  ``ranges`` tells which of them are elastic, by field, and ``io_read=/dev/vda`` for the rate of one
     disk; the field holds what is written first.
     """
 
@@ -192,6 +195,7 @@ class Limits(Record):
     net_out: int | Max | None = None
     net: str = NETS[0]
     net_loopback: str = LOOPBACKS[0]
+    io_strict: str = STRICT[0]
     ranges: Mapping[str, Range] = MappingProxyType({})
 
     def settings(self, io_max: Iterable[IoMax] = ()) -> list[Setting]:
@@ -252,6 +256,12 @@ class Limits(Record):
         """Those of them whose writes have one."""
         written = {**self.io_write, **self.io_write_iops}
         return [name for name, rate in written.items() if name != EVERY_DISK and rate != MAX]
+
+    @property
+    def only_bytes_of_every_disk(self) -> bool:
+        """Whether no disk has a rate of its own, and none is of operations."""
+        operations = {*self.io_read_iops.values(), *self.io_write_iops.values()}
+        return not self.named_devices and operations <= {MAX}
 
     @property
     def limits_every_disk(self) -> bool:
@@ -389,6 +399,7 @@ WRITTEN: Mapping[str, Written] = MappingProxyType(
         "net_out": _NET,
         "net": _one_of(NETS),
         "net_loopback": _one_of(LOOPBACKS),
+        "io_strict": _one_of(STRICT),
     }
 )
 """The limits that can be written, by their field of :class:`Limits`."""

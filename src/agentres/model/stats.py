@@ -77,6 +77,7 @@ class Sample(Record):
     inactive_file; ``disks`` is (device, rbytes, wbytes, rios, wios) for each; the ``*_some_usec`` and
     ``*_full_usec`` are the totals of PSI.  ``rx_*`` was received and ``tx_*`` sent, in bytes and packets of
     IP: ``dropped`` and ``loopback`` are not in ``rx_bytes``, ``delayed`` is, and was ahead of its rate.
+    ``read_bytes`` and ``dirtied_bytes`` are what its processes read from disks and dirtied, ``unbilled_bytes`` what of the latter went to a disk and is not in ``wbytes``.
     ``cpu_limit`` in cores, ``net_in_limit`` and ``net_out_limit`` in bytes a second.  None: absent, or, of a
     limit, none.
     """
@@ -133,6 +134,9 @@ class Sample(Record):
     tx_delayed_packets: int | None = None
     net_in_limit: int | None = None
     net_out_limit: int | None = None
+    read_bytes: int | None = None
+    dirtied_bytes: int | None = None
+    unbilled_bytes: int | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Sample:
@@ -143,8 +147,10 @@ class Sample(Record):
 class Usage(Record):
     """What an agent has used and which limits it has met, since its cgroup was made.
 
-    Microseconds, bytes, operations, tasks, events.  None: not counted here (the controller is
-    missing, or the kernel is older than the file).
+    Microseconds, bytes, operations, tasks, events.  ``rbytes`` and ``wbytes`` are what the kernel bills; ``read_bytes`` and
+    ``dirtied_bytes`` what its processes did, ``unbilled_bytes`` is what of the latter went to disks and was not billed;
+    for ``paused_usec`` it was frozen to be level with its disk rates.  None: not counted here (the controller is
+    missing, the kernel is older than the file, or the run was too short to be watched).
     """
 
     usage_usec: int | None = None
@@ -172,6 +178,10 @@ class Usage(Record):
     tx_dropped_packets: int | None = None
     tx_loopback_bytes: int | None = None
     tx_delayed_bytes: int | None = None
+    read_bytes: int | None = None
+    dirtied_bytes: int | None = None
+    unbilled_bytes: int | None = None
+    paused_usec: int | None = None
 
 
 def usage(files: dict[str, str]) -> tuple[Usage, dict[str, str]]:

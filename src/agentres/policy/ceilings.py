@@ -10,7 +10,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from agentres.model.errors import UsageError
-from agentres.model.limits import DISKS, EVERY_DISK, WRITTEN, Host, Limits, Range, read_limits
+from agentres.model.limits import (
+    DISKS,
+    EVERY_DISK,
+    STRICT,
+    WRITTEN,
+    Host,
+    Limits,
+    Range,
+    read_limits,
+)
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import MAX
 
@@ -81,6 +90,10 @@ def within(limits: Limits, allowed: Allowed, standard: Limits) -> Limits:
         if key in DISKS:
             if EVERY_DISK in top:
                 changed[key] = _rates(key, limits, ranges, top[EVERY_DISK], allowed, standard)
+                if limits.io_strict != STRICT[0]:
+                    raise UsageError(
+                        f"--io-strict {limits.io_strict}: {allowed.user} has a ceiling on disk rates, which pauses hold as well"
+                    )
         elif top is not None:
             asked = getattr(limits, key) != getattr(standard, key)
             value = getattr(limits, key)

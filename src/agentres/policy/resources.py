@@ -60,6 +60,23 @@ def _sum(*names: str) -> Callable[[Values], float | None]:
     return raw
 
 
+def _disk_written(values: Values) -> float | None:
+    """What is billed and what is not; without an io controller what was dirtied."""
+    if (billed := values.get("wbytes")) is None:
+        return values.get("dirtied_bytes")
+    return float(billed + (values.get("unbilled_bytes") or 0))
+
+
+def _disk_read(values: Values) -> float | None:
+    found = values.get("rbytes")
+    return values.get("read_bytes") if found is None else float(found)
+
+
+def _disk(values: Values) -> float | None:
+    read, written = _disk_read(values), _disk_written(values)
+    return None if read is None or written is None else read + written
+
+
 _CGROUPS = ("agent", "slice")
 _ENDS = ("agent", "host")
 
@@ -67,9 +84,9 @@ RESOURCES = {
     "cpu": Resource("cores", RATE, "cpu", _field("usage_usec", 1e-6), "cpu_limit"),
     "memory": Resource("bytes", LEVEL, "memory", _field("working_set"), "memory_limit"),
     "swap": Resource("bytes", LEVEL, "memory", _field("swap_current")),
-    "disk": Resource("bytes/s", RATE, "disk", _sum("rbytes", "wbytes")),
-    "disk_read": Resource("bytes/s", RATE, "disk", _field("rbytes")),
-    "disk_write": Resource("bytes/s", RATE, "disk", _field("wbytes")),
+    "disk": Resource("bytes/s", RATE, "disk", _disk),
+    "disk_read": Resource("bytes/s", RATE, "disk", _disk_read),
+    "disk_write": Resource("bytes/s", RATE, "disk", _disk_written),
     "network": Resource("bytes/s", RATE, "network", _sum("rx_bytes", "tx_bytes"), None, _ENDS),
     "network_in": Resource("bytes/s", RATE, "network", _field("rx_bytes"), "net_in_limit", _ENDS),
     "network_out": Resource("bytes/s", RATE, "network", _field("tx_bytes"), "net_out_limit", _ENDS),

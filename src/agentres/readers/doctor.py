@@ -108,7 +108,12 @@ def _limits(facts: Facts, tolerated: frozenset[str]) -> Iterator[Finding]:
             why = "; ".join(dict.fromkeys(row["why"] for row in missing[file]))
             yield Finding(file, status, f"{what}: {why}", _remedy(facts, file))
         elif file in enforced:
-            yield Finding(file, "ok", f"{what}: written and read back")
+            pauses = file == "io.max" and facts.trial["paced"]
+            paced = "; what it writes to files of others by pausing it" if pauses else ""
+            yield Finding(file, "ok", f"{what}: written and read back{paced}")
+        elif file == "io.max" and facts.trial["paced"]:
+            how = "held on average by pausing the agent, as it has no io controller"
+            yield Finding(file, "missing", f"{what}: {how}", _remedy(facts, file))
         elif file == "io.max":
             yield Finding(file, "note", f"{what}: this host shows no disk to limit")
     yield Finding("nofile", "ok", f"open files: up to {facts.nofile_hard} for each process")

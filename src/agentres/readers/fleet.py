@@ -24,6 +24,7 @@ from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
 from agentres.policy.capacity import Claim, free
 from agentres.policy.resources import EVENT, RATE, RESOURCES
+from agentres.readers.marks import MarkedWrites
 from agentres.store import AlertRow, Store
 
 KEPT = 60
@@ -214,7 +215,7 @@ class _Watched:
             log.debug(__name__, "no network of %s: %s", agent.name, error)
         finally:
             cgroup.close()
-        self._meter = Meter(agent.path, network=self._network)
+        self._meter = Meter(agent.path, network=self._network, writeback=MarkedWrites(agent.path))
         self._rates = _Rates()
         self._recent: dict[str, deque[float | None]] = {name: deque(maxlen=KEPT) for name in DRAWN}
 

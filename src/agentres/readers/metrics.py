@@ -164,6 +164,21 @@ OF_AGENT = (
     Figure(
         "network_transmit_limit_bytes", "Bytes a second that may be sent.", _one("net_out_limit")
     ),
+    Figure(
+        "disk_fetched_bytes_total",
+        "Bytes that its processes read from disks, whoever is billed for it.",
+        _one("read_bytes"),
+    ),
+    Figure(
+        "disk_dirtied_bytes_total",
+        "Bytes that its processes wrote to files on disks, whoever is billed for it.",
+        _one("dirtied_bytes"),
+    ),
+    Figure(
+        "disk_unbilled_bytes_total",
+        "Of these: on a disk, and not among the bytes written by disk.",
+        _one("unbilled_bytes"),
+    ),
     Figure("cpu_periods_total", "Periods in which the CPU limit counted.", _one("nr_periods")),
     Figure("cpu_throttled_periods_total", "Periods cut by the limit.", _one("nr_throttled")),
     Figure(

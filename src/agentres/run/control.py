@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 """The version: what is added to it changes nothing for who knows less."""
 
-SETTABLE = tuple(key for key in WRITTEN if key not in ("nofile", "net"))
+SETTABLE = tuple(key for key in WRITTEN if key not in ("nofile", "net", "io_strict"))
 """The limits that can be changed while an agent runs; the others are made at its launch."""
 
 GRACE = 5.0

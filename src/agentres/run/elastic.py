@@ -43,6 +43,7 @@ _RATE_SECONDS = 0.1
 _NETWORK_SECONDS = 0.5
 """Between two looks at an elastic rate of the network: the kernel tells nobody that one is met."""
 
+_UNBILLED = "unbilled"
 _NEVER = float("inf")
 
 
@@ -213,6 +214,8 @@ class Elastic:
         kind, _, name = key.partition("=")
         at = IO[kind][1]
         totals = {disk[0]: disk[at] for disk in self._values["disks"]}
+        if key == "io_write":  # to which disk that went nobody can tell
+            totals[_UNBILLED] = self._values["unbilled_bytes"] or 0
         then, before = self._before.get(key, (now, {}))
         if then < now < then + _RATE_SECONDS:  # a request or two in that: noise, and no rate
             return self._rates.get(key)
@@ -222,7 +225,8 @@ class Elastic:
         more = [
             totals.get(device, 0) - before.get(device, 0) for device in self._actuator.disks[name]
         ]
-        self._rates[key] = rate = float(max(more, default=0)) / (now - then)
+        unbilled = totals.get(_UNBILLED, 0) - before.get(_UNBILLED, 0)
+        self._rates[key] = rate = float(max(more, default=0) + unbilled) / (now - then)
         return rate
 
     # What is written.

@@ -72,6 +72,8 @@ class Enforced(Record):
     missing: list[Refused]
     terms: Callable[[Settings], Terms]
     actuator: Actuator
+    # The disk rates that hold by pausing the agent, from the beginning.
+    paced: tuple[str, ...] = ()
 
     def holds(self, file: str) -> bool:
         """Whether the limit of this control file was written."""
@@ -97,6 +99,14 @@ def enforce(request: Request, home: Home, identity: Identity | None, loaded: Loa
         own = identity.home if identity else request.environment.get("HOME", "/")
         missing += _uncounted(request.cwd or ".", own, table) if every else [_NO_DISK]
     missing += _uncounted_names(limits.named_written, table)
+    actuator.io_held = agent.has("io.max")
+    # Where the kernel counts what a process writes (CONFIG_TASK_IO_ACCOUNTING).
+    if limits.io_strict == "on" and os.path.exists("/proc/self/io"):
+        # What was read is billed to who reads.
+        actuator.paced = ("io_write",) if actuator.io_held else ("io_write", "io_read")
+    paced = tuple(key for key in actuator.paced if actuator.pace(key) is not None)
+    if paced and not actuator.io_held and limits.only_bytes_of_every_disk:
+        missing = [item for item in missing if item.setting.file != "io.max"]
     network = loaded.attach(limits, home)
     if isinstance(network, Refused):
         if limits.limits_network:
@@ -130,7 +140,7 @@ def enforce(request: Request, home: Home, identity: Identity | None, loaded: Loa
             os.path.dirname(home.cgroup.path),
         )
 
-    return Enforced(enforced, missing, terms, actuator)
+    return Enforced(enforced, missing, terms, actuator, paced)
 
 
 _FILES = {

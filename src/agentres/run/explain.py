@@ -44,7 +44,8 @@ class Outcome(Record):
 
     ``returncode`` is the main process's: its exit status, or -N when signal N ended it.  Times in
     seconds.  ``killed_after_grace`` tells that SIGKILL had to follow ``timeout``'s SIGTERM.  ``memory_max`` is
-    the limit at the end; ``stopped`` tells, in words, who has ended it by command; ``short`` tells, in words, why it was not raised when it had to be.
+    the limit at the end; ``stopped`` tells, in words, who has ended it by command; ``paced`` are
+    the disk rates that were held by pausing it, all of them where ``io_held`` is false; ``short`` tells, in words, why it was not raised when it had to be.
     """
 
     name: str
@@ -64,6 +65,8 @@ class Outcome(Record):
     cgroup: str = ""
     memory_max: int | str | None = None
     short: str = ""
+    paced: Sequence[str] = ()
+    io_held: bool = True
 
     @property
     def exit_code(self) -> int:
@@ -92,6 +95,10 @@ def hits(outcome: Outcome) -> list[Hit]:
         found.append(
             Hit("cpu.max", usage.nr_throttled, f"{text} at {_range(limits, 'cpu', _cores)}")
         )
+    if usage.paused_usec:
+        text = f"disk rate: paused for {format_duration(usage.paused_usec / 1e6)}"
+        why = "for what it wrote to files that belong to others" if outcome.io_held else "as no io controller is here"  # fmt: skip
+        found.append(Hit("io.max", 1, f"{text} {why}"))
     for way, key in (("rx", "net_in"), ("tx", "net_out")):
         if dropped := getattr(usage, f"{way}_dropped_packets"):
             size = format_size(getattr(usage, f"{way}_dropped_bytes"))
@@ -166,7 +173,7 @@ def summary(outcome: Outcome) -> list[str]:
     rows = {
         "cpu": _cpu(outcome),
         "memory": None,
-        "disk": None,
+        "disk": _disk(outcome),
         "network": _network(outcome),
         "processes": None,
     }
@@ -174,8 +181,6 @@ def summary(outcome: Outcome) -> list[str]:
         rows["memory"] = (
             f"peak {format_size(usage.memory_peak)} of {_range(limits, 'memory', _size)}"
         )
-    if usage.rbytes is not None and usage.wbytes is not None:
-        rows["disk"] = f"read {format_size(usage.rbytes)}, wrote {format_size(usage.wbytes)}"
     if usage.pids_peak is not None:
         rows["processes"] = f"at most {usage.pids_peak} of {_range(limits, 'pids', str)}"
     lines += [f"  {name:9}  {text or 'not counted here'}" for name, text in rows.items()]
@@ -197,6 +202,19 @@ def _cpu(outcome: Outcome) -> str | None:
         f"{format_duration(seconds)}, on average {mean:.2f} of {_range(outcome.limits, 'cpu', _cores)},"
         f" throttled {format_duration(throttled)}"
     )
+
+
+def _disk(outcome: Outcome) -> str | None:
+    usage = outcome.usage
+    if usage.rbytes is not None and usage.wbytes is not None:
+        text = f"read {format_size(usage.rbytes)}, wrote {format_size(usage.wbytes)}"
+        if usage.unbilled_bytes:
+            text += f", and {format_size(usage.unbilled_bytes)} to files that belong to others"
+        return text
+    how = "; held on average, by pausing" if outcome.paced else ""
+    if usage.read_bytes is None or usage.dirtied_bytes is None:
+        return f"not counted here{how}" if how else None
+    return f"read {format_size(usage.read_bytes)}, wrote {format_size(usage.dirtied_bytes)}{how}"
 
 
 def _network(outcome: Outcome) -> str | None:
@@ -291,10 +309,12 @@ def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
             "net_out": limits.net_out,
             "net": limits.net,
             "net_loopback": limits.net_loopback,
+            "io_strict": limits.io_strict,
             "timeout": outcome.timeout,
             "ranges": {key: [each.least, each.most] for key, each in limits.ranges.items()},
         },
         "memory_max": outcome.memory_max,
+        "paced": list(outcome.paced),
         "enforced": [{"file": s.file, "text": s.text} for s in outcome.enforced],
         "not_enforced": [
             {"file": r.setting.file, "text": r.setting.text, "why": r.why}

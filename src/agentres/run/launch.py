@@ -288,6 +288,7 @@ class Launch:
             usage = usage.but(
                 **{key: counted[key] for key in counted if key in usage.__match_args__}
             )
+        usage = usage.but(**ended.writes)
         return Outcome(
             name=request.name,
             command=request.command,
@@ -306,6 +307,8 @@ class Launch:
             memory_max=_memory_max(agent),
             short=ended.short,
             stopped=ended.stopped,
+            paced=enforced.paced,
+            io_held=enforced.actuator.io_held,
         )
 
 

@@ -13,10 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
+from agentres.kernel import registry
 from agentres.kernel.actuator import COMMAND, Actuator
 from agentres.kernel.drift import Drift
 from agentres.kernel.loop import Loop
 from agentres.kernel.meter import Meter
+from agentres.kernel.writeback import Writeback
+from agentres.model.limits import EVERY_DISK
 from agentres.model.paths import state_directory
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.stats import Sample
@@ -29,6 +32,7 @@ from agentres.run.elastic import Elastic, Terms
 from agentres.run.learning import Learning
 from agentres.run.messenger import Messenger
 from agentres.run.notifications import Notifications
+from agentres.run.pacer import Pacer
 from agentres.watch.engine import Engine, Subject
 from agentres.watch.recorder import Recorder, new_run
 
@@ -143,7 +147,11 @@ class Monitor:
         if watched.caller is not None:
             self.run = self.run.but(uid=watched.caller.uid)
         self._keep("begin", self.run)
-        self.meter = Meter(self.agent.path, network=self.actuator.network)
+        self.meter = Meter(
+            self.agent.path,
+            network=self.actuator.network,
+            writeback=Writeback(self.actuator.disks.get(EVERY_DISK, ())),
+        )
         self._learning: Learning | None = None
         if self._recorder is not None:
             self._learning = Learning(
@@ -154,6 +162,7 @@ class Monitor:
         self.subject = _Agent(self, self.meter, settings, watched.started)
         self.drift = Drift(self.actuator, watched.inside)
         self.elastic: Elastic | None = None
+        self._pacer: Pacer | None = None
         self._contender: Contender | None = None
         self.terms = watched.terms
         self._make_elastic(watched.started)
@@ -172,11 +181,15 @@ class Monitor:
         self._engine.add(self.subject)
         if self._learning is not None:
             self._learning.ask(watched.terms.limits.ranges, watched.warn, self._begin)
+        if self.actuator.paced:
+            self._pacer = Pacer(loop, self.meter, self.actuator, self.acted)
 
     def finish(self, exit_code: int) -> None:
         """Take the last sample, end the alerts, and wait for the history and the handlers."""
         self.meter.read("events")
         self._finishing = True
+        if self._pacer is not None:
+            self._pacer.close()
         self._engine.remove(self.subject, _ENDED)
         self._notifications.close()
         self._end_elastic()
@@ -217,6 +230,9 @@ class Monitor:
     def _cgroup_event(self) -> None:
         """It was frozen or thawed, by whomever, or its last process has ended or was moved out."""
         self._notifications.pause(self.meter.fd("cgroup.events"))
+        if self._is_pausing():  # twice each time, and nothing else has happened
+            self._engine.look(self.subject, "events")
+            return
         self._engine.look(self.subject, "events", "fds")
         self._check_moved()
 
@@ -246,6 +262,8 @@ class Monitor:
 
     def _sampled(self, subject: Subject, when: float, sample: Sample) -> None:
         self._keep("add", [(subject.run, when, sample)])
+        counts = (sample.read_bytes, sample.dirtied_bytes, sample.unbilled_bytes)
+        registry.mark_writes(self.agent.fd, *counts)
         if self._learning is not None:
             self._learning.sampled(time.monotonic(), bool(self.subject.states["starved"]))
         self._samples += 1
@@ -254,7 +272,13 @@ class Monitor:
         else:
             self._check_moved()
         if self._samples > 1 and not self._finishing:
-            self._messenger.watch_host(f"{self._directory}/host.lock", self._parent)
+            watch = partial(
+                self._messenger.watch_host, f"{self._directory}/host.lock", self._parent
+            )
+            if self._pacer is None:
+                watch()
+            else:
+                self._pacer.meanwhile(watch)
         if self._contender is not None:
             self._contender.sampled()
 
@@ -323,6 +347,26 @@ class Monitor:
             return ""
         return sharing.why if sharing.wants else sharing.was
 
+    def let_end(self) -> None:
+        """It was told to end, and is not kept from that by pauses."""
+        if self._pacer is not None:
+            self._pacer.close()
+
+    def note_writes(self) -> None:
+        """Take what the main process wrote to the last, before nobody can be asked any more."""
+        self.meter.read("disk")
+
+    @property
+    def writes(self) -> dict[str, int | None]:
+        """What its processes read from disks and dirtied, and what of that was not billed, in bytes; it was ``paused`` for so many milliseconds."""
+        found = {
+            key: self.meter.values[key] for key in ("read_bytes", "dirtied_bytes", "unbilled_bytes")
+        }
+        return {
+            **found,
+            "paused_usec": None if self._pacer is None else round(self._pacer.seconds * 1e6),
+        }
+
     def acted(self, action: dict[str, Any]) -> None:
         """Something was done with a limit: :data:`agentres.store.rows.OF_ACTION`."""
         self._keep("act", {"run": self.run.id, "agent": self.run.name, **action})
@@ -342,7 +386,7 @@ class Monitor:
         if elastic is not None and elastic.frozen and elastic.sharing is not None:
             self._state("frozen", True, elastic.sharing.why)
         else:
-            frozen = bool(values["cgroup_frozen"])
+            frozen = bool(values["cgroup_frozen"]) and not self._is_pausing()
             why = self.actuator.frozen_by.get(COMMAND) or "somebody wrote cgroup.freeze"
             self._state("frozen", frozen, why if frozen else "")
         current, used = values["memory_current"], values["working_set"]
@@ -355,6 +399,12 @@ class Monitor:
         height = tripwire.height(ahead, current, used, values["memory_limit"], room)
         if tripwire.moved(self.actuator.tripwire, height):
             self._without_tripwire = not self.actuator.set_tripwire(height)
+
+    def _is_pausing(self) -> bool:
+        """Whether it is frozen, on its pacer's account alone."""
+        if self._pacer is None or COMMAND in self.actuator.frozen_by:
+            return False
+        return self._pacer.is_pausing(time.monotonic())
 
     # Where it goes.
 

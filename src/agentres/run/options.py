@@ -71,6 +71,7 @@ OPTIONS = (
     RunOption("io-write", "[DEV=]RATE", LIMITS, "Bytes a second written, likewise. Default: 100MB/s.", True),
     RunOption("io-read-iops", "[DEV=]N", LIMITS, "Read operations a second, likewise. Default: no limit.", True),
     RunOption("io-write-iops", "[DEV=]N", LIMITS, "Write operations a second, likewise. Default: no limit.", True),
+    RunOption("io-strict", "on|off", LIMITS, "Whether the agent is paused where it is ahead of its disk rates by what the kernel does not hold. Default: on."),
     RunOption("net-in", "RATE", LIMITS, "Bytes a second received, or a range (10M:100M). Default: 100MB/s."),
     RunOption("net-out", "RATE", LIMITS, "Bytes a second sent, likewise. Default: 100MB/s."),
     RunOption("net-loopback", "free|limited", LIMITS, "Whether what goes over loopback counts for these. Default: free."),

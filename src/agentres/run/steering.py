@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from agentres.kernel import process
-from agentres.kernel.actuator import COMMAND
+from agentres.kernel.actuator import COMMAND, PACING
 from agentres.kernel.listener import Channel, Peer
 from agentres.model.errors import AgentresError, NotEnforceable, UsageError, reason
 from agentres.model.record import TYPE_CHECKING
@@ -86,7 +86,8 @@ class Steering:
 
     def _shown(self) -> dict[str, Any]:
         monitor = self._monitor
-        frozen = monitor.agent.get_property("cgroup.freeze").strip() == "1"
+        pausing = monitor.actuator.frozen_by.keys() == {PACING}
+        frozen = monitor.agent.get_property("cgroup.freeze").strip() == "1" and not pausing
         by = monitor.actuator.frozen_by.get(COMMAND) or monitor.subject.detail.get("frozen", "")
         monitor.meter.sample()
         monitor.check_drift()

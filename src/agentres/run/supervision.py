@@ -6,7 +6,8 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
@@ -48,7 +49,8 @@ class Ended(Record):
     """How the main process ended: its status (-N for signal N), after how many seconds, and why.
 
     ``short`` is what it was refused at the last, in words; ``stopped`` who has ended it by command, empty: nobody.
-    ``limits`` are those that held at the last, None where they were never changed by command.
+    ``limits`` are those that held at the last, None where they were never changed by command;
+    ``writes`` the figures of :class:`~agentres.model.stats.Usage` that no control file has.
     """
 
     returncode: int
@@ -59,6 +61,7 @@ class Ended(Record):
     short: str
     stopped: str = ""
     limits: Limits | None = None
+    writes: Mapping[str, int | None] = MappingProxyType({})
 
 
 class Supervision:
@@ -138,6 +141,7 @@ class Supervision:
             "" if self._monitor is None else self._monitor.short,
             self._stopped,
             None if self._steering is None or self._monitor is None else self._monitor.terms.limits,
+            {} if self._monitor is None else self._monitor.writes,
         )
 
     def finish(self, exit_code: int) -> None:
@@ -235,6 +239,8 @@ class Supervision:
         self._begin_to_watch()
 
     def _reap(self) -> None:
+        if self._monitor is not None:
+            self._monitor.note_writes()
         _, status = os.waitpid(self._child.pid, 0)
         self._returncode = os.waitstatus_to_exitcode(status)
 
@@ -273,6 +279,8 @@ class Supervision:
         self._end(GRACE_SECONDS)
 
     def _end(self, grace: float) -> None:
+        if self._monitor is not None:
+            self._monitor.let_end()
         self._send(signal.SIGTERM)
         self._send(signal.SIGCONT)  # a stopped process gets its SIGTERM only when it goes on
         self._loop.call_at(time.monotonic() + grace, self._grace_is_over)

@@ -84,5 +84,6 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first_schema,
     _second_schema,
     add_sample_columns,  # of the network
+    add_sample_columns,  # of writeback
 )
 """Step N makes schema N+1 of schema N, in one transaction; never changed once released."""

@@ -1,0 +1,1 @@
+"""What the kernel tests and benchmarks of disk rates write with."""

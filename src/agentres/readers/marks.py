@@ -1,0 +1,26 @@
+"""What a supervisor has marked on its agent's cgroup, for who reads it now and then."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentres.kernel import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+
+class MarkedWrites:
+    """The figures of :class:`agentres.kernel.writeback.Writeback`, as the supervisor of the agent at ``path`` knew them at its last sample."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.hidden = 0
+
+    def look(self, pids: Iterable[int]) -> None:
+        pass  # the supervisor does
+
+    def figures(self, values: Mapping[str, Any]) -> dict[str, int | None]:
+        names = ("read_bytes", "dirtied_bytes", "unbilled_bytes")
+        return dict(zip(names, registry.writes(self._path), strict=True))

@@ -1,0 +1,223 @@
+"""Holds an agent to its disk rates where the kernel does not: it is frozen until it is level with them again.
+
+What it writes to files that belong to others is billed to those (:mod:`agentres.policy.writeback`); where no io
+controller is, nothing is billed, and reads are paced as well.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from agentres.kernel.actuator import PACING, Actuator
+from agentres.kernel.loop import Loop
+from agentres.model import log
+from agentres.model.errors import ControlFileError
+from agentres.model.record import TYPE_CHECKING
+from agentres.model.units import format_duration, format_rate, format_size
+from agentres.policy.writeback import IN_DEBT, LATEST, Bucket
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agentres.kernel.loop import Timer
+    from agentres.kernel.meter import Meter
+
+_ASLEEP, _SLEEPS = 0.1, 1.0
+"""Seconds between two looks at an agent that sleeps, and without running after which it does."""
+
+_WAITED = 0.01
+"""Seconds up to which a look is waited for: nothing that the loop has to do meanwhile lets it write for longer."""
+
+_FRUGAL, _BUSY = 50, 3
+"""Looks at an agent that writes nothing are as many times rarer than they take, at the most 2 % of a processor; and at one that does."""
+
+_QUIET = 2.0
+"""Seconds without a pause after which it is told how long those before were, and the next one is told anew."""
+
+_WHY = "ahead of its disk rate"
+_LONG_AGO = float("-inf")
+
+
+class _Flow:
+    """A rate that is held: its bucket, and the bytes that are not billed when a pause was last told of."""
+
+    def __init__(self, key: str, rate: int, now: float, billed: int, unbilled: int) -> None:
+        self.key, self.rate = key, rate
+        self.bucket = Bucket(rate, now, billed, unbilled)
+        self.told = self.ahead = unbilled
+        self.pauses, self.paused = 0, 0.0
+
+
+class Pacer:
+    """Paces one agent, whose figures ``meter`` reads; ``act`` gets what is done, as a dict of primitives (docs/history.md).
+
+    What it holds is what :attr:`Actuator.paced <agentres.kernel.actuator.Actuator.paced>` says, at the rates that stand.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        meter: Meter,
+        actuator: Actuator,
+        act: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._loop, self._meter, self._actuator, self._act = loop, meter, actuator, act
+        self._flows: dict[str, _Flow] = {}
+        self._first = True
+        self._usage: int | None = None
+        self._ran_at = _LONG_AGO
+        self._timer: Timer | None = None
+        self._thawed_at = _LONG_AGO
+        self._failed = False
+        self._waiting: Callable[[], None] | None = None
+        self.seconds = 0.0
+        """For how long the agent was frozen in all."""
+        self._look()
+
+    def close(self) -> None:
+        """Pace no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._thaw()
+        self._tell_ends(float("inf"))
+
+    def meanwhile(self, call: Callable[[], None]) -> None:
+        """Have something done that takes long: in the next pause where the agent is paced, which would write meanwhile; else now."""
+        if any(flow.pauses for flow in self._flows.values()):
+            self._waiting = call
+        else:
+            call()
+
+    def is_pausing(self, now: float) -> bool:
+        """Whether the agent is frozen by this, or was a moment ago: the kernel tells of it a little later."""
+        return PACING in self._actuator.frozen_by or now < self._thawed_at + _ASLEEP
+
+    def _after(self, seconds: float, call: Callable[[], None]) -> None:
+        self._timer = self._loop.call_at(time.monotonic() + seconds, call)
+
+    def _look(self) -> None:
+        now, paced = time.monotonic(), self._actuator.paced
+        rates = {key: rate for key in paced if (rate := self._actuator.pace(key)) is not None}
+        for key in self._flows.keys() - rates.keys():
+            self._tell_end(self._flows.pop(key))
+        self._meter.read("cpu")
+        usage = self._meter.values["usage_usec"]
+        if usage != self._usage:
+            self._usage, self._ran_at = usage, now
+        if not rates or (self._ran_at != now and PACING not in self._actuator.frozen_by):
+            # Who has not run has dirtied nothing; one that waits for a disk may run again at once.
+            self._thaw()
+            self._tell_ends(now)
+            self._after(self._rest(now) if rates else _ASLEEP, self._look)
+            return
+        self._meter.read("disk")
+        freeze, look, writes, longest = 0.0, LATEST, False, ""
+        for key, rate in rates.items():
+            unbilled, billed = self._figures(key)
+            if unbilled is None:  # what cannot be read the meter tells of
+                continue
+            if key not in self._flows:
+                # What was written while there was no rate is not held against it.
+                self._flows[key] = _Flow(key, rate, now, *((0, 0) if self._first else (billed, unbilled)))  # fmt: skip
+            flow = self._flows[key]
+            flow.rate = flow.bucket.rate = rate
+            writes, flow.ahead = writes or unbilled > flow.ahead, unbilled
+            turn = flow.bucket.observe(now, billed, unbilled)
+            if turn.freeze > freeze:
+                freeze, longest = turn.freeze, key
+            look = min(look, turn.look)
+        self._first = False
+        if not freeze:
+            self._thaw()
+            self._tell_ends(now)
+            took = time.monotonic() - now
+            self._after(max(look, (_BUSY if writes else _FRUGAL) * took), self._look)
+        elif self._freeze(self._flows[longest], freeze):
+            self._after(freeze, lambda: self._go_on(look))
+            if self._waiting is not None:
+                call, self._waiting = self._waiting, None
+                call()
+        else:
+            self._after(_ASLEEP, self._look)
+
+    def _rest(self, now: float) -> float:
+        """Seconds until the next look at one that has not run since the last."""
+        if any(flow.bucket.level > flow.bucket.burst for flow in self._flows.values()):
+            return IN_DEBT
+        return LATEST if now < self._ran_at + _SLEEPS else _ASLEEP
+
+    def _figures(self, key: str) -> tuple[int | None, int]:
+        """What is not billed to the agent, and what is; bytes."""
+        values = self._meter.values
+        if self._actuator.io_held:
+            return values["unbilled_bytes"], values["billed_bytes"] or 0
+        return values["dirtied_bytes" if key == "io_write" else "read_bytes"], 0
+
+    def _freeze(self, flow: _Flow, seconds: float) -> bool:
+        """Have it frozen, and tell of it where it was not frozen just before; False where that cannot be."""
+        if PACING not in self._actuator.frozen_by:
+            try:
+                if self._is_frozen_by_somebody():
+                    return False  # whom our thaw must not undo
+                self._actuator.freeze(PACING, _WHY)
+            except (OSError, ControlFileError) as error:
+                if not self._failed:
+                    self._failed = True
+                    self._tell("refuse", flow, f"it cannot be paused: {error}", 0.0)
+                return False
+        if not flow.pauses:
+            self._tell("pace", flow, self._what(flow), seconds)
+        flow.pauses += 1
+        flow.paused += seconds
+        self.seconds += seconds
+        return True
+
+    def _go_on(self, look: float) -> None:
+        """Let it run, and look again then; for a moment only where it is ahead still, and looked at when that is over."""
+        self._thaw()
+        if look > _WAITED:
+            self._after(look, self._look)
+            return
+        time.sleep(look)
+        try:
+            self._actuator.freeze(PACING, _WHY)
+        except (OSError, ControlFileError) as error:  # it has ended
+            log.debug(__name__, "%s", error)
+        self._look()
+
+    def _thaw(self) -> None:
+        if PACING not in self._actuator.frozen_by:
+            return
+        try:
+            self._actuator.thaw(PACING)
+        except ControlFileError as error:  # it has ended
+            log.debug(__name__, "%s", error)
+        self._thawed_at = time.monotonic()
+
+    def _is_frozen_by_somebody(self) -> bool:
+        asked = self._actuator.cgroup.get_property("cgroup.freeze").strip() == "1"
+        return asked and not self._actuator.frozen_by
+
+    def _tell_ends(self, now: float) -> None:
+        """Where it has been level for a while, tell how long it was paused since that was told last."""
+        if now >= self._thawed_at + _QUIET:
+            for flow in self._flows.values():
+                self._tell_end(flow)
+
+    def _tell_end(self, flow: _Flow) -> None:
+        if flow.pauses:
+            times = "once" if flow.pauses == 1 else f"{flow.pauses} times"
+            why = f"paused {times}, for {format_duration(flow.paused)}: {self._what(flow)}"
+            self._tell("pace", flow, why, flow.paused)
+            flow.told, flow.pauses, flow.paused = flow.ahead, 0, 0.0
+
+    def _what(self, flow: _Flow) -> str:
+        size, rate = format_size(flow.ahead - flow.told), format_rate(flow.rate)
+        done = "written" if flow.key == "io_write" else "read"
+        where = "to files that belong to others" if self._actuator.io_held else "without an io controller"  # fmt: skip
+        return f"{size} {done} {where}, at {rate}"
+
+    def _tell(self, kind: str, flow: _Flow, why: str, took: float) -> None:
+        named = {"kind": kind, "resource": flow.key, "before": flow.rate, "after": flow.rate}
+        self._act({**named, "time": time.time(), "rule": "writeback", "why": why, "took": took})

@@ -1,0 +1,201 @@
+"""Disk: the rate holds for files that belong to somebody else, and where there is no io controller: by pausing the agent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import RunAgent, Watched, home_of, not_by_daemon, once, python, wait_until
+from test_io import IO_DELEGATED, MB, needs_io
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from _writeback import load as loads
+
+LITTLE = ("--memory", "64M")
+SIZE = 32 << 20
+
+READ = """
+import mmap, os, sys, time
+size = os.stat(sys.argv[1]).st_size
+began, count = time.monotonic(), 0
+fd = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)
+block = mmap.mmap(-1, 1 << 19)
+while time.monotonic() < began + 6:
+    count += os.preadv(fd, [block], count % size)
+print(count / (time.monotonic() - began))
+"""
+
+# As test_io has it: a file of its own, written as fast as it goes.
+OWN = """
+import mmap, os, sys
+flags = os.O_CREAT | os.O_WRONLY | (os.O_DIRECT if sys.argv[3] == "direct" else 0)
+block = mmap.mmap(-1, 1 << 19)
+block.write(os.urandom(1 << 19))
+fd = os.open(sys.argv[1], flags)
+for _ in range(int(sys.argv[2]) // len(block)):
+    os.write(fd, block)
+os.fsync(fd)
+"""
+
+# One process overwrites as fast as it may; the other says how long it was kept from running at the most.
+BESIDE = """
+import os, sys, time
+if (pid := os.fork()) == 0:
+    fd, block = os.open(sys.argv[1], os.O_WRONLY), os.urandom(1 << 18)
+    while True:
+        for n in range(8):
+            os.pwrite(fd, block, n * len(block))
+        os.fsync(fd)
+longest, last, end = 0.0, time.monotonic(), time.monotonic() + 6
+while last < end:
+    time.sleep(0.001)
+    now = time.monotonic()
+    longest, last = max(longest, now - last), now
+os.kill(pid, 9)
+print(longest)
+"""
+
+
+def load(how: str, path: Path, processes: int = 1, kib: int = 512, seconds: int = 5) -> list[str]:
+    """What writes to the file for so long, and prints what the disk was written meanwhile, bytes a second."""
+    return [sys.executable, loads.__file__, how, str(path), str(processes), str(seconds), str(kib)]
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[Path]:
+    """A file on a disk that this process, which is no agent's, has just written and keeps in the cache."""
+    path = Path("/var/tmp", f"agentres-{tmp_path.parent.name}-{tmp_path.name}")
+    with path.open("wb") as file:
+        for _ in range(SIZE >> 20):
+            file.write(os.urandom(1 << 20))
+        os.sync()  # what others have left is not to be written meanwhile
+        yield path
+    for each in path.parent.glob(f"{path.name}*"):
+        each.unlink()
+
+
+def assert_paced(run: RunAgent, rate: int, how: str, path: Path, processes: int = 1) -> None:
+    """What came to the disk is within 10 % of the rate, in one of three tries.
+
+    A supervisor that waits for a processor lets as much through meanwhile as the disk takes, and makes it good only later.
+    """
+    rates = []
+    # Little is written at a time, so that the last of it is no large part.
+    command = load(how, path, processes, max(64, 64 * rate // processes), 10 if rate < 8 else 5)
+    while len(rates) < 3:
+        found = run("--io-write", f"{rate}MB/s", *LITTLE, command=command, check=True)
+        assert found.usage["paused_usec"] > 0, found.err
+        rates.append(float(found.out) / (rate * MB))
+        if abs(rates[-1] - 1) <= 0.1:
+            return
+    pytest.fail(f"{rates} of the rate")
+
+
+@pytest.mark.alone
+@not_by_daemon("it is paced as by root")
+def test_what_belongs_to_others_is_overwritten_at_the_rate(agentres_run: RunAgent, theirs: Path) -> None:  # fmt: skip
+    assert_paced(agentres_run, 8, "overwrite", theirs)
+
+
+@once
+@pytest.mark.alone
+@pytest.mark.parametrize("rate", [2, 50])
+def test_at_other_rates(agentres_run: RunAgent, theirs: Path, rate: int) -> None:
+    assert_paced(agentres_run, rate, "overwrite", theirs)
+
+
+@once
+@pytest.mark.alone
+@pytest.mark.parametrize("how", ["append", "mmap", "short"])
+def test_in_whatever_way(agentres_run: RunAgent, theirs: Path, how: str) -> None:
+    assert_paced(agentres_run, 8, how, theirs)
+
+
+@once
+@pytest.mark.alone
+def test_by_a_database_that_was_made_before(agentres_run: RunAgent, theirs: Path) -> None:
+    database = theirs.with_name(f"{theirs.name}.db")
+    folder = str(Path(loads.__file__).parent)
+    code = f"import os, sys; sys.path.insert(0, {folder!r}); from load import make_database; make_database({str(database)!r}); os._exit(0)"
+    subprocess.run(python(code), check=True)
+    os.sync()
+    assert_paced(agentres_run, 8, "sqlite", database)
+
+
+@once
+@pytest.mark.alone
+def test_by_many_processes(agentres_run: RunAgent, theirs: Path) -> None:
+    assert_paced(agentres_run, 8, "overwrite", theirs, 16)
+
+
+@once
+@pytest.mark.alone
+def test_by_two_agents_on_one_file(start: Callable[..., subprocess.Popen[str]], theirs: Path) -> None:  # fmt: skip
+    rates = []
+    while len(rates) < 3:
+        agents = [start("--io-write", "8MB/s", *LITTLE, command=load("overwrite", theirs)) for _ in range(2)]  # fmt: skip
+        # Each measures what both write.
+        rates.append(max(float(agent.communicate()[0]) for agent in agents) / (16 * MB))
+        if 0.8 <= rates[-1] <= 1.1:
+            return
+    pytest.fail(f"{rates} of their rates together")
+
+
+@pytest.mark.alone
+@pytest.mark.skipif(IO_DELEGATED, reason="io is delegated here")
+def test_without_io_new_files_and_reads_are_held_too_and_it_is_said(agentres_run: RunAgent, theirs: Path) -> None:  # fmt: skip
+    assert_paced(agentres_run, 8, "new", theirs)
+    run = agentres_run("--io-read", "50MB/s", command=python(READ, theirs), check=True)
+    assert 0.9 * 50 * MB <= float(run.out) <= 1.1 * 50 * MB
+    assert run.summary is not None
+    assert run.summary["paced"] == ["io_write", "io_read"]
+    assert "io.max" not in {row["file"] for row in run.summary["not_enforced"]}
+    assert "held on average, by pausing" in run.err
+    assert "NOT enforced: io.max" not in run.err
+
+
+@needs_io
+def test_new_files_and_direct_writes_are_the_kernels_matter(agentres_run: RunAgent, theirs: Path) -> None:  # fmt: skip
+    own = theirs.with_name(f"{theirs.name}.own")
+    for how in ("buffered", "direct"):
+        run = agentres_run("--io-write", "8MB/s", *LITTLE, command=python(OWN, own, 16 * MB, how), check=True)  # fmt: skip
+        own.unlink()
+        assert run.usage["paused_usec"] == 0, run.err
+        assert run.usage["wbytes"] >= 15 * MB
+        assert run.usage["unbilled_bytes"] < MB
+
+
+def test_pauses_are_told_and_can_be_turned_off(watched: Watched, theirs: Path) -> None:
+    run = watched.run("", "--name", "writer", "--io-write", "8MB/s", *LITTLE, command=load("overwrite", theirs))  # fmt: skip
+    assert "disk rate: paused for" in run.err
+    actions = [each for each in watched.verb("history", "writer", "--actions")["actions"] if each["kind"] == "pace"]  # fmt: skip
+    assert len(actions) >= 2
+    assert "MB/s" in actions[0]["why"]
+    if IO_DELEGATED:
+        assert "to files that belong to others" in run.err
+        run = watched.run("", "--io-strict", "off", "--io-write", "8MB/s", *LITTLE, command=load("overwrite", theirs))  # fmt: skip
+        assert float(run.out) > 2 * 8 * MB
+        assert run.usage["unbilled_bytes"] > 40 * MB
+        assert run.usage["paused_usec"] is None
+
+
+def test_a_reader_is_not_kept_for_longer_than_a_pause(agentres_run: RunAgent, theirs: Path) -> None:
+    run = agentres_run("--io-write", "2MB/s", *LITTLE, command=python(BESIDE, theirs), check=True)
+    assert run.usage["paused_usec"] > 1e6
+    # A second at a time; in the VM who has just woken may miss the few milliseconds in between.
+    assert float(run.out) <= 2 * 1.0 + 0.5
+
+
+@not_by_daemon("kills the supervisor, which is the daemon's there")
+def test_who_is_paused_goes_on_when_the_supervisor_is_killed(start: Callable[..., subprocess.Popen[str]], theirs: Path) -> None:  # fmt: skip
+    run = start("--name", "paused", "--io-write", "1MB/s", *LITTLE, command=load("overwrite", theirs))  # fmt: skip
+    freezer = home_of("paused") / "agent" / "cgroup.freeze"
+    wait_until(lambda: freezer.exists() and freezer.read_text() == "1\n", "it is paused")
+    run.kill()
+    run.wait()
+    wait_until(lambda: freezer.read_text() == "0\n", "it goes on")
