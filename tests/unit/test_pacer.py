@@ -174,6 +174,33 @@ def test_without_a_rate_nobody_is_paused_and_what_is_written_then_is_no_debt(lif
     assert life.pacer.seconds == paused
 
 
+def test_a_rate_that_is_set_later_is_for_what_is_written_from_then_on(without_io: Life) -> None:
+    life = without_io
+    life.actuator.paced = ()
+    life.live(5, dirtied_bytes=200 * MB)
+    life.actuator.paced = ("io_write",)
+    life.live(1, dirtied_bytes=1 * MB)
+    assert life.pacer.seconds == 0
+
+
+def test_one_that_is_to_end_is_left_in_peace_for_a_while(life: Life) -> None:
+    life.live_until_frozen(unbilled_bytes=200 * MB)
+    paused = life.pacer.seconds
+    life.pacer.rest(5)
+    assert not life.frozen
+    life.live(4.9, unbilled_bytes=1 * MB)
+    assert life.pacer.seconds == paused
+    life.live_until_frozen(unbilled_bytes=200 * MB)
+
+
+def test_who_thaws_it_does_not_end_its_pause(life: Life) -> None:
+    life.live_until_frozen(unbilled_bytes=200 * MB)
+    life.actuator.freeze(COMMAND, "somebody")
+    life.actuator.thaw()
+    assert life.frozen
+    assert set(life.actuator.frozen_by) == {PACING}
+
+
 def test_others_see_that_it_is_no_freeze_for_them(life: Life) -> None:
     life.live_until_frozen(unbilled_bytes=200 * MB)
     assert registry.is_paused(str(life.agent))

@@ -336,6 +336,21 @@ def test_what_was_taken_back_before_it_was_written_is_not_unbilled(kernel: Kerne
         assert kernel.unbilled(100, 0, 10_000, 0) == 0
 
 
+def test_what_others_have_written_long_ago_bounds_nothing(kernel: Kernel) -> None:
+    kernel.disk = 5000
+    assert kernel.unbilled(0, 0, 0, 0) == 0
+    kernel.disk = 90_000
+    for _ in range(30):
+        kernel.now += 1
+        assert kernel.unbilled(0, 0, 0, 0) == 0
+    kernel.processes.wrote[100] = 100  # direct, and waiting in the kernel
+    kernel.counted.look(kernel.processes.wrote)
+    values = {"disks": (("253:0", 0, 20, 0, 0),), "file_dirty": 0, "file_writeback": 0}
+    assert kernel.counted.figures(values)["unbilled_bytes"] == 0
+    kernel.disk += 60
+    assert kernel.counted.figures(values)["unbilled_bytes"] == 40
+
+
 def test_without_memory_stat_the_hosts_figures_count(kernel: Kernel) -> None:
     for _ in range(40):
         kernel.now += 0.2

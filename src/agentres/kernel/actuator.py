@@ -246,8 +246,12 @@ class Actuator:
         self._account({**self.frozen_by, account: why})
 
     def thaw(self, account: str = "") -> None:
-        """Let it go on, as far as this account is concerned; empty: whoever has frozen it."""
-        left = {key: why for key, why in self.frozen_by.items() if account and key != account}
+        """Let it go on, as far as this account is concerned; empty: whoever has frozen it, but for a pause, which ends by itself."""
+        left = {
+            key: why
+            for key, why in self.frozen_by.items()
+            if key != account and (account or key == PACING)
+        }
         self.cgroup.set_property("cgroup.freeze", str(int(bool(left))))
         self._account(left)
 

@@ -187,14 +187,16 @@ class Meter:
 
     def _count_writes(self, writeback: Writes) -> None:
         try:
-            if self._find_processes():
-                writeback.look(map(int, self.pids))
             # First what is dirtied, then what waits, then what is billed: nothing that comes between looks unbilled.
-            self._take("memory.stat", _FILES["memory"]["memory.stat"])
-            self._take("io.stat", _FILES["disk"]["io.stat"])
+            try:
+                if self._find_processes():
+                    writeback.look(map(int, self.pids))
+            finally:
+                self._take("memory.stat", _FILES["memory"]["memory.stat"])
+                self._take("io.stat", _FILES["disk"]["io.stat"])
             self.values.update(writeback.figures(self.values))
         except (OSError, ValueError, LookupError) as error:
-            self.values.update(dict.fromkeys(_WRITES))
+            # What was known stays: none of these figures falls.
             self._trouble("/proc/PID/io", error)
             return
         if (hidden := writeback.hidden) != 0:
@@ -345,7 +347,6 @@ class _File(Record):
 
 
 _CACHE = ("inactive_file", "file_dirty", "file_writeback")
-_WRITES = ("read_bytes", "dirtied_bytes", "billed_bytes", "unbilled_bytes")
 _UNSAMPLED = (*_CACHE, "cgroup_frozen", "billed_bytes")
 _CPU = ("usage_usec", "user_usec", "system_usec", "nr_periods", "nr_throttled", "throttled_usec")
 _EVENTS = ("memory_high", "memory_max", "memory_oom", "memory_oom_kill")

@@ -25,6 +25,9 @@ _STALE = 2.5
 """Seconds that ``memory.stat`` may be behind: the kernel brings it up to date each 2 s (FLUSH_TIME in mm/memcontrol.c), and as seen
 on Linux 7.3 not always when it is read."""
 
+_SPARES = 3
+"""After so many times of that what is written by others does not count any more."""
+
 _SECTOR = 512
 
 
@@ -42,6 +45,7 @@ class Writeback:
         self._host_waits, self._drift = 0, _drift()
         self._marked, self._marked_at, self._settled = 0, time.monotonic(), 0
         self._before: int | None = None
+        self._spares: list[int] = []
         self._read = self._dirtied = self._billed = self._unbilled = 0
         self._written = self._cancelled = 0
 
@@ -61,6 +65,16 @@ class Writeback:
         now = time.monotonic()
         if now - self._marked_at > _STALE:
             self._settled, self._marked, self._marked_at = self._marked, self._written, now
+            self._expire()
+
+    def _expire(self) -> None:
+        """Forget what others wrote to the disks, and was not found to be this agent's: later than that nothing is found."""
+        assert self._before is not None
+        spare = _disks_written(self._disks) - self._before - self._billed - self._unbilled
+        self._spares = [*self._spares[-_SPARES:], spare]
+        if len(self._spares) > _SPARES and (stale := min(self._spares)) > 0:
+            self._before += stale
+            self._spares = [each - stale for each in self._spares]
 
     def figures(self, values: Mapping[str, Any]) -> dict[str, int | None]:
         """``read_bytes``, ``dirtied_bytes``, ``billed_bytes`` and ``unbilled_bytes`` since the agent began; none of them falls.

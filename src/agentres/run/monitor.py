@@ -57,6 +57,9 @@ _STALLED: dict[Literal["cpu", "memory", "io"], tuple[str, ...]] = {
 _READ_BACK_EVERY = 12
 """Samples between two comparisons of all limits, beside those that inotify asks for."""
 
+_ENDS_WITHIN = 5.0
+"""Seconds for which one that was told to end is not paused; what it writes is made good afterwards."""
+
 _HISTORY_PATIENCE = 5.0
 _NEVER = float("inf")
 _LONG_AGO = float("-inf")
@@ -124,6 +127,7 @@ class Monitor:
         self._moved_at = _LONG_AGO
         self._finishing = False
         self._without_tripwire = False
+        self._let_end = False
         history = f"{self._directory}/history.db" if settings.history else ""
         self._messenger = Messenger(
             loop,
@@ -349,8 +353,9 @@ class Monitor:
 
     def let_end(self) -> None:
         """It was told to end, and is not kept from that by pauses."""
-        if self._pacer is not None:
-            self._pacer.close()
+        if self._pacer is not None and not self._let_end:
+            self._let_end = True
+            self._pacer.rest(_ENDS_WITHIN)
 
     def note_writes(self) -> None:
         """Take what the main process wrote to the last, before nobody can be asked any more."""
@@ -358,7 +363,7 @@ class Monitor:
 
     @property
     def writes(self) -> dict[str, int | None]:
-        """What its processes read from disks and dirtied, and what of that was not billed, in bytes; it was ``paused`` for so many milliseconds."""
+        """What its processes read from disks and dirtied, and what of that was not billed, in bytes; ``paused_usec`` is for how long it was paused."""
         found = {
             key: self.meter.values[key] for key in ("read_bytes", "dirtied_bytes", "unbilled_bytes")
         }

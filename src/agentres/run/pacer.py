@@ -74,6 +74,7 @@ class Pacer:
         self.seconds = 0.0
         """For how long the agent was frozen in all."""
         self._look()
+        self._first = False
 
     def close(self) -> None:
         """Pace no more."""
@@ -81,6 +82,13 @@ class Pacer:
             self._timer.cancel()
         self._thaw()
         self._tell_ends(float("inf"))
+
+    def rest(self, seconds: float) -> None:
+        """Let it run for so long."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._thaw()
+        self._after(seconds, self._look)
 
     def meanwhile(self, call: Callable[[], None]) -> None:
         """Have something done that takes long: in the next pause where the agent is paced, which would write meanwhile; else now."""
@@ -103,7 +111,7 @@ class Pacer:
             self._tell_end(self._flows.pop(key))
         self._meter.read("cpu")
         usage = self._meter.values["usage_usec"]
-        if usage != self._usage:
+        if usage is None or usage != self._usage:
             self._usage, self._ran_at = usage, now
         if not rates or (self._ran_at != now and PACING not in self._actuator.frozen_by):
             # Who has not run has dirtied nothing; one that waits for a disk may run again at once.
@@ -127,13 +135,12 @@ class Pacer:
             if turn.freeze > freeze:
                 freeze, longest = turn.freeze, key
             look = min(look, turn.look)
-        self._first = False
+        took = time.monotonic() - now
         if not freeze:
             self._thaw()
             self._tell_ends(now)
-            took = time.monotonic() - now
             self._after(max(look, (_BUSY if writes else _FRUGAL) * took), self._look)
-        elif self._freeze(self._flows[longest], freeze):
+        elif self._freeze(self._flows[longest], freeze := max(freeze, _BUSY * took)):
             self._after(freeze, lambda: self._go_on(look))
             if self._waiting is not None:
                 call, self._waiting = self._waiting, None
@@ -181,7 +188,8 @@ class Pacer:
             return
         time.sleep(look)
         try:
-            self._actuator.freeze(PACING, _WHY)
+            if not self._is_frozen_by_somebody():
+                self._actuator.freeze(PACING, _WHY)
         except (OSError, ControlFileError) as error:  # it has ended
             log.debug(__name__, "%s", error)
         self._look()
