@@ -1,9 +1,9 @@
 """Writes to a file in some way for as long as it takes, and prints what its disk was written meanwhile, bytes a second.
 
-    load.py HOW FILE [PROCESSES] [SECONDS] [KIB]
+    load.py HOW FILE [PROCESSES] [SECONDS] [KIB] [SPEED]
 
 HOW: overwrite, append, mmap, sqlite, short (a process of its own each time), new (a new file each time), direct.
-KIB are written between two fsync().
+KIB are written between two fsync(), and no more than SPEED MB a second (0: as fast as it goes).
 """
 
 from __future__ import annotations
@@ -120,7 +120,14 @@ def make_database(path: str) -> None:
         db.execute("INSERT INTO rows VALUES (?, ?)", (number, os.urandom(1 << 16)))
 
 
-def main(how: str, path: str, processes: str = "1", seconds: str = "5", kib: str = "2048") -> None:
+def main(
+    how: str,
+    path: str,
+    processes: str = "1",
+    seconds: str = "5",
+    kib: str = "2048",
+    speed: str = "0",
+) -> None:
     """Write, and print the rate."""
     load = Load(path, (int(kib) << 10) // BLOCK)
     ways: dict[str, Callable[[], Iterator[None]]] = {
@@ -140,6 +147,8 @@ def main(how: str, path: str, processes: str = "1", seconds: str = "5", kib: str
             now, count = load.written()
             sys.stdout.write(f"{(count - before) / (now - began)}\n")
             return
+        if float(speed):
+            time.sleep(load.each * BLOCK / float(speed) / 1e6)
 
 
 if __name__ == "__main__":

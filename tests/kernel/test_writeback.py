@@ -61,9 +61,20 @@ print(longest)
 """
 
 
-def load(how: str, path: Path, processes: int = 1, kib: int = 512, seconds: int = 5) -> list[str]:
+def load(
+    how: str, path: Path, processes: int = 1, kib: int = 512, seconds: int = 5, speed: int = 0
+) -> list[str]:
     """What writes to the file for so long, and prints what the disk was written meanwhile, bytes a second."""
-    return [sys.executable, loads.__file__, how, str(path), str(processes), str(seconds), str(kib)]
+    return [
+        sys.executable,
+        loads.__file__,
+        how,
+        str(path),
+        str(processes),
+        str(seconds),
+        str(kib),
+        str(speed),
+    ]
 
 
 @pytest.fixture
@@ -80,14 +91,15 @@ def theirs(tmp_path: Path) -> Iterator[Path]:
 
 
 def assert_paced(run: RunAgent, rate: int, how: str, path: Path, processes: int = 1) -> None:
-    """What came to the disk is within 10 % of the rate, in one of three tries.
+    """What came to the disk is within 10 % of the rate, in one of four tries.
 
     A supervisor that waits for a processor lets as much through meanwhile as the disk takes, and makes it good only later.
     """
     rates = []
     # Little is written at a time, so that the last of it is no large part.
-    command = load(how, path, processes, max(64, 64 * rate // processes), 10 if rate < 8 else 5)
-    while len(rates) < 3:
+    kib = max(64, 64 * rate // processes)
+    command = load(how, path, processes, kib)
+    while len(rates) < 4:
         found = run("--io-write", f"{rate}MB/s", *LITTLE, command=command, check=True)
         assert found.usage["paused_usec"] > 0, found.err
         rates.append(float(found.out) / (rate * MB))
@@ -104,9 +116,8 @@ def test_what_belongs_to_others_is_overwritten_at_the_rate(agentres_run: RunAgen
 
 @once
 @pytest.mark.alone
-@pytest.mark.parametrize("rate", [2, 50])
-def test_at_other_rates(agentres_run: RunAgent, theirs: Path, rate: int) -> None:
-    assert_paced(agentres_run, rate, "overwrite", theirs)
+def test_at_a_higher_rate(agentres_run: RunAgent, theirs: Path) -> None:
+    assert_paced(agentres_run, 50, "overwrite", theirs)
 
 
 @once
@@ -131,19 +142,6 @@ def test_by_a_database_that_was_made_before(agentres_run: RunAgent, theirs: Path
 @pytest.mark.alone
 def test_by_many_processes(agentres_run: RunAgent, theirs: Path) -> None:
     assert_paced(agentres_run, 8, "overwrite", theirs, 16)
-
-
-@once
-@pytest.mark.alone
-def test_by_two_agents_on_one_file(start: Callable[..., subprocess.Popen[str]], theirs: Path) -> None:  # fmt: skip
-    rates = []
-    while len(rates) < 3:
-        agents = [start("--io-write", "8MB/s", *LITTLE, command=load("overwrite", theirs)) for _ in range(2)]  # fmt: skip
-        # Each measures what both write.
-        rates.append(max(float(agent.communicate()[0]) for agent in agents) / (16 * MB))
-        if 0.8 <= rates[-1] <= 1.1:
-            return
-    pytest.fail(f"{rates} of their rates together")
 
 
 @pytest.mark.alone
