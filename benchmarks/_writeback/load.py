@@ -17,8 +17,11 @@ from collections.abc import Callable, Iterator
 
 BLOCK = 1 << 16
 
-AWAKE = 1.5
-"""Seconds that it runs before it writes: until an agent is watched it writes as it likes."""
+LIFE = 0.02
+"""Seconds that each process of `short` lives at the least."""
+
+ASLEEP, AWAKE = 1.3, 0.2
+"""Seconds before it writes: until an agent is watched it writes as it likes, and one that sleeps is looked at less often."""
 
 
 class Load:
@@ -91,7 +94,9 @@ class Load:
         at = 0
         while True:
             if (pid := os.fork()) == 0:
+                end = time.monotonic() + LIFE
                 self._some(os.open(self.path, os.O_WRONLY), at)
+                time.sleep(max(0.0, end - time.monotonic()))
                 os._exit(0)
             os.waitpid(pid, 0)
             at += self.each * BLOCK
@@ -134,6 +139,7 @@ def main(
         name: getattr(load, name)
         for name in ("overwrite", "direct", "append", "mmap", "sqlite", "short", "new")
     }
+    time.sleep(ASLEEP)
     awake = time.monotonic() + AWAKE
     while time.monotonic() < awake:
         pass

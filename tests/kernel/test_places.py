@@ -247,6 +247,8 @@ def test_doctor_agrees_with_run() -> None:
     status = {row["check"]: row["status"] for row in report["findings"]}
     assert {status[file] for file in ("cpu.max", "memory.max", "pids.max")} == {"ok"}
     assert status["io.max"] == "ok" if ROOT else status["io.max"] in ("ok", "missing")
+    (disk,) = [row["detail"] for row in report["findings"] if row["check"] == "io.max"]
+    assert "by pausing" in disk
 
 
 @needs_root
@@ -271,6 +273,7 @@ def test_the_remedy_for_io_works() -> None:
     report = json.loads(sh(*dev, f"{session}{' '.join(AGENTRES)} doctor --json").stdout)
     (row,) = [row for row in report["findings"] if row["check"] == "io.max"]
     assert row["status"] == "missing"
+    assert "held on average by pausing the agent" in row["detail"]
     command, _, then = row["remedy"].partition(", then ")
     assert then == "log in again"
     sh("bash", "-c", command.replace("sudo ", ""))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import RunAgent, Watched, home_of, not_by_daemon, once, python, wait_until
+from conftest import DEADLINE, RunAgent, Watched, home_of, not_by_daemon, once, python, wait_until
 from test_io import IO_DELEGATED, MB, needs_io
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -90,7 +90,15 @@ def theirs(tmp_path: Path) -> Iterator[Path]:
         each.unlink()
 
 
-def assert_paced(run: RunAgent, rate: int, how: str, path: Path, processes: int = 1) -> None:
+def assert_paced(
+    run: RunAgent,
+    rate: int,
+    how: str,
+    path: Path,
+    processes: int = 1,
+    seconds: int = 5,
+    within: float = 0.1,
+) -> None:
     """What came to the disk is within 10 % of the rate, in one of four tries.
 
     A supervisor that waits for a processor lets as much through meanwhile as the disk takes, and makes it good only later.
@@ -98,12 +106,12 @@ def assert_paced(run: RunAgent, rate: int, how: str, path: Path, processes: int 
     rates = []
     # Little is written at a time, so that the last of it is no large part.
     kib = max(64, 64 * rate // processes)
-    command = load(how, path, processes, kib)
+    command = load(how, path, processes, kib, seconds)
     while len(rates) < 4:
         found = run("--io-write", f"{rate}MB/s", *LITTLE, command=command, check=True)
         assert found.usage["paused_usec"] > 0, found.err
         rates.append(float(found.out) / (rate * MB))
-        if abs(rates[-1] - 1) <= 0.1:
+        if abs(rates[-1] - 1) <= within:
             return
     pytest.fail(f"{rates} of the rate")
 
@@ -122,6 +130,13 @@ def test_at_a_higher_rate(agentres_run: RunAgent, theirs: Path) -> None:
 
 @once
 @pytest.mark.alone
+def test_at_a_lower_rate(agentres_run: RunAgent, theirs: Path) -> None:
+    # What it writes until the first pause is three seconds' worth, and each fsync() writes the journal too, which nobody counts.
+    assert_paced(agentres_run, 2, "overwrite", theirs, seconds=10, within=0.15)
+
+
+@once
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["append", "mmap", "short"])
 def test_in_whatever_way(agentres_run: RunAgent, theirs: Path, how: str) -> None:
     assert_paced(agentres_run, 8, how, theirs)
@@ -136,6 +151,29 @@ def test_by_a_database_that_was_made_before(agentres_run: RunAgent, theirs: Path
     subprocess.run(python(code), check=True)
     os.sync()
     assert_paced(agentres_run, 8, "sqlite", database)
+
+
+@once
+@pytest.mark.alone
+def test_by_an_earlier_run_that_has_ended(agentres_run: RunAgent, theirs: Path) -> None:
+    earlier = theirs.with_name(f"{theirs.name}.earlier")
+    command = python(OWN, earlier, SIZE, "buffered")
+    agentres_run(*LITTLE, command=command, check=True)
+    assert_paced(agentres_run, 8, "overwrite", earlier)
+
+
+@once
+@pytest.mark.alone
+def test_by_two_agents_on_one_file(start: Callable[..., subprocess.Popen[str]], theirs: Path) -> None:  # fmt: skip
+    command = load("overwrite", theirs)
+    rates: list[float] = []
+    while len(rates) < 4:
+        both = [start("--quiet", "--io-write", "8MB/s", *LITTLE, command=command) for _ in range(2)]
+        found = [float(each.communicate(timeout=DEADLINE)[0]) / (16 * MB) for each in both]
+        rates.append(sum(found) / 2)
+        if abs(rates[-1] - 1) <= 0.1:
+            return
+    pytest.fail(f"{rates} of both rates")
 
 
 @once
@@ -166,6 +204,15 @@ def test_new_files_and_direct_writes_are_the_kernels_matter(agentres_run: RunAge
         assert run.usage["paused_usec"] == 0, run.err
         assert run.usage["wbytes"] >= 15 * MB
         assert run.usage["unbilled_bytes"] < MB
+
+
+def test_the_alert_hears_of_what_the_kernel_bills_to_nobody(watched: Watched, theirs: Path) -> None:
+    rule = '[sampling]\ninterval = "1s"\n[alerts.disk]\nwarning = "20MB/s"\nduration = "1s"\n'
+    run = watched.run(rule, *LITTLE, command=load("overwrite", theirs))
+    assert run.usage["unbilled_bytes"] > 40 * MB
+    assert run.usage["wbytes"] is None or run.usage["wbytes"] < 20 * MB
+    assert watched.story("disk")[0] == ("raised", "WARNING")
+    assert watched.events("disk")[0]["value"] >= 20 * MB
 
 
 def test_pauses_are_told_and_can_be_turned_off(watched: Watched, theirs: Path) -> None:
