@@ -207,12 +207,12 @@ def test_new_files_and_direct_writes_are_the_kernels_matter(agentres_run: RunAge
 
 
 def test_the_alert_hears_of_what_the_kernel_bills_to_nobody(watched: Watched, theirs: Path) -> None:
-    rule = '[sampling]\ninterval = "1s"\n[alerts.disk]\nwarning = "20MB/s"\nduration = "1s"\n'
+    rule = '[sampling]\ninterval = "1s"\n[alerts.disk]\nwarning = "3MB/s"\nduration = "1s"\n'
     run = watched.run(rule, *LITTLE, command=load("overwrite", theirs))
-    assert run.usage["unbilled_bytes"] > 40 * MB
-    assert run.usage["wbytes"] is None or run.usage["wbytes"] < 20 * MB
+    assert run.usage["unbilled_bytes"] > 20 * MB
     assert watched.story("disk")[0] == ("raised", "WARNING")
-    assert watched.events("disk")[0]["value"] >= 20 * MB
+    # More a second than was billed in all.
+    assert watched.events("disk")[0]["value"] > max(3 * MB, run.usage["wbytes"] or 0)
 
 
 def test_pauses_are_told_and_can_be_turned_off(watched: Watched, theirs: Path) -> None:

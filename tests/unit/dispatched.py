@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agentres.companion.handlers import Dispatcher
+from agentres.companion.handlers.dispatch import Dispatcher
 from agentres.policy.alerts import Severity
 from agentres.policy.settings import Handler
 

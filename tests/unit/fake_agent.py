@@ -15,10 +15,15 @@ from agentres.kernel import registry
 from agentres.kernel.actuator import Actuator
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.deadman import Deadman
+from agentres.kernel.loop import Timer
+from agentres.model.action import Action
 from agentres.model.errors import ControlFileError
 from agentres.model.limits import IoMax, Limits, Range
+from agentres.model.stats import Reading
+from agentres.policy.elastic import Terms
 from agentres.policy.scaling import BALANCED, Philosophy
-from agentres.run.elastic import Elastic, Terms
+from agentres.run.mover import Mover
+from agentres.run.sharing import Sharing
 
 MEMORY = {"memory": Range(64 * MIB, 4000 * MIB)}
 
@@ -82,6 +87,19 @@ class Guard(Deadman):
         pass
 
 
+class Still:
+    """A loop that never turns: who contends is told to by the test."""
+
+    def watch(self, fd: int, callback: Callable[[], object], events: int = 0) -> None:
+        pass
+
+    def unwatch(self, fd: int) -> None:
+        pass
+
+    def call_at(self, deadline: float, callback: Callable[[], None]) -> Timer:
+        return Timer(deadline, callback, 0)
+
+
 class Life:
     """An agent and what moves its limits; ``told`` are the actions."""
 
@@ -105,26 +123,41 @@ class Life:
         (agent / "cpu.max").write_text(f"{cpu} 100000\n")
         (agent / "pids.max").write_text(f"{limits.pids or 'max'}\n")
         self.agent, self.cgroup = agent, Fake(str(agent))
-        self.told: list[dict[str, Any]] = []
+        self.told: list[Action] = []
         self.values: dict[str, Any] = {
             "memory_limit": limits.memory, "cpu_limit": limits.cpu, "pids_limit": limits.pids,
             "net_in_limit": None, "net_out_limit": None, "nr_periods": 0, "nr_throttled": 0, "disks": None,
         }  # fmt: skip
         self.terms = Terms(limits, philosophy, priority, 0.5, str(slice.path))
         self.actuator = Actuator(self.cgroup, io_max, disks, Guard)
-        self.elastic = Elastic(self.terms, self.values, self.read, self.actuator, self.told.append)
+        self.event = False
+        self.mover = Mover(
+            Still(),
+            self.terms,
+            self,
+            self.actuator,
+            self.told.append,
+            lambda: None,
+            lambda: None,  # type: ignore[arg-type]
+        )
         self.now = time.monotonic()
 
-    def read(self, group: str) -> None:
-        """A group of what a meter reads."""
+    @property
+    def reading(self) -> Reading:
+        """What a meter has read."""
+        return Reading(**self.values)
+
+    def read(self, group: str) -> Reading:
+        """Have a meter read one of its groups."""
         assert group == "limits"
         for key in ("memory", "cpu", "pids"):
             limit = self.actuator.standing(key)
             self.values[f"{key}_limit"] = None if limit == "max" else limit
+        return self.reading
 
     def look(self, resource: str, value: float | None, seconds: float = 0.0) -> float:
         self.now += seconds
-        return self.elastic.observed(resource, value, self.now)
+        return self.mover.observe(resource, value, self.reading, self.now, self.event)
 
     def uses(self, size: int, seconds: float = 0.0) -> None:
         """MiB of memory."""
@@ -132,7 +165,7 @@ class Life:
         self.look("memory", size * MIB, seconds)
 
     def kinds(self) -> list[str]:
-        return [action["kind"] for action in self.told]
+        return [action.kind for action in self.told]
 
     @property
     def bytes(self) -> int:
@@ -152,12 +185,16 @@ class Life:
         assert claimed is not None
         return claimed
 
+    @property
+    def sharing(self) -> Sharing:
+        assert self.mover.sharing is not None
+        return self.mover.sharing
+
     def contend(self) -> None:
-        assert self.elastic.sharing is not None
-        self.elastic.sharing.contend()
+        self.sharing.contend()
 
     def close(self) -> None:
-        self.elastic.close()
+        self.mover.close()
         self.cgroup.close()
 
 

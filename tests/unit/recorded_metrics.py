@@ -30,8 +30,7 @@ def read(path: str) -> Sample:
     for group in GROUPS:
         meter.read(group)
     meter.close()
-    values = {"rx_bytes": 0, "tx_bytes": 0, "rx_dropped_bytes": 0, "tx_dropped_bytes": 0}
-    return Sample.of({**meter.values, **values})
+    return meter.reading.but(rx_bytes=0, tx_bytes=0, rx_dropped_bytes=0, tx_dropped_bytes=0)
 
 
 def main() -> None:

@@ -1,181 +1,94 @@
-"""Elastic limits of one agent, on a folder in place of its cgroup: CPU, processes, disks, and what a run begins with."""
+"""Which limits are to move, by what is read: readings that are made up, time that is simulated."""
 
 from __future__ import annotations
 
-import errno
-
 import pytest
-from fake_agent import Life, Start
 from fake_slice import MIB
 
-from agentres.model.limits import IoMax, Limits, Range
-from agentres.policy.prediction import Forecast, Prediction
-from agentres.policy.scaling import FROZEN
+from agentres.model.limits import Limits, Range
+from agentres.model.stats import Sample
+from agentres.policy.elastic import FOLLOWS, Elastic, Terms, limit_of
+from agentres.policy.scaling import BALANCED, FROZEN, Philosophy
 
-# CPU, processes, disks.
-
-
-CPU = Limits(cpu=1.0, ranges={"cpu": Range(0.1, 4.0)})
-
-
-def test_the_burst_of_cpu_comes_after_a_raise_and_before_a_lowering(start_agent: Start) -> None:
-    life = start_agent(limits=CPU)
-    life.look("cpu", 0.9)
-    for _ in range(300):
-        life.look("cpu", 0.05, 1)
-    assert life.values["cpu_limit"] < 1
-    orders = [file for file, _ in life.cgroup.writes]
-    assert orders[:2] == ["cpu.max", "cpu.max.burst"]
-    assert orders[-2:] == ["cpu.max.burst", "cpu.max"]
-    # The kernel takes no burst above the quota, at no time.
-    quota, burst = 100_000, 100_000
-    for file, text in life.cgroup.writes:
-        if file == "cpu.max":
-            quota = int(text.split()[0])
-        else:
-            burst = int(text)
-        assert burst <= quota
-    assert life.kinds()[0] == "raise"
-    assert life.kinds()[-1] == "lower"
+MB = 1_000_000
+DISKS = {"": ("8:0", "8:16"), "/data": ("8:16",)}
+STANDING = {"io_read": 10 * MB, "io_write": 10 * MB, "io_read=/data": 5 * MB}
 
 
-def test_a_kernel_without_cpu_burst_lacks_nothing_else(start_agent: Start) -> None:
-    life = start_agent(limits=CPU)
-    (life.agent / "cpu.max.burst").unlink()
-    life.look("cpu", 0.9)
-    assert life.cgroup.writes == [("cpu.max", "150000 100000")]
-    assert life.kinds() == ["raise"]
-    assert life.values["cpu_limit"] == 1.5
+def elastic(philosophy: Philosophy = BALANCED, **ranges: Range) -> Elastic:
+    named = {key.replace("_of_data", "=/data"): between for key, between in ranges.items()}
+    terms = Terms(Limits(ranges=named), philosophy, 100, 0.8, "/slice")
+    return Elastic(terms, 0.0, DISKS, STANDING.get)
 
 
-def test_a_burst_that_is_refused_keeps_no_raise_from_counting(start_agent: Start) -> None:
-    life = start_agent(limits=CPU)
-    life.cgroup.refused["cpu.max.burst"] = errno.EINVAL
-    life.look("cpu", 0.9)
-    assert (life.kinds(), life.values["cpu_limit"]) == (["raise"], 1.5)
-    assert [setting.file for setting in life.actuator.written] == ["cpu.max"]
+def disks(first: int, second: int) -> tuple[tuple[str, int, int, int, int], ...]:
+    return (("8:0", first, 0, 0, 0), ("8:16", second, 0, 0, 0))
 
 
-def test_throttling_raises_cpu_whatever_the_mean_of_its_use(start_agent: Start) -> None:
-    life = start_agent(limits=CPU)
-    life.look("cpu", 0.3)
-    life.values.update(nr_periods=100, nr_throttled=20)
-    life.look("cpu", 0.3, 1)
-    assert life.kinds() == ["raise"]
-    assert life.told[0]["rule"] == "burst"
+def test_only_what_moves_is_looked_at() -> None:
+    each = elastic(cpu=Range(0.1, 4.0), io_read=Range(MB, 100 * MB))
+    assert sorted(each.resources) == ["cpu", "disk_read"]
+    assert each.observe("memory", 500 * MIB, Sample(memory_limit=500 * MIB), 1.0) == []
+    assert each.due("memory", 1.0) == float("inf")
 
 
-def test_cpu_needs_no_room_and_no_mark(start_agent: Start) -> None:
-    life = start_agent(limits=CPU)
-    assert life.elastic.sharing is None
-    assert life.elastic.wake_at() is None
+def test_a_limit_is_asked_to_rise_where_it_is_reached_and_not_where_it_is_not() -> None:
+    each = elastic(pids=Range(16, 1000))
+    assert each.observe("pids", 50, Sample(pids_limit=100), 1.0) == []
+    (move,) = each.observe("pids", 90, Sample(pids_limit=100), 2.0)
+    assert (move.resource, move.before, move.after) == ("pids", 100, 150)
 
 
-def test_processes(start_agent: Start) -> None:
-    life = start_agent(limits=Limits(pids=100, ranges={"pids": Range(16, 1000)}))
-    life.look("pids", 90)
-    assert life.cgroup.writes == [("pids.max", "150")]
-    assert life.values["pids_limit"] == 150
+def test_periods_that_met_the_limit_are_felt_whatever_the_mean() -> None:
+    each = elastic(cpu=Range(0.1, 4.0))
+    at = Sample(cpu_limit=1.0, nr_periods=100, nr_throttled=0)
+    assert each.observe("cpu", 0.3, at, 1.0) == []
+    (move,) = each.observe("cpu", 0.3, at.but(nr_periods=200, nr_throttled=20), 2.0)
+    assert move.rule == "burst"
 
 
-def disk(device: str, read: int = 0, write: int = 0) -> tuple[str, int, int, int, int]:
-    return (device, read, write, 0, 0)
+@pytest.mark.parametrize(("way", "key"), [("rx", "net_in"), ("tx", "net_out")])
+def test_packets_that_were_early_count_only_where_the_rate_is_reached(way: str, key: str) -> None:
+    for value, moves in ((0.5 * MB, 0), (0.9 * MB, 1)):
+        each = elastic(**{key: Range(MB, 100 * MB)})
+        figures = {f"{way}_packets": 100, f"{way}_dropped_packets": 50, f"{key}_limit": MB}
+        resource = FOLLOWS[key]
+        assert len(each.observe(resource, value, Sample(**figures), 1.0)) == moves
+        assert each.due(resource, 1.0) <= 0.5  # the kernel tells nobody
 
 
-@pytest.fixture
-def reader(start_agent: Start) -> Life:
-    """Reads from two disks at 10 MB/s at the most; what it writes is limited to a fixed rate."""
-    lines = (IoMax("8:0", 10_000_000, 5_000_000), IoMax("8:16", 10_000_000, 5_000_000))
-    limits = Limits(io_read={"": 10_000_000}, ranges={"io_read": Range(1e6, 1e9)})
-    return start_agent(limits=limits, io_max=lines, disks={"": ("8:0", "8:16")})
+def test_the_busiest_of_several_disks_counts_and_each_name_has_its_own() -> None:
+    each = elastic(io_read=Range(MB, 100 * MB), io_read_of_data=Range(MB, 100 * MB))
+    assert each.observe("disk_read", None, Sample(disks=disks(0, 0)), 1.0) == []
+    moves = each.observe("disk_read", None, Sample(disks=disks(1 * MB, 4_800_000)), 2.0)
+    assert [move.resource for move in moves] == ["io_read=/data"]
+    each.moved(2.0, moves[0], moves[0].after)
+    assert each.observe("disk_read", None, Sample(disks=None), 3.0) == []
 
 
-def read(life: Life, *totals: int) -> None:
-    life.values["disks"] = tuple(disk(f"8:{16 * at}", total) for at, total in enumerate(totals))
-    life.look("disk_read", None, 1)
+def test_what_nobody_is_billed_for_counts_as_written() -> None:
+    each = elastic(io_write=Range(MB, 100 * MB))
+    at = Sample(disks=disks(0, 0), unbilled_bytes=0)
+    assert each.observe("disk_write", None, at, 1.0) == []
+    (move,) = each.observe("disk_write", None, at.but(unbilled_bytes=9 * MB), 2.0)
+    assert move.use == 9 * MB
 
 
-def test_each_disk_has_its_line_and_keeps_the_rest_of_it(reader: Life) -> None:
-    for second in range(3):
-        read(reader, 9_500_000 * second, 0)
-    assert reader.cgroup.writes == [
-        ("io.max", "8:0 rbps=15000000 wbps=5000000 riops=max wiops=max"),
-        ("io.max", "8:16 rbps=15000000 wbps=5000000 riops=max wiops=max"),
-    ]
-    assert [setting.key for setting in reader.actuator.written] == ["8:0", "8:16"]
-    assert (reader.told[0]["resource"], reader.told[0]["before"]) == ("io_read", 10_000_000)
+def test_what_does_not_move_is_never_asked_to() -> None:
+    each = elastic(FROZEN, memory=Range(64 * MIB, 4000 * MIB))
+    assert each.observe("memory", 250 * MIB, Sample(memory_limit=256 * MIB), 1.0, event=True) == []
 
 
-def test_a_disk_that_is_refused_leaves_what_stands(reader: Life) -> None:
-    reader.cgroup.refused["io.max"] = errno.ENODEV
-    for second in range(5):
-        read(reader, 9_500_000 * second, 0)
-    assert reader.kinds() == ["refuse"]
-    assert reader.actuator.written == []
-    reader.cgroup.refused.clear()
-    for second in range(5, 80):
-        read(reader, 9_500_000 * second, 0)
-    assert reader.told[1]["before"] == 10_000_000
-    assert reader.cgroup.writes[0][1].startswith("8:0 rbps=15000000 ")
+def test_where_memory_is_to_be_raised_and_how_far_it_may_go() -> None:
+    each = elastic(memory=Range(64 * MIB, 4000 * MIB))
+    assert each.wake_at(256 * MIB) == 192 * MIB
+    assert each.wake_at(None) is None
+    assert each.ceiling("memory") == 4000 * MIB
+    assert each.ceiling("cpu") is None
+    assert elastic(cpu=Range(0.1, 4.0)).wake_at(256 * MIB) is None
 
 
-def test_a_request_between_two_looks_is_no_rate(reader: Life) -> None:
-    """A notification can come at any moment after a sample: over 2 ms a megabyte looks like 500 MB/s."""
-    read(reader, 0, 0)
-    read(reader, 1_000_000, 0)
-    reader.values["disks"] = (disk("8:0", 2_000_000), disk("8:16"))
-    reader.elastic.event = True
-    reader.look("disk_read", None, 0.002)
-    assert reader.told == []
-    reader.look("disk_read", None, 0.1)
-    assert reader.told[0]["why"].startswith("use of 9.8 MB/s")
-
-
-def test_disks_that_are_not_known_are_no_rate(reader: Life) -> None:
-    reader.look("disk_read", None, 1)
-    reader.look("disk_read", None, 1)
-    assert reader.told == []
-
-
-# What earlier runs used.
-
-
-def forecast(resource: str, first: float) -> Prediction:
-    made = Forecast(**{**dict.fromkeys(Forecast.__match_args__, 0.0), "resource": resource, "first": first, "why": "as before"})  # fmt: skip
-    return Prediction(**{**dict.fromkeys(Prediction.__match_args__, ()), "forecasts": (made,)})
-
-
-@pytest.mark.parametrize(
-    ("first", "after"), [(512 * MIB, 512), (160 * MIB, 160), (2000 * MIB, 1000)]
-)
-def test_a_run_begins_with_what_the_ones_before_used(
-    start_agent: Start, first: int, after: int
-) -> None:
-    life = start_agent()
-    life.elastic.begin(forecast("memory", first))
-    assert life.limit == after
-    assert life.kinds() == ["predict"]
-
-
-def test_a_prediction_below_what_is_used_by_now_harms_nobody(start_agent: Start) -> None:
-    life = start_agent(use=200 * MIB)
-    life.elastic.begin(forecast("memory", 100 * MIB))
-    assert life.limit >= 232
-
-
-def test_a_prediction_of_what_does_not_move_is_passed_over(start_agent: Start) -> None:
-    life = start_agent()
-    life.elastic.begin(forecast("cpu", 2.0))
-    fixed = start_agent("b", philosophy=FROZEN)
-    fixed.elastic.begin(forecast("memory", 512 * MIB))
-    assert (life.told, fixed.told, fixed.limit) == ([], [], 256)
-
-
-def test_a_prediction_that_is_refused_is_told(start_agent: Start) -> None:
-    life = start_agent(limits=CPU)
-    life.cgroup.refused["cpu.max"] = errno.EINVAL
-    life.elastic.begin(forecast("cpu", 2.0))
-    assert life.kinds() == ["refuse"]
-    assert life.told[0]["rule"] == "prediction"
-    life.look("cpu", 0.1, 1)
-    assert life.values["cpu_limit"] == 1.0
+def test_each_limit_but_disk_rates_is_read() -> None:
+    read = {key for key in FOLLOWS if limit_of(key) is not None}
+    assert read == {"memory", "cpu", "pids", "net_in", "net_out"}
+    assert limit_of("io_write=/data") is None

@@ -36,14 +36,18 @@ class Simulated:
         self.timers.append(timer)
         return timer
 
-    def read(self, group: str) -> None:
+    @property
+    def reading(self) -> Sample:
+        return Sample(**self.values)
+
+    def read(self, group: str) -> Sample:
         self.reads.append((self.now - 1000, group))
         for name, figure in self.figures.items():
             self.values[name] = figure(self.now - 1000)
+        return self.reading
 
     def sample(self) -> Sample:
-        self.read("all")
-        return Sample.of(self.values)
+        return self.read("all")
 
     def _tell(self, event: dict[str, Any]) -> None:
         self.told.append({**event, "at": self.now - 1000})

@@ -26,7 +26,7 @@ from dispatched import (
 )
 from webhook_server import Answering, hook
 
-from agentres.companion.handlers import Dispatcher
+from agentres.companion.handlers.dispatch import Dispatcher
 from agentres.policy.alerts import Severity
 
 pytestmark = FORKS_BESIDE_THREADS

@@ -37,42 +37,34 @@ class FakeRecorder:
         return self.profile_
 
 
-@pytest.fixture
-def values() -> dict[str, Any]:
-    return dict.fromkeys(Sample.__match_args__)
-
-
-def learning(
-    recorder: FakeRecorder, values: dict[str, Any], name: str | None = "fixer", **settings: Any
-) -> Learning:
-    return Learning(recorder, Settings(**settings), values, name, ("make", "test"), 0.0)  # type: ignore[arg-type]
+def learning(recorder: FakeRecorder, name: str | None = "fixer", **settings: Any) -> Learning:
+    return Learning(recorder, Settings(**settings), name, ("make", "test"), 0.0)  # type: ignore[arg-type]
 
 
 def learnt(recorder: FakeRecorder) -> list[tuple[str, Observed]]:
     return [(args[0], args[1]) for method, args in recorder.put_ if method == "learn"]
 
 
-def test_what_a_refused_raise_held_back_is_no_demand(values: dict[str, Any]) -> None:
+def test_what_a_refused_raise_held_back_is_no_demand() -> None:
     recorder = FakeRecorder()
-    each = learning(recorder, values)
+    each = learning(recorder)
     # It stays at its tripwire, and never meets the limit itself.
-    values.update(working_set=168 * MIB, memory_limit=200 * MIB, memory_max=0)
-    each.sampled(5.0, starved=True)
+    at = Sample(working_set=168 * MIB, memory_limit=200 * MIB, memory_max=0)
+    each.sampled(at, 5.0, starved=True)
     each.finish(6.0)
     ((_, observed),) = learnt(recorder)
     assert observed.memory_held == 200 * MIB
 
 
-def test_the_highest_use_and_the_cpu_of_a_run_are_learnt_under_its_name(
-    values: dict[str, Any],
-) -> None:
+def test_the_highest_use_and_the_cpu_of_a_run_are_learnt_under_its_name() -> None:
     recorder = FakeRecorder()
-    each = learning(recorder, values)
-    values.update(working_set=100 * MIB, memory_limit=256 * MIB, memory_max=0, memory_oom_kill=0)
-    values.update(usage_usec=2_000_000, pids_current=3, pids_max_events=0, cpu_limit=1.0)
-    each.sampled(4.0)
-    values.update(working_set=60 * MIB, usage_usec=3_000_000)
-    each.sampled(8.0)
+    each = learning(recorder)
+    at = Sample(
+        working_set=100 * MIB, memory_limit=256 * MIB, memory_max=0, memory_oom_kill=0,
+        usage_usec=2_000_000, pids_current=3, pids_max_events=0, cpu_limit=1.0,
+    )  # fmt: skip
+    each.sampled(at, 4.0)
+    each.sampled(at.but(working_set=60 * MIB, usage_usec=3_000_000), 8.0)
     each.finish(8.0)
     ((key, observed),) = learnt(recorder)
     assert key == "name:fixer"
@@ -82,51 +74,49 @@ def test_the_highest_use_and_the_cpu_of_a_run_are_learnt_under_its_name(
     assert observed.pids == 3
 
 
-def test_what_a_limit_cut_off_is_told_apart(values: dict[str, Any]) -> None:
+def test_what_a_limit_cut_off_is_told_apart() -> None:
     recorder = FakeRecorder()
-    each = learning(recorder, values)
-    values.update(working_set=250 * MIB, memory_limit=256 * MIB, memory_max=5, memory_oom_kill=1)
-    each.memory()
+    each = learning(recorder)
+    at = Sample(working_set=250 * MIB, memory_limit=256 * MIB, memory_max=5, memory_oom_kill=1)
+    each.memory(at)
     each.finish(10.0)
     ((_, observed),) = learnt(recorder)
     assert observed.memory_held == 256 * MIB
     assert observed.oom == 256 * MIB
 
 
-def test_a_run_that_fails_at_its_start_teaches_nothing(values: dict[str, Any]) -> None:
+def test_a_run_that_fails_at_its_start_teaches_nothing() -> None:
     recorder = FakeRecorder()
-    each = learning(recorder, values)
-    values.update(working_set=1 * MIB)
-    each.sampled(0.1)
+    each = learning(recorder)
+    each.sampled(Sample(working_set=1 * MIB), 0.1)
     each.finish(0.5)
     assert learnt(recorder) == []
 
 
-def test_a_run_of_days_is_learnt_each_day(values: dict[str, Any]) -> None:
+def test_a_run_of_days_is_learnt_each_day() -> None:
     recorder = FakeRecorder()
-    each = learning(recorder, values)
-    values.update(working_set=5 * MIB)
+    each = learning(recorder)
     for hour in range(1, 50):
-        each.sampled(hour * HOUR)
+        each.sampled(Sample(working_set=5 * MIB), hour * HOUR)
     each.finish(49 * HOUR)
     assert WINDOW == 24 * HOUR
     assert [observed.runs for _, observed in learnt(recorder)] == [0, 0, 1]
 
 
-def test_a_name_that_was_made_up_is_learnt_by_its_command(values: dict[str, Any]) -> None:
+def test_a_name_that_was_made_up_is_learnt_by_its_command() -> None:
     recorder = FakeRecorder()
-    each = learning(recorder, values, name=None)
+    each = learning(recorder, name=None)
     each.finish(10.0)
     ((key, _),) = learnt(recorder)
     assert key.startswith("command:make")
 
 
-def test_what_is_known_comes_back_within_the_range(values: dict[str, Any]) -> None:
+def test_what_is_known_comes_back_within_the_range() -> None:
     profile = learn(Profile.empty("name:fixer"), Observed(memory=400 * MIB), 1e9)
     recorder = FakeRecorder(profile)
     told: list[Prediction] = []
     bounds = {"memory": Range(64 * MIB, 300 * MIB)}
-    learning(recorder, values).ask(bounds, print, told.append)
+    learning(recorder).ask(bounds, print, told.append)
     assert told[0].first("memory") == 300 * MIB
     assert recorder.asked[0][0] == "name:fixer"
 
@@ -137,22 +127,22 @@ def test_what_is_known_comes_back_within_the_range(values: dict[str, Any]) -> No
     ids=["switched off", "nothing moves"],
 )
 def test_nothing_is_asked_where_nothing_can_come_of_it(
-    values: dict[str, Any], settings: dict[str, Any], bounds: dict[str, Range]
+    settings: dict[str, Any], bounds: dict[str, Range]
 ) -> None:
     recorder = FakeRecorder()
     told: list[Prediction] = []
-    learning(recorder, values, **settings).ask(bounds, print, told.append)
+    learning(recorder, **settings).ask(bounds, print, told.append)
     assert recorder.asked == []
     assert told == []
 
 
-def test_a_predictor_that_fails_costs_a_line_and_the_builtin_stands(values: dict[str, Any]) -> None:
+def test_a_predictor_that_fails_costs_a_line_and_the_builtin_stands() -> None:
     profile = learn(Profile.empty("name:fixer"), Observed(memory=100 * MIB), 1e9)
     recorder = FakeRecorder(profile)
     told: list[Prediction] = []
     lines: list[str] = []
     bounds = {"memory": Range(64 * MIB, 300 * MIB)}
-    learning(recorder, values, predictor="nobody-has-this").ask(bounds, lines.append, told.append)
+    learning(recorder, predictor="nobody-has-this").ask(bounds, lines.append, told.append)
     assert len(lines) == 1
     assert "nobody-has-this" in lines[0]
     assert told[0].first("memory") is not None

@@ -70,7 +70,7 @@ def read_all(folder: Path) -> tuple[Sample, Meter]:
 def test_a_look_between_two_samples_does_not_hide_that_something_ran(folder: Path) -> None:
     meter = Meter(str(folder))
     meter.sample()
-    before = meter.values["fds"]
+    before = meter.reading.fds
     opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
     (folder / "cpu.stat").write_text(FILES["cpu.stat"].replace("500", "900"))
     try:
@@ -125,13 +125,13 @@ def test_garbage_is_absent_and_told(folder: Path, name: str, garbage: str) -> No
     (folder / name).write_text(garbage)
     for group in GROUPS:
         meter.read(group)
-    assert {f for f in FIELDS[name] if meter.values[f] is not None} == set()
+    assert {f for f in FIELDS[name] if getattr(meter.reading, f) is not None} == set()
     assert list(meter.unreadable) == [name]
     (folder / name).write_text(FILES[name])
     for group in GROUPS:
         meter.read(group)
     assert not meter.unreadable
-    assert {f for f in FIELDS[name] if meter.values[f] is None} == set()
+    assert {f for f in FIELDS[name] if getattr(meter.reading, f) is None} == set()
     meter.close()
 
 

@@ -18,12 +18,13 @@ from agentres.kernel.actuator import COMMAND, Actuator
 from agentres.kernel.loop import Timer
 from agentres.model.limits import Limits, Range, Setting
 from agentres.policy.alerts import Rule, Severity
+from agentres.policy.elastic import Terms
 from agentres.policy.scaling import BALANCED, FROZEN
 from agentres.policy.settings import Handler, Settings
 from agentres.run import monitor as module
 from agentres.run import notifications
-from agentres.run.elastic import Terms
-from agentres.run.monitor import Monitor, Watched
+from agentres.run.monitor import Monitor
+from agentres.run.watched import Watched
 from agentres.watch.engine import Engine
 
 RULES = (
@@ -165,7 +166,7 @@ def test_the_tripwire_stands_at_the_next_raise_and_follows_it(watching: Watching
     watching.notify("memory.events")
     limit = int(watching.text("memory.max"))
     assert limit > 256 * MIB
-    assert watching.monitor.meter.values["memory_limit"] == limit
+    assert watching.monitor.meter.reading.memory_limit == limit
     assert int(watching.text("memory.high")) == watching.actuator.tripwire == 0.75 * limit
 
 
@@ -218,7 +219,7 @@ def test_what_somebody_else_wrote_is_drift_and_our_own_moves_are_not(watching: W
     watching.loop.watched[watching.monitor.drift.fd]()
     assert watching.told == [("raised", "drift", "WARNING")]
     assert "pids.max is 'max', was set to '100'" in watching.monitor.subject.detail["drift"]
-    assert watching.monitor.meter.values["pids_limit"] is None
+    assert watching.monitor.meter.reading.pids_limit is None
 
 
 @pytest.mark.parametrize("by_us", [False, True])
@@ -246,7 +247,7 @@ def test_other_terms_hold_from_then_on(watching: Watching) -> None:
     terms = watching.monitor.terms
     fixed = terms.but(limits=terms.limits.but(ranges={}))
     watching.monitor.anew(lambda: fixed)
-    assert watching.monitor.elastic is None
+    assert watching.monitor.subject.mover is None
     watching.cgroup.uses(250 * MIB)
     watching.notify("memory.events")
     assert watching.text("memory.max") == str(256 * MIB)
@@ -257,7 +258,7 @@ def test_other_terms_hold_from_then_on(watching: Watching) -> None:
     watching.monitor.anew(lambda: terms)
     with pytest.raises(ValueError, match="no"):
         watching.monitor.anew(refused)
-    assert watching.monitor.elastic is not None  # as before
+    assert watching.monitor.subject.mover is not None  # as before
 
 
 def test_other_terms_begin_from_what_was_just_written(watching: Watching) -> None:

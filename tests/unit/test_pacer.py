@@ -14,7 +14,9 @@ from fake_slice import FakeSlice, keep_attributes
 from agentres.kernel import registry
 from agentres.kernel.actuator import COMMAND, CONTENTION, PACING, Actuator
 from agentres.kernel.loop import Timer
+from agentres.model.action import Action
 from agentres.model.limits import IoMax
+from agentres.model.stats import Reading
 from agentres.run.pacer import Pacer
 
 MB = 1_000_000
@@ -30,8 +32,9 @@ class Figures:
         )
         self.reads: list[str] = []
 
-    def read(self, group: str) -> None:
+    def read(self, group: str) -> Reading:
         self.reads.append(group)
+        return Reading(**self.values)
 
 
 class Life:
@@ -42,7 +45,7 @@ class Life:
     ) -> None:
         self.now = 100.0
         self.timers: list[Timer] = []
-        self.actions: list[dict[str, Any]] = []
+        self.actions: list[Action] = []
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         monkeypatch.setattr(time, "sleep", self.run)
         keep_attributes(path, monkeypatch)
@@ -94,7 +97,7 @@ class Life:
         return (self.agent / "cgroup.freeze").read_text().strip() == "1"
 
     def kinds(self) -> list[str]:
-        return [action["kind"] for action in self.actions]
+        return [action.kind for action in self.actions]
 
 
 @pytest.fixture
@@ -119,11 +122,11 @@ def test_what_is_not_billed_is_held_to_the_rate_and_told_twice(life: Life) -> No
     assert life.kinds() == ["pace", "pace"]
     assert not life.frozen
     assert life.pacer.seconds == pytest.approx(9.6, abs=0.3)
-    first, last = (action["why"] for action in life.actions)
+    first, last = (action.why for action in life.actions)
     assert first.endswith("written to files that belong to others, at 8 MB/s")
     assert last.startswith("paused ")
     assert "for 9." in last
-    assert {(a["resource"], a["before"], a["rule"]) for a in life.actions} == {("io_write", 8 * MB, "writeback")}  # fmt: skip
+    assert {(a.resource, a.before, a.rule) for a in life.actions} == {("io_write", 8 * MB, "writeback")}  # fmt: skip
 
 
 def test_what_the_kernel_holds_is_left_to_it(life: Life) -> None:
@@ -141,8 +144,8 @@ def test_without_an_io_controller_reads_and_writes_are_held(without_io: Life) ->
     # It was asleep: what it reads until the first look is ten megabytes.
     assert (life.meter.values["read_bytes"] - before) / 10 == pytest.approx(8 * MB, rel=0.15)
     life.live(3)
-    assert all("without an io controller" in action["why"] for action in life.actions)
-    told = [action["resource"] for action in life.actions]
+    assert all("without an io controller" in action.why for action in life.actions)
+    told = [action.resource for action in life.actions]
     assert told == ["io_write", "io_write", "io_read", "io_read"]
 
 
@@ -240,7 +243,7 @@ def test_one_that_cannot_be_frozen_is_told_of_once(life: Life) -> None:
     life.cgroup.refused["cgroup.freeze"] = 1
     life.live(3, unbilled_bytes=200 * MB)
     assert life.kinds() == ["refuse"]
-    assert "cannot be paused" in life.actions[0]["why"]
+    assert "cannot be paused" in life.actions[0].why
 
 
 def test_at_the_end_it_goes_on_and_what_was_is_told(life: Life) -> None:

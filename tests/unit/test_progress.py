@@ -17,17 +17,20 @@ from hypothesis import strategies as st
 
 from agentres.daemon.keeper import Client
 from agentres.kernel.terminal import StatusLine
+from agentres.model.stats import Sample
 from agentres.run.progress import line
 
 MIB = 1 << 20
-BEFORE = {
-    "usage_usec": 1_000_000, "rbytes": 0, "wbytes": 5_000_000, "rx_bytes": None, "tx_bytes": None,
-}  # fmt: skip
-NOW = {
-    "usage_usec": 2_500_000, "cpu_limit": 2.0, "working_set": 310 * MIB, "memory_limit": 512 * MIB,
-    "rbytes": 0, "wbytes": 9_000_000, "rx_bytes": None, "tx_bytes": None, "pids_current": 12,
-    "pids_limit": 512,
-}  # fmt: skip
+NOTHING = Sample()
+BEFORE = Sample(usage_usec=1_000_000, rbytes=0, wbytes=5_000_000)
+NOW = Sample(
+    usage_usec=2_500_000, cpu_limit=2.0, working_set=310 * MIB, memory_limit=512 * MIB, rbytes=0,
+    wbytes=9_000_000, pids_current=12, pids_limit=512,
+)  # fmt: skip
+TOLD = (
+    "usage_usec", "rbytes", "wbytes", "rx_bytes", "tx_bytes", "cpu_limit", "working_set", "memory_limit",
+    "pids_current", "pids_limit",
+)  # fmt: skip
 
 
 def test_what_it_says() -> None:
@@ -38,24 +41,24 @@ def test_what_it_says() -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    assert line("a", 1.0, {}, {}, 1.0) == "a 1.00 s"
+    assert line("a", 1.0, NOTHING, NOTHING, 1.0) == "a 1.00 s"
     assert (
-        line("a", 1.0, {}, {"working_set": 5, "pids_current": 0}, 1.0)
+        line("a", 1.0, NOTHING, Sample(working_set=5, pids_current=0), 1.0)
         == "a 1.00 s  memory 5 B  tasks 0"
     )
-    assert line("a", 1.0, {"usage_usec": 5}, {"usage_usec": 9}, 0.0) == "a 1.00 s"
+    assert line("a", 1.0, Sample(usage_usec=5), Sample(usage_usec=9), 0.0) == "a 1.00 s"
 
 
 @given(
     st.text(), st.floats(0, 1e7),
-    st.dictionaries(st.sampled_from(sorted(NOW)), st.one_of(st.none(), st.integers(0, 1 << 50))),
-    st.dictionaries(st.sampled_from(sorted(NOW)), st.one_of(st.none(), st.integers(0, 1 << 50))),
+    st.dictionaries(st.sampled_from(TOLD), st.one_of(st.none(), st.integers(0, 1 << 50))),
+    st.dictionaries(st.sampled_from(TOLD), st.one_of(st.none(), st.integers(0, 1 << 50))),
     st.floats(0.001, 100),
 )  # fmt: skip
 def test_any_figures_are_one_line_that_commands_no_terminal(
     name: str, age: float, before: dict[str, int], now: dict[str, int], passed: float
 ) -> None:
-    assert line(name, age, before, now, passed).isprintable()
+    assert line(name, age, Sample(**before), Sample(**now), passed).isprintable()
 
 
 @pytest.fixture

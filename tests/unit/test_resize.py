@@ -13,7 +13,7 @@ from fake_slice import MIB, FakeSlice
 from agentres.kernel import registry
 from agentres.model.errors import ControlFileError, NoRoom, NotEnforceable, UsageError
 from agentres.model.limits import Host, IoMax, Limits, Range
-from agentres.run.elastic import Terms
+from agentres.policy.elastic import Terms
 from agentres.run.resize import Resize
 
 HOST = Host(cpus=8, memory=8192 * MIB)

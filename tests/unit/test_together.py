@@ -72,8 +72,8 @@ class Agent:
 
     @property
     def wants(self) -> int:
-        assert self.life.elastic.sharing is not None
-        return self.life.elastic.sharing.wants
+        assert self.life.mover.sharing is not None
+        return self.life.mover.sharing.wants
 
     def needs(self) -> int:
         if self.world.now < self._rests:
@@ -89,7 +89,7 @@ class Agent:
         """Come as far as the limits let it, and have each notification of the kernel's served."""
         while not self.frozen:
             use, limit = self.life.cgroup.use, self.life.bytes
-            wake = self.life.elastic.wake_at() if self.supervised else None
+            wake = self.life.mover.wake_at() if self.supervised else None
             room = None if wake is None else ROOM
             height = tripwire.height(wake, use, use, limit, room)
             wall = limit if height == MAX else min(height, limit)
@@ -115,10 +115,10 @@ class Agent:
             self.look(event=True)
 
     def look(self, event: bool) -> None:
-        self.life.elastic.event = event
         now = self.world.now
-        self._due = now + self.life.elastic.observed("memory", self.life.cgroup.use, now)
-        self.life.elastic.event = False
+        self._due = now + self.life.mover.observe(
+            "memory", self.life.cgroup.use, self.life.reading, now, event
+        )
 
     def loses_its_supervisor(self) -> None:
         self.supervised = False
@@ -176,16 +176,16 @@ def test_agents_with_waves_of_demand_get_along(
         assert not any(agent.wants for agent in world.agents)
     for agent in world.agents:
         assert agent.life.cgroup.use == agent.base
-        kinds = Counter(action["kind"] for action in agent.life.told)
+        kinds = Counter(action.kind for action in agent.life.told)
         assert kinds["refuse"] == 0
         assert kinds["freeze"] <= 8
         assert kinds["trim"] <= 25
-        turns = [each for each in agent.life.told if each["kind"] in ("freeze", "thaw")]
-        assert all(one["kind"] != other["kind"] for one, other in pairwise(turns))
+        turns = [each for each in agent.life.told if each.kind in ("freeze", "thaw")]
+        assert all(one.kind != other.kind for one, other in pairwise(turns))
     highest = min(world.agents, key=lambda agent: (-agent.priority, agent.name))
     assert not highest.supervised or highest.killed == 0
     if highest.supervised and trouble == "none":
-        assert "freeze" not in [action["kind"] for action in highest.life.told]
+        assert "freeze" not in [action.kind for action in highest.life.told]
     world.close()
 
 
@@ -210,7 +210,7 @@ def test_what_fits_alone_gets_its_memory_in_the_end(
     for agent in world.agents:
         assert agent.name in served or agent.killed
         if agent.killed:
-            assert "release" in [action["kind"] for action in agent.life.told]
+            assert "release" in [action.kind for action in agent.life.told]
     world.close()
 
 
@@ -225,6 +225,6 @@ def test_one_alone_that_cannot_fit_is_told_and_killed_at_once(
         agent.supervise()
         world.now += TICK
         assert world.now < 1000 + 2 + 4 * TICK
-    assert agent.life.told[-1]["kind"] == "release"
+    assert agent.life.told[-1].kind == "release"
     assert agent.life.bytes == 1000 * MIB
     world.close()

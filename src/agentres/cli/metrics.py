@@ -90,7 +90,6 @@ def _registry() -> CollectorRegistry:
 def _read(path: str) -> Sample:
     from agentres.kernel.cgroup import Cgroup
     from agentres.kernel.meter import GROUPS, Meter
-    from agentres.model.stats import Sample
     from agentres.readers.marks import MarkedWrites
 
     cgroup = Cgroup(path)
@@ -99,7 +98,7 @@ def _read(path: str) -> Sample:
     try:
         for group in GROUPS:
             meter.read(group)
-        return Sample.of(meter.values)
+        return meter.reading
     finally:
         meter.close()
         cgroup.close()

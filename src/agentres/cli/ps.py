@@ -68,8 +68,8 @@ def _row(agent: Found, claim: Claim | None) -> dict[str, Any]:
     meter = Meter(agent.path)
     try:
         meter.read("cpu")
-        meter.read("pids")
-        spent, tasks = meter.values["usage_usec"], meter.values["pids_current"]
+        reading = meter.read("pids")
+        spent, tasks = reading.usage_usec, reading.pids_current
     finally:
         meter.close()
     age = time.time() - agent.started

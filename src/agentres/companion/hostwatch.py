@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agentres.companion.hostsample import host_sample
 from agentres.kernel.loop import Loop
 from agentres.kernel.meter import Meter
-from agentres.model.stats import Sample
+from agentres.model.stats import Reading, Sample
 from agentres.policy.settings import Settings
 from agentres.watch.engine import Engine, Subject
 from agentres.watch.recorder import Recorder, new_run
@@ -30,17 +30,16 @@ class HostMeter:
     """The host's figures, in the shape that the engine reads."""
 
     def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
+        self.reading = Sample()
         self.unreadable: dict[str, str] = {}
 
-    def read(self, group: str) -> None:
+    def read(self, group: str) -> Sample:
         """All of it: psutil has no smaller pieces that would be worth it."""
-        self.sample()
+        return self.sample()
 
     def sample(self) -> Sample:
-        sample = host_sample()
-        self.values.update((name, getattr(sample, name)) for name in Sample.__match_args__)
-        return sample
+        self.reading = host_sample()
+        return self.reading
 
 
 class SliceMeter(Meter):
@@ -50,12 +49,13 @@ class SliceMeter(Meter):
         super().__init__(path, main="")
         self._host = host
 
-    def sample(self) -> Sample:
-        self.read("limits")
+    def sample(self) -> Reading:
         self.read("events")
-        for limit in ("cpu_limit", "memory_limit"):
-            if self.values[limit] is None:
-                self.values[limit] = self._host.values.get(limit)
+        limits, host = self.read("limits"), self._host.reading
+        if limits.cpu_limit is None:
+            self._put({"cpu_limit": host.cpu_limit})
+        if limits.memory_limit is None:
+            self._put({"memory_limit": host.memory_limit})
         return super().sample()
 
 

@@ -7,14 +7,13 @@ when the supervisor does.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 
 from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.model import log
 from agentres.model.errors import ControlFileError, NotEnforceable
-from agentres.model.limits import CPU_PERIOD_USEC, NETWORKS, IoMax, Setting
+from agentres.model.limits import CPU_PERIOD_USEC, NETWORKS, PAGE, IoMax, Setting
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import MAX, format_size
 
@@ -26,25 +25,13 @@ if TYPE_CHECKING:
     from agentres.model.limits import Refused
     from agentres.model.units import Max
 
-FIGURES: Mapping[str, str] = {
-    "memory": "memory_limit",
-    "cpu": "cpu_limit",
-    "pids": "pids_limit",
-    "net_in": "net_in_limit",
-    "net_out": "net_out_limit",
+_IO = {
+    "io_read": "rbps",
+    "io_write": "wbps",
+    "io_read_iops": "riops",
+    "io_write_iops": "wiops",
 }
-"""Where a reading has the limit that stands."""
-
-IO: Mapping[str, tuple[str, int]] = {
-    "io_read": ("rbps", 1),
-    "io_write": ("wbps", 2),
-    "io_read_iops": ("riops", 3),
-    "io_write_iops": ("wiops", 4),
-}
-"""The key in ``io.max``, and which figure of one of ``Sample.disks`` it limits."""
-
-PAGE = os.sysconf("SC_PAGE_SIZE")
-"""Bytes: memory.max is in whole ones."""
+"""The key in ``io.max``."""
 
 _RECLAIMED = 32 << 20
 """Bytes of page cache that are given back at once, so that the loop is not kept for long."""
@@ -124,7 +111,7 @@ class Actuator:
 
     def holds(self, key: str) -> float | str | None:
         """Likewise; None where nothing holds it here."""
-        if key.partition("=")[0] in IO:
+        if key.partition("=")[0] in _IO:
             return self.fastest(key)
         if key.startswith("net") and self.network is None:
             return None
@@ -157,7 +144,7 @@ class Actuator:
                 raise NotEnforceable("there is no io controller, and pauses do not hold that")
             for device, _ in self._rates(key):
                 rate = MAX if limit == MAX else round(float(limit))
-                line = self.lines[device].but(**{IO[key.partition("=")[0]][0]: rate})
+                line = self.lines[device].but(**{_IO[key.partition("=")[0]]: rate})
                 if self.io_held:
                     self._write(line.setting())
                 self.lines[device] = line
@@ -302,7 +289,7 @@ class Actuator:
 
     def _rates(self, key: str) -> list[tuple[str, int | Max]]:
         kind, _, name = key.partition("=")
-        return [(dev, getattr(self.lines[dev], IO[kind][0])) for dev in self.disks.get(name, ()) if dev in self.lines]  # fmt: skip
+        return [(dev, getattr(self.lines[dev], _IO[kind])) for dev in self.disks.get(name, ()) if dev in self.lines]  # fmt: skip
 
     def _in_use(self) -> int:
         return int(self.cgroup.get_property("memory.current"))

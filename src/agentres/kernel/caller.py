@@ -10,8 +10,7 @@ import ctypes
 import os
 import resource
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from agentres.kernel import libc, registry
 from agentres.model.errors import UsageError
@@ -108,15 +107,13 @@ def files_as(caller: Caller) -> None:
     _set_files(caller.uid, caller.gid)
 
 
-@contextmanager
-def files_of(caller: Caller | None) -> Iterator[None]:
-    """For the block, in this thread: new files are the caller's, and only its are reached.  None: nothing changes."""
-    if caller is None or caller.uid == 0:
-        yield
-        return
+def open_as(caller: Caller, path: str, flags: int, mode: int) -> int:
+    """open(2) with the caller's rights; a new file is the caller's.  OSError."""
+    if caller.uid == 0:
+        return os.open(path, flags, mode)
     _set_files(caller.uid, caller.gid)
     try:
-        yield
+        return os.open(path, flags, mode)
     finally:
         _set_files(0, 0)
 

@@ -6,9 +6,9 @@ changed.
 
 from __future__ import annotations
 
-import heapq
 import select
 import time
+from _heapq import heappop, heappush
 from collections.abc import Callable
 
 _LONGEST_WAIT = 86_400.0
@@ -57,14 +57,14 @@ class Loop:
         """Call back once at ``deadline`` (time.monotonic(), seconds)."""
         self._timers_made += 1
         timer = Timer(deadline, callback, self._timers_made)
-        heapq.heappush(self._timers, timer)
+        heappush(self._timers, timer)
         return timer
 
     def tick(self, wait: bool = True) -> None:
         """Wait for what comes first, and call back for all that is due; or only look."""
         timeout = None if wait else 0.0
         while self._timers and self._timers[0].callback is None:
-            heapq.heappop(self._timers)
+            heappop(self._timers)
         if self._timers and wait:
             # epoll_wait(2) takes milliseconds in an int: a later timer takes another turn.
             timeout = min(max(0.0, self._timers[0].deadline - time.monotonic()), _LONGEST_WAIT)
@@ -76,5 +76,5 @@ class Loop:
         # Those that are due now: one that sets itself anew, and is due again, keeps no event waiting.
         now = time.monotonic()
         while self._timers and self._timers[0].deadline <= now:
-            if (due := heapq.heappop(self._timers).callback) is not None:
+            if (due := heappop(self._timers).callback) is not None:
                 due()

@@ -10,10 +10,10 @@ import errno
 import os
 
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.stats import Sample
+from agentres.model.stats import Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any, Protocol
 
     from agentres.kernel.network import Network
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
         def look(self, pids: Iterable[int]) -> None: ...
 
-        def figures(self, values: dict[str, Any]) -> dict[str, int | None]: ...
+        def figures(self, reading: Reading) -> dict[str, int | None]: ...
 
 
 _ENOUGH = 4096
@@ -39,7 +39,7 @@ GROUPS = (
 
 
 class Meter:
-    """Reads one cgroup: ``values`` holds what was read last, by the fields of a Sample.
+    """Reads one cgroup.
 
     ``main`` is the child that holds the processes, empty for one that has them further down; ``network`` is
     what counts its packets, ``writeback`` what its processes write, None where nothing does.  A file that
@@ -55,7 +55,8 @@ class Meter:
         writeback: Writes | None = None,
     ) -> None:
         self.path = path
-        self.values: dict[str, Any] = dict.fromkeys((*Sample.__match_args__, *_UNSAMPLED))
+        self._figures: dict[str, Any] = dict.fromkeys(Reading.__match_args__)
+        self._reading: Reading | None = None
         self.unreadable: dict[str, str] = {}
         self.pids: list[bytes] = []
         self._main = main
@@ -101,26 +102,36 @@ class Meter:
         """The open control file, for its notifications; reading its group takes them."""
         return self._fds.get(name)
 
-    def read(self, group: str) -> None:
-        """Read one of :data:`GROUPS` into ``values``."""
+    @property
+    def reading(self) -> Reading:
+        """Each figure as it was read last; None where it never was."""
+        if self._reading is None:
+            self._reading = Reading(*self._figures.values())
+        return self._reading
+
+    def read(self, group: str) -> Reading:
+        """Read one of :data:`GROUPS`; the reading with its figures anew."""
         if group == "fds":
             self._count_files()
-            return
-        if group == "network":
+        elif group == "network":
             if self._network is not None:
-                self.values.update(self._network.figures())
-            return
-        if group == "disk" and self._writeback is not None:
+                self._put(self._network.figures())
+        elif group == "disk" and self._writeback is not None:
             self._count_writes(self._writeback)
-            return
-        for name, file in _FILES[group].items():
-            self._take(name, file)
+        else:
+            for name, file in _FILES[group].items():
+                self._take(name, file)
         if group == "memory":
-            current, cache = self.values["memory_current"], self.values["inactive_file"]
+            current, cache = self._figures["memory_current"], self._figures["inactive_file"]
             absent = current is None or cache is None
-            self.values["working_set"] = None if absent else max(0, current - cache)
+            self._put({"working_set": None if absent else max(0, current - cache)})
+        return self.reading
 
-    def sample(self) -> Sample:
+    def _put(self, figures: Mapping[str, Any]) -> None:
+        self._figures.update(figures)
+        self._reading = None
+
+    def sample(self) -> Reading:
         """Read everything.
 
         Where nothing has run and nothing was charged since the last time, open files, processes and the
@@ -129,7 +140,7 @@ class Meter:
         self.read("cpu")
         self.read("pids")
         self._take("memory.current", _FILES["memory"]["memory.current"])
-        # With the last sample's, not with the values: a look in between has changed those.
+        # With the last sample's, not with the last reading: a look in between has changed that.
         moved = self._moved()
         if None in moved or moved != self._sampled:
             self.read("memory")
@@ -138,12 +149,12 @@ class Meter:
         self.read("disk")
         self.read("network")
         self.read("pressure")
-        return Sample.of(self.values)
+        return self.reading
 
     def _moved(self) -> tuple[int | None, ...]:
         """What changes when anything of the kind does."""
         return tuple(
-            self.values[field] for field in ("usage_usec", "pids_current", "memory_current")
+            self._figures[field] for field in ("usage_usec", "pids_current", "memory_current")
         )
 
     def _take(self, name: str, file: _File) -> None:
@@ -156,10 +167,10 @@ class Meter:
                 data = os.pread(fd, _LONG, 0)
             if data == self._before.get(name):
                 return
-            self.values.update(file.parse(data))
+            self._put(file.parse(data))
         except (OSError, ValueError, LookupError) as error:
             self._before.pop(name, None)
-            self.values.update(dict.fromkeys(file.fields))
+            self._put(dict.fromkeys(file.fields))
             self._trouble(name, error)
             return
         self._before[name] = data
@@ -194,7 +205,7 @@ class Meter:
             finally:
                 self._take("memory.stat", _FILES["memory"]["memory.stat"])
                 self._take("io.stat", _FILES["disk"]["io.stat"])
-            self.values.update(writeback.figures(self.values))
+            self._put(writeback.figures(self.reading))
         except (OSError, ValueError, LookupError) as error:
             # What was known stays: none of these figures falls.
             self._trouble("/proc/PID/io", error)
@@ -208,7 +219,7 @@ class Meter:
 
     def _count_files(self) -> None:
         if not self._find_processes():
-            self.values["fds"] = None
+            self._put({"fds": None})
             return
         count = 0
         for pid in self.pids:
@@ -217,10 +228,10 @@ class Meter:
             except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
                 continue
             except OSError as error:
-                self.values["fds"] = None
+                self._put({"fds": None})
                 self._trouble("/proc/PID/fd", error)
                 return
-        self.values["fds"] = count
+        self._put({"fds": count})
         if self.unreadable:
             self.unreadable.pop("/proc/PID/fd", None)
 
@@ -253,7 +264,14 @@ def _pids(path: str) -> list[bytes]:
         raise
 
 
-# One parser a file: bytes -> the fields of a Sample.  LookupError and ValueError are garbage.
+# One kind of file each: bytes -> fields of a Reading.  LookupError and ValueError are garbage.
+
+
+class _File(Record):
+    """A control file: its parser, and the fields that are absent where it is."""
+
+    parse: Callable[[bytes], dict[str, Any]]
+    fields: tuple[str, ...]
 
 
 def _flat(data: bytes) -> dict[bytes, bytes]:
@@ -261,41 +279,57 @@ def _flat(data: bytes) -> dict[bytes, bytes]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def _cpu_stat(data: bytes) -> dict[str, Any]:
-    found = _flat(data)
-    values: dict[str, Any] = {
-        name: int(found[name.encode()]) for name in ("usage_usec", "user_usec", "system_usec")
-    }
-    for name in ("nr_periods", "nr_throttled", "throttled_usec"):
-        if (count := found.get(name.encode())) is not None:  # absent without the cpu controller
-            values[name] = int(count)
-    return values
+def _flat_keyed(optional: tuple[str, ...] = (), **keys: str) -> _File:
+    """Fields by their keys; those that are ``optional`` have their keys' names."""
+
+    def parse(data: bytes) -> dict[str, Any]:
+        found = _flat(data)
+        values = {field: int(found[key]) for field, key in needed}
+        for field in optional:
+            if (count := found.get(field.encode())) is not None:
+                values[field] = int(count)
+        return values
+
+    needed = [(field, key.encode()) for field, key in keys.items()]
+    return _File(parse, (*keys, *optional))
 
 
-def _memory_stat(data: bytes) -> dict[str, Any]:
-    values = {}
-    for name in _CACHE:
-        at = data.index(b"\n%b " % name.encode()) + len(name) + 2
-        values[name] = int(data[at : data.index(b"\n", at)])
-    return values
+def _some_of(*keys: str) -> _File:
+    """A few lines of a long flat-keyed file, none of them its first."""
+
+    def parse(data: bytes) -> dict[str, Any]:
+        values = {}
+        for name in keys:
+            at = data.index(b"\n%b " % name.encode()) + len(name) + 2
+            values[name] = int(data[at : data.index(b"\n", at)])
+        return values
+
+    return _File(parse, keys)
 
 
-def _memory_events(data: bytes) -> dict[str, Any]:
-    found = _flat(data)
-    return {
-        "memory_high": int(found[b"high"]),
-        "memory_max": int(found[b"max"]),
-        "memory_oom": int(found[b"oom"]),
-        "memory_oom_kill": int(found[b"oom_kill"]),
-    }
+def _one(field: str) -> _File:
+    return _File(lambda data: {field: int(data)}, (field,))
 
 
-def _pids_events(data: bytes) -> dict[str, Any]:
-    return {"pids_max_events": int(_flat(data)[b"max"])}
+def _limit(field: str) -> _File:
+    return _File(lambda data: {field: None if data == b"max\n" else int(data)}, (field,))
 
 
-def _cgroup_events(data: bytes) -> dict[str, Any]:
-    return {"cgroup_frozen": int(_flat(data)[b"frozen"])}
+def _pressure(kind: str) -> _File:
+    def parse(data: bytes) -> dict[str, Any]:
+        _, *totals = data.split(b"total=")
+        if not totals:
+            raise ValueError("no total")
+        return {
+            field: int(total[: total.index(b"\n")])
+            for field, total in zip(fields[: len(totals)], totals, strict=True)
+        }
+
+    fields = (f"{kind}_some_usec", f"{kind}_full_usec")
+    return _File(parse, fields)
+
+
+_IO = ("rbytes", "wbytes", "rios", "wios")
 
 
 def _io_stat(data: bytes) -> dict[str, Any]:
@@ -306,32 +340,9 @@ def _io_stat(data: bytes) -> dict[str, Any]:
             raise ValueError(f"{line!r} names no device")
         if fields:  # a device that has done nothing has a line without figures
             row = dict(field.split(b"=") for field in fields)
-            figures = (int(row[key]) for key in (b"rbytes", b"wbytes", b"rios", b"wios"))
-            disks.append((device.decode(), *figures))
+            disks.append((device.decode(), *(int(row[key.encode()]) for key in _IO)))
     totals = [sum(disk[at] for disk in disks) for at in (1, 2, 3, 4)]
     return dict(zip(_IO, totals, strict=True)) | {"disks": tuple(disks)}
-
-
-_IO = ("rbytes", "wbytes", "rios", "wios")
-
-
-def _pressure(kind: str) -> Callable[[bytes], dict[str, Any]]:
-    def parse(data: bytes) -> dict[str, Any]:
-        _, some, *full = data.split(b"total=")
-        values: dict[str, Any] = {f"{kind}_some_usec": int(some[: some.index(b"\n")])}
-        if full:
-            values[f"{kind}_full_usec"] = int(full[0][: full[0].index(b"\n")])
-        return values
-
-    return parse
-
-
-def _one(field: str) -> Callable[[bytes], dict[str, Any]]:
-    return lambda data: {field: int(data)}
-
-
-def _limit(field: str) -> Callable[[bytes], dict[str, Any]]:
-    return lambda data: {field: None if data == b"max\n" else int(data)}
 
 
 def _cpu_max(data: bytes) -> dict[str, Any]:
@@ -339,40 +350,35 @@ def _cpu_max(data: bytes) -> dict[str, Any]:
     return {"cpu_limit": None if quota == b"max" else int(quota) / int(period)}
 
 
-class _File(Record):
-    """A control file: its parser, and the fields that are absent where it is."""
-
-    parse: Callable[[bytes], dict[str, Any]]
-    fields: tuple[str, ...]
-
-
-_CACHE = ("inactive_file", "file_dirty", "file_writeback")
-_UNSAMPLED = (*_CACHE, "cgroup_frozen", "billed_bytes")
-_CPU = ("usage_usec", "user_usec", "system_usec", "nr_periods", "nr_throttled", "throttled_usec")
-_EVENTS = ("memory_high", "memory_max", "memory_oom", "memory_oom_kill")
-
 _FILES = {
-    "cpu": {"cpu.stat": _File(_cpu_stat, _CPU)},
+    "cpu": {
+        # The latter are absent without the cpu controller.
+        "cpu.stat": _flat_keyed(
+            ("nr_periods", "nr_throttled", "throttled_usec"),
+            usage_usec="usage_usec",
+            user_usec="user_usec",
+            system_usec="system_usec",
+        ),
+    },
     "memory": {
-        "memory.current": _File(_one("memory_current"), ("memory_current",)),
-        "memory.stat": _File(_memory_stat, _CACHE),
-        "memory.peak": _File(_one("memory_peak"), ("memory_peak",)),
-        "memory.swap.current": _File(_one("swap_current"), ("swap_current",)),
+        "memory.current": _one("memory_current"),
+        "memory.stat": _some_of("inactive_file", "file_dirty", "file_writeback"),
+        "memory.peak": _one("memory_peak"),
+        "memory.swap.current": _one("swap_current"),
     },
     "disk": {"io.stat": _File(_io_stat, (*_IO, "disks"))},
-    "pids": {"pids.current": _File(_one("pids_current"), ("pids_current",))},
-    "pressure": {
-        f"{kind}.pressure": _File(_pressure(kind), (f"{kind}_some_usec", f"{kind}_full_usec"))
-        for kind in ("cpu", "memory", "io")
-    },
+    "pids": {"pids.current": _one("pids_current")},
+    "pressure": {f"{kind}.pressure": _pressure(kind) for kind in ("cpu", "memory", "io")},
     "events": {
-        "memory.events": _File(_memory_events, _EVENTS),
-        "pids.events": _File(_pids_events, ("pids_max_events",)),
-        "cgroup.events": _File(_cgroup_events, ("cgroup_frozen",)),
+        "memory.events": _flat_keyed(
+            memory_high="high", memory_max="max", memory_oom="oom", memory_oom_kill="oom_kill"
+        ),
+        "pids.events": _flat_keyed(pids_max_events="max"),
+        "cgroup.events": _flat_keyed(cgroup_frozen="frozen"),
     },
     "limits": {
         "cpu.max": _File(_cpu_max, ("cpu_limit",)),
-        "memory.max": _File(_limit("memory_limit"), ("memory_limit",)),
-        "pids.max": _File(_limit("pids_limit"), ("pids_limit",)),
+        "memory.max": _limit("memory_limit"),
+        "pids.max": _limit("pids_limit"),
     },
 }

@@ -11,6 +11,7 @@ People write a limit as one value, which is fixed, or as ``least:most``, between
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -39,6 +40,9 @@ CPU_PERIOD_USEC = 100_000
 
 CPU_MIN = 0.01
 """Cores: the kernel takes no quota below 1 ms a period (kernel/sched/core.c)."""
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+"""Bytes: memory.max is in whole ones."""
 
 MEMORY_MIN = 1 << 20
 """Bytes: with less, not even the step from fork to exec fits."""

@@ -19,12 +19,16 @@ else:
 
 @dataclass_transform(frozen_default=True)
 class RecordType(type):
-    """Turns a class's annotations into slots, and their values into defaults."""
+    """Turns a class's annotations into slots, behind those of its bases, and their values into defaults."""
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> RecordType:
-        fields = tuple(namespace.get("__annotations__", ()))
-        defaults = {field: namespace.pop(field) for field in fields if field in namespace}
-        of_class = {"__slots__": fields, "__match_args__": fields, "_defaults": defaults}
+        own = tuple(namespace.get("__annotations__", ()))
+        defaults = {field: namespace.pop(field) for field in own if field in namespace}
+        fields: tuple[str, ...] = own
+        for base in bases:
+            fields = (*getattr(base, "__match_args__", ()), *fields)
+            defaults = {**getattr(base, "_defaults", {}), **defaults}
+        of_class = {"__slots__": own, "__match_args__": fields, "_defaults": defaults}
         return super().__new__(mcs, name, bases, {**namespace, **of_class})
 
 

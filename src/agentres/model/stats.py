@@ -11,8 +11,8 @@ from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, TypeVar
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
 
     from agentres.model.units import Max
 
@@ -138,10 +138,19 @@ class Sample(Record):
     dirtied_bytes: int | None = None
     unbilled_bytes: int | None = None
 
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Sample:
-        """The sample with these figures; what else is in ``values`` is not its own."""
-        return cls(*[values[field] for field in cls.__match_args__])
+
+class Reading(Sample):
+    """A sample, and what no history keeps; each figure as it was read last.
+
+    Bytes: page cache that could be dropped, that waits to be written back and that is under it, and what of the agent's
+    writes its disk rates are for (:mod:`agentres.kernel.writeback`); ``cgroup_frozen`` is 1 while no process runs.
+    """
+
+    inactive_file: int | None = None
+    file_dirty: int | None = None
+    file_writeback: int | None = None
+    cgroup_frozen: int | None = None
+    billed_bytes: int | None = None
 
 
 class Usage(Record):

@@ -9,11 +9,13 @@ from __future__ import annotations
 from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any, Final, Literal
+    from collections.abc import Callable
+    from typing import Final, Literal
 
-    Values = Mapping[str, Any]
-    """Field of :class:`agentres.model.stats.Sample` -> figure; None where it is absent."""
+    from agentres.model.stats import Sample
+
+    Figure = Callable[[Sample], float | None]
+    """Takes a figure from a sample; None where it is absent there."""
 
 LEVEL: Final = "level"
 RATE: Final = "rate"
@@ -26,93 +28,105 @@ OWN = "own"
 class Resource(Record):
     """One resource: the unit of its value, its kind, what is read for it and how.
 
-    ``group`` names what a meter has to read (:mod:`agentres.kernel.meter`); ``raw`` takes the figure
-    from the values read, a level or a counter; ``limit`` is the field that holds the limit.
+    ``group`` names what a meter has to read (:mod:`agentres.kernel.meter`); ``figure`` takes it
+    from what was read, a level or a counter; ``limit`` takes the limit.
     ``of`` are the kinds of subject that have it.
     """
 
     unit: str
     kind: Literal["level", "rate", "event"]
     group: str
-    raw: Callable[[Values], float | None]
-    limit: str | None = None
+    figure: Figure = lambda at: None
+    limit: Figure | None = None
     of: tuple[str, ...] = ("agent", "host", "slice")
 
-
-def _field(name: str, scale: float = 1.0) -> Callable[[Values], float | None]:
-    def raw(values: Values) -> float | None:
-        value = values.get(name)
-        return None if value is None else float(value) * scale
-
-    return raw
+    def raw(self, at: Sample) -> float | None:
+        """The level, or the counter that rises by the rate; None where it is absent."""
+        figure = self.figure(at)
+        return None if figure is None else float(figure)
 
 
-def _sum(*names: str) -> Callable[[Values], float | None]:
-    def raw(values: Values) -> float | None:
-        total = 0.0
-        for name in names:
-            value = values.get(name)
-            if value is None:
-                return None
-            total += value
-        return total
-
-    return raw
+def _sum(*figures: float | None) -> float | None:
+    """The sum, where nothing is absent."""
+    total = 0.0
+    for figure in figures:
+        if figure is None:
+            return None
+        total += figure
+    return total
 
 
-def _disk_written(values: Values) -> float | None:
+def _seconds(usec: int | None) -> float | None:
+    return None if usec is None else usec * 1e-6
+
+
+def _disk_written(at: Sample) -> float | None:
     """What is billed and what is not; without an io controller what was dirtied."""
-    if (billed := values.get("wbytes")) is None:
-        return values.get("dirtied_bytes")
-    return float(billed + (values.get("unbilled_bytes") or 0))
+    return at.dirtied_bytes if at.wbytes is None else at.wbytes + (at.unbilled_bytes or 0)
 
 
-def _disk_read(values: Values) -> float | None:
-    found = values.get("rbytes")
-    return values.get("read_bytes") if found is None else float(found)
-
-
-def _disk(values: Values) -> float | None:
-    read, written = _disk_read(values), _disk_written(values)
-    return None if read is None or written is None else read + written
+def _disk_read(at: Sample) -> float | None:
+    return at.read_bytes if at.rbytes is None else at.rbytes
 
 
 _CGROUPS = ("agent", "slice")
 _ENDS = ("agent", "host")
 
 RESOURCES = {
-    "cpu": Resource("cores", RATE, "cpu", _field("usage_usec", 1e-6), "cpu_limit"),
-    "memory": Resource("bytes", LEVEL, "memory", _field("working_set"), "memory_limit"),
-    "swap": Resource("bytes", LEVEL, "memory", _field("swap_current")),
-    "disk": Resource("bytes/s", RATE, "disk", _disk),
+    "cpu": Resource(
+        "cores", RATE, "cpu", lambda at: _seconds(at.usage_usec), lambda at: at.cpu_limit
+    ),
+    "memory": Resource(
+        "bytes", LEVEL, "memory", lambda at: at.working_set, lambda at: at.memory_limit
+    ),
+    "swap": Resource("bytes", LEVEL, "memory", lambda at: at.swap_current),
+    "disk": Resource("bytes/s", RATE, "disk", lambda at: _sum(_disk_read(at), _disk_written(at))),
     "disk_read": Resource("bytes/s", RATE, "disk", _disk_read),
     "disk_write": Resource("bytes/s", RATE, "disk", _disk_written),
-    "network": Resource("bytes/s", RATE, "network", _sum("rx_bytes", "tx_bytes"), None, _ENDS),
-    "network_in": Resource("bytes/s", RATE, "network", _field("rx_bytes"), "net_in_limit", _ENDS),
-    "network_out": Resource("bytes/s", RATE, "network", _field("tx_bytes"), "net_out_limit", _ENDS),
+    "network": Resource(
+        "bytes/s", RATE, "network", lambda at: _sum(at.rx_bytes, at.tx_bytes), of=_ENDS
+    ),
+    "network_in": Resource(
+        "bytes/s", RATE, "network", lambda at: at.rx_bytes, lambda at: at.net_in_limit, _ENDS
+    ),
+    "network_out": Resource(
+        "bytes/s", RATE, "network", lambda at: at.tx_bytes, lambda at: at.net_out_limit, _ENDS
+    ),
     "network_packets": Resource(
-        "packets/s", RATE, "network", _sum("rx_packets", "tx_packets"), None, _ENDS
+        "packets/s", RATE, "network", lambda at: _sum(at.rx_packets, at.tx_packets), of=_ENDS
     ),
     "network_drops": Resource(
-        "packets/s", RATE, "network", _sum("rx_dropped_packets", "tx_dropped_packets"), None, _ENDS
+        "packets/s",
+        RATE,
+        "network",
+        lambda at: _sum(at.rx_dropped_packets, at.tx_dropped_packets),
+        of=_ENDS,
     ),
     "network_loopback": Resource(
-        "bytes/s", RATE, "network", _sum("rx_loopback_bytes", "tx_loopback_bytes"), None, ("agent",)
+        "bytes/s",
+        RATE,
+        "network",
+        lambda at: _sum(at.rx_loopback_bytes, at.tx_loopback_bytes),
+        of=("agent",),
     ),
-    "pids": Resource("count", LEVEL, "pids", _field("pids_current"), "pids_limit"),
-    "fds": Resource("count", LEVEL, "fds", _field("fds")),
-    "load": Resource("count", LEVEL, "load", _field("load1"), "cpu_limit", ("host",)),
-    "cpu_pressure": Resource("fraction", RATE, "pressure", _field("cpu_some_usec", 1e-6)),
-    "memory_pressure": Resource("fraction", RATE, "pressure", _field("memory_some_usec", 1e-6)),
-    "io_pressure": Resource("fraction", RATE, "pressure", _field("io_some_usec", 1e-6)),
-    "oom_kill": Resource("count", EVENT, "events", _field("memory_oom_kill"), None, _CGROUPS),
-    "fork_refused": Resource("count", EVENT, "events", _field("pids_max_events"), None, _CGROUPS),
-    "drift": Resource("count", LEVEL, OWN, _field("drift"), None, ("agent",)),
-    "unreadable": Resource("count", LEVEL, OWN, _field("unreadable")),
-    "history": Resource("count", LEVEL, OWN, _field("history"), None, ("agent",)),
-    "starved": Resource("count", LEVEL, OWN, _field("starved"), None, ("agent",)),
-    "frozen": Resource("count", LEVEL, OWN, _field("frozen"), None, ("agent",)),
-    "handlers": Resource("count", EVENT, OWN, _field("handlers"), None, ("agent",)),
+    "pids": Resource("count", LEVEL, "pids", lambda at: at.pids_current, lambda at: at.pids_limit),
+    "fds": Resource("count", LEVEL, "fds", lambda at: at.fds),
+    "load": Resource(
+        "count", LEVEL, "load", lambda at: at.load1, lambda at: at.cpu_limit, ("host",)
+    ),
+    "cpu_pressure": Resource("fraction", RATE, "pressure", lambda at: _seconds(at.cpu_some_usec)),
+    "memory_pressure": Resource(
+        "fraction", RATE, "pressure", lambda at: _seconds(at.memory_some_usec)
+    ),
+    "io_pressure": Resource("fraction", RATE, "pressure", lambda at: _seconds(at.io_some_usec)),
+    "oom_kill": Resource("count", EVENT, "events", lambda at: at.memory_oom_kill, of=_CGROUPS),
+    "fork_refused": Resource("count", EVENT, "events", lambda at: at.pids_max_events, of=_CGROUPS),
+    "drift": Resource("count", LEVEL, OWN, of=("agent",)),
+    "unreadable": Resource("count", LEVEL, OWN),
+    "history": Resource("count", LEVEL, OWN, of=("agent",)),
+    "starved": Resource("count", LEVEL, OWN, of=("agent",)),
+    "frozen": Resource("count", LEVEL, OWN, of=("agent",)),
+    "handlers": Resource("count", EVENT, OWN, of=("agent",)),
 }
 """Every resource by the name that rules use.
 

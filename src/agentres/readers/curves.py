@@ -7,13 +7,14 @@ stands at the later one's time: the first sample has none.  A figure that is abs
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from agentres.model.record import Record
 from agentres.model.stats import Sample
 from agentres.policy.resources import EVENT, LEVEL, RATE, RESOURCES, Resource
 
-_CURRENT = Resource("bytes", LEVEL, "memory", lambda v: v["memory_current"], "memory_limit")
+_CURRENT = Resource(
+    "bytes", LEVEL, "memory", lambda at: at.memory_current, lambda at: at.memory_limit
+)
 
 CURVES: Mapping[str, Resource] = {
     name: resource for name, resource in RESOURCES.items() if resource.kind != EVENT
@@ -68,15 +69,13 @@ class Curves(Record):
 def curves(samples: Sequence[tuple[float, Sample]]) -> Curves:
     """The curves of (unix time, sample), which come oldest first."""
     times = tuple(at for at, _ in samples)
-    figures: list[dict[str, Any]] = [
-        {field: getattr(sample, field) for field in Sample.__match_args__} for _, sample in samples
-    ]
     drawn = {}
     for name, resource in CURVES.items():
-        values: Sequence[float | None] = [resource.raw(row) for row in figures]
+        values: Sequence[float | None] = [resource.raw(sample) for _, sample in samples]
         if resource.kind == RATE:
             values = _rates(times, values)
-        limits = [None if resource.limit is None else row[resource.limit] for row in figures]
+        limit = resource.limit
+        limits = [None if limit is None else limit(sample) for _, sample in samples]
         drawn[name] = Curve(resource.unit, tuple(values), tuple(limits))
     return Curves(times, drawn)
 

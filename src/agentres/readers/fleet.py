@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from agentres.companion.hostsample import host_sample
 from agentres.kernel import host, network, registry, tree
@@ -141,14 +140,14 @@ class Fleet:
                 shown.append(watched.look(now, by_path.get(agent.path), told))
             except (OSError, ControlFileError) as error:  # it has just ended
                 log.debug(__name__, "no figures of %s: %s", agent.name, error)
-        values = _values(self._look_at_host())
+        sample = self._look_at_host()
         return Picture(
             self._mount,
             now,
             tuple(shown),
             tuple(self._slice(path, among) for path, among in claims.items()),
-            self._host.figures(now, values),
-            _limits(values),
+            self._host.figures(now, sample),
+            _limits(sample),
             trouble,
         )
 
@@ -181,17 +180,17 @@ class Fleet:
 
 @dataclass(slots=True)
 class _Rates:
-    """Figures from values that are read again and again: a rate is how fast a counter rose in between."""
+    """Figures from samples that are taken again and again: a rate is how fast a counter rose in between."""
 
     at: float = 0.0
     counters: dict[str, float | None] = field(default_factory=dict)
 
-    def figures(self, now: float, values: Mapping[str, Any]) -> dict[str, float | None]:
+    def figures(self, now: float, sample: Sample) -> dict[str, float | None]:
         found: dict[str, float | None] = {}
         passed = now - self.at
         for name in DRAWN:
             resource = RESOURCES[name]
-            value = resource.raw(values)
+            value = resource.raw(sample)
             if resource.kind == RATE:
                 before, self.counters[name] = self.counters.get(name), value
                 known = before is not None and value is not None and value >= before and passed > 0
@@ -220,10 +219,9 @@ class _Watched:
         self._recent: dict[str, deque[float | None]] = {name: deque(maxlen=KEPT) for name in DRAWN}
 
     def look(self, now: float, claim: Claim | None, alerts: tuple[AlertRow, ...]) -> Shown:
-        self._meter.sample()
         self._meter.read("limits")
-        values = self._meter.values
-        figures = self._rates.figures(now, values)
+        sample = self._meter.sample()
+        figures = self._rates.figures(now, sample)
         for name, value in figures.items():
             self._recent[name].append(value)
         state = "unknown"
@@ -236,7 +234,7 @@ class _Watched:
             None if claim is None else claim.priority,
             registry.philosophy(self._agent.path),
             figures,
-            _limits(values),
+            _limits(sample),
             self._tripwire(),
             {name: tuple(values) for name, values in self._recent.items()},
             alerts,
@@ -261,13 +259,9 @@ def _is_about(alert: AlertRow, agent: Found) -> bool:
     return alert.of == "agent" and alert.agent == agent.name and alert.raised >= agent.started - 1.0
 
 
-def _values(sample: Sample) -> dict[str, Any]:
-    return {name: getattr(sample, name) for name in Sample.__match_args__}
-
-
-def _limits(values: Mapping[str, Any]) -> dict[str, float | None]:
+def _limits(sample: Sample) -> dict[str, float | None]:
     return {
-        name: values.get(resource.limit)
+        name: resource.limit(sample)
         for name, resource in RESOURCES.items()
         if resource.kind != EVENT and resource.limit is not None
     }

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from agentres.kernel import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Any
+    from collections.abc import Iterable
+
+    from agentres.model.stats import Reading
 
 
 class MarkedWrites:
@@ -21,6 +22,6 @@ class MarkedWrites:
     def look(self, pids: Iterable[int]) -> None:
         pass  # the supervisor does
 
-    def figures(self, values: Mapping[str, Any]) -> dict[str, int | None]:
+    def figures(self, reading: Reading) -> dict[str, int | None]:
         names = ("read_bytes", "dirtied_bytes", "unbilled_bytes")
         return dict(zip(names, registry.writes(self._path), strict=True))

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from agentres.kernel.mounts import Mount
     from agentres.kernel.network import Network, Programs
     from agentres.kernel.trampoline import Identity
+    from agentres.policy.elastic import Terms
     from agentres.policy.settings import Settings
     from agentres.run.agent import Request
-    from agentres.run.elastic import Terms
 
 
 class Loaded:
@@ -130,7 +130,7 @@ def enforce(request: Request, home: Home, identity: Identity | None, loaded: Loa
     moving = {key: r for key, r in limits.ranges.items() if _FILES[key.partition("=")[0]] in held}
 
     def terms(settings: Settings) -> Terms:
-        from agentres.run.elastic import Terms
+        from agentres.policy.elastic import Terms
 
         return Terms(
             limits.but(ranges=moving),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import ExitStack
 from functools import partial
 
 from agentres.kernel import bell, delegation, host, registry
@@ -72,7 +71,8 @@ class Launch:
 
     def __init__(self, request: Request, tell: Callable[[str], None]) -> None:
         self._request, self._tell = request, tell
-        self._taken = ExitStack()
+        # No ExitStack: contextlib is a tenth of a megabyte that would stay beside the agent.
+        self._taken: list[Callable[[], object]] = []
         _check_nofile(request.limits)
         self._wired, self._resolver = _isolation(request.limits)
         self._heard: set[int] = set()
@@ -87,7 +87,7 @@ class Launch:
             user = OWN_USER if self._walled and request.user is None else request.user
             self._identity, own = _identity(user)
             if own is not None:
-                self._taken.callback(own.close)
+                self._taken.append(own.close)
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +98,14 @@ class Launch:
         raised: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._taken.__exit__(kind, raised, trace)
+        failed: BaseException | None = None
+        while self._taken:
+            try:
+                self._taken.pop()()
+            except BaseException as error:  # the others go back all the same
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def acquire(self) -> None:
         """Get a cgroup for the agent; from here on signals wait, for it."""
@@ -108,7 +115,7 @@ class Launch:
         if os.getpid() == 1:
             self._heard.add(signal.SIGCHLD)
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._heard)
-        self._taken.callback(self._hear_again)
+        self._taken.append(self._hear_again)
         self._place = delegation.find(request.best_effort, ours=request.behalf is None)
         self._loaded = Loaded(request.limits)
         standing = Standing.of(request.priority, _least(request.limits))
@@ -117,9 +124,9 @@ class Launch:
         )
         self._slice = os.path.dirname(self._home.cgroup.path)
         if self._wired:
-            self._taken.callback(_clear_the_wires, self._tell)
-        self._taken.callback(bell.ring, self._slice)
-        self._taken.callback(self._home.release)
+            self._taken.append(partial(_clear_the_wires, self._tell))
+        self._taken.append(partial(bell.ring, self._slice))
+        self._taken.append(self._home.release)
         if request.behalf is not None and request.behalf.leased:
             # Before the command begins: a supervisor that is killed in between leaves no agent that nobody ends.
             registry.mark_leased(self._home.agent.fd)
@@ -136,7 +143,7 @@ class Launch:
     def enforce(self) -> None:
         """Write the limits."""
         self._enforced = enforce(self._request, self._home, self._identity, self._loaded)
-        self._taken.callback(self._enforced.actuator.close)
+        self._taken.append(self._enforced.actuator.close)
         self._check_early()
 
     def start(self) -> None:
@@ -161,7 +168,7 @@ class Launch:
         )
         # Before the agent can change the one or fill the other.
         self._terminal, kernel_log = Terminal(), KernelLog()
-        self._taken.callback(kernel_log.close)
+        self._taken.append(kernel_log.close)
         child = Child(plan, self._home.main, self._secure)
         from agentres.run import explain  # noqa: F401 -- both while the child gets to its exec
         from agentres.run.supervision import Supervision
@@ -178,12 +185,13 @@ class Launch:
             self._owner,
             request.attach,
         )
-        self._taken.callback(self._supervision.close)
+        self._taken.append(self._supervision.close)
 
     def watch(self, child: Child, loop: Loop, on_oom: Callable[[], None]) -> Monitor:
         """What watches the agent from now on, for :class:`~agentres.run.supervision.Supervision`."""
         from agentres.policy.settings import Settings
-        from agentres.run.monitor import Monitor, Watched
+        from agentres.run.monitor import Monitor
+        from agentres.run.watched import Watched
 
         request, behalf, agent = self._request, self._request.behalf, self._home.agent
         machine = host.read()

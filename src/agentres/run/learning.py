@@ -15,8 +15,7 @@ from agentres.policy.settings import Settings
 from agentres.watch.recorder import Recorder
 
 if TYPE_CHECKING:
-    from typing import Any
-
+    from agentres.model.stats import Sample
     from agentres.store import Writer
 
 LEAST_SECONDS = 1.0
@@ -26,7 +25,7 @@ LEAST_SECONDS = 1.0
 class Learning:
     """Learns from one run.
 
-    ``values`` are the meter's; ``name`` is the agent's where it was given, None where it was made up;
+    ``name`` is the agent's where it was given, None where it was made up;
     ``started`` is time.monotonic() at the launch.
     """
 
@@ -34,14 +33,12 @@ class Learning:
         self,
         recorder: Recorder,
         settings: Settings,
-        values: Mapping[str, Any],
         name: str | None,
         command: Sequence[str],
         started: float,
     ) -> None:
         self._recorder = recorder
         self._settings = settings
-        self._values = values
         self._keys = keys(name, command)
         self._command = tuple(command)
         self._started = self._taken = self._before = started
@@ -82,33 +79,32 @@ class Learning:
         warnings: list[str] = []
         self._recorder.ask(question, answered)
 
-    def memory(self, starved: bool = False) -> None:
+    def memory(self, reading: Sample, starved: bool = False) -> None:
         """Memory was read; ``starved``: it was refused more."""
-        use, limit = self._values["working_set"], self._values["memory_limit"]
+        use, limit = reading.working_set, reading.memory_limit
         if use is not None:
-            hits = self._values["memory_max"] or 0
+            hits = reading.memory_max or 0
             self._observer.memory(use, limit, hits > self._hits, starved)
             self._hits = hits
-        kills = self._values["memory_oom_kill"] or 0
+        kills = reading.memory_oom_kill or 0
         if kills > self._kills and limit is not None:
             self._observer.killed(limit)
         self._kills = kills
 
-    def sampled(self, now: float, starved: bool = False) -> None:
+    def sampled(self, sample: Sample, now: float, starved: bool = False) -> None:
         """Everything was read."""
-        self.memory(starved)
-        values = self._values
-        if (usage := values["usage_usec"]) is not None and now > self._before:
-            periods, met = values["nr_periods"] or 0, values["nr_throttled"] or 0
+        self.memory(sample, starved)
+        if (usage := sample.usage_usec) is not None and now > self._before:
+            periods, met = sample.nr_periods or 0, sample.nr_throttled or 0
             passed = periods - self._periods[0]
             felt = (met - self._periods[1]) / passed if passed > 0 else 0.0
             seconds = now - self._before
             cores = (usage - self._usage) / 1e6 / seconds
-            self._observer.cpu(cores, seconds, values["cpu_limit"], felt)
+            self._observer.cpu(cores, seconds, sample.cpu_limit, felt)
             self._usage, self._periods, self._before = usage, (periods, met), now
-        if (pids := values["pids_current"]) is not None:
-            refused = values["pids_max_events"] or 0
-            self._observer.pids(pids, values["pids_limit"], refused > self._refused)
+        if (pids := sample.pids_current) is not None:
+            refused = sample.pids_max_events or 0
+            self._observer.pids(pids, sample.pids_limit, refused > self._refused)
             self._refused = refused
         if now - self._taken >= WINDOW:
             self._taken = now

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from agentres.kernel.caller import files_of
 from agentres.kernel.loop import Loop
 from agentres.model import log
 from agentres.model.errors import ControlFileError
@@ -134,8 +133,7 @@ class Messenger:
         if all(rule.of == "agent" for rule in self._settings.rules):
             return
         try:
-            with files_of(self._caller):
-                held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            held = self._open_file(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:  # no state directory: the history says so in an alert
             log.debug(__name__, "the host is not watched: %s", error)
             return
@@ -148,6 +146,14 @@ class Messenger:
         self.start()
         self._host_slice = slice_path
         self._send(("host", {"slice": slice_path}))
+
+    def _open_file(self, path: str, flags: int, mode: int) -> int:
+        """A file of whom the agent is."""
+        if self._caller is None:
+            return os.open(path, flags, mode)
+        from agentres.kernel.caller import open_as
+
+        return open_as(self._caller, path, flags, mode)
 
     def _remember(self, event: dict[str, Any]) -> None:
         """By id the highest severity of the open alerts, for a companion that takes another one's place."""

@@ -12,16 +12,16 @@ from collections.abc import Callable
 from agentres.kernel.actuator import PACING, Actuator
 from agentres.kernel.loop import Loop
 from agentres.model import log
+from agentres.model.action import Action, done
 from agentres.model.errors import ControlFileError
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import format_duration, format_rate, format_size
 from agentres.policy.writeback import IN_DEBT, LATEST, Bucket
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from agentres.kernel.loop import Timer
     from agentres.kernel.meter import Meter
+    from agentres.model.stats import Reading
 
 _ASLEEP, _SLEEPS = 0.1, 1.0
 """Seconds between two looks at an agent that sleeps, and without running after which it does."""
@@ -50,7 +50,7 @@ class _Flow:
 
 
 class Pacer:
-    """Paces one agent, whose figures ``meter`` reads; ``act`` gets what is done, as a dict of primitives (docs/history.md).
+    """Paces one agent, whose figures ``meter`` reads; ``act`` gets what is done.
 
     What it holds is what :attr:`Actuator.paced <agentres.kernel.actuator.Actuator.paced>` says, at the rates that stand.
     """
@@ -60,7 +60,7 @@ class Pacer:
         loop: Loop,
         meter: Meter,
         actuator: Actuator,
-        act: Callable[[dict[str, Any]], None],
+        act: Callable[[Action], None],
     ) -> None:
         self._loop, self._meter, self._actuator, self._act = loop, meter, actuator, act
         self._flows: dict[str, _Flow] = {}
@@ -109,8 +109,7 @@ class Pacer:
         rates = {key: rate for key in paced if (rate := self._actuator.pace(key)) is not None}
         for key in self._flows.keys() - rates.keys():
             self._tell_end(self._flows.pop(key))
-        self._meter.read("cpu")
-        usage = self._meter.values["usage_usec"]
+        usage = self._meter.read("cpu").usage_usec
         if usage is None or usage != self._usage:
             self._usage, self._ran_at = usage, now
         if not rates or (self._ran_at != now and PACING not in self._actuator.frozen_by):
@@ -119,10 +118,10 @@ class Pacer:
             self._tell_ends(now)
             self._after(self._rest(now) if rates else _ASLEEP, self._look)
             return
-        self._meter.read("disk")
+        reading = self._meter.read("disk")
         freeze, look, writes, longest = 0.0, LATEST, False, ""
         for key, rate in rates.items():
-            unbilled, billed = self._figures(key)
+            unbilled, billed = self._figures(key, reading)
             if unbilled is None:  # what cannot be read the meter tells of
                 continue
             if key not in self._flows:
@@ -154,12 +153,11 @@ class Pacer:
             return IN_DEBT
         return LATEST if now < self._ran_at + _SLEEPS else _ASLEEP
 
-    def _figures(self, key: str) -> tuple[int | None, int]:
+    def _figures(self, key: str, reading: Reading) -> tuple[int | None, int]:
         """What is not billed to the agent, and what is; bytes."""
-        values = self._meter.values
         if self._actuator.io_held:
-            return values["unbilled_bytes"], values["billed_bytes"] or 0
-        return values["dirtied_bytes" if key == "io_write" else "read_bytes"], 0
+            return reading.unbilled_bytes, reading.billed_bytes or 0
+        return reading.dirtied_bytes if key == "io_write" else reading.read_bytes, 0
 
     def _freeze(self, flow: _Flow, seconds: float) -> bool:
         """Have it frozen, and tell of it where it was not frozen just before; False where that cannot be."""
@@ -227,5 +225,4 @@ class Pacer:
         return f"{size} {done} {where}, at {rate}"
 
     def _tell(self, kind: str, flow: _Flow, why: str, took: float) -> None:
-        named = {"kind": kind, "resource": flow.key, "before": flow.rate, "after": flow.rate}
-        self._act({**named, "time": time.time(), "rule": "writeback", "why": why, "took": took})
+        self._act(done(kind, flow.key, flow.rate, flow.rate, "writeback", why, took))

@@ -17,11 +17,11 @@ from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
+    from collections.abc import Callable
 
     from agentres.kernel.loop import Loop
     from agentres.kernel.network import Network
+    from agentres.model.stats import Reading, Sample
 
 EVERY = 1.0
 """Seconds between two lines."""
@@ -39,7 +39,7 @@ class Progress:
         self._meter: Meter | None = None
         self._network: Network | None = None
         self._loop: Loop | None = None
-        self._before: dict[str, Any] = {}
+        self._before: Reading | None = None
         self._at = 0.0
 
     def begin(self, path: str) -> None:
@@ -72,48 +72,44 @@ class Progress:
         now = time.monotonic()
         for group in _GROUPS:
             self._meter.read(group)
-        values = dict(self._meter.values)
-        if self._before:
+        reading = self._meter.reading
+        if self._before is not None:
             passed = now - self._at
-            self._draw(line(self._name, now - self._started, self._before, values, passed))
-        self._before, self._at = values, now
+            self._draw(line(self._name, now - self._started, self._before, reading, passed))
+        self._before, self._at = reading, now
         self._loop.call_at(now + EVERY, self._tick)
 
 
-def line(
-    name: str, age: float, before: Mapping[str, Any], now: Mapping[str, Any], passed: float
-) -> str:
-    """What an agent used in the ``passed`` seconds between two readings, of a Sample's fields; pure.
+def line(name: str, age: float, before: Sample, now: Sample, passed: float) -> str:
+    """What an agent used in the ``passed`` seconds between two readings; pure.
 
     What is not known is left out, and so is traffic where there is none.
     """
 
-    def rate(field: str) -> float | None:
-        first, last = before.get(field), now.get(field)
+    def rate(first: int | None, last: int | None) -> float | None:
         if first is None or last is None or passed <= 0:
             return None
-        return float(max(0.0, (last - first) / passed))
+        return max(0.0, (last - first) / passed)
 
     parts = [f"{printable(name)} {format_duration(age if age < 10 else round(age))}"]
-    cpu = rate("usage_usec")
+    cpu = rate(before.usage_usec, now.usage_usec)
     if cpu is not None:
-        parts.append(f"cpu {cpu / 1e6:.2f}{_of(now.get('cpu_limit'), '{:g}')}")
-    memory, limit = now.get("working_set"), now.get("memory_limit")
+        parts.append(f"cpu {cpu / 1e6:.2f}{_of(now.cpu_limit, '{:g}')}")
+    memory, limit = now.working_set, now.memory_limit
     if memory is not None:
         parts.append(
             f"memory {format_size(memory)}{'' if limit is None else f' of {format_size(limit)}'}"
         )
-    for word, field in (
-        ("read", "rbytes"),
-        ("wrote", "wbytes"),
-        ("in", "rx_bytes"),
-        ("out", "tx_bytes"),
+    for word, flow in (
+        ("read", rate(before.rbytes, now.rbytes)),
+        ("wrote", rate(before.wbytes, now.wbytes)),
+        ("in", rate(before.rx_bytes, now.rx_bytes)),
+        ("out", rate(before.tx_bytes, now.tx_bytes)),
     ):
-        flow = rate(field)
         if flow:
             parts.append(f"{word} {format_rate(flow)}")
-    if now.get("pids_current") is not None:
-        parts.append(f"tasks {now['pids_current']}{_of(now.get('pids_limit'), '{}')}")
+    if now.pids_current is not None:
+        parts.append(f"tasks {now.pids_current}{_of(now.pids_limit, '{}')}")
     return "  ".join(parts)
 
 

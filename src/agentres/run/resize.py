@@ -13,7 +13,7 @@ from agentres.model.limits import DISKS, EVERY_DISK, IoMax, LimitError, Limits, 
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import MAX
 from agentres.policy.capacity import shortage
-from agentres.run.elastic import Terms
+from agentres.policy.elastic import Terms
 from agentres.run.sharing import take
 
 if TYPE_CHECKING:

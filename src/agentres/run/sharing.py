@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 
 from agentres.kernel import host, registry, tree
-from agentres.kernel.actuator import PAGE
 from agentres.kernel.bell import Bell
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.lock import Lock, Locked
 from agentres.model import log
 from agentres.model.errors import AgentresError
+from agentres.model.limits import PAGE
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy import contention
 from agentres.policy.capacity import Budget, Claim, grant, shortage

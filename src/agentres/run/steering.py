@@ -13,6 +13,7 @@ from functools import partial
 from agentres.kernel import process
 from agentres.kernel.actuator import COMMAND, PACING
 from agentres.kernel.listener import Channel, Peer
+from agentres.model.action import done
 from agentres.model.errors import AgentresError, NotEnforceable, UsageError, reason
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy.alerts import message
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from agentres.model.limits import Limits
-    from agentres.run.elastic import Terms
+    from agentres.policy.elastic import Terms
     from agentres.run.supervision import Supervision
 
 _USED = (
@@ -89,9 +90,9 @@ class Steering:
         pausing = monitor.actuator.frozen_by.keys() == {PACING}
         frozen = monitor.agent.get_property("cgroup.freeze").strip() == "1" and not pausing
         by = monitor.actuator.frozen_by.get(COMMAND) or monitor.subject.detail.get("frozen", "")
-        monitor.meter.sample()
+        sample = monitor.meter.sample()
         monitor.check_drift()
-        used = {key: monitor.meter.values.get(key) for key in _USED}
+        used = {key: getattr(sample, key) for key in _USED}
         return {
             "name": monitor.run.name,
             "command": list(monitor.watched.command),
@@ -160,29 +161,29 @@ class Steering:
         held = monitor.terms
         self._only_for_us("set")
         monitor.meter.read("limits")
-        done: Resize | None = None
+        resize: Resize | None = None
 
         def terms() -> Terms:
-            nonlocal done
-            done = Resize(monitor.actuator, held, texts, partial(self._within, uid))
-            return done.terms
+            nonlocal resize
+            resize = Resize(monitor.actuator, held, texts, partial(self._within, uid))
+            return resize.terms
 
         monitor.anew(terms)
-        assert done is not None
-        for one in done.changed:
+        assert resize is not None
+        for one in resize.changed:
             start = time.monotonic() - one.took
             before, after = _number(one.before), _number(one.after)
             self._tell("set", one.key, before, after, f"{one.text}, by {who}", start)
             self._origins[one.key] = f"set {one.text}, by {who}"
         monitor.meter.read("limits")
         monitor.check_drift()
-        monitor.settled()
+        monitor.subject.settled()
         off = monitor.subject.detail["drift"]
         if off:
             raise NotEnforceable(f"written, and does not hold: {off}")
         return [
             {"limit": one.key, "before": one.before, "after": one.after, "text": one.text}
-            for one in done.changed
+            for one in resize.changed
         ]
 
     def _within(self, uid: int, limits: Limits) -> Limits:
@@ -191,11 +192,9 @@ class Steering:
         return limits if within is None or uid == 0 else within(limits, self._monitor.terms.limits)
 
     def _only_for_us(self, what: str) -> None:
-        elastic = self._monitor.elastic
-        if elastic is not None and elastic.frozen and elastic.sharing is not None:
-            raise UsageError(
-                f"it cannot be {what} while it is frozen for others: {elastic.sharing.why}"
-            )
+        mover = self._monitor.subject.mover
+        if mover is not None and mover.frozen:
+            raise UsageError(f"it cannot be {what} while it is frozen for others: {mover.why}")
 
     def _tell(
         self,
@@ -207,10 +206,7 @@ class Steering:
         start: float,
     ) -> None:
         took = time.monotonic() - start
-        named = {"kind": kind, "resource": resource, "before": before, "after": after}
-        self._monitor.acted(
-            {**named, "time": time.time(), "rule": "command", "why": why, "took": took}
-        )
+        self._monitor.acted(done(kind, resource, before, after, "command", why, took))
 
 
 def refusal(peer: Peer, owners: set[int], inside: str) -> AgentresError | None:

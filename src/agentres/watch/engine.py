@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     class Meter(Protocol):
         """What reads a subject: :class:`agentres.kernel.meter.Meter` and its like."""
 
-        values: dict[str, Any]
         unreadable: dict[str, str]
 
-        def read(self, group: str) -> None: ...
+        @property
+        def reading(self) -> Sample: ...
+
+        def read(self, group: str) -> Sample: ...
 
         def sample(self) -> Sample: ...
 
@@ -79,8 +81,8 @@ class Subject:
             else:
                 self.least[resource] = settings.fastest
 
-    def observed(self, resource: str, value: float | None, now: float) -> float:
-        """Called with each value before the rules judge it; seconds until the next look, at the latest."""
+    def observed(self, resource: str, value: float | None, reading: Sample, now: float) -> float:
+        """Called with each value of a reading before the rules judge it; seconds until the next look, at the latest."""
         return _NEVER
 
     def settled(self) -> None:
@@ -88,8 +90,8 @@ class Subject:
 
     def ceiling(self, resource: str) -> float | None:
         """What rules that are relative compare the resource with: its limit, None where there is none."""
-        field = RESOURCES[resource].limit
-        return self.meter.values.get(field) if field else None
+        limit = RESOURCES[resource].limit
+        return limit(self.meter.reading) if limit else None
 
     def follow(self, resource: str, since: float | None) -> None:
         """Have a resource looked at though no rule is about it; ``since`` as for the subject."""
@@ -105,7 +107,7 @@ class Subject:
         A rate is over the time since the last call; when that was too short it is the one before.
         """
         spec = RESOURCES[resource]
-        raw = spec.raw(self.states if spec.group == OWN else self.meter.values)
+        raw = self.states[resource] if spec.group == OWN else spec.raw(self.meter.reading)
         if spec.kind != RATE:
             return raw
         before = self._raw.get(resource)
@@ -220,7 +222,7 @@ class Engine:
 
     def _observe(self, subject: Subject, resource: str, now: float) -> None:
         value = subject.value(resource, now)
-        soonest = subject.observed(resource, value, now)
+        soonest = subject.observed(resource, value, subject.meter.reading, now)
         limit = subject.ceiling(resource)
         for watch in subject.watches[resource]:
             self._emit(subject, watch.observe(now, value, limit), now)

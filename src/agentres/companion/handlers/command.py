@@ -8,7 +8,7 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
-from agentres.companion.handlers import Once, variables
+from agentres.companion.handlers.base import Once, variables
 from agentres.companion.handlers.keeper import Keeper, end_group, ending, wait
 from agentres.model.errors import printable, reason
 

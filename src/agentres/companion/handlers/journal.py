@@ -14,7 +14,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
-from agentres.companion.handlers import NotDelivered, Once, variables
+from agentres.companion.handlers.base import NotDelivered, Once, variables
 from agentres.model.errors import reason
 from agentres.policy.alerts import Severity
 

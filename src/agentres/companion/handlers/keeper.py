@@ -20,7 +20,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from agentres.companion.handlers import NotDelivered
+from agentres.companion.handlers.base import NotDelivered
 from agentres.model.errors import reason
 
 if TYPE_CHECKING:

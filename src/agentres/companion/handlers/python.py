@@ -16,7 +16,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agentres.companion.handlers import NotDelivered, Once
+from agentres.companion.handlers.base import NotDelivered, Once
 from agentres.companion.handlers.keeper import PACKET, Keeper, end_group, ending, leave_keeper, wait
 from agentres.kernel.libc import die_with_parent
 from agentres.model.errors import describe

@@ -10,7 +10,7 @@ import termios
 import time
 from typing import TYPE_CHECKING, Any
 
-from agentres.companion.handlers import NotDelivered, Once
+from agentres.companion.handlers.base import NotDelivered, Once
 from agentres.model.errors import printable, reason
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from agentres import __version__
-from agentres.companion.handlers import NotDelivered
+from agentres.companion.handlers.base import NotDelivered
 from agentres.companion.handlers.keeper import Keeper
 from agentres.companion.handlers.python import PythonWork
 from agentres.model.errors import printable

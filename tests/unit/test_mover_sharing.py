@@ -26,8 +26,8 @@ def test_a_higher_one_gets_what_a_lower_one_does_not_use(start_agent: Start) -> 
     assert high.limit == 300
     low.contend()
     assert low.limit < 150
-    assert low.told[-1]["kind"] == "trim"
-    assert low.told[-1]["why"] == "a wants 450 MiB, and 100 MiB are used"
+    assert low.told[-1].kind == "trim"
+    assert low.told[-1].why == "a wants 450 MiB, and 100 MiB are used"
     high.uses(268, 1)
     assert (high.limit, high.claimed.wants) == (450, 0)
 
@@ -39,12 +39,12 @@ def test_one_is_frozen_gives_its_margin_and_goes_on_afterwards(
     low = start_agent("b", memory(800), use=670 * MIB, priority=25)
     high.uses(168)
     low.contend()
-    assert low.elastic.frozen
+    assert low.mover.frozen
     assert low.limit == 670 + 32
     assert (low.agent / "cgroup.freeze").read_text() == "1\n"
-    assert low.told[-1]["kind"] == "freeze"
-    assert low.elastic.sharing is not None
-    assert low.elastic.sharing.why == "a wants 300 MiB"
+    assert low.told[-1].kind == "freeze"
+    assert low.mover.sharing is not None
+    assert low.mover.sharing.why == "a wants 300 MiB"
     # It asks for nothing meanwhile.
     low.uses(670, 1)
     assert (low.limit, low.claimed.wants) == (702, 0)
@@ -53,10 +53,10 @@ def test_one_is_frozen_gives_its_margin_and_goes_on_afterwards(
     high.uses(100, 1)
     boot_clock.now += FROZEN_LEAST
     low.contend()
-    assert not low.elastic.frozen
+    assert not low.mover.frozen
     assert low.kinds() == ["freeze", "thaw"]
     assert (low.agent / "cgroup.freeze").read_text() == "0\n"
-    assert low.elastic.sharing.why == ""
+    assert low.mover.sharing.why == ""
 
 
 def test_a_freeze_that_the_kernel_refuses_freezes_nobody(start_agent: Start) -> None:
@@ -66,7 +66,7 @@ def test_a_freeze_that_the_kernel_refuses_freezes_nobody(start_agent: Start) -> 
     high.uses(168)
     low.contend()
     low.contend()
-    assert not low.elastic.frozen
+    assert not low.mover.frozen
     assert low.kinds() == ["refuse"]
     assert low.limit == 800
 
@@ -79,12 +79,12 @@ def test_a_freeze_whose_limit_is_refused_is_still_told_and_thawed(
     low.cgroup.refused["memory.max"] = errno.EBUSY
     high.uses(168)
     low.contend()
-    assert low.elastic.frozen
+    assert low.mover.frozen
     assert low.kinds() == ["refuse", "freeze"]
     high.uses(50, 1)
     boot_clock.now += FROZEN_LEAST
     low.contend()
-    assert not low.elastic.frozen
+    assert not low.mover.frozen
 
 
 def test_one_that_somebody_else_froze_is_left_to_them(
@@ -105,25 +105,25 @@ def test_a_frozen_one_is_thawed_though_somebody_took_its_limit_away(
     low = start_agent("b", memory(800), use=670 * MIB, priority=25)
     high.uses(168)
     low.contend()
-    assert low.elastic.frozen
+    assert low.mover.frozen
     (low.agent / "memory.max").write_text("max\n")
     low.values["memory_limit"] = None
     high.uses(50, 1)
     boot_clock.now += FROZEN_LEAST
     low.contend()
-    assert not low.elastic.frozen
+    assert not low.mover.frozen
 
 
 def test_the_last_one_meets_its_hard_limit_and_is_told_why(start_agent: Start) -> None:
     life = start_agent("a", memory(1000))
     life.uses(968)
-    assert life.elastic.wake_at() is not None
+    assert life.mover.wake_at() is not None
     life.contend()
-    assert life.elastic.wake_at() is None
+    assert life.mover.wake_at() is None
     assert life.kinds() == ["throttle", "release"]
-    assert life.told[-1]["why"] == "wants 1.5 GiB; all agents may have 1000 MiB"
+    assert life.told[-1].why == "wants 1.5 GiB; all agents may have 1000 MiB"
     life.uses(100, 1)
-    assert life.elastic.wake_at() == 750 * MIB
+    assert life.mover.wake_at() == 750 * MIB
 
 
 def test_of_two_that_are_stuck_one_gets_on(start_agent: Start, boot_clock: Clock) -> None:
@@ -162,8 +162,8 @@ def test_a_smaller_budget_harms_nobody_that_does_not_grow(
         for life in (one, other):
             life.contend()
     assert (one.limit, other.limit) == (500, 500)
-    assert not one.elastic.frozen
-    assert not other.elastic.frozen
+    assert not one.mover.frozen
+    assert not other.mover.frozen
 
 
 # All together.
@@ -193,20 +193,20 @@ def test_whatever_they_use_the_sum_of_the_limits_is_within_the_budget(
             life = lives[at]
             # It comes to its tripwire, and waits there.
             used = min(use, life.limit - 32)
-            if not life.elastic.frozen:
+            if not life.mover.frozen:
                 life.cgroup.uses(used * MIB)
             life.look("memory", life.cgroup.use, seconds)
             for each in lives:
                 each.contend()
             assert sum(each.bytes for each in lives) <= 1000 * MIB
-            assert not lives[0].elastic.frozen
+            assert not lives[0].mover.frozen
             for each in lives:
                 assert each.cgroup.use <= each.bytes
                 # What is told is all that was done.
                 moved = [
-                    (action["before"], action["after"])
+                    (action.before, action.after)
                     for action in each.told
-                    if action["before"] != action["after"] and action["kind"] != "throttle"
+                    if action.before != action.after and action.kind != "throttle"
                 ]
                 assert all(one[1] == other[0] for one, other in itertools.pairwise(moved))
                 assert not moved or moved[-1][1] == each.bytes

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentres.kernel import host
+from agentres.model.action import Action
 from agentres.model.limits import Setting
 from agentres.policy.contention import Step
 from agentres.policy.tripwire import ROOM
@@ -26,16 +27,10 @@ def test_a_raise_is_written_and_told(start_agent: Start) -> None:
     assert life.limit == 384
     assert life.actuator.written == [Setting("memory.max", str(384 * MIB))]
     (action,) = life.told
-    assert {**action, "time": 0, "took": 0} == {
-        "kind": "raise",
-        "resource": "memory",
-        "before": 256 * MIB,
-        "after": 384 * MIB,
-        "rule": "burst",
-        "why": "use of 200 MiB reached 75% of 256 MiB",
-        "time": 0,
-        "took": 0,
-    }
+    why = "use of 200 MiB reached 75% of 256 MiB"
+    assert action.but(time=0.0, took=0.0) == Action(
+        "raise", "memory", 256 * MIB, 384 * MIB, "burst", why, 0.0, 0.0
+    )
     assert life.claimed.wants == 0
 
 
@@ -53,8 +48,8 @@ def test_where_there_is_no_room_it_waits_and_says_what_for(start_agent: Start) -
     life.uses(210, 1)
     assert life.limit == 256
     assert life.kinds() == ["throttle"]  # once
-    assert life.told[0]["rule"] == "contention"
-    assert life.told[0]["why"] == (
+    assert life.told[0].rule == "contention"
+    assert life.told[0].why == (
         "384 MiB of memory are needed, 0 B of 1000 MiB are free: b has 744 MiB, a has 256 MiB"
     )
     assert life.claimed.wants == 384 * MIB
@@ -113,8 +108,8 @@ def test_a_raise_that_the_kernel_refuses_is_told_once_and_tried_again(start_agen
     life.uses(200)
     life.uses(220, 1)
     (action,) = life.told
-    assert (action["kind"], action["before"], action["after"]) == ("refuse", 256 * MIB, 384 * MIB)
-    assert f"cannot write '{384 * MIB}' to {life.agent}/memory.max: invalid argument" in action["why"]  # fmt: skip
+    assert (action.kind, action.before, action.after) == ("refuse", 256 * MIB, 384 * MIB)
+    assert f"cannot write '{384 * MIB}' to {life.agent}/memory.max: invalid argument" in action.why  # fmt: skip
     assert (life.limit, life.actuator.written) == (256, [])
     life.cgroup.refused.clear()
     life.uses(220, 1)
@@ -134,15 +129,15 @@ def test_a_slice_that_is_gone_is_a_refusal(start_agent: Start, host_slice: FakeS
 
 def test_the_tripwire_stands_where_a_raise_is_due(start_agent: Start) -> None:
     life = start_agent()
-    assert life.elastic.wake_at() == 192 * MIB
+    assert life.mover.wake_at() == 192 * MIB
     life.values["memory_limit"] = None
-    assert life.elastic.wake_at() is None
+    assert life.mover.wake_at() is None
 
 
 def test_an_alert_knows_how_far_the_limit_may_go(start_agent: Start) -> None:
     life = start_agent()
-    assert life.elastic.ceiling("memory") == 4000 * MIB
-    assert life.elastic.ceiling("cpu") is None
+    assert life.mover.ceiling("memory") == 4000 * MIB
+    assert life.mover.ceiling("cpu") is None
 
 
 # Memory, downward.
@@ -156,14 +151,14 @@ def give_back(life: Life, size: int) -> None:
 
 def test_what_nobody_uses_goes_back_and_the_others_are_told(start_agent: Start) -> None:
     life, other = start_agent(), start_agent("b")
-    assert other.elastic.sharing is not None
+    assert other.mover.sharing is not None
     life.uses(300)
     assert life.limit == 576
-    other.elastic.sharing.bell.heard()
+    other.mover.sharing.bell.heard()
     give_back(life, 100)
     assert life.limit < 200
     assert "lower" in life.kinds()
-    assert os.read(other.elastic.sharing.bell.fd, 4096)
+    assert os.read(other.mover.sharing.bell.fd, 4096)
     # The tripwire comes first.
     wrote = life.cgroup.wrote("memory.high", "memory.max")
     assert wrote[-2:] == [
@@ -183,7 +178,7 @@ def test_a_limit_is_never_lowered_below_what_is_in_use(
         # More is used than whoever decided knew.
         life.cgroup.uses(now * MIB, cache * MIB)
         step = Step("trim", str(life.agent), "b wants 1 GiB", use * MIB + ROOM + 5)
-        life.elastic._carry_out(step)
+        life.mover.carry_out(step)
         current = int((life.agent / "memory.current").read_text())
         limit = life.bytes
         assert limit == 800 * MIB or limit >= current + ROOM
@@ -198,7 +193,7 @@ def test_page_cache_is_given_back_little_by_little(start_agent: Start) -> None:
     step = Step("trim", str(life.agent), "b wants 1 GiB", 150 * MIB)
     limits = []
     for _ in range(8):
-        life.elastic._carry_out(step)
+        life.mover.carry_out(step)
         limits.append(life.limit)
     assert limits[0] > 150
     assert limits == sorted(limits, reverse=True)
@@ -210,7 +205,7 @@ def test_a_kernel_that_reclaims_nothing_lowers_as_far_as_the_use_allows(start_ag
     life = start_agent(limits=memory(600))
     life.cgroup.uses(100 * MIB, 200 * MIB)
     life.cgroup.refused["memory.reclaim"] = errno.EAGAIN
-    life.elastic._carry_out(Step("trim", str(life.agent), "b wants 1 GiB", 150 * MIB))
+    life.mover.carry_out(Step("trim", str(life.agent), "b wants 1 GiB", 150 * MIB))
     assert life.limit == 332
 
 
@@ -219,7 +214,7 @@ def test_who_grows_while_its_limit_is_lowered_keeps_it(
 ) -> None:
     life = start_agent(limits=memory(600))
     life.cgroup.then["memory.high"] = lambda: life.cgroup.uses(500 * MIB)
-    life.elastic._carry_out(Step("trim", str(life.agent), "b wants 1 GiB", 150 * MIB))
+    life.mover.carry_out(Step("trim", str(life.agent), "b wants 1 GiB", 150 * MIB))
     assert (life.limit, life.told) == (600, [])
 
 
@@ -228,6 +223,6 @@ def test_a_lowering_that_the_kernel_refuses_is_told(start_agent: Start) -> None:
     life.cgroup.refused["memory.max"] = errno.EBUSY
     step = Step("trim", str(life.agent), "b wants 1 GiB", 150 * MIB)
     for _ in range(3):
-        assert life.elastic._carry_out(step) is False
+        assert life.mover.carry_out(step) is False
     assert life.kinds() == ["refuse"]
     assert life.limit == 600

@@ -1,0 +1,249 @@
+"""Every handler at its own pace: a bounded queue and a thread each, so that one that hangs, crashes or is slow delays no other.
+
+User code never runs in this process: what can hang for good (Python callables, commands, HTTP) lives behind a
+:class:`agentres.companion.handlers.keeper.Keeper`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from agentres.companion.handlers.base import NotDelivered, Once
+from agentres.model.errors import AgentresError
+from agentres.policy.alerts import Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from agentres.companion.handlers.base import Deliverer, Event
+    from agentres.policy.settings import Handler
+
+    Report = Callable[[str, str, float, str | None], None]
+    Dropped = Callable[[str, int], None]
+
+GRACE = 0.25
+"""Seconds that a close waits beyond a handler's time limit, for the kill at that limit to be told."""
+
+
+class _Broken(Once):
+    """A handler that could not even be set up: every alert is told so."""
+
+    def __init__(self, error: str) -> None:
+        self._error = error
+
+    def deliver(self, event: Event, timeout: float) -> None:
+        raise NotDelivered(self._error)
+
+
+def _deliverer(handler: Handler, function: Callable[[Event], object] | None) -> Deliverer:
+    # Imported where they are used: a journal alone needs neither urllib nor importlib.metadata.
+    try:
+        if function is not None:
+            from agentres.companion.handlers.python import PythonHandler
+
+            return PythonHandler(function)
+        if handler.type == "python":
+            from agentres.companion.handlers.python import PythonHandler
+
+            return PythonHandler(handler.options["callable"])
+        if handler.type == "command":
+            from agentres.companion.handlers.command import CommandHandler
+
+            return CommandHandler(handler.options["argv"])
+        if handler.type == "webhook":
+            from agentres.companion.handlers.webhook import WebhookHandler
+
+            return WebhookHandler(**handler.options)
+        if handler.type == "journal":
+            from agentres.companion.handlers.journal import JournalHandler
+
+            return JournalHandler(**handler.options)
+        if handler.type == "terminal":
+            from agentres.companion.handlers.terminal import TerminalHandler
+
+            return TerminalHandler(**handler.options)
+    except (AgentresError, KeyError, OSError, TypeError, ValueError) as error:
+        return _Broken(f"cannot be set up: {type(error).__name__}: {error}")
+    return _Broken(f"there is no handler type {handler.type!r}")
+
+
+class Dispatcher:
+    """Takes events, gives them to those handlers whose severity they reach.
+
+    ``report(alert id, handler, unix time, error)`` is called for every event that a handler got (error
+    None) or did not; ``dropped(handler, total)`` whenever an event was lost to a handler, for whatever
+    reason.  Both are called from the handlers' threads and from ``dispatch``: they must return at once.
+    ``callables`` are Python functions by handler name, in place of what the handler's type says.
+    ``told`` are alerts, by id the highest severity that they reached, whose beginning an earlier
+    process has told.
+
+    Forks, so it is best made before the program's threads are started.
+    """
+
+    def __init__(
+        self,
+        handlers: Sequence[Handler],
+        report: Report,
+        dropped: Dropped,
+        callables: Mapping[str, Callable[[Event], object]] = MappingProxyType({}),
+        told: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        # All processes first, then all threads: a fork among threads may inherit a lock for good.
+        ways = [(handler, _deliverer(handler, callables.get(handler.name))) for handler in handlers]
+        self._lanes = [_Lane(handler, way, report, dropped, told) for handler, way in ways]
+        for lane in self._lanes:
+            lane.start()
+
+    def dispatch(self, event: Event) -> None:
+        """Queue the event for all whom it concerns; never waits."""
+        for lane in self._lanes:
+            lane.offer(event)
+
+    def close(self, timeout: float | None = None) -> list[str]:
+        """Deliver what is queued, each handler within its own time limit and within ``timeout``.
+
+        Gives the names of the handlers that did not get everything; no process is left.
+        """
+        started = time.monotonic()
+        for lane in self._lanes:
+            lane.finish()
+        for lane in self._lanes:
+            own = lane.handler.timeout
+            limit = (own if timeout is None else min(own, timeout)) + GRACE
+            lane.join(started + limit - time.monotonic())
+        late = [lane.handler.name for lane in self._lanes if lane.abort()]
+        for lane in self._lanes:
+            lane.close()
+        return late
+
+
+class _Lane:
+    """One handler's queue and thread."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        way: Deliverer,
+        report: Report,
+        dropped: Dropped,
+        told: Mapping[str, int],
+    ) -> None:
+        self.handler = handler
+        self._way = way
+        self._report = report
+        self._dropped = dropped
+        self._told = {alert for alert, severity in told.items() if severity >= handler.severity}
+        self._waiting: deque[Event] = deque()
+        self._at_work: Event | None = None
+        self._changed = threading.Condition()
+        self._finishing = False
+        self._lost = 0
+        self._thread = threading.Thread(
+            target=self._run, name=f"handler {handler.name}", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def offer(self, event: Event) -> None:
+        with self._changed:
+            if not self._concerned(event):
+                return
+            full = len(self._waiting) >= max(1, self.handler.queue)
+            over = self._finishing
+            if not full and not over:
+                self._waiting.append(event)
+                self._told.add(event["id"])
+                self._changed.notify()
+            if event["event"] == "resolved":
+                self._told.discard(event["id"])
+        if over:
+            self._tell(event, "agentres has ended")
+        elif full:
+            self._tell(event, f"dropped: {self.handler.queue} alerts were waiting for it")
+
+    def _concerned(self, event: Event) -> bool:
+        """Whoever was told that an alert began is told of its every change; nobody else of its end."""
+        if event["id"] in self._told:
+            return event["event"] in ("raised", "updated", "resolved")
+        if event["event"] not in ("raised", "updated"):
+            return False
+        return Severity[event["severity"]] >= self.handler.severity
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._at_work = None
+                if not self._waiting and not self._finishing:
+                    self._changed.wait(self._way.due())
+                if self._waiting:
+                    self._at_work = self._waiting.popleft()
+                elif self._finishing:
+                    return
+                event = self._at_work
+            if event is not None:
+                self._deliver(event)
+            elif (due := self._way.due()) is not None and due <= 0:
+                for alert, error in self._way.refresh(self.handler.timeout):
+                    self._call(self._report, alert, self.handler.name, time.time(), error)
+
+    def _deliver(self, event: Event) -> None:
+        try:
+            self._way.deliver(event, self.handler.timeout)
+            error = None
+        except NotDelivered as failure:
+            error = str(failure)
+        except Exception as failure:  # an event we cannot make sense of: this one alone is lost
+            error = f"{type(failure).__name__}: {failure}"
+        with self._changed:
+            given_up = self._at_work is not event
+            self._at_work = None
+        if not given_up:
+            self._tell(event, error)
+
+    def _tell(self, event: Event, error: str | None) -> None:
+        self._call(self._report, event["id"], self.handler.name, time.time(), error)
+        # An alert about lost alerts that is lost itself is not counted: it would raise itself forever.
+        if error is None or event["resource"] == "handlers":
+            return
+        with self._changed:
+            self._lost += 1
+            lost = self._lost
+        self._call(self._dropped, self.handler.name, lost)
+
+    @staticmethod
+    def _call(function: Callable[..., None], *args: object) -> None:
+        try:
+            function(*args)
+        except Exception:  # the caller's bug must not stop the deliveries
+            import traceback  # here: it is large
+
+            traceback.print_exc()
+
+    def finish(self) -> None:
+        """Take nothing more; the thread ends when the queue is empty."""
+        with self._changed:
+            self._finishing = True
+            self._changed.notify()
+
+    def join(self, timeout: float) -> None:
+        self._thread.join(max(0.0, timeout))
+
+    def abort(self) -> bool:
+        """Give up what is not delivered yet; whether there was any."""
+        with self._changed:
+            left = [*([self._at_work] if self._at_work else []), *self._waiting]
+            self._waiting.clear()
+            self._at_work = None
+        for event in left:
+            self._tell(event, "not delivered when agentres ended")
+        self._way.abort()
+        return bool(left)
+
+    def close(self) -> None:
+        self.join(GRACE)
+        self._way.close()

@@ -1,0 +1,100 @@
+"""Has an agent looked at when the kernel tells of it: events, and tasks that wait (PSI)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from agentres.kernel.cgroup import Cgroup
+from agentres.kernel.loop import Loop
+from agentres.kernel.meter import Meter
+from agentres.model.record import TYPE_CHECKING
+from agentres.run.notifications import Notifications
+from agentres.run.subject import Agent
+from agentres.watch.engine import Engine
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+_BURST_LASTS = 1.0
+"""Seconds after a raise for which every notification is heard at once."""
+
+_STALLED: dict[Literal["cpu", "memory", "io"], tuple[str, ...]] = {
+    "cpu": ("cpu", "pressure"),
+    "memory": ("memory", "pressure"),
+    "io": ("disk", "pressure"),
+}
+"""What is looked at when tasks wait for a resource: they do at a limit, before the next sample."""
+
+_LONG_AGO = float("-inf")
+
+
+class Hearing:
+    """Hears from :meth:`begin` to :meth:`close`.
+
+    ``on_oom`` is called as soon as a process of the agent has been killed for memory, ``on_move`` when one may have left it.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        engine: Engine,
+        agent: Agent,
+        meter: Meter,
+        on_oom: Callable[[], None],
+        on_move: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._agent = agent
+        self._meter = meter
+        self._on_oom = on_oom
+        self._on_move = on_move
+        self._notifications = Notifications(loop)
+        self._oom_kills = 0
+        self._moved_at = _LONG_AGO
+
+    def begin(self, cgroup: Cgroup) -> None:
+        """Hear what the agent in this cgroup does from now on."""
+        heard = self._notifications
+        heard.hear(self._meter.fd("memory.events"), self._memory)
+        heard.hear(self._meter.fd("pids.events"), self._pids)
+        heard.hear(self._meter.fd("cgroup.events"), self._cgroup)
+        for resource, groups in _STALLED.items():
+            heard.hear_pressure(cgroup.fd, resource, partial(self.look, *groups))
+
+    def close(self) -> None:
+        """Hear nothing any more."""
+        self._notifications.close()
+
+    def look(self, *groups: str) -> None:
+        """Have these groups looked at, as something has just happened."""
+        self._agent.event = True
+        self._engine.look(self._agent, *groups)
+        self._agent.event = False
+
+    def _memory(self) -> None:
+        limit = self._meter.reading.memory_limit
+        self.look("memory", "events")
+        now = time.monotonic()
+        if self._meter.reading.memory_limit != limit:
+            self._moved_at = now
+        if now - self._moved_at > _BURST_LASTS:  # else the next one may be the next step of a burst
+            self._notifications.pause(self._meter.fd("memory.events"))
+        killed = self._meter.reading.memory_oom_kill or 0
+        if killed > self._oom_kills:
+            self._oom_kills = killed
+            self._on_oom()
+
+    def _pids(self) -> None:
+        self._notifications.pause(self._meter.fd("pids.events"))
+        self.look("pids", "events")
+
+    def _cgroup(self) -> None:
+        """It was frozen or thawed, by whomever, or its last process has ended or was moved out."""
+        self._notifications.pause(self._meter.fd("cgroup.events"))
+        if self._agent.is_pausing():  # twice each time, and nothing else has happened
+            self._engine.look(self._agent, "events")
+            return
+        self._engine.look(self._agent, "events", "fds")
+        self._on_move()

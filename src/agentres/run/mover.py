@@ -1,0 +1,287 @@
+"""Carries out what is decided about an agent's limits, memory as far as there is any, and tells of it.
+
+:class:`~agentres.policy.elastic.Elastic` says what the agent needs, :mod:`agentres.policy.contention` what the others
+need of it; the :class:`~agentres.kernel.actuator.Actuator` writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from agentres.kernel import registry
+from agentres.kernel.actuator import CONTENTION, Actuator
+from agentres.kernel.loop import Loop
+from agentres.model import log
+from agentres.model.action import Action, done
+from agentres.model.errors import AgentresError
+from agentres.model.limits import NETWORKS
+from agentres.model.record import TYPE_CHECKING
+from agentres.policy.contention import Step, at_tripwire
+from agentres.policy.elastic import Elastic, Terms, limit_of
+from agentres.policy.prediction import Prediction
+from agentres.policy.scaling import Move
+from agentres.run.contender import Contender
+from agentres.run.sharing import Sharing
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from agentres.model.stats import Sample
+
+    class Meter(Protocol):
+        """What reads the agent: :class:`agentres.kernel.meter.Meter`."""
+
+        @property
+        def reading(self) -> Sample: ...
+
+        def read(self, group: str) -> Sample: ...
+
+
+_NEVER = float("inf")
+
+
+class Mover:
+    """Moves the limits of one agent by ``terms``; ``act`` gets what was done.
+
+    ``again`` has its memory looked at, ``settled`` is called when others have done their part; both may come at any turn of the
+    loop until :meth:`close`.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        terms: Terms,
+        meter: Meter,
+        actuator: Actuator,
+        act: Callable[[Action], None],
+        again: Callable[[], None],
+        settled: Callable[[], None],
+    ) -> None:
+        self._meter = meter
+        self._actuator = actuator
+        self._act = act
+        self._up = terms.philosophy.up
+        self._moves = terms.philosophy.moves
+        self._ranges = terms.limits.ranges
+        self._elastic = Elastic(terms, time.monotonic(), actuator.disks, actuator.fastest)
+        self._refused: dict[str, object] = {}
+        self.sharing: Sharing | None = None
+        self._contender: Contender | None = None
+        if (memory := terms.limits.ranges.get("memory")) is not None:
+            # What never moves cannot be given back: nobody would ever raise it again.
+            standing = meter.reading.memory_limit
+            least = memory.least if self._moves else standing or memory.most
+            claimed = registry.ClaimMark(terms.priority, int(least), most=int(memory.most))
+            self.sharing = Sharing(
+                actuator.cgroup, terms.slice, terms.share, claimed, self.carry_out
+            )
+            self._contender = Contender(loop, self.sharing, again, settled)
+
+    def close(self) -> None:
+        """Move nothing any more, and leave the others what it had."""
+        if self._contender is not None:
+            self._contender.close()
+        if self.sharing is not None:
+            self.sharing.close()
+
+    @property
+    def resources(self) -> list[str]:
+        """The resources that are to be looked at."""
+        return self._elastic.resources
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the agent is frozen for others."""
+        return CONTENTION in self._actuator.frozen_by
+
+    @property
+    def starved(self) -> bool:
+        """Whether it was refused memory that it needs."""
+        return self.sharing is not None and bool(self.sharing.wants)
+
+    @property
+    def short(self) -> str:
+        """What memory it was refused at the last, in words; empty: none."""
+        if self.sharing is None:
+            return ""
+        return self.sharing.why if self.sharing.wants else self.sharing.was
+
+    @property
+    def why(self) -> str:
+        """Why it is starved, or frozen for others, in words."""
+        return self.sharing.why if self.sharing is not None else ""
+
+    def ceiling(self, resource: str) -> float | None:
+        """What the limit may become at the most, where it moves."""
+        return self._elastic.ceiling(resource)
+
+    def wake_at(self) -> float | None:
+        """The working set at which memory is to be raised, for the tripwire; None: nothing to wait for."""
+        if self.sharing is not None and self.sharing.released:
+            return None
+        return self._elastic.wake_at(self._meter.reading.memory_limit)
+
+    # What a look brings.
+
+    def observe(
+        self, resource: str, value: float | None, reading: Sample, now: float, event: bool = False
+    ) -> float:
+        """Take a value of what was read, and move what is to be moved; seconds until the next look at the latest."""
+        moves = self._elastic.observe(resource, value, reading, now, event)
+        for move in moves:
+            after = self._make(move)
+            self._elastic.moved(time.monotonic(), move, after)
+        if resource == "memory" and value is not None and not moves:
+            self._content()
+        return self._elastic.due(resource, now)
+
+    def sampled(self) -> None:
+        """A whole sample was taken."""
+        if self._contender is not None:
+            self._contender.sampled()
+
+    def judged(self) -> None:
+        """All that was read has been judged."""
+        if self._contender is not None:
+            self._contender.judged()
+
+    def begin(self, predicted: Prediction) -> None:
+        """Start from what earlier runs used, as far as that goes by now."""
+        for forecast in predicted.forecasts:
+            key, start = forecast.resource, time.monotonic()
+            before = self._standing(key)
+            if key not in self._ranges or before is None or not self._moves:
+                continue
+            try:
+                if key != "memory":
+                    self._actuator.write(key, forecast.first)
+                    after = forecast.first
+                elif forecast.first > before:
+                    assert self.sharing is not None
+                    after = self.sharing.take(
+                        int(before), int(forecast.first), self._actuator.write_memory
+                    )
+                else:
+                    after = self._actuator.trim_memory(int(forecast.first))
+            except (AgentresError, OSError) as error:
+                self._refuse(key, before, forecast.first, "prediction", error, start)
+                continue
+            self._read_limit(key)
+            self._tell("predict", key, before, after, "prediction", forecast.why, start)
+
+    # What is written.
+
+    def _make(self, move: Move) -> float:
+        """Carry a move out as far as may be; what stands then."""
+        start = time.monotonic()
+        try:
+            if move.resource != "memory":
+                self._actuator.write(move.resource, move.after)
+                after = move.after
+            elif move.after > move.before:
+                after = self._raise_memory(move)
+            else:
+                after = self._actuator.trim_memory(int(move.after))
+        except (AgentresError, OSError) as error:
+            self._refuse(move.resource, move.before, move.after, move.rule, error, start)
+            return move.before
+        self._refused.pop(move.resource, None)
+        self._read_limit(move.resource)
+        if after != move.before:
+            kind = "raise" if after > move.before else "lower"
+            self._tell(kind, move.resource, move.before, after, move.rule, move.why, start)
+            if kind == "lower" and move.resource == "memory" and self.sharing is not None:
+                self.sharing.bell.ring()
+        return after
+
+    def _raise_memory(self, move: Move) -> int:
+        assert self.sharing is not None
+        before, wanted = int(move.before), int(move.after)
+        if self.frozen:  # what there is goes to whom it was frozen for
+            return before
+        after = self.sharing.take(before, wanted, self._actuator.write_memory)
+        if after == before or move.use >= self._up * after:
+            short = not self.sharing.wants
+            self.sharing.want(wanted, at_tripwire(after, int(move.use)))
+            if short:
+                why = self.sharing.why
+                self._act(done("throttle", "memory", before, after, "contention", why))
+        else:
+            self._content()
+        return after
+
+    def _content(self) -> None:
+        """It has what it needs."""
+        if self.sharing is not None and self.sharing.wants and not self.frozen:
+            self.sharing.want(0)
+
+    def carry_out(self, step: Step) -> bool:
+        """What the others need of this agent; whether anything was done."""
+        assert self.sharing is not None
+        start, before = time.monotonic(), self._meter.reading.memory_limit
+        if step.kind == "thaw" and not self.frozen:
+            return False  # it was not us: whoever did knows why
+        if step.kind == "release" and self.sharing.released:
+            return False
+        after, changed = before, False
+        try:
+            if step.kind in ("freeze", "thaw"):
+                self._freeze(step.kind == "freeze", step.why if step.kind == "freeze" else "")
+                changed = True
+            elif step.kind == "release":
+                self.sharing.why, changed = step.why, True
+            if step.limit and before is not None:
+                after = self._actuator.trim_memory(step.limit)
+                self._read_limit("memory")
+                changed = changed or after != before
+        except (AgentresError, OSError) as error:
+            self._refuse("memory", before, step.limit or before, "contention", error, start)
+        if changed:
+            self._tell(step.kind, "memory", before, after, "contention", step.why, start)
+        return changed
+
+    def _freeze(self, frozen: bool, why: str) -> None:
+        assert self.sharing is not None
+        if frozen:
+            self._actuator.freeze(CONTENTION, why)
+        else:
+            self._actuator.thaw(CONTENTION)
+        self.sharing.stopped(why)
+
+    def _standing(self, key: str) -> float | None:
+        limit = limit_of(key)
+        return None if limit is None else limit(self._meter.reading)
+
+    def _read_limit(self, key: str) -> None:
+        """Have what stands now in the reading, for what is judged next."""
+        self._meter.read("network" if key in NETWORKS else "limits")
+
+    def _refuse(
+        self,
+        resource: str,
+        before: float | None,
+        wanted: float | None,
+        rule: str,
+        error: Exception,
+        start: float,
+    ) -> None:
+        """Tell that the kernel refused a limit; once, as it is tried again all the time."""
+        log.debug(__name__, "%s stays at %s: %s", resource, before, error)
+        cause = getattr(error, "errno", str(error))
+        if self._refused.get(resource) != cause:
+            self._refused[resource] = cause
+            self._tell("refuse", resource, before, wanted, rule, str(error), start)
+
+    def _tell(
+        self,
+        kind: str,
+        resource: str,
+        before: float | None,
+        after: float | None,
+        rule: str,
+        why: str,
+        start: float,
+    ) -> None:
+        took = time.monotonic() - start
+        self._act(done(kind, resource, before, after, rule, why, took))

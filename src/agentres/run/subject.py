@@ -1,0 +1,106 @@
+"""The agent as the engine sees it: what is read of it moves its limits, is learnt from, and is judged."""
+
+from __future__ import annotations
+
+import time
+
+from agentres.kernel.actuator import COMMAND, Actuator
+from agentres.model.record import TYPE_CHECKING
+from agentres.policy import tripwire
+from agentres.policy.settings import Settings
+from agentres.policy.tripwire import ROOM
+from agentres.watch.engine import Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agentres.kernel.meter import Meter
+    from agentres.model.stats import Sample
+    from agentres.run.learning import Learning
+    from agentres.run.mover import Mover
+    from agentres.run.pacer import Pacer
+    from agentres.store import Run
+
+_NEVER = float("inf")
+
+
+class Agent(Subject):
+    """Has its limits moved by ``mover``, its rates held by ``pacer`` and its history kept by ``learning``, where there are such.
+
+    ``note`` takes a state that no meter reads (:meth:`agentres.watch.engine.Engine.note`).
+    """
+
+    meter: Meter
+
+    def __init__(
+        self,
+        run: Run,
+        meter: Meter,
+        actuator: Actuator,
+        settings: Settings,
+        since: float,
+        note: Callable[[str, float, str], None],
+    ) -> None:
+        super().__init__(run.id, run.name, "agent", meter, settings, since)
+        self._actuator = actuator
+        self._note = note
+        self._without_tripwire = False
+        self.mover: Mover | None = None
+        self.pacer: Pacer | None = None
+        self.learning: Learning | None = None
+        self.event = False
+        """Set while a notification of the kernel's is served."""
+
+    @property
+    def starved(self) -> bool:
+        """Whether it was refused memory that it needs."""
+        return bool(self.states["starved"])
+
+    def observed(self, resource: str, value: float | None, reading: Sample, now: float) -> float:
+        if resource == "memory" and self.learning is not None:
+            self.learning.memory(reading, self.starved)
+        if self.mover is None:
+            return _NEVER
+        return self.mover.observe(resource, value, reading, now, self.event)
+
+    def ceiling(self, resource: str) -> float | None:
+        highest = None if self.mover is None else self.mover.ceiling(resource)
+        return highest or super().ceiling(resource)
+
+    def settled(self) -> None:
+        """All that was read has been judged: say how it stands, and move the tripwire to the next threshold."""
+        mover = self.mover
+        if mover is not None:
+            mover.judged()
+            self._state("starved", mover.starved, mover.why)
+        if mover is not None and mover.frozen:
+            self._state("frozen", True, mover.why)
+        elif self.meter.reading.cgroup_frozen and not self.is_pausing():
+            by = self._actuator.frozen_by.get(COMMAND)
+            self._state("frozen", True, by or "somebody wrote cgroup.freeze")
+        else:
+            self._state("frozen", False, "")
+        self._move_tripwire()
+
+    def is_pausing(self) -> bool:
+        """Whether it is frozen, on its pacer's account alone."""
+        if self.pacer is None or COMMAND in self._actuator.frozen_by:
+            return False
+        return self.pacer.is_pausing(time.monotonic())
+
+    def _state(self, resource: str, holds: bool, why: str) -> None:
+        if self.states[resource] != holds:
+            self._note(resource, int(holds), why)
+
+    def _move_tripwire(self) -> None:
+        reading = self.meter.reading
+        current, used = reading.memory_current, reading.working_set
+        if current is None or used is None or self._without_tripwire:
+            return
+        thresholds = [watch.next_threshold for watch in self.watches.get("memory", ())]
+        wake = None if self.mover is None else self.mover.wake_at()
+        ahead = min((t for t in (*thresholds, wake) if t is not None), default=None)
+        room = None if wake is None else ROOM
+        height = tripwire.height(ahead, current, used, reading.memory_limit, room)
+        if tripwire.moved(self._actuator.tripwire, height):
+            self._without_tripwire = not self._actuator.set_tripwire(height)

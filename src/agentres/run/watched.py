@@ -1,0 +1,48 @@
+"""The agent that is to be watched, as its launch hands it over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from agentres.kernel.actuator import Actuator
+from agentres.model.record import TYPE_CHECKING, Record
+from agentres.policy.elastic import Terms
+
+if TYPE_CHECKING:
+    from agentres.kernel.caller import Caller
+    from agentres.model.limits import Limits
+
+
+class Watched(Record):
+    """The agent to watch."""
+
+    name: str
+    command: tuple[str, ...]
+    # Writes its limits; its cgroup, and what counts its packets.
+    actuator: Actuator
+    # time.monotonic() at the launch.
+    started: float
+    # The cgroup as /proc/PID/cgroup names it.
+    inside: str
+    # The cgroup that holds all agents' homes.
+    parent: str
+    # Takes in a process of ours (agentres.kernel.delegation.Home.adopt).
+    adopt: Callable[[int], None]
+    # How the limits move.
+    terms: Terms
+    # The name where it was given, None where it was made up.
+    named: str | None = None
+    # Where a limit was asked for, by its key.
+    origins: Mapping[str, str] = MappingProxyType({})
+    # Gets lines for people.
+    warn: Callable[[str], None] = lambda line: None
+    # Whose agent it is, where it is not our own user's: history and handlers are that user's then.
+    caller: Caller | None = None
+    # The handlers'.
+    environment: Mapping[str, str] = os.environ
+    # The history's directory; empty: our own.
+    state: str = ""
+    # Lowers or refuses limits that are more than its owner may set.
+    within: Callable[[Limits, Limits | None], Limits] | None = None
