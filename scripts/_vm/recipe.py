@@ -28,6 +28,7 @@ PACKAGES = (
     "psmisc",
     "util-linux",
     "strace",
+    "bubblewrap",  # a sandbox of the user's choice, in an agent
     "gcc",
     "libc6-dev",
     "make",

@@ -333,6 +333,38 @@ def test_nobody_gets_more_than_the_ceilings_let(daemon: Daemon) -> None:
         one.communicate(timeout=DEADLINE)
 
 
+def test_a_ceiling_may_be_a_groups(daemon: Daemon) -> None:
+    daemon.reload('[ceilings.team]\ngroups = ["dev"]\nmemory = "100M"\n')
+    refused = daemon.run("--memory", "300M", command=["true"])
+    assert refused.returncode == 125
+    assert "--memory: 300 MiB is above the ceiling of 100 MiB for dev" in refused.stderr
+    done = daemon.run("--memory", "300M", command=["true"], user="nobody")
+    assert done.returncode == 0, done.stderr
+
+
+OTHER_VERSION = """
+import sys
+import agentres
+agentres.__version__ = "0.0.1"
+sys.argv[0] = "agentres"
+from agentres.__main__ import main
+main()
+"""
+
+
+def test_a_client_of_another_version_is_refused_in_a_line(daemon: Daemon) -> None:
+    line = daemon.line(command=["true"])
+    at = line.index("run")
+    of_other = [sys.executable, "-P", "-c", OTHER_VERSION]
+    line[at - len(AGENTRES) : at] = of_other
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=DEADLINE, cwd="/")  # fmt: skip
+    assert done.returncode == 125
+    (said,) = done.stderr.splitlines()
+    assert "the daemon is of version" in said
+    assert "and this is 0.0.1" in said
+    assert "systemctl restart agentres" in said
+
+
 def test_root_has_no_ceiling(daemon: Daemon) -> None:
     daemon.reload(CEILINGS)
     done = daemon.run("--memory", "300M", command=["true"], user="root")

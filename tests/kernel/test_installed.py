@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,100 @@ def test_a_member_of_the_group_gets_what_needs_root() -> None:
     with_limit.communicate("\n", timeout=DEADLINE)
     assert with_limit.returncode == 7
     call("systemctl", "reload", "agentres.service")
+
+
+# What is loaded of it by a process of another version fails.
+OF_ONE_VERSION = """
+import agentres as _whole
+assert _whole.__version__ == "0.1.999", "of another version"
+"""
+
+
+@pytest.fixture
+def newer(tmp_path: Path) -> Path:
+    """The tree of a version that shares no module with this one."""
+    tree = tmp_path / "newer"
+    shutil.copytree(TREE, tree, ignore=shutil.ignore_patterns("tests", "__pycache__", ".*"))
+    package = tree / "src" / "agentres"
+    for path in package.rglob("*.py"):
+        if path.read_text().strip():
+            path.write_text(path.read_text() + OF_ONE_VERSION)
+    first = package / "__init__.py"
+    first.write_text(re.sub('__version__ = ".*"', '__version__ = "0.1.999"', (package / "__init__.py").read_text()).replace(OF_ONE_VERSION, ""))  # fmt: skip
+    return tree
+
+
+def test_an_upgrade_loses_none_of_twenty_agents_and_no_alert(newer: Path) -> None:
+    ends = (
+        'for n in 3 4 5 6 7 8 9; do eval "exec $n</dev/null"; done; echo ready; read line; exit 7'
+    )
+    rules = "/etc/agentres/agentres.toml"
+    Path(rules).write_text(
+        '[alerts.fds]\nwarning = 5\nduration = "0s"\n[sampling]\ninterval = "1s"\n'
+    )
+    call("systemctl", "restart", "agentres.service")
+    user = ["setpriv", "--reuid=dev", "--regid=dev", "--init-groups"]
+
+    def begin(name: str, *line: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*line, AGENTRES, "run", "--name", name, "--memory", "20M", *([] if line else ["--local"]), "--", "sh", "-c", ends],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
+            env={"PATH": "/usr/bin:/bin", "HOME": "/home/dev" if line else "/root"},
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    kept = [begin(f"kept-{n}", *user) for n in range(20)]
+    alone = begin("alone")
+    shown = [AGENTRES, "show", "kept-7"]
+    wait_until(lambda: "fds" in as_user(DEV, *shown).stdout, "an alert")
+    environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(WHEELS)}
+    line = [str(newer / "scripts" / "install"), "--prefix", str(PREFIX)]
+    try:
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=500)  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "the daemon was restarted" in done.stdout + done.stderr
+        assert "0.1.999" in call(AGENTRES, "--version").stdout
+        # Those that the daemon has had run answer as before; one that ran alone says why it cannot, and how it ends.
+        assert "fds" in as_user(DEV, *shown).stdout
+        as_user(DEV, AGENTRES, "set", "kept-7", "--memory", "30M")
+        refused = call(AGENTRES, "show", "alone", check=False)
+        assert "agentres was upgraded" in refused.stderr
+        for agent in (*kept, alone):
+            _, err = agent.communicate("\n", timeout=DEADLINE)
+            assert agent.returncode == 7, err
+        assert as_user(DEV, AGENTRES, "run", "--", "true").returncode == 0
+    finally:
+        Path(rules).unlink()
+        line[0] = str(TREE / "scripts" / "install")
+        subprocess.run(line, env=environment, capture_output=True, text=True, check=True, timeout=500)  # fmt: skip
+
+
+def test_a_daemon_that_hangs_is_replaced_and_its_agents_go_on() -> None:
+    drop_in = Path("/run/systemd/system/agentres.service.d/watchdog.conf")
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text("[Service]\nWatchdogSec=2\n")
+    call("systemctl", "daemon-reload")
+    try:
+        call("systemctl", "restart", "agentres.service")
+        agent = subprocess.Popen(
+            ["setpriv", "--reuid=dev", "--regid=dev", "--init-groups", AGENTRES, "run", "--", "sh", "-c", "echo ready; read line; exit 7"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
+            env={"PATH": "/usr/bin:/bin", "HOME": "/home/dev"},
+        )  # fmt: skip
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == "ready\n"
+        hung = int(state("agentres.service", "MainPID"))
+        os.kill(hung, signal.SIGSTOP)
+        wait_until(lambda: state("agentres.service", "MainPID") not in (str(hung), "0"), "another one")  # fmt: skip
+        agent.communicate("\n", timeout=DEADLINE)
+        assert agent.returncode == 7
+    finally:
+        drop_in.unlink()
+        drop_in.parent.rmdir()
+        call("systemctl", "daemon-reload")
+        call("systemctl", "restart", "agentres.service")
 
 
 def test_who_is_not_in_the_group_is_not_the_daemons() -> None:

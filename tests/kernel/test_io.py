@@ -35,8 +35,8 @@ MB = 1_000_000
 Reported = Callable[[tuple[str, ...], list[str]], float]
 
 
-def assert_held(limit: float, measure: Callable[[], float]) -> None:
-    """The rate is within 10 % of the limit: never above that, and up to it in one of six tries.
+def assert_held(limit: float, measure: Callable[[], float], least: float = 0.9) -> None:
+    """The rate is within 10 % of the limit: never above that, and up to it, or to ``least`` of it, in one of six tries.
 
     What a busy machine takes from the agent between two writes is missing below the limit (18 % have
     been seen), so only the best try tells of the limit.
@@ -45,7 +45,7 @@ def assert_held(limit: float, measure: Callable[[], float]) -> None:
     while len(rates) < 6:
         rates.append(measure())
         assert rates[-1] <= 1.1 * limit
-        if rates[-1] >= 0.9 * limit:
+        if rates[-1] >= least * limit:
             return
     pytest.fail(f"{rates} of {limit} a second")
 
@@ -203,7 +203,8 @@ def test_the_rate_holds_on_a_stack(
         target = made.mount / f"flood-{next(numbers)}"  # a new one, as for new_file
         return reported((*limits[how], *LITTLE), python(WRITE, target, 6 * MB, how))
 
-    assert_held(2 * MB, measure)
+    # Each layer that a write goes through takes its time, with other machines beside.
+    assert_held(2 * MB, measure, least=0.75)
 
 
 @pytest.fixture

@@ -246,6 +246,16 @@ def test_its_own_processes_and_namespaces_are_its_own_business(agentres_run: Run
     assert run.out == "0\n"
 
 
+def test_a_sandbox_of_the_users_choice_runs_in_it(agentres_run: RunAgent, tmp_path: Path) -> None:
+    box = ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--unshare-all", "--die-with-parent", "--new-session"]  # fmt: skip
+    inside = "import os; os.fork(); print(len([p for p in os.listdir('/proc') if p.isdigit()]) > 0, os.access('/etc', os.W_OK))"
+    run = agentres_run("--pids", "20", "--cwd", "/", command=[*box, *python(inside)], check=True)
+    assert run.out.splitlines() == ["True False"] * 2
+    assert run.usage["pids_peak"] >= 2
+    forks = agentres_run("--pids", "20", "--cwd", "/", command=[*box, *python("import os\nwhile True: os.fork()")])  # fmt: skip
+    assert forks.usage["pids_max_events"] > 0  # the limits hold in there
+
+
 @as_root
 def test_root_without_walls_is_told_what_that_means(agentres_run: RunAgent) -> None:
     run = agentres_run(command=["true"], check=True)

@@ -72,11 +72,19 @@ class Simulated:
         return [(e["event"], e["severity"]) for e in self.told if e["rule"] == rule]
 
 
+DRIFT = Rule("drift", "drift", "agent", ((Severity.EMERGENCY, 1.0),))
 MEMORY = Rule(
     "memory", "memory", "agent", ((Severity.WARNING, 0.75), (Severity.CRITICAL, 0.8)), True
 )
 CPU = Rule("cpu", "cpu", "agent", ((Severity.WARNING, 0.75),), relative=True, duration=10)
 FDS = Rule("fds", "fds", "agent", ((Severity.WARNING, 1000),), duration=5)
+
+
+def test_a_state_that_no_meter_reads_is_told_as_a_figure_like_any_other() -> None:
+    made = Simulated(DRIFT)
+    made.engine.note(made.subject, "drift", 2, "memory.max: 5 instead of 7")
+    (event,) = made.told
+    assert (event["value"], type(event["value"])) == (2.0, float)
 
 
 def test_a_quiet_subject_is_sampled_each_interval_and_not_looked_at_in_between() -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from agentres.kernel import meter as meter_module
+from agentres.kernel import network
 from agentres.kernel.meter import GROUPS, Meter
-from agentres.model.stats import Sample
+from agentres.model.stats import Reading, Sample
 
 FILES = {
     "cpu.stat": "usage_usec 500\nuser_usec 300\nsystem_usec 200\nnr_periods 7\nnr_throttled 2\nthrottled_usec 90\n",
@@ -133,6 +135,17 @@ def test_garbage_is_absent_and_told(folder: Path, name: str, garbage: str) -> No
     assert not meter.unreadable
     assert {f for f in FIELDS[name] if getattr(meter.reading, f) is None} == set()
     meter.close()
+
+
+def test_each_figure_is_one_of_a_reading() -> None:
+    """A reading is made of all of them, in their order."""
+    told = {
+        field
+        for group in meter_module._FILES.values()
+        for file in group.values()
+        for field in file.fields
+    }
+    assert told | set(network.FIELDS) <= set(Reading.__match_args__)
 
 
 def test_what_has_not_moved_is_not_read_again(folder: Path) -> None:

@@ -221,3 +221,20 @@ def test_a_record_without_fields_is_a_value_too() -> None:
     assert Nothing() == Nothing()
     with pytest.raises(TypeError):
         Nothing(1)
+
+
+def test_a_record_of_a_record_has_its_fields_first() -> None:
+    class One(Record):
+        a: int
+        b: int = 2
+
+    class More(One):
+        b: int = 5
+        c: int = 3
+
+    assert More.__match_args__ == ("a", "b", "c")
+    assert More(1) == More(1, 5, 3)
+    assert One(1).b == 2
+    assert isinstance(More(1), One)
+    with pytest.raises(AttributeError):
+        More(1).b = 7  # type: ignore[misc]

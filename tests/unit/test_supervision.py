@@ -22,14 +22,14 @@ from agentres.run.supervision import Ended, Supervision
 SHELL = "/bin/sh"
 # Says that it is ready, and then waits; SIGTERM and SIGUSR1 are written down.
 LISTENS = """
-import signal, sys, time
+import os, signal
 def note(number, frame):
-    print(number, flush=True)
+    os.write(1, b"%d\\n" % number)
     if number == signal.SIGUSR2:
-        sys.exit(7)
+        os._exit(7)
 for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(number, note)
-print("ready", flush=True)
+os.write(1, b"ready\\n")
 while True:
     signal.pause()
 """

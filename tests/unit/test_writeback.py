@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from agentres.kernel import registry, writeback
 from agentres.kernel.writeback import ProcessIo, Writeback
-from agentres.model.stats import Reading
 from agentres.policy.writeback import BURST_MOST, IN_DEBT, LATEST, LONGEST, SOONEST, Bucket
 from agentres.readers.marks import MarkedWrites
 
@@ -275,9 +274,7 @@ class Kernel:
         self.disk = max(self.disk, dirtied - min(host if own is None else own, host)) + self.others
         disks = (("253:0", 0, wbytes, 0, 0), ("253:16", 0, 999, 0, 0))
         self.counted.look(self.processes.wrote)
-        return self.counted.figures(
-            Reading(disks=disks, file_dirty=own, file_writeback=None if own is None else 0)
-        )
+        return self.counted.figures(disks, own, None if own is None else 0)
 
     def unbilled(self, *given: int | None) -> int | None:
         return self.figures(*given)["unbilled_bytes"]
@@ -319,11 +316,11 @@ def test_what_the_disk_was_not_written_is_not_unbilled_yet(kernel: Kernel) -> No
     assert kernel.unbilled(0, 0, 0, 0) == 0
     kernel.processes.wrote[100] = 100
     kernel.counted.look(kernel.processes.wrote)
-    at = Reading(disks=(("253:0", 0, 20, 0, 0),), file_dirty=0, file_writeback=0)
+    at = (("253:0", 0, 20, 0, 0),), 0, 0
     kernel.disk = 20
-    assert kernel.counted.figures(at)["unbilled_bytes"] == 0
+    assert kernel.counted.figures(*at)["unbilled_bytes"] == 0
     kernel.disk = 50
-    assert kernel.counted.figures(at)["unbilled_bytes"] == 30
+    assert kernel.counted.figures(*at)["unbilled_bytes"] == 30
 
 
 def test_what_was_taken_back_before_it_was_written_is_not_unbilled(kernel: Kernel) -> None:
@@ -346,10 +343,10 @@ def test_what_others_have_written_long_ago_bounds_nothing(kernel: Kernel) -> Non
         assert kernel.unbilled(0, 0, 0, 0) == 0
     kernel.processes.wrote[100] = 100  # direct, and waiting in the kernel
     kernel.counted.look(kernel.processes.wrote)
-    at = Reading(disks=(("253:0", 0, 20, 0, 0),), file_dirty=0, file_writeback=0)
-    assert kernel.counted.figures(at)["unbilled_bytes"] == 0
+    at = (("253:0", 0, 20, 0, 0),), 0, 0
+    assert kernel.counted.figures(*at)["unbilled_bytes"] == 0
     kernel.disk += 60
-    assert kernel.counted.figures(at)["unbilled_bytes"] == 40
+    assert kernel.counted.figures(*at)["unbilled_bytes"] == 40
 
 
 def test_without_memory_stat_the_hosts_figures_count(kernel: Kernel) -> None:
@@ -362,7 +359,7 @@ def test_without_memory_stat_the_hosts_figures_count(kernel: Kernel) -> None:
 def test_without_an_io_controller_nothing_is_billed(kernel: Kernel) -> None:
     kernel.processes.wrote[100] = 100
     kernel.counted.look(kernel.processes.wrote)
-    figures = kernel.counted.figures(Reading(file_dirty=0, file_writeback=0))
+    figures = kernel.counted.figures(None, 0, 0)
     assert (figures["dirtied_bytes"], figures["unbilled_bytes"]) == (100, None)
 
 
@@ -370,19 +367,19 @@ def test_what_the_supervisor_marked_is_what_readers_get(tmp_path: Path, monkeypa
     keep_attributes(tmp_path, monkeypatch)
     fd = os.open(tmp_path, os.O_RDONLY)
     marked = MarkedWrites(str(tmp_path))
-    assert set(marked.figures(Reading()).values()) == {None}
+    assert set(marked.figures(None, None, None).values()) == {None}
     registry.mark_writes(fd, 5, 100, 30)
-    assert marked.figures(Reading()) == {
+    assert marked.figures(None, None, None) == {
         "read_bytes": 5,
         "dirtied_bytes": 100,
         "unbilled_bytes": 30,
     }
     registry.mark_writes(fd, 5, 100, None)
-    assert marked.figures(Reading()) == {
+    assert marked.figures(None, None, None) == {
         "read_bytes": 5,
         "dirtied_bytes": 100,
         "unbilled_bytes": None,
     }
     os.setxattr(fd, "user.agentres.writes", b"1 2")
-    assert set(marked.figures(Reading()).values()) == {None}
+    assert set(marked.figures(None, None, None).values()) == {None}
     os.close(fd)

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     from agentres.daemon.submission import Submission
 
-_TERMINALS = (signal.SIGTSTP,)
-"""What a terminal sends beside: the agent is in no process group that it knows of."""
-
 _PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)
 """Signals that are ignored in here, whatever was before: Python's own doing."""
 
@@ -101,7 +98,7 @@ class Lease:
             if signal.getsignal(number) is signal.SIG_IGN
         ]
         terminal = Terminal()
-        heard = {s for s in (*PASSED_ON, *_TERMINALS) if signal.getsignal(s) is not signal.SIG_IGN}
+        heard = {s for s in PASSED_ON if signal.getsignal(s) is not signal.SIG_IGN}
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
         signals = Signals(heard)
         try:

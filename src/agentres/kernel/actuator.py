@@ -31,7 +31,7 @@ _IO = {
     "io_read_iops": "riops",
     "io_write_iops": "wiops",
 }
-"""The key in ``io.max``."""
+"""The key in ``io.max``, by the limit's."""
 
 _RECLAIMED = 32 << 20
 """Bytes of page cache that are given back at once, so that the loop is not kept for long."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from agentres.kernel.network import Network
+    from agentres.model.stats import Disks
 
     class Writes(Protocol):
         """What tells what the processes write: :class:`agentres.kernel.writeback.Writeback`, and what its supervisor has marked."""
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
         def look(self, pids: Iterable[int]) -> None: ...
 
-        def figures(self, reading: Reading) -> dict[str, int | None]: ...
+        def figures(
+            self, disks: Disks | None, dirty: int | None, under: int | None
+        ) -> dict[str, int | None]: ...
 
 
 _ENOUGH = 4096
@@ -111,6 +114,10 @@ class Meter:
 
     def read(self, group: str) -> Reading:
         """Read one of :data:`GROUPS`; the reading with its figures anew."""
+        self._read(group)
+        return self.reading
+
+    def _read(self, group: str) -> None:
         if group == "fds":
             self._count_files()
         elif group == "network":
@@ -125,7 +132,6 @@ class Meter:
             current, cache = self._figures["memory_current"], self._figures["inactive_file"]
             absent = current is None or cache is None
             self._put({"working_set": None if absent else max(0, current - cache)})
-        return self.reading
 
     def _put(self, figures: Mapping[str, Any]) -> None:
         self._figures.update(figures)
@@ -137,18 +143,18 @@ class Meter:
         Where nothing has run and nothing was charged since the last time, open files, processes and the
         kinds of memory cannot have changed, and are not read.
         """
-        self.read("cpu")
-        self.read("pids")
+        self._read("cpu")
+        self._read("pids")
         self._take("memory.current", _FILES["memory"]["memory.current"])
         # With the last sample's, not with the last reading: a look in between has changed that.
         moved = self._moved()
         if None in moved or moved != self._sampled:
-            self.read("memory")
-            self.read("fds")
+            self._read("memory")
+            self._read("fds")
             self._sampled = moved
-        self.read("disk")
-        self.read("network")
-        self.read("pressure")
+        self._read("disk")
+        self._read("network")
+        self._read("pressure")
         return self.reading
 
     def _moved(self) -> tuple[int | None, ...]:
@@ -205,7 +211,8 @@ class Meter:
             finally:
                 self._take("memory.stat", _FILES["memory"]["memory.stat"])
                 self._take("io.stat", _FILES["disk"]["io.stat"])
-            self._put(writeback.figures(self.reading))
+            known = (self._figures[field] for field in ("disks", "file_dirty", "file_writeback"))
+            self._put(writeback.figures(*known))
         except (OSError, ValueError, LookupError) as error:
             # What was known stays: none of these figures falls.
             self._trouble("/proc/PID/io", error)

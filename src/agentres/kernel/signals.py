@@ -6,6 +6,7 @@ signal(7) handlers do not say that, and Python's standard library has no signalf
 from __future__ import annotations
 
 import os
+import signal
 import struct
 from collections.abc import Iterable
 
@@ -26,6 +27,18 @@ class Signal(Record):
 
     number: int
     sent: bool
+
+
+def stop() -> None:
+    """Do what SIGTSTP is for, which the caller has blocked: be stopped, until somebody has us go on."""
+    signal.raise_signal(signal.SIGTSTP)
+    let_stop()
+
+
+def let_stop() -> None:
+    """Likewise where one waits; else nothing."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
 
 
 class Signals:

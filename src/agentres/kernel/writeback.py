@@ -17,7 +17,7 @@ from agentres.model.record import TYPE_CHECKING, Record
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentres.model.stats import Reading
+    from agentres.model.stats import Disks
 
 _READ, _WRITTEN, _CANCELLED = 9, 11, 13
 """The words of /proc/PID/io that are these figures."""
@@ -77,16 +77,18 @@ class Writeback:
             self._before += stale
             self._spares = [each - stale for each in self._spares]
 
-    def figures(self, reading: Reading) -> dict[str, int | None]:
+    def figures(
+        self, disks: Disks | None, dirty: int | None, under: int | None
+    ) -> dict[str, int | None]:
         """``read_bytes``, ``dirtied_bytes``, ``billed_bytes`` and ``unbilled_bytes`` since the agent began; none of them falls.
 
-        ``reading`` has what ``memory.stat`` and then ``io.stat`` said just after the look.  Without an io controller the last two are None.
+        ``dirty`` and ``under`` writeback are what ``memory.stat``, ``disks`` what ``io.stat`` said just after the look.
+        Without an io controller the last two are None.
         """
-        disks = reading.disks
         if disks is not None:
             billed = sum(disk[2] for disk in disks if not self._disks or disk[0] in self._disks)
             self._billed = max(billed, self._billed)
-            self._bound(reading.file_dirty, reading.file_writeback)
+            self._bound(dirty, under)
         return {
             "read_bytes": self._read,
             "dirtied_bytes": self._dirtied,

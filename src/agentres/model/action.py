@@ -24,15 +24,16 @@ class Action(Record):
     time: float
     took: float
 
-
-def done(
-    kind: str,
-    resource: str,
-    before: float | None,
-    after: float | None,
-    rule: str,
-    why: str,
-    took: float = 0.0,
-) -> Action:
-    """What has just been done."""
-    return Action(kind, resource, before, after, rule, why, time.time(), took)
+    @classmethod
+    def now(
+        cls,
+        kind: str,
+        resource: str,
+        before: float | None,
+        after: float | None,
+        rule: str,
+        why: str,
+        took: float = 0.0,
+    ) -> Action:
+        """What has just been done."""
+        return cls(kind, resource, before, after, rule, why, time.time(), took)

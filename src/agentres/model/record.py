@@ -24,11 +24,12 @@ class RecordType(type):
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> RecordType:
         own = tuple(namespace.get("__annotations__", ()))
         defaults = {field: namespace.pop(field) for field in own if field in namespace}
-        fields: tuple[str, ...] = own
+        fields: tuple[str, ...] = ()
         for base in bases:
-            fields = (*getattr(base, "__match_args__", ()), *fields)
+            fields += getattr(base, "__match_args__", ())
             defaults = {**getattr(base, "_defaults", {}), **defaults}
-        of_class = {"__slots__": own, "__match_args__": fields, "_defaults": defaults}
+        new = tuple(field for field in own if field not in fields)
+        of_class = {"__slots__": new, "__match_args__": fields + new, "_defaults": defaults}
         return super().__new__(mcs, name, bases, {**namespace, **of_class})
 
 

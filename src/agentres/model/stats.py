@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+    Disks = tuple[tuple[str, int, int, int, int], ...]
+    """(device, rbytes, wbytes, rios, wios) for each disk."""
+
 
 class StatError(ValueError):
     """A control file holds what its format does not allow."""
@@ -100,7 +103,7 @@ class Sample(Record):
     wbytes: int | None = None
     rios: int | None = None
     wios: int | None = None
-    disks: tuple[tuple[str, int, int, int, int], ...] | None = None
+    disks: Disks | None = None
     pids_current: int | None = None
     pids_max_events: int | None = None
     fds: int | None = None

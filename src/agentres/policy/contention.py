@@ -5,19 +5,32 @@ on every supervisor decides by this module over the same tree, and carries out w
 agent; so the decision depends on the tree and the time alone, and what was carried out is not asked again.
 
 An agent is *stuck* when it wants more and has come to its tripwire; one that wants more and is not there yet
-would only like some room.  Rank is priority, then age: the highest that is stuck is served first.
+would only like some room.  Rank is priority, then age: the highest that is stuck is served first.  Times are since it is stuck.
 
-1. *Trim*: who ranks below it keeps what it uses and a margin.  When it has been stuck for :data:`HUNGRY`
-   seconds, so does who ranks above and does not need what it has.  When nobody is, who has more than it uses
-   makes way for a budget that has shrunk, for a higher one that would like room, for the first in the line.
-2. *Freeze*: where that is not enough, and what the margins of the lowest ones come to would help, those stop,
-   and keep just the room to go on from.  Where it would not help they go on: only by running can they give
-   back what they use.  Those of lower priority that are stuck themselves stop as well while somebody else
-   gets on: throttled tasks creep past their tripwire, to the hard limit.
-3. *Thaw*: the highest first, when nobody above is stuck, when nobody else gets on, or after
-   :data:`FROZEN_MOST` seconds.
-4. *Release*: when nobody gets on and nobody is left to thaw for :data:`PATIENCE` seconds, the lowest one
-   meets its hard limit: a process of it is killed, and why is told.
+=================  ==========================================  =====================================  =========
+of those that run  who                                         when                                   step
+=================  ==========================================  =====================================  =========
+one is stuck       ranks below it, and has more than it uses   at once, the lowest first, as many as  trim
+                   and a margin                                it takes; all after OVERDUE
+one is stuck       ranks above it, is not at its tripwire      EQUALS_WAIT, of higher priority HUNGRY trim
+one is stuck       ranks below it, and its margin helps: it    trims are not enough; an equal after   freeze
+                   keeps just the room to go on from           EQUALS_WAIT; not within THAWED_LEAST
+                                                               of its thaw
+one is stuck, and  is stuck itself, of lower priority: it      HUNGRY                                 freeze
+another gets on    would creep on to its hard limit
+all are stuck      is frozen, the highest first                FROZEN_LEAST                           thaw
+all are stuck      is the lowest, and nobody is frozen         PATIENCE, then another one each time;  release
+                                                               at once where it runs alone
+none is stuck      has more than it uses and a margin: for a   at once, the lowest first              trim
+                   budget that has shrunk, for a higher one
+                   that would like room, for the next in line
+none above is      is frozen, the highest first                FROZEN_LEAST                           thaw
+stuck
+any                is frozen                                   FROZEN_MOST                            thaw
+=================  ==========================================  =====================================  =========
+
+Where freezing would not help nobody is frozen: only by running can they give back what they use.  Who is released meets its
+hard limit: a process of it is killed, and why is told.
 
 An agent whose supervisor is gone, or said nothing, is asked for nothing: nobody would carry it out.
 """

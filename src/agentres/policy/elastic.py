@@ -1,4 +1,4 @@
-"""Which limits of one agent are to move, by what is read of it; pure."""
+"""Which limits of one agent are to move, by what is read of it and by the disk rates that stand; writes nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from agentres.policy.resources import RESOURCES
 from agentres.policy.scaling import Move, Philosophy, Scaler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from agentres.model.stats import Sample
     from agentres.model.units import Max
@@ -87,14 +87,15 @@ class Elastic:
 
     def observe(
         self, resource: str, value: float | None, reading: Sample, now: float, event: bool = False
-    ) -> list[Move]:
-        """Take a value of what was read; the moves that are to be made.  ``event``: the kernel has notified."""
-        moves = []
+    ) -> Iterator[Move]:
+        """Take a value of what was read; the moves that are to be made, each judged when the one before was made.
+
+        ``event``: the kernel has notified.
+        """
         for scaler in self._scalers.get(resource, ()):
             use, limit, felt = self._figures(scaler.resource, value, reading, now)
             if (move := scaler.observe(now, use, limit, felt, event)) is not None:
-                moves.append(move)
-        return moves
+                yield move
 
     def moved(self, now: float, move: Move, after: float) -> None:
         """The move was made, and ``after`` stands."""

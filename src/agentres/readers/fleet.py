@@ -219,8 +219,8 @@ class _Watched:
         self._recent: dict[str, deque[float | None]] = {name: deque(maxlen=KEPT) for name in DRAWN}
 
     def look(self, now: float, claim: Claim | None, alerts: tuple[AlertRow, ...]) -> Shown:
-        self._meter.read("limits")
-        sample = self._meter.sample()
+        self._meter.sample()
+        sample = self._meter.read("limits")
         figures = self._rates.figures(now, sample)
         for name, value in figures.items():
             self._recent[name].append(value)

@@ -9,7 +9,7 @@ from agentres.kernel import registry
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentres.model.stats import Reading
+    from agentres.model.stats import Disks
 
 
 class MarkedWrites:
@@ -22,6 +22,8 @@ class MarkedWrites:
     def look(self, pids: Iterable[int]) -> None:
         pass  # the supervisor does
 
-    def figures(self, reading: Reading) -> dict[str, int | None]:
+    def figures(
+        self, disks: Disks | None, dirty: int | None, under: int | None
+    ) -> dict[str, int | None]:
         names = ("read_bytes", "dirtied_bytes", "unbilled_bytes")
         return dict(zip(names, registry.writes(self._path), strict=True))

@@ -11,7 +11,7 @@ from agentres.kernel.loop import Loop
 from agentres.kernel.meter import Meter
 from agentres.model.record import TYPE_CHECKING
 from agentres.run.notifications import Notifications
-from agentres.run.subject import Agent
+from agentres.run.subject import AgentSubject
 from agentres.watch.engine import Engine
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _STALLED: dict[Literal["cpu", "memory", "io"], tuple[str, ...]] = {
     "memory": ("memory", "pressure"),
     "io": ("disk", "pressure"),
 }
-"""What is looked at when tasks wait for a resource: they do at a limit, before the next sample."""
+"""What is looked at when tasks wait for a resource (PSI): they do at a limit, before the next sample."""
 
 _LONG_AGO = float("-inf")
 
@@ -40,7 +40,7 @@ class Hearing:
         self,
         loop: Loop,
         engine: Engine,
-        agent: Agent,
+        agent: AgentSubject,
         meter: Meter,
         on_oom: Callable[[], None],
         on_move: Callable[[], None],

@@ -53,10 +53,11 @@ PASSED_ON = (
     signal.SIGUSR2,
     signal.SIGWINCH,
     signal.SIGCONT,
+    signal.SIGTSTP,
 )
 """Signals to the supervisor that are meant for the agent."""
 
-_HARMLESS = {signal.SIGWINCH, signal.SIGCONT, signal.SIGCHLD}
+_HARMLESS = {signal.SIGWINCH, signal.SIGCONT, signal.SIGTSTP, signal.SIGCHLD}
 """Signals that end nothing when they come before the launch."""
 
 ENDING = frozenset(PASSED_ON) - _HARMLESS
@@ -103,7 +104,7 @@ class Launch:
             try:
                 self._taken.pop()()
             except BaseException as error:  # the others go back all the same
-                failed = failed or error
+                failed = error
         if failed is not None:
             raise failed
 
@@ -247,8 +248,13 @@ class Launch:
         """Raise Interrupted where a signal has come that would have ended the agent."""
         if self._request.behalf is not None:
             self._request.behalf.early()
-        if early := signal.sigpending() & self._heard - _HARMLESS:
+        pending = signal.sigpending() & self._heard
+        if early := pending - _HARMLESS:
             raise Interrupted(min(early))
+        if signal.SIGTSTP in pending:
+            from agentres.kernel.signals import let_stop
+
+            let_stop()
 
     def _hear_again(self) -> None:
         # What came too late for the agent must not end us before we have said how it ended.

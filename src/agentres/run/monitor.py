@@ -1,8 +1,8 @@
-"""What watches one running agent: its meter, its alerts, its tripwire, its history.
+"""What watches one running agent, wired together.
 
-:class:`Monitor` ties the engine to the kernel's notifications on one side and to the history and the
-handlers on the other.  It runs on the supervisor's loop and never waits there: the history is written
-by a thread, handlers run in another process.
+The engine and what hears the kernel (:mod:`agentres.run.hearing`), the agent as the engine sees it
+(:mod:`agentres.run.subject`), the history and the handlers.  It runs on the supervisor's loop and never waits there: the
+history is written by a thread, handlers run in another process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from agentres.run.learning import Learning
 from agentres.run.messenger import Messenger
 from agentres.run.mover import Mover
 from agentres.run.pacer import Pacer
-from agentres.run.subject import Agent
+from agentres.run.subject import AgentSubject
 from agentres.run.watched import Watched
 from agentres.watch.engine import Engine, Subject
 from agentres.watch.recorder import new_run
@@ -96,7 +96,7 @@ class Monitor:
         )
         self.meter.read("limits")
         self._engine = Engine(loop, settings, self._tell, self._sampled)
-        self.subject = Agent(self.run, self.meter, self.actuator, settings, watched.started, self._note)  # fmt: skip
+        self.subject = AgentSubject(self.run, self.meter, self.actuator, settings, watched.started, self._note)  # fmt: skip
         self._hearing = Hearing(loop, self._engine, self.subject, self.meter, on_oom, self._check_moved)  # fmt: skip
         if self._history.recorder is not None:
             self.subject.learning = Learning(

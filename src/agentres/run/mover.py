@@ -13,7 +13,7 @@ from agentres.kernel import registry
 from agentres.kernel.actuator import CONTENTION, Actuator
 from agentres.kernel.loop import Loop
 from agentres.model import log
-from agentres.model.action import Action, done
+from agentres.model.action import Action
 from agentres.model.errors import AgentresError
 from agentres.model.limits import NETWORKS
 from agentres.model.record import TYPE_CHECKING
@@ -93,7 +93,7 @@ class Mover:
     @property
     def frozen(self) -> bool:
         """Whether the agent is frozen for others."""
-        return CONTENTION in self._actuator.frozen_by
+        return self.sharing is not None and CONTENTION in self._actuator.frozen_by
 
     @property
     def starved(self) -> bool:
@@ -128,11 +128,12 @@ class Mover:
         self, resource: str, value: float | None, reading: Sample, now: float, event: bool = False
     ) -> float:
         """Take a value of what was read, and move what is to be moved; seconds until the next look at the latest."""
-        moves = self._elastic.observe(resource, value, reading, now, event)
-        for move in moves:
+        enough = True
+        for move in self._elastic.observe(resource, value, reading, now, event):
+            enough = False
             after = self._make(move)
             self._elastic.moved(time.monotonic(), move, after)
-        if resource == "memory" and value is not None and not moves:
+        if enough and resource == "memory" and value is not None:
             self._content()
         return self._elastic.due(resource, now)
 
@@ -206,7 +207,7 @@ class Mover:
             self.sharing.want(wanted, at_tripwire(after, int(move.use)))
             if short:
                 why = self.sharing.why
-                self._act(done("throttle", "memory", before, after, "contention", why))
+                self._act(Action.now("throttle", "memory", before, after, "contention", why))
         else:
             self._content()
         return after
@@ -284,4 +285,4 @@ class Mover:
         start: float,
     ) -> None:
         took = time.monotonic() - start
-        self._act(done(kind, resource, before, after, rule, why, took))
+        self._act(Action.now(kind, resource, before, after, rule, why, took))

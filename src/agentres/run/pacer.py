@@ -12,7 +12,7 @@ from collections.abc import Callable
 from agentres.kernel.actuator import PACING, Actuator
 from agentres.kernel.loop import Loop
 from agentres.model import log
-from agentres.model.action import Action, done
+from agentres.model.action import Action
 from agentres.model.errors import ControlFileError
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import format_duration, format_rate, format_size
@@ -225,4 +225,4 @@ class Pacer:
         return f"{size} {done} {where}, at {rate}"
 
     def _tell(self, kind: str, flow: _Flow, why: str, took: float) -> None:
-        self._act(done(kind, flow.key, flow.rate, flow.rate, "writeback", why, took))
+        self._act(Action.now(kind, flow.key, flow.rate, flow.rate, "writeback", why, took))

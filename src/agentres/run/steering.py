@@ -13,7 +13,7 @@ from functools import partial
 from agentres.kernel import process
 from agentres.kernel.actuator import COMMAND, PACING
 from agentres.kernel.listener import Channel, Peer
-from agentres.model.action import done
+from agentres.model.action import Action
 from agentres.model.errors import AgentresError, NotEnforceable, UsageError, reason
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy.alerts import message
@@ -206,7 +206,7 @@ class Steering:
         start: float,
     ) -> None:
         took = time.monotonic() - start
-        self._monitor.acted(done(kind, resource, before, after, "command", why, took))
+        self._monitor.acted(Action.now(kind, resource, before, after, "command", why, took))
 
 
 def refusal(peer: Peer, owners: set[int], inside: str) -> AgentresError | None:

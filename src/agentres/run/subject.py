@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _NEVER = float("inf")
 
 
-class Agent(Subject):
-    """Has its limits moved by ``mover``, its rates held by ``pacer`` and its history kept by ``learning``, where there are such.
+class AgentSubject(Subject):
+    """Has its limits moved by ``mover``, its disk rates held by ``pacer``, and is learnt from by ``learning``, where there are such.
 
     ``note`` takes a state that no meter reads (:meth:`agentres.watch.engine.Engine.note`).
     """
@@ -72,7 +72,8 @@ class Agent(Subject):
         mover = self.mover
         if mover is not None:
             mover.judged()
-            self._state("starved", mover.starved, mover.why)
+        starved = mover is not None and mover.starved
+        self._state("starved", starved, mover.why if mover is not None else "")
         if mover is not None and mover.frozen:
             self._state("frozen", True, mover.why)
         elif self.meter.reading.cgroup_frozen and not self.is_pausing():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+import agentres
 from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.kmsg import KernelLog
@@ -43,6 +45,25 @@ LAST_WORDS_SECONDS = 0.2
 
 UNWATCHED_SECONDS = 0.05
 """An agent that ends sooner after its exec is not monitored: to load what does it would make it wait for that."""
+
+
+_UPGRADED = (
+    b'{"ok": false, "error": "agentres was upgraded or removed since this agent was started: it takes no commands", '
+    b'"remedy": "kill %d ends it"}\n'
+)
+"""As :func:`agentres.run.control.failure` says it, which would be another version's."""
+
+
+def _installed() -> tuple[int, int]:
+    """What tells the package's files from those of another version in their place."""
+    try:
+        found = os.stat(agentres.__file__)
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
+
+
+_BEGAN_AS = _installed()
 
 
 class Ended(Record):
@@ -216,6 +237,8 @@ class Supervision:
             log.debug(__name__, "takes no commands: %s", error)
 
     def _refusal(self, peer: Peer) -> bytes:
+        if "agentres.run.steering" not in sys.modules and _installed() != _BEGAN_AS:
+            return _UPGRADED % os.getpid()
         from agentres.run import control, steering
 
         refused = steering.refusal(peer, self._owners, self._log_name)
@@ -256,6 +279,11 @@ class Supervision:
                 _reap_adopted(self._child.pid)
             elif came.sent or not self._has_it_too(came.number):
                 self._send(came.number)
+            if came.number == signal.SIGTSTP and self._signals is not None:
+                from agentres.kernel.signals import stop
+
+                # After the agent: once we have, the next line is the shell's.
+                self.when_stopped(stop)
 
     def _has_it_too(self, number: int) -> bool:
         """Whether a signal from the terminal went to the agent as well as to us."""

@@ -107,7 +107,7 @@ class Subject:
         A rate is over the time since the last call; when that was too short it is the one before.
         """
         spec = RESOURCES[resource]
-        raw = self.states[resource] if spec.group == OWN else spec.raw(self.meter.reading)
+        raw = float(self.states[resource]) if spec.group == OWN else spec.raw(self.meter.reading)
         if spec.kind != RATE:
             return raw
         before = self._raw.get(resource)
