@@ -111,24 +111,6 @@ def test_its_page_has_processes_and_limits(screen: Screen, busy: Popen[str]) -> 
     screen.expect("prompt> ")
 
 
-def test_one_that_waits_to_begin_is_shown_as_such(screen: Screen, start: Start) -> None:
-    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    most = int(0.79 * host) >> 20
-    full = start("--name", "full", "--memory", f"{most}M", command=["sh", "-c", "echo up; read l"])
-    assert full.stdout is not None
-    assert full.stdout.readline() == "up\n"
-    later = start("--name", "later", "--memory", "200M:300M", "--wait", command=["sleep", "1000"])
-    assert later.stderr is not None
-    assert "1. in line" in later.stderr.readline()
-    fcntl.ioctl(screen.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 160, 0, 0))
-    screen.type(f"{TOP}\n")
-    screen.expect("1 running, 1 waiting")
-    full.communicate("\n", timeout=DEADLINE)
-    screen.expect("1 running[^,]")
-    screen.type("q")
-    screen.expect("prompt> ")
-
-
 @pytest.mark.skipif(ROOT or by_daemon(), reason="another user's agent, by one who may not")
 def test_what_is_anothers_is_seen_and_not_touched(screen: Screen) -> None:
     line = ["sudo", "-n", *AGENTRES, "run", "--local", "--name", "roots", "--", "sleep", "1000"]

@@ -12,6 +12,19 @@ import signal
 
 _SCRIPT = 'read -r _; while [ $# -gt 0 ]; do echo "$1" 2>/dev/null >"$2"; shift 2; done'
 
+_ours: set[int] = set()
+"""Our ends of the pipes."""
+
+
+def _let_go() -> None:
+    """In a process that was forked: what it kept open would hide our end from the shell."""
+    for fd in _ours:
+        os.close(fd)
+    _ours.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
 
 class Deadman:
     """Lifts memory.high of the cgroup at ``path`` and thaws it when this process has ended.
@@ -46,6 +59,7 @@ class Deadman:
             raise
         finally:
             os.close(read_end)
+        _ours.add(self._write_end)
 
     def close(self) -> None:
         """Call it off: nothing is written.  Again: nothing is done."""
@@ -54,4 +68,5 @@ class Deadman:
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
         self._pid = -1
+        _ours.discard(self._write_end)
         os.close(self._write_end)

@@ -59,13 +59,15 @@ class History:
         fields = {name: getattr(action, name) for name in Action.__match_args__}
         self._keep("act", {"run": self._run.id, "agent": self._run.name, **fields})
 
-    def end(self, exit_code: int) -> None:
-        """The run has ended; returns when all is written, or after a while."""
+    def end(self, exit_code: int) -> str:
+        """The run has ended; returns when all is written, or after a while, with why it could not be, in words."""
         self._keep("end", self._run.id, time.time(), exit_code)
-        if self.recorder is not None:
-            self.recorder.close(_PATIENCE)
-            self._loop.unwatch(self._wake)
-            os.close(self._wake)
+        if self.recorder is None:
+            return ""
+        self.recorder.close(_PATIENCE)
+        self._loop.unwatch(self._wake)
+        os.close(self._wake)
+        return self.recorder.trouble
 
     def _keep(self, method: str, *args: Any) -> None:
         if self.recorder is not None:

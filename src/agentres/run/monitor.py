@@ -135,7 +135,9 @@ class Monitor:
         self._engine.end(self.subject, _ENDED)  # of what the handlers did not take at the last
         if self.subject.learning is not None:
             self.subject.learning.finish(time.monotonic())
-        self._history.end(exit_code)
+        trouble = self._history.end(exit_code)
+        if trouble and not self.subject.states["history"]:  # found too late for an alert
+            self.watched.warn(trouble)
 
     # What somebody else has done.
 

@@ -1,0 +1,74 @@
+"""The shell that takes a tripwire down: real processes, a folder in place of the cgroup."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agentres.kernel.deadman import Deadman
+
+SUPERVISOR = """
+import os, sys, time
+from agentres.kernel.deadman import Deadman
+kept = Deadman(sys.argv[1])
+pid = os.fork() if sys.argv[2:] else -1
+if pid:
+    os.write(1, b"%d\\n" % pid)
+time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path) -> Path:
+    (tmp_path / "memory.high").write_text("5\n")
+    (tmp_path / "cgroup.freeze").write_text("1\n")
+    return tmp_path
+
+
+def wait_until_lifted(cgroup: Path) -> None:
+    end = time.monotonic() + 30
+    while (cgroup / "cgroup.freeze").read_text() != "0\n":
+        assert time.monotonic() < end, "it is frozen still"
+        time.sleep(0.01)
+    assert (cgroup / "memory.high").read_text() == "max\n"
+
+
+def begin(*arguments: str) -> tuple[subprocess.Popen[bytes], int]:
+    line = [sys.executable, "-c", SUPERVISOR, *arguments]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    process.stdout.close()
+    return process, child
+
+
+def test_it_lifts_and_thaws_when_we_are_killed(cgroup: Path) -> None:
+    process, _ = begin(str(cgroup))
+    process.kill()
+    process.wait()
+    wait_until_lifted(cgroup)
+
+
+def test_what_we_have_forked_does_not_keep_it_from_that(cgroup: Path) -> None:
+    """As handlers of a library's user, and whatever that user's program forks."""
+    process, child = begin(str(cgroup), "forks")
+    process.kill()
+    process.wait()
+    try:
+        wait_until_lifted(cgroup)
+        os.kill(child, 0)  # it lives
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_called_off_it_writes_nothing(cgroup: Path) -> None:
+    made = Deadman(str(cgroup))
+    made.close()
+    made.close()
+    assert (cgroup / "memory.high").read_text() == "5\n"
