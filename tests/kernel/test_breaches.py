@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -142,7 +143,18 @@ def test_open_files_are_counted_over_all_processes(watched: Watched) -> None:
     assert resolved["event"] == "resolved"
 
 
+def test_a_process_close_to_its_open_files_is_named(watched: Watched) -> None:
+    code = "import os, time\nfor _ in range(60): os.open('/dev/null', 0)\ntime.sleep(4)"
+    run = watched.run(FAST, "--nofile", "70", command=python(code))
+    assert run.status == 0, run.err
+    (raised, *_) = watched.events("nofile")
+    assert (raised["severity"], raised["limit"]) == ("WARNING", 70)
+    assert 60 <= raised["value"] <= 70
+    assert re.search(r"of its limit \(6\d of 70\): python3? \(pid \d+\)$", raised["message"])
+
+
 @once
+@pytest.mark.alone
 def test_cpu_at_its_limit_is_told_of_after_the_rules_duration_once(watched: Watched) -> None:
     code = (
         "import time\ntime.sleep(1)\nend = time.monotonic() + 8\nwhile time.monotonic() < end: pass"
@@ -294,7 +306,7 @@ def test_alerts_that_a_slow_handler_did_not_take_are_told_of(watched: Watched) -
 def test_a_supervisor_that_is_killed_leaves_no_tripwire(
     watched: Watched, sleeper: Callable[..., Any]
 ) -> None:
-    process = sleeper("orphan", NO_SAMPLES, "--memory", "200M")
+    process = sleeper("orphan", NO_SAMPLES, "--orphan", "keep", "--memory", "200M")
     agent = home_of("orphan") / "agent"
     wait_until(lambda: (agent / "memory.high").read_text() != "max\n", "the tripwire is armed")
     process.send_signal(signal.SIGKILL)

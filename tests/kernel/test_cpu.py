@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from conftest import RunAgent, not_by_daemon, python
 
@@ -51,3 +53,14 @@ def test_below_the_limit_nothing_is_throttled(agentres_run: RunAgent) -> None:
     run = agentres_run("--cpu", "2", command=python(SPIN, 1, 1), check=True)
     assert run.usage["nr_throttled"] == 0
     assert "no limit on CPU, memory, processes or time was hit" in run.err
+
+
+def test_runtimes_are_told_how_many_processors_they_have(agentres_run: RunAgent) -> None:
+    show = ["sh", "-c", "echo ${GOMAXPROCS-none} ${OMP_NUM_THREADS-none}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "7"}
+    told = agentres_run("--cpu", "0.5", command=show, env=environment, check=True)
+    assert told.out == "1 7\n"
+    off = agentres_run(
+        "--cpu", "0.5", "--cpu-hint", "off", command=show, env=environment, check=True
+    )
+    assert off.out == "none 7\n"

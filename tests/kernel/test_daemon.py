@@ -20,7 +20,10 @@ import psutil
 import pytest
 from conftest import AGENTRES, DEADLINE, ROOT, agents_cgroup, python, wait_until
 
-from agentres.kernel import delegation, registry
+from agentres import __version__
+from agentres.daemon import submission
+from agentres.daemon.submission import Submission
+from agentres.kernel import delegation, registry, walls
 
 pytestmark = pytest.mark.skipif(not ROOT, reason="the daemon is root's")
 
@@ -172,6 +175,82 @@ def test_it_runs_as_who_asked_with_what_a_child_has(daemon: Daemon) -> None:
     assert told["fds"] == ["0", "1", "2", "3"]
 
 
+@pytest.mark.parametrize("user", [["--isolate"], ["--user", "auto"]])
+def test_an_ordinary_user_is_behind_walls_or_has_a_user_of_its_own(daemon: Daemon, user: list[str]) -> None:  # fmt: skip
+    done = daemon.run(*user, command=python("import os; print(os.getuid())"))
+    assert done.returncode == 0, done.stderr
+    own = int(done.stdout) in walls.DYNAMIC
+    assert own if "auto" in user else int(done.stdout) == pwd.getpwnam(DEV).pw_uid
+
+
+def test_root_is_told_what_its_agent_can_do(daemon: Daemon) -> None:
+    done = daemon.run(command=["true"], user="root")
+    assert "it runs as root, without capabilities" in done.stderr
+
+
+_HANDLER = """
+import os, resource, sys
+own = open("/proc/self/cgroup").read().split("0::")[1].split("\\n")[0]
+pids = open(f"/sys/fs/cgroup{own}/pids.max").read().strip()
+print(pids, *resource.getrlimit(resource.RLIMIT_STACK), os.nice(0), file=open(sys.argv[1], "a"))
+"""
+
+
+def test_handlers_are_the_callers_too_and_held(daemon: Daemon, tmp_path: Path) -> None:
+    for above in (tmp_path, *tmp_path.parents[:2]):
+        above.chmod(0o777)
+    heard, config, script = tmp_path / "heard", tmp_path / "agentres.toml", tmp_path / "handler.py"
+    script.write_text(_HANDLER)
+    command = [sys.executable, str(script), str(heard)]
+    config.write_text(
+        '[alerts.fds]\nwarning = 5\nduration = "0s"\n[sampling]\ninterval = "1s"\n[handlers.terminal]\nenabled = false\n'
+        f'[handlers.test]\ntype = "command"\ncommand = {json.dumps(command)}\n'
+    )
+    keep = "import os, sys; [os.open('/dev/null', 0) for _ in range(20)]; print('ready', flush=True); sys.stdin.read()"
+    line = daemon.line("--config", str(config), command=python(keep))
+    shell = ["sh", "-c", 'ulimit -s 4096; exec nice -n 3 "$@"', "sh"]
+    agent = Popen([*shell, *line], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/")  # fmt: skip
+    daemon.begun.append(agent)
+    ready(agent)
+    wait_until(lambda: heard.exists() and heard.read_text().endswith("\n"), "an alert")
+    assert heard.read_text().splitlines()[0] == f"256 {4096 * 1024} {4096 * 1024} 3"
+    agent.communicate("", timeout=DEADLINE)
+
+
+_ANOTHER = """
+import os, socket, sys, time
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(sys.argv[1])
+sock.settimeout(0.5)
+try:
+    sock.recv(1)  # accepted meanwhile
+except TimeoutError:
+    pass
+sock.settimeout(60)
+if (pid := os.fork()) != 0:
+    os.execvp("sudo", ["sudo", "-n", "sleep", "3"])
+while os.stat(f"/proc/{os.getppid()}").st_uid:
+    time.sleep(0.01)
+body = os.memfd_create("x")
+os.write(body, sys.argv[2].encode())
+null, here = os.open("/dev/null", os.O_RDWR), os.open("/", os.O_RDONLY)
+socket.send_fds(sock, [b'{"agentres": 1, "do": "run", "streams": [0, 1, 2]}\\n'], [body, here, null, null, null])
+print(sock.recv(1 << 16).decode())
+"""
+
+
+def submitted(**values: Any) -> str:
+    asked = Submission(__version__, values, ["true"], {}, 0o22)
+    return submission.write(asked).decode()
+
+
+def test_who_lets_another_program_ask_is_refused(daemon: Daemon) -> None:
+    """One that is executed with root's rights lifts its own limits first, as sudo does."""
+    line = ["runuser", "-u", DEV, "--", *python(_ANOTHER, daemon.socket, submitted())]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=DEADLINE, cwd="/")  # fmt: skip
+    assert "another one by now" in done.stdout, done.stderr
+
+
 def test_streams_are_passed_as_they_are(daemon: Daemon) -> None:
     done = daemon.run(
         "--quiet",
@@ -219,6 +298,8 @@ time.sleep(1000)
         wait_until(lambda: not events.exists() or "populated 0" in events.read_text(), "empty")
         # A host does so in milliseconds; ten times that is what the emulator needs.
         assert time.monotonic() - before < 2
+        wait_until(lambda: not home_of("leased").exists(), "removed")
+        assert time.monotonic() - before < 3
     else:
         # It ignores the signal: the lease holds until the client goes.
         client_of(agent).send_signal(how)
@@ -384,6 +465,18 @@ def test_what_is_roots_alone_is_refused(daemon: Daemon, options: list[str], word
     assert words in done.stderr
 
 
+def test_doctor_knows_it(daemon: Daemon) -> None:
+    """A user without a manager of its own gets agents by the daemon, and by nobody else."""
+    line = daemon.line(command=["true"], user="nobody")
+    at = line.index("run")
+    doctor = [*line[:at], "doctor", "--json"]
+    done = subprocess.run(doctor, capture_output=True, text=True, check=False, timeout=DEADLINE, cwd="/")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = {finding["check"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert str(daemon.socket) in found["daemon"]["detail"]
+    assert found["cgroup"]["status"] == "refused"
+
+
 def test_local_is_not_the_daemons(daemon: Daemon) -> None:
     agent = daemon.begin("--local", "--name", "own", command=["sh", "-c", "echo ready; exec sleep 1000"], user="root")  # fmt: skip
     ready(agent)
@@ -426,6 +519,10 @@ def test_detached_it_outlives_the_client_and_the_daemon(daemon: Daemon) -> None:
         return "said" in done.stdout
 
     wait_until(said, "its output is its user's to read")
+    for user, shown in ((DEV, True), ("nobody", False)):
+        line = [*AGENTRES, "logs", "alone", "--user", user]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=DEADLINE)
+        assert ("said" in done.stdout) is shown
 
 
 ENDS = "echo ready; read line; exit 5"
@@ -469,6 +566,37 @@ def test_an_alert_that_was_raised_is_there_when_the_daemon_is_not(daemon: Daemon
     assert agent.returncode == 0
 
 
+def test_limits_move_and_alerts_are_raised_while_there_is_no_daemon(daemon: Daemon) -> None:
+    daemon.reload('[alerts.fds]\nwarning = 8\nduration = "0s"\n[sampling]\ninterval = "1s"\n')
+    grow = "import os, sys; print('ready', flush=True); input(); held = bytearray(200 << 20); [os.open('/dev/null', 0) for _ in range(20)]; print('grown', flush=True); input()"
+    agent = daemon.begin("--name", "grows", "--memory", "64M:400M", command=python(grow))
+    ready(agent)
+    daemon.stop(signal.SIGKILL)
+    assert agent.stdin is not None
+    assert agent.stdout is not None
+    agent.stdin.write("go\n")
+    agent.stdin.flush()
+    assert agent.stdout.readline() == "grown\n"
+    assert int((home_of("grows") / "agent" / "memory.max").read_text()) > 200 << 20
+    show = ["runuser", "-u", DEV, "--", *AGENTRES, "show", "grows"]
+
+    def told() -> bool:
+        return "fds" in subprocess.run(show, capture_output=True, text=True, check=False).stdout
+
+    wait_until(told, "an alert")
+    daemon.start()
+    agent.communicate("end\n", timeout=DEADLINE)
+    assert agent.returncode == 0
+
+
+def test_a_priority_above_normal_is_refused_unless_it_is_given(daemon: Daemon) -> None:
+    refused = daemon.run("--priority", "high", command=["true"])
+    assert refused.returncode == 125
+    assert "above the ceiling of 100 for dev" in refused.stderr
+    daemon.reload('[ceilings.dev]\nusers = "dev"\npriority = "high"\n')
+    assert daemon.run("--priority", "high", command=["true"]).returncode == 0
+
+
 def test_when_its_keeper_is_killed_the_daemon_ends_what_was_leased(daemon: Daemon) -> None:
     agent = daemon.begin("--name", "orphan", command=["sh", "-c", "echo ready; exec sleep 1000"])
     ready(agent)
@@ -480,7 +608,9 @@ def test_when_its_keeper_is_killed_the_daemon_ends_what_was_leased(daemon: Daemo
 
 
 def test_a_daemon_that_comes_later_does_so_too(daemon: Daemon) -> None:
-    agent = daemon.begin("--name", "late", command=["sh", "-c", "echo ready; exec sleep 1000"])
+    agent = daemon.begin(
+        "--name", "late", "--orphan", "keep", command=["sh", "-c", "echo ready; exec sleep 1000"]
+    )
     ready(agent)
     keeper = keeper_of("late")
     daemon.stop(signal.SIGKILL)
@@ -521,6 +651,15 @@ def test_who_sends_what_makes_no_sense_hurts_nobody(daemon: Daemon) -> None:
             sent(good, half, null, null, null, null), sent(good[:-1]), sent(good + b"more", null),
             sent(b'{"agentres": 1, "do": "run", "streams": [0, 0]}\n'),
         ]  # fmt: skip
+        for values in ({"memory": True}, {"io_write": "1MB/s"}, {"quiet": "1"}, {"nothing": "1"}):
+            with open(os.memfd_create("y"), "w") as asked:
+                asked.write(submitted(**values))
+                asked.flush()
+                cwd = os.open("/", os.O_RDONLY)
+                answer = sent(good, asked.fileno(), cwd, null, null, null)
+                os.close(cwd)
+            assert "error" in json.loads(answer)["failed"]
+            assert "fault" not in answer.decode()
     for answer in answers:
         if answer:
             assert "error" in json.loads(answer)["failed"], answer

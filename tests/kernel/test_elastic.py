@@ -436,7 +436,9 @@ def test_a_supervisor_that_is_killed_leaves_neither_tripwire_nor_frost(
     elastic: Elastic, agents: list[subprocess.Popen[str]]
 ) -> None:
     name = f"killed-{os.getpid()}"
-    agent = elastic.start("", "--name", name, "--memory", "64M:800M", command=["sleep", "1000"])
+    agent = elastic.start(
+        "", "--name", name, "--orphan", "keep", "--memory", "64M:800M", command=["sleep", "1000"]
+    )
     agents.append(agent)
     home = home_of(name)
     high = home / "agent/memory.high"

@@ -255,7 +255,7 @@ def test_the_name_is_free_when_stop_returns(running: Run, agentres_run: RunAgent
 
 @not_by_daemon("no agent outlives its keeper")
 def test_kill_without_a_supervisor(running: Run) -> None:
-    agent = running("orphan", command=["sh", "-c", "echo up; exec sleep 1000"])
+    agent = running("orphan", "--orphan", "keep", command=["sh", "-c", "echo up; exec sleep 1000"])
     os.kill(agent.process.pid, signal.SIGKILL)
     agent.process.wait(DEADLINE)
     refused = agentres("stop", "orphan", check=False)

@@ -239,7 +239,7 @@ def test_who_takes_the_programs_off_or_changes_a_rate_is_told_of(
 def test_limits_and_counters_outlive_the_supervisor_and_are_found_again(
     start: Start, peer: Peer
 ) -> None:
-    agent = start("--quiet", "--name", "orphan-net", "--net-in=7M", command=["sh", "-c", "echo $$; read line; exec \"$@\"", "sh", *tcp("out", 2)])  # fmt: skip
+    agent = start("--quiet", "--name", "orphan-net", "--orphan=keep", "--net-in=7M", command=["sh", "-c", "echo $$; read line; exec \"$@\"", "sh", *tcp("out", 2)])  # fmt: skip
     assert agent.stdout is not None
     pid = int(agent.stdout.readline())
     cgroup = Cgroup(str(home_of("orphan-net") / "agent"))
@@ -389,11 +389,26 @@ def test_two_isolated_agents_have_addresses_of_their_own(start: Start, peer: Pee
 
 
 @as_root
+def test_a_namespace_that_lives_on_leaves_no_wire(start: Start, peer: Peer) -> None:
+    """As with a connection that its peer does not close."""
+    before = left_on_the_host()
+    agent = start("--quiet", "--net=isolated", command=["sh", "-c", "echo $$; read line"])
+    assert agent.stdout is not None
+    namespace = os.open(f"/proc/{int(agent.stdout.readline())}/ns/net", os.O_RDONLY)
+    try:
+        agent.communicate("\n", timeout=DEADLINE)
+        assert agent.returncode == 0
+        assert left_on_the_host() == before
+    finally:
+        os.close(namespace)
+
+
+@as_root
 def test_what_a_killed_supervisor_left_of_an_isolated_agent_is_removed(
     start: Start, peer: Peer
 ) -> None:
     before = left_on_the_host()
-    agent = start("--quiet", "--name=wired", "--net=isolated", command=["sh", "-c", "echo $$; exec sleep 1000"])  # fmt: skip
+    agent = start("--quiet", "--name=wired", "--orphan=keep", "--net=isolated", command=["sh", "-c", "echo $$; exec sleep 1000"])  # fmt: skip
     assert agent.stdout is not None
     pid = int(agent.stdout.readline())
     agent.send_signal(signal.SIGKILL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ROOT, RunAgent, python
+from conftest import ROOT, RunAgent, not_by_daemon, python
 
 COUNT = """
 import os
@@ -21,6 +21,16 @@ def test_open_fails_at_the_limit(agentres_run: RunAgent, limit: str) -> None:
     options = [] if limit == "1000" else ["--nofile", limit]  # 1000 is the default
     run = agentres_run(*options, command=python(COUNT), check=True)
     assert run.out.split() == ["24", limit]  # EMFILE
+
+
+@pytest.mark.skipif(not ROOT, reason="root's capabilities")
+@not_by_daemon("no agent has capabilities")
+@pytest.mark.parametrize("keep", [False, True])
+def test_neither_can_one_that_is_root_nor_leave_its_share_of_the_processors(agentres_run: RunAgent, keep: bool) -> None:  # fmt: skip
+    options = ["--keep-caps"] if keep else []
+    raised = agentres_run(*options, "--nofile", "64", command=["sh", "-c", "ulimit -n 5000"])
+    realtime = agentres_run(*options, "--cpu", "0.5", command=["chrt", "--fifo", "1", "true"])
+    assert (raised.status == 0, realtime.status == 0) == (keep, keep), raised.err + realtime.err
 
 
 def test_the_agent_cannot_raise_it(agentres_run: RunAgent) -> None:

@@ -160,7 +160,7 @@ def test_a_killed_supervisor_is_swept_by_the_next_run(delegated: Path) -> None:
     group = f"{delegated}/agentres.slice/agentres-old"
     script = f"""
         pid=$(mktemp); mkfifo $pid.fifo
-        {run} --name old -- sh -c 'echo $PPID > '$pid'; read line' < $pid.fifo &
+        {run} --name old --orphan keep -- sh -c 'echo $PPID > '$pid'; read line' < $pid.fifo &
         exec 3> $pid.fifo
         until test -s $pid; do sleep 0.1; done
         kill -9 $(cat $pid); wait %1

@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from subprocess import Popen
 
@@ -106,3 +107,19 @@ def test_a_hang_up_reaches_the_agent_of_a_session_leader() -> None:
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+
+
+def test_who_does_not_mind_a_hang_up_is_ended_after_its_grace() -> None:
+    """An agent whose connection has gone would go on where nobody hears it."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        shell = "trap '' HUP; echo up; while :; do sleep 1; done"
+        os.execv(AGENTRES[0], [*AGENTRES, "run", "--quiet", "--", "sh", "-c", shell])
+    seen = b""
+    while b"up" not in seen:
+        seen += os.read(terminal, 100)
+    before = time.monotonic()
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM
+    assert 5 <= time.monotonic() - before < 20

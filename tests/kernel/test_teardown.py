@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import Popen
@@ -43,6 +44,26 @@ time.sleep(0.2)
 def test_a_double_forked_daemon_dies_with_the_run(agentres_run: RunAgent) -> None:
     run = agentres_run(command=python(DAEMON), check=True)
     assert not psutil.pid_exists(int(run.out))
+    assert run.summary is not None
+    (left,) = run.summary["left_running"]
+    assert left["pid"] == int(run.out)
+    assert (
+        f"1 process was still running and was ended: {left['name']} (pid {left['pid']})" in run.err
+    )
+
+
+def test_what_ended_by_itself_or_with_its_time_is_not_told_of(agentres_run: RunAgent) -> None:
+    run = agentres_run(command=["sh", "-c", "true | true & wait"], check=True)
+    assert run.summary is not None
+    assert run.summary["left_running"] == []
+    late = agentres_run(
+        "--timeout",
+        "1s",
+        command=["sh", "-c", "trap '' TERM; sleep 100 & while :; do sleep 1; done"],
+    )
+    assert late.summary is not None
+    assert late.summary["timed_out"]
+    assert late.summary["left_running"] == []  # all of it was killed, by the time limit
 
 
 @not_by_daemon("an agent makes no cgroups")
@@ -97,11 +118,27 @@ def test_50_at_once_leave_nothing() -> None:
     wait_until(lambda: not traces(), "no traces", deadline=20)
 
 
+@not_by_daemon("the daemon does it as well: test_daemon.py")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+def test_an_agent_ends_with_its_supervisor(start: Start, how: int) -> None:
+    agent = start(
+        "--name", "orphan", "--memory", "64M", command=python(DAEMON + "\ntime.sleep(10000)")
+    )
+    assert agent.stdout is not None
+    pid = int(agent.stdout.readline())
+    before = time.monotonic()
+    agent.send_signal(how)
+    agent.wait(60)
+    wait_until(lambda: not psutil.pid_exists(pid), "it is killed")
+    assert time.monotonic() - before < 1
+    wait_until(lambda: not traces(), "systemd has removed the scope", deadline=20)
+
+
 @not_by_daemon("no agent outlives its keeper")
 def test_the_limits_outlive_a_killed_supervisor(start: Start) -> None:
     """SIGKILL of the supervisor: limits stand; nothing is left once the agent has ended."""
     agent = start(
-        *("--name", "orphan", "--memory", "64M", "--pids", "7"),
+        *("--name", "orphan", "--memory", "64M", "--pids", "7", "--orphan", "keep"),
         command=["sh", "-c", "echo $$; read line; exit 0"],
     )
     assert agent.stdout is not None

@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import Popen
 
+import psutil
 import pytest
 from conftest import AGENTRES, DEADLINE, ROOT, by_daemon, home_of, wait_until
 from test_terminal import Screen
 
+from agentres.daemon.keeper import PATIENCE
 from agentres.kernel import registry
 
 pytest.importorskip("textual", reason="the dashboard's packages are an extra")
@@ -64,7 +66,8 @@ def busy(start: Start) -> Popen[str]:
 
 
 def test_it_shows_what_runs_and_stops_it(screen: Screen, busy: Popen[str]) -> None:
-    screen.type(f"{TOP}; echo status $?\n")
+    # It keeps some files of each agent open, and asks for as many as it may have.
+    screen.type(f"(ulimit -Sn 24; {TOP}); echo status $?\n")
     screen.expect(r"busy +(running|throttled)")
     screen.expect(r"0\.[345]\d/0\.50")  # cores
     screen.type("x")
@@ -105,6 +108,33 @@ def test_its_page_has_processes_and_limits(screen: Screen, busy: Popen[str]) -> 
     screen.expect(r"cpu +0\.5")
     screen.expect(r"processes \(1\)")
     screen.expect(r"\d+ \S+ +[\d.-]+ +\S+ +1 sh -c while")
+    screen.type("\x1b")
+    screen.expect("Detail")
+    screen.type("q")
+    screen.expect("prompt> ")
+
+
+def test_one_that_waits_to_begin_is_shown_as_such(screen: Screen, start: Start) -> None:
+    most = int(0.79 * psutil.virtual_memory().total)
+    full = start("--memory", str(most), command=["sh", "-c", "echo up; read line"])
+    assert full.stdout is not None
+    assert full.stdout.readline() == "up\n"
+    later = start("--memory", "200M:300M", "--wait", command=["sleep", "1000"])
+    assert later.stderr is not None
+    assert "1. in line" in later.stderr.readline()
+    fcntl.ioctl(screen.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 70, 160, 0, 0))
+    screen.type(f"{TOP}\n")
+    screen.expect("1 running, 1 waiting")
+    # Longer than a daemon has patience with a client that it sends something to.
+    end = time.monotonic() + PATIENCE + 2
+    while time.monotonic() < end:
+        assert later.poll() is None, later.stderr.read()
+        time.sleep(0.5)
+    full.communicate("\n", timeout=DEADLINE)
+    screen.expect("1 running[^,]")
+    screen.type("\r")
+    screen.expect("main process")
+    screen.expect("── working set")  # its curves are there, though it waited longer than it ran
     screen.type("\x1b")
     screen.expect("Detail")
     screen.type("q")

@@ -248,7 +248,8 @@ def test_its_own_processes_and_namespaces_are_its_own_business(agentres_run: Run
 
 def test_a_sandbox_of_the_users_choice_runs_in_it(agentres_run: RunAgent, tmp_path: Path) -> None:
     box = ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--unshare-all", "--die-with-parent", "--new-session"]  # fmt: skip
-    inside = "import os; os.fork(); print(len([p for p in os.listdir('/proc') if p.isdigit()]) > 0, os.access('/etc', os.W_OK))"
+    # One after the other: what is left when the main process ends is killed.
+    inside = "import os; os.fork() and os.wait(); print(len([p for p in os.listdir('/proc') if p.isdigit()]) > 0, os.access('/etc', os.W_OK))"
     run = agentres_run("--pids", "20", "--cwd", "/", command=[*box, *python(inside)], check=True)
     assert run.out.splitlines() == ["True False"] * 2
     assert run.usage["pids_peak"] >= 2

@@ -6,10 +6,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE, RunAgent, Watched, home_of, not_by_daemon, once, python, wait_until
+from _pytest.mark import ParameterSet
+from conftest import (
+    DEADLINE,
+    ROOT,
+    RunAgent,
+    Watched,
+    home_of,
+    not_by_daemon,
+    once,
+    python,
+    wait_until,
+)
 from test_io import IO_DELEGATED, MB, needs_io
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -77,6 +89,21 @@ def load(
     ]
 
 
+WAYS = ("overwrite", "append", "mmap", "sqlite", "short", "many")
+
+
+def each_rate_and_way() -> list[ParameterSet]:
+    """MB a second, and how it is written; each with each is for --matrix, what shows each of them once for always."""
+
+    def case(rate: int, how: str) -> ParameterSet:
+        always = (rate, how) == (8, "overwrite") or (ROOT and (rate == 8 or how == "overwrite"))
+        return pytest.param(rate, how, marks=() if always else pytest.mark.matrix)
+
+    # A database in the tests' VM does not come to 50 MB/s, and its checkpoints write at once what 2 MB/s have in two seconds.
+    databases = {(50, "sqlite"), (2, "sqlite")}
+    return [case(*each) for each in product((8, 2, 50), WAYS) if each not in databases]
+
+
 @pytest.fixture
 def theirs(tmp_path: Path) -> Iterator[Path]:
     """A file on a disk that this process, which is no agent's, has just written and keeps in the cache."""
@@ -96,8 +123,6 @@ def assert_paced(
     how: str,
     path: Path,
     processes: int = 1,
-    seconds: int = 5,
-    within: float = 0.1,
 ) -> None:
     """What came to the disk is within 10 % of the rate, in one of four tries.
 
@@ -105,52 +130,37 @@ def assert_paced(
     """
     rates = []
     # Little is written at a time, so that the last of it is no large part.
-    kib = max(64, 64 * rate // processes)
-    command = load(how, path, processes, kib, seconds)
+    kib = max(64, max(512 if how == "append" else 256, 64 * rate) // processes)
+    command = load(how, path, processes, kib)
     while len(rates) < 4:
         found = run("--io-write", f"{rate}MB/s", *LITTLE, command=command, check=True)
-        assert found.usage["paused_usec"] > 0, found.err
+        if how != "append":  # what is appended may be billed from the begin on
+            assert found.usage["paused_usec"] > 0, found.err
         rates.append(float(found.out) / (rate * MB))
-        if abs(rates[-1] - 1) <= within:
+        print(f"{rates[-1]:.3f} of the rate")
+        if abs(rates[-1] - 1) <= 0.1:
             return
     pytest.fail(f"{rates} of the rate")
 
 
-@pytest.mark.alone
-@not_by_daemon("it is paced as by root")
-def test_what_belongs_to_others_is_overwritten_at_the_rate(agentres_run: RunAgent, theirs: Path) -> None:  # fmt: skip
-    assert_paced(agentres_run, 8, "overwrite", theirs)
-
-
-@once
-@pytest.mark.alone
-def test_at_a_higher_rate(agentres_run: RunAgent, theirs: Path) -> None:
-    assert_paced(agentres_run, 50, "overwrite", theirs)
-
-
-@once
-@pytest.mark.alone
-def test_at_a_lower_rate(agentres_run: RunAgent, theirs: Path) -> None:
-    # What it writes until the first pause is three seconds' worth, and each fsync() writes the journal too, which nobody counts.
-    assert_paced(agentres_run, 2, "overwrite", theirs, seconds=10, within=0.15)
-
-
-@once
-@pytest.mark.alone
-@pytest.mark.parametrize("how", ["append", "mmap", "short"])
-def test_in_whatever_way(agentres_run: RunAgent, theirs: Path, how: str) -> None:
-    assert_paced(agentres_run, 8, how, theirs)
-
-
-@once
-@pytest.mark.alone
-def test_by_a_database_that_was_made_before(agentres_run: RunAgent, theirs: Path) -> None:
-    database = theirs.with_name(f"{theirs.name}.db")
+def made_before(path: Path) -> Path:
+    """A database in WAL mode, by a process that is no agent's."""
+    database = path.with_name(f"{path.name}.db")
     folder = str(Path(loads.__file__).parent)
     code = f"import os, sys; sys.path.insert(0, {folder!r}); from load import make_database; make_database({str(database)!r}); os._exit(0)"
     subprocess.run(python(code), check=True)
     os.sync()
-    assert_paced(agentres_run, 8, "sqlite", database)
+    return database
+
+
+@pytest.mark.alone
+@not_by_daemon("it is paced as by root")
+@pytest.mark.parametrize(("rate", "how"), each_rate_and_way())
+def test_what_belongs_to_others_is_written_at_the_rate(agentres_run: RunAgent, theirs: Path, rate: int, how: str) -> None:  # fmt: skip
+    if how == "many":
+        assert_paced(agentres_run, rate, "overwrite", theirs, 16)
+    else:
+        assert_paced(agentres_run, rate, how, made_before(theirs) if how == "sqlite" else theirs)
 
 
 @once
@@ -174,12 +184,6 @@ def test_by_two_agents_on_one_file(start: Callable[..., subprocess.Popen[str]], 
         if abs(rates[-1] - 1) <= 0.1:
             return
     pytest.fail(f"{rates} of both rates")
-
-
-@once
-@pytest.mark.alone
-def test_by_many_processes(agentres_run: RunAgent, theirs: Path) -> None:
-    assert_paced(agentres_run, 8, "overwrite", theirs, 16)
 
 
 @pytest.mark.alone
@@ -238,7 +242,7 @@ def test_a_reader_is_not_kept_for_longer_than_a_pause(agentres_run: RunAgent, th
 
 @not_by_daemon("kills the supervisor, which is the daemon's there")
 def test_who_is_paused_goes_on_when_the_supervisor_is_killed(start: Callable[..., subprocess.Popen[str]], theirs: Path) -> None:  # fmt: skip
-    run = start("--name", "paused", "--io-write", "1MB/s", *LITTLE, command=load("overwrite", theirs))  # fmt: skip
+    run = start("--name", "paused", "--orphan", "keep", "--io-write", "1MB/s", *LITTLE, command=load("overwrite", theirs))  # fmt: skip
     freezer = home_of("paused") / "agent" / "cgroup.freeze"
     wait_until(lambda: freezer.exists() and freezer.read_text() == "1\n", "it is paused")
     run.kill()

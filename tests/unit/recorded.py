@@ -18,13 +18,18 @@ from agentres.readers.fleet import Fleet
 from agentres.store import ActionRow, AlertRow, Store
 from agentres.tui.source import Detail, Process, Source
 
-BEGIN = 1_800_000_000.0
-"""When the first look is: unix seconds."""
+BEGIN = 1_600_000_000.0
+"""When the first look is, unix seconds: a day that no clock shows any more."""
 
 GIB = 1024 * MIB
 
 _AGENTS: Mapping[str, dict[str, Any]] = {
-    "planner": {"use": 800 * MIB, "limit": GIB, "cpu": "200000 100000"},
+    "planner": {
+        "use": 800 * MIB,
+        "limit": GIB,
+        "cpu": "200000 100000",
+        "claimed": ClaimMark(wants=2 * GIB),
+    },
     "fixer": {"use": 310 * MIB, "limit": 512 * MIB, "cpu": "100000 100000"},
     "crawler": {"use": 60 * MIB, "limit": 256 * MIB, "frozen": True},
     "trainer": {"use": 5 * GIB // 2, "limit": 3 * GIB, "claimed": ClaimMark(priority=400)},
@@ -77,6 +82,14 @@ class RecordedHost:
                 )
                 (path / "pids.current").write_text(f"{tasks}\n")
                 (path / "pids.max").write_text("512\n")
+                stalled = int(tasks * 1000 * passed)
+                for kind in ("cpu", "memory", "io"):
+                    (path / f"{kind}.pressure").write_text(
+                        f"some avg10=0.00 avg60=0.00 avg300=0.00 total={stalled}\n"
+                        f"full avg10=0.00 avg60=0.00 avg300=0.00 total={stalled // 2}\n"
+                    )
+                high = int((path / "memory.max").read_text()) * 7 // 8
+                (path / "memory.high").write_text(f"{high}\n")
 
     def tell(self) -> None:
         """Have alerts of two agents in the history."""

@@ -20,9 +20,11 @@ class Watchful(Guard):
     """A deadman that knows whether it is there."""
 
     there = 0
+    kills = False
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, kill: bool) -> None:
         Watchful.there += 1
+        Watchful.kills = kill
 
     def close(self) -> None:
         Watchful.there -= 1
@@ -109,8 +111,20 @@ def test_a_tripwire_that_is_refused_leaves_none(actuator: Actuator, cgroup: Fake
     assert (actuator.tripwire, Watchful.there) == ("max", 0)
 
 
+def test_one_that_is_to_be_killed_with_us_is_guarded_to_its_end(actuator: Actuator) -> None:
+    actuator.guard()
+    assert (Watchful.there, Watchful.kills) == (1, True)
+    actuator.set_tripwire(500 * MIB)
+    actuator.freeze(COMMAND, "frozen by me")
+    actuator.thaw(COMMAND)
+    actuator.lift_tripwire()
+    assert Watchful.there == 1
+    actuator.close()
+    assert Watchful.there == 0
+
+
 def test_no_deadman_no_tripwire(cgroup: Fake) -> None:
-    def none(path: str) -> Guard:
+    def none(path: str, kill: bool) -> Guard:
         raise OSError(errno.ENOENT, "no /bin/sh")
 
     actuator = Actuator(cgroup, guarded=none)

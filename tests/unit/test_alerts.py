@@ -249,18 +249,31 @@ def test_an_alert_tells_what_was_when_it_was() -> None:
             rule, "0=70@100 10=78@100 20=90@110 30=81@100 31=74@100 36=74@100 41=1@90 46=2@90"
         )
     )
-    assert raised == Alert("id1", rule, WARNING, 78.0, 100.0, 75.0, 6.25, 10.0, 10.0)
+    worst = {"worst": 78.0, "worst_limit": 100.0, "worst_at": 10.0}
+    assert raised == Alert("id1", rule, WARNING, 78.0, 100.0, 75.0, 6.25, 10.0, 10.0, **worst)
     assert up == raised.but(
-        severity=CRITICAL, value=90.0, limit=110.0, threshold=88.0, updated=20.0
-    )
+        severity=CRITICAL, value=90.0, limit=110.0, threshold=88.0, updated=20.0,
+        worst=90.0, worst_limit=110.0, worst_at=20.0,
+    )  # fmt: skip
     assert down == up.but(severity=WARNING, value=74.0, limit=100.0, threshold=75.0, updated=36.0)
     assert over == down.but(value=2.0, limit=90.0, updated=46.0, resolved=46.0)
+
+
+def test_the_worst_is_kept_between_events() -> None:
+    (raised, over) = play(absolute(), "0=80 5=81 6=84 7=83 8=1 100=1")
+    assert (raised.alert.worst, raised.alert.worst_at) == (80.0, 0.0)
+    assert (over.kind, over.alert.value, over.alert.worst, over.alert.worst_at) == (
+        "resolved",
+        1.0,
+        84.0,
+        6.0,
+    )
 
 
 def test_an_end_tells_why() -> None:
     (_, ended) = play(absolute(), "0=80 5=81 6=end")
     assert ended.alert == play(absolute(), "0=80")[0].alert.but(
-        updated=6.0, resolved=6.0, why="the agent has ended"
+        updated=6.0, resolved=6.0, why="the agent has ended", worst=81.0, worst_at=5.0
     )
     (_, ended) = play(share(), "0=80@100 5=81")
     assert (ended.alert.limit, ended.alert.why) == (100.0, "there is no limit any more")
@@ -349,6 +362,7 @@ MESSAGES = {
     "network_loopback": (9e6, None, 1e6, "network loopback of a is at 9 MB/s, threshold 1 MB/s"),
     "pids": (90.0, 100.0, 75.0, "pids of a is at 90% of its limit (90 of 100)"),
     "fds": (1048576.0, None, 1000.0, "fds of a is at 1048576, threshold 1000"),
+    "nofile": (60.0, 70.0, 56.0, "nofile of a is at 86% of its limit (60 of 70)"),
     "load": (3.26, 4.0, 3.0, "load of a is at 82% of its limit (3.26 of 4)"),
     "cpu_pressure": (0.5, None, 0.4, "cpu pressure of a is at 50%, threshold 40%"),
     "memory_pressure": (1.0, None, 0.4, "memory pressure of a is at 100%, threshold 40%"),

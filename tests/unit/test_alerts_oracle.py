@@ -96,6 +96,8 @@ class Oracle:
             return
         scale = limit if self.rule.relative and limit is not None else 1.0
         self.looks.append((time, value, tuple(part * scale for _, part in self.rule.levels)))
+        if self.open is not None and value > self.open.worst:
+            self.open = self.open.but(worst=value, worst_limit=limit, worst_at=time)
         surely, perhaps = self.sustained(self.SLACK), self.sustained(-self.SLACK)
         assert len(events) <= 1
         for found in events:

@@ -7,7 +7,7 @@ import pytest
 from agentres.model.errors import UsageError
 from agentres.model.limits import EVERY_DISK, Host, Limits, Range, defaults, read_limits
 from agentres.model.units import MAX
-from agentres.policy.ceilings import AGENTS, Allowed, Ceiling, allowed, within
+from agentres.policy.ceilings import AGENTS, Allowed, Ceiling, allowed, priority_within, within
 
 GIB = 2**30
 HOST = Host(cpus=8, memory=16 * GIB)
@@ -29,7 +29,7 @@ def asked(**texts: str) -> Limits:
 
 
 def test_without_ceilings_there_is_a_count_and_no_other_limit() -> None:
-    assert allowed((), "bob", 1000, (), HOST) == Allowed("bob", AGENTS, Limits())
+    assert allowed((), "bob", 1000, (), HOST) == Allowed("bob", AGENTS, 100, Limits())
 
 
 def test_a_ceiling_of_nobody_is_everybodys() -> None:
@@ -116,3 +116,16 @@ def test_under_a_ceiling_on_disk_rates_pauses_are_not_turned_off() -> None:
     with pytest.raises(UsageError, match="--io-strict off: bob has a ceiling on disk rates"):
         within(asked(io_strict="off"), disks, STANDARD)
     assert within(asked(io_strict="off"), top("bob"), STANDARD).io_strict == "off"
+
+
+def test_a_priority_above_the_normal_one_is_the_administrators_to_give() -> None:
+    nobody_said = allowed((), "bob", 1000, (), HOST)
+    assert priority_within(100, nobody_said, asked=True) == 100
+    with pytest.raises(UsageError, match="--priority: 101 is above the ceiling of 100 for bob"):
+        priority_within(101, nobody_said, asked=True)
+    staff = (Ceiling("all", priority=50), Ceiling("staff", groups=("staff",), priority=400))
+    assert priority_within(400, allowed(staff, "bob", 1000, ("staff",), HOST), asked=True) == 400
+    with pytest.raises(UsageError, match="ceiling of 50 for bob"):
+        priority_within(100, allowed(staff, "bob", 1000, (), HOST), asked=True)
+    # What nobody asked for is lowered.
+    assert priority_within(100, allowed(staff, "bob", 1000, (), HOST), asked=False) == 50

@@ -261,11 +261,13 @@ def test_scaling_budget_and_prediction(write_config: Write) -> None:
 
 
 def test_ceilings_are_laid_over_one_another_key_by_key(write_config: Write) -> None:
-    below = write_config('[ceilings.all]\nagents = 3\n[ceilings.x]\nusers = ["a"]\nmemory = "1G"')
+    below = write_config(
+        '[ceilings.all]\nagents = 3\npriority = "high"\n[ceilings.x]\nusers = ["a"]\nmemory = "1G"'
+    )
     above = write_config('[ceilings.x]\ngroups = "b"\nmemory = "2G"\ncpu = 1.5', "above.toml")
     settings = load([below, above], host)
-    both = Ceiling("x", ("a",), ("b",), None, {"cpu": "1.5", "memory": "2G"})
-    assert settings.ceilings == (Ceiling("all", agents=3), both)
+    both = Ceiling("x", ("a",), ("b",), limits={"cpu": "1.5", "memory": "2G"})
+    assert settings.ceilings == (Ceiling("all", agents=3, priority=400), both)
     assert load([write_config(dump(settings))], host) == settings
     assert from_plain(to_plain(settings)) == settings
 

@@ -16,8 +16,8 @@ from agentres.kernel.deadman import Deadman
 SUPERVISOR = """
 import os, sys, time
 from agentres.kernel.deadman import Deadman
-kept = Deadman(sys.argv[1])
-pid = os.fork() if sys.argv[2:] else -1
+kept = Deadman(sys.argv[1], "kill" in sys.argv)
+pid = os.fork() if "forks" in sys.argv else -1
 if pid:
     os.write(1, b"%d\\n" % pid)
 time.sleep(1000)
@@ -55,6 +55,18 @@ def test_it_lifts_and_thaws_when_we_are_killed(cgroup: Path) -> None:
     wait_until_lifted(cgroup)
 
 
+def test_it_kills_where_it_is_to(cgroup: Path) -> None:
+    (cgroup / "cgroup.kill").write_text("")
+    process, _ = begin(str(cgroup), "kill")
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while (cgroup / "cgroup.kill").read_text() != "1\n":
+        assert time.monotonic() < end, "it is not killed"
+        time.sleep(0.01)
+    assert (cgroup / "memory.high").read_text() == "5\n"
+
+
 def test_what_we_have_forked_does_not_keep_it_from_that(cgroup: Path) -> None:
     """As handlers of a library's user, and whatever that user's program forks."""
     process, child = begin(str(cgroup), "forks")
@@ -68,7 +80,7 @@ def test_what_we_have_forked_does_not_keep_it_from_that(cgroup: Path) -> None:
 
 
 def test_called_off_it_writes_nothing(cgroup: Path) -> None:
-    made = Deadman(str(cgroup))
+    made = Deadman(str(cgroup), kill=False)
     made.close()
     made.close()
     assert (cgroup / "memory.high").read_text() == "5\n"

@@ -292,3 +292,11 @@ def test_a_user_is_told_what_his_manager_has() -> None:
     assert told["io controller"].status == "missing"
     assert "not delegated to your user manager" in told["io controller"].detail
     assert told["user manager"].status == "ok"
+
+
+def test_where_a_daemon_has_agents_run_nothing_is_refused() -> None:
+    facts = host(place_error="no user manager", place_kind="", trial=None)
+    assert refused(examine(facts))
+    served = host(place_error="no user manager", place_kind="", trial=None, daemon="/run/x.sock")
+    assert not refused(examine(served))
+    assert "/run/x.sock has agents run" in only("daemon", served).detail

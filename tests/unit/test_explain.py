@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentres.model.limits import EVERY_DISK, IoMax, Limits, Range, Refused, Setting
-from agentres.model.stats import OomKill, Usage
+from agentres.model.stats import OomKill, Running, Usage
 from agentres.model.units import MAX
 from agentres.run.explain import Hit, Outcome, as_json, hits, limits_line, not_enforced, summary
 
@@ -218,6 +218,18 @@ def test_the_summary_ends_with_the_hits() -> None:
     assert "  no limit on CPU, memory, processes or time was hit" not in lines
 
 
+def test_what_still_ran_is_named() -> None:
+    one = summary(ended(left=(Running(7, "sl\x1beep"),)))
+    assert "  1 process was still running and was ended: sl\\x1beep (pid 7)" in one
+    many = summary(ended(left=[Running(pid, "sleep") for pid in range(10, 17)]))
+    told = (
+        "sleep (pid 10), sleep (pid 11), sleep (pid 12), sleep (pid 13), sleep (pid 14), and 2 more"
+    )
+    assert f"  7 processes were still running and were ended: {told}" in many
+    assert not [line for line in summary(ended()) if "still running" in line]
+    assert as_json(ended(left=(Running(7, "sleep"),)), "1")["left_running"] == [{"pid": 7, "name": "sleep"}]  # fmt: skip
+
+
 def test_a_figure_of_zero_is_counted() -> None:
     zero = Usage(
         usage_usec=0, memory_peak=0, pids_peak=0, rbytes=0, wbytes=0, rx_bytes=0, tx_bytes=0
@@ -388,6 +400,7 @@ def test_the_json_summary_is_this() -> None:
                 "text": "CPU limit: throttled for 0.00 s at up to 4 cores",
             },
         ],
+        "left_running": [],
         "oom_kills": [
             {"pid": 77, "task": "cc1plus", "cgroup": "/a/agent/main", "limit_cgroup": "/a/agent"},
         ],

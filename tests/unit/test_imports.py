@@ -76,6 +76,14 @@ def test_a_run_does_not_load_the_other_verbs(module: str) -> None:
     assert module not in loaded_by(WATCHING)
 
 
+@pytest.mark.parametrize(
+    "module", ["asyncio", "click", "psutil", "pydantic", "rich", "textual", "typer"]
+)
+def test_the_daemon_and_the_companion_load_no_packages(module: str) -> None:
+    assert module not in loaded_by("import agentres.daemon.server, agentres.daemon.keeper")
+    assert module not in loaded_by("import agentres.companion.main")
+
+
 def test_importing_the_package_loads_nothing_else() -> None:
     others = {
         name

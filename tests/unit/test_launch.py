@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_agent import Fake
+from fake_agent import Fake, Guard
 from fake_slice import FakeSlice, keep_attributes
 
 from agentres.kernel import delegation, kmsg, registry
@@ -96,7 +96,7 @@ class Place:
 
     def enforce(self, *given: Any) -> Enforced:
         self.step("enforce")
-        actuator = Actuator(self.agent)
+        actuator = Actuator(self.agent, guarded=Guard)
         close = actuator.close
         actuator.close = lambda: (close(), self.step("let go"))  # type: ignore[method-assign,assignment,func-returns-value]
         return Enforced([], self.missing, lambda settings: None, actuator)  # type: ignore[arg-type,return-value]

@@ -6,6 +6,7 @@ import pytest
 
 from agentres.model.limits import (
     EVERY_DISK,
+    HINTS,
     MEMORY_LEAST,
     MEMORY_START,
     WRITTEN,
@@ -15,6 +16,7 @@ from agentres.model.limits import (
     Limits,
     Range,
     Setting,
+    cpu_hints,
     defaults,
     io_max_lines,
     page_align,
@@ -225,3 +227,19 @@ def test_a_rate_of_its_own_beats_the_rate_for_every_disk(
 def test_every_disk_may_be_an_iterator() -> None:
     limits = Limits(io_read={EVERY_DISK: 1}, io_write={EVERY_DISK: 2})
     assert io_max_lines(limits, iter(["8:0"]), {}) == (IoMax("8:0", rbps=1, wbps=2),)
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        (Limits(cpu=0.2), "1"),
+        (Limits(cpu=2.0), "2"),
+        (Limits(cpu=2.5), "3"),
+        (Limits(cpu=1.0, ranges={"cpu": Range(1, 2.5)}), "3"),
+        (Limits(cpu=3.5), ""),  # as many as there are
+        (Limits(cpu=MAX), ""),
+        (Limits(), ""),
+    ],
+)
+def test_runtimes_are_told_whole_processors_and_no_more_than_there_are(limits: Limits, told: str) -> None:  # fmt: skip
+    assert cpu_hints(limits, 4) == (dict.fromkeys(HINTS, told) if told else {})

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,14 @@ def test_one_that_always_dies_is_started_with_pauses_and_what_is_lost_counts(lin
     assert len(line.adopted) == 1
     assert line.troubles[-1] == ("alerts dropped (all: 2)", 2)
     assert messenger._RESTART_LEAST < line.messenger._pause <= messenger._RESTART_MOST
+
+
+@pytest.mark.parametrize("words", [b"\xe9\x00", b"-1 pipe", b"many pipe", b" pipe", b"9" * 500])
+def test_garbage_from_the_companion_is_its_end(monkeypatch: pytest.MonkeyPatch, line: Line, words: bytes) -> None:  # fmt: skip
+    """By the daemon it is a user's process, and we are root's."""
+    code = f"import socket, sys; sock = socket.socket(fileno=int(sys.argv[1])); sock.send({words!r})\nwhile sock.recv(1 << 20): pass"
+    monkeypatch.setattr(messenger, "_COMPANION", (sys.executable, "-c", code))
+    line.messenger.start()
+    while not line.troubles:
+        line.loop.tick()
+    assert line.troubles == [("the handlers' process has gone", 1)]

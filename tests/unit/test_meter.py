@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agentres.kernel import meter as meter_module
 from agentres.kernel import network
 from agentres.kernel.meter import GROUPS, Meter
+from agentres.model import figures
 from agentres.model.stats import Reading, Sample
 
 FILES = {
@@ -141,7 +141,7 @@ def test_each_figure_is_one_of_a_reading() -> None:
     """A reading is made of all of them, in their order."""
     told = {
         field
-        for group in meter_module._FILES.values()
+        for group in figures.FILES.values()
         for file in group.values()
         for field in file.fields
     }
@@ -166,7 +166,7 @@ def test_files_of_nested_cgroups_are_counted(folder: Path) -> None:
     (folder / "main/cgroup.procs").write_text("")
     (folder / "cgroup.stat").write_text("nr_descendants 2\nnr_dying_descendants 0\n")
     sample, meter = read_all(folder)
-    assert meter.pids == [str(os.getpid()).encode()]
+    assert meter.pids == [os.getpid()]
     assert sample.fds
     assert sample.fds > 0
 

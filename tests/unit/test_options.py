@@ -81,6 +81,12 @@ ELSEWHERE: list[tuple[str, Any, str, Any]] = [
     ("user", "nobody", "user", "nobody"),
     ("cwd", "/tmp", "cwd", "/tmp"),
     ("isolate", "yes", "isolate", True),
+    ("keep_caps", True, "keep_caps", True),
+    ("cpu_hint", "off", "cpu_hint", False),
+    ("hangup", "pass", "hangup_passed", True),
+    ("hangup", "end", "hangup_passed", False),
+    ("orphan", "keep", "orphan_kept", True),
+    ("orphan", "kill", "orphan_kept", False),
     ("best_effort", True, "best_effort", True),
 ]
 
@@ -467,3 +473,13 @@ def test_the_environments_mistakes_are_told_by_its_names(name: str, text: str) -
 def test_the_environment_says_nothing_of_what_is_no_limit() -> None:
     around = {"AGENTRES_USER": "root", "AGENTRES_NAME": "x", "AGENTRES_QUIET": "1"}
     assert options.from_environment(around) == {}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"memory": True}, {"io_write": [1]}, {"memory": ["1G"]}, {"io_write": "1MB/s"}, {"quiet": "yes"}, {"wait": True}, {"nothing": "x"}],
+)  # fmt: skip
+def test_what_a_client_submits_is_of_the_kind_that_its_line_gives(values: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        options.check_kinds(values)
+    options.check_kinds({"memory": "1G", "io_write": ["1MB/s"], "quiet": True, "wait": "max"})

@@ -110,7 +110,7 @@ LINES = st.lists(
     st.sampled_from(
         [
             "--cpu", "--cpu=1", "--cp", "--io-read", "--io-read=/dev/vda=1M", "--best-effort", "--quiet",
-            "--quiet=1", "--quiet=", "--bogus", "--bogus=1", "--version", "--help", "-h", "-x", "-q",
+            "--quiet=1", "--quiet=", "--bogus", "--bogus=1", "--version", "--help", "-h", "-x", "-q", "-qv", "-n", "-nx", "-qh", "-q=1",
             "--wait", "--wait=1m", "--wait=", "--", "---", "-", "cmd", "1", "", "=", "a=b",
         ]
     ),
@@ -151,6 +151,17 @@ def test_what_the_small_parser_does_not_take_is_help_or_an_error_for_typer(line:
         (["--wait=5m", "a"], ({"wait": "5m"}, ["a"])),
         (["--wait=", "a"], ({"wait": ""}, ["a"])),
         (["--name", "--wait", "a"], ({"name": "--wait"}, ["a"])),
+        (["-q", "a"], ({"quiet": True}, ["a"])),
+        (
+            ["-qv", "-n", "x", "a", "-q"],
+            ({"quiet": True, "verbose": True, "name": "x"}, ["a", "-q"]),
+        ),
+        (["-qnx", "a"], ({"quiet": True, "name": "x"}, ["a"])),
+        (["-n-q", "a"], ({"name": "-q"}, ["a"])),
+        (["-n=x", "a"], ({"name": "=x"}, ["a"])),
+        (["-qx", "a"], None),
+        (["-q=1", "a"], None),
+        (["-n"], None),
         (["--wait"], None),
         (["--quiet", "--quiet", "a"], ({"quiet": True}, ["a"])),
         ([], None),
@@ -178,6 +189,7 @@ def test_a_line_is_options_then_a_command(line: list[str], parsed: Any) -> None:
         (["--name", "--wait", "a", "--wait"], ["--name", "--wait", "a", "--wait"]),
         (["--quiet", "--wait"], ["--quiet", "--wait=max"]),
         (["--name"], ["--name"]),
+        (["-qn", "--wait", "--wait", "a"], ["-q", "-n", "--wait", "--wait=max", "a"]),
         ([], []),
     ],
 )

@@ -57,7 +57,17 @@ class Life:
         self.meter = Figures()
         self.speed = {"unbilled_bytes": 0.0, "billed_bytes": 0.0, "read_bytes": 0.0, "dirtied_bytes": 0.0}  # fmt: skip
         self.actuator.paced = ("io_write",) if io_held else ("io_write", "io_read")
-        self.pacer = Pacer(self, self.meter, self.actuator, self.actions.append)  # type: ignore[arg-type]
+        self.closed = False
+        self.pacer = Pacer(self, self.meter, self.actuator, self.actions.append, self)  # type: ignore[arg-type]
+
+    def count(self, reads: bool) -> int:
+        """What the host wrote: nobody else is there."""
+        values = self.meter.values
+        wrote = values["unbilled_bytes"] + values["billed_bytes"] + values["dirtied_bytes"]
+        return int(wrote + values["read_bytes"] if reads else wrote)
+
+    def close(self) -> None:
+        self.closed = True
 
     def call_at(self, deadline: float, callback: Any) -> Timer:
         self.timers.append(Timer(deadline, callback, len(self.timers)))
@@ -218,7 +228,7 @@ def test_others_see_that_it_is_no_freeze_for_them(life: Life) -> None:
 def test_who_does_not_run_is_not_looked_into(life: Life) -> None:
     life.live(60)
     assert life.meter.reads.count("disk") <= 1
-    assert life.meter.reads.count("cpu") < 60 / 0.1 + 50
+    assert life.meter.reads.count("cpu") < 60 / 0.064 + 80
 
 
 def test_our_pause_ends_and_that_of_others_stays(life: Life) -> None:
@@ -252,3 +262,40 @@ def test_at_the_end_it_goes_on_and_what_was_is_told(life: Life) -> None:
     assert not life.frozen
     assert life.kinds() == ["pace", "pace"]
     assert all(timer.callback is None for timer in life.timers)
+
+
+def test_who_runs_and_writes_nothing_is_looked_into_seldom(life: Life) -> None:
+    def step() -> None:
+        life.meter.values["usage_usec"] += 1
+        life.call_at(life.now + 0.01, step)
+
+    step()
+    life.live(20)
+    assert life.meter.reads.count("disk") <= 20 / 0.5 + 2
+    life.live_until_frozen(unbilled_bytes=200 * MB)
+
+
+def test_where_others_write_it_is_looked_into_and_where_that_is_not_known_too(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    def step() -> None:
+        life.meter.values["usage_usec"] += 1
+        life.call_at(life.now + 0.01, step)
+
+    step()
+    monkeypatch.setattr(life, "count", lambda reads: int(life.now * 50 * MB))
+    life.live(5)
+    assert life.meter.reads.count("disk") > 5 / 0.05
+
+    def unknown(reads: bool) -> int:
+        raise ValueError("no such line")
+
+    monkeypatch.setattr(life, "count", unknown)
+    before = life.meter.reads.count("disk")
+    life.live(5)
+    assert life.meter.reads.count("disk") - before > 5 / 0.05
+
+
+def test_one_whose_rate_is_lifted_in_a_pause_goes_on(without_io: Life) -> None:
+    without_io.live_until_frozen(dirtied_bytes=200 * MB)
+    without_io.actuator.lines[DISK] = without_io.actuator.lines[DISK].but(wbps="max")
+    without_io.live(1.1)
+    assert not without_io.frozen

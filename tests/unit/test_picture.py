@@ -17,6 +17,7 @@ from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
 from agentres.readers.fleet import KEPT, Fleet
 from agentres.store import Store
+from agentres.watch.recorder import new_run
 
 
 class Clock:
@@ -135,3 +136,17 @@ def test_open_alerts_are_their_runs(fake: FakeSlice, fleet: Fleet, tmp_path: Pat
     store.close()
     (shown,) = fleet.look().agents
     assert shown.severity is None
+
+
+def test_of_two_users_agents_of_one_name_each_has_its_own_alerts(fake: FakeSlice, fleet: Fleet, tmp_path: Path) -> None:  # fmt: skip
+    fake.agent("a", started=1000.0)
+    other = FakeSlice(fake.mount / "user.slice")
+    other.agent("a", started=1000.0)
+    store = Store.open(str(tmp_path / "history.db"))
+    run = new_run("a", "agent", (), str(other.path / "agentres-a.scope/agent"), 1001.0)
+    store.begin(run)
+    store.record(event("raised", "0a", 1500.0, agent="a", run=run.id))
+    store.close()
+    shown = fleet.look().agents
+    assert len(shown) == 2
+    assert {one.found.path for one in shown if one.alerts} == {run.cgroup}

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -180,6 +181,7 @@ def test_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
     assert "\x1b" not in text
     assert "<script>alert(1)" in page.text  # as text
     assert page.tags.count("svg") == 3
+    assert re.search(r"What matters.*planner: an earlier run of [\d:]+: a process was killed for memory, by", page.text)  # fmt: skip
     for words in (
         "Next time:",
         "a process was killed for memory, by",

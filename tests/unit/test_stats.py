@@ -5,16 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agentres.model import stats
-from agentres.model.stats import OomKill, StatError, Usage
+from agentres.model.stats import OomKill, StatError
 from agentres.model.units import MAX
-
-CPU_STAT = """usage_usec 12
-user_usec 8
-system_usec 4
-nr_periods 3
-nr_throttled 2
-throttled_usec 700
-"""
 
 
 @pytest.mark.parametrize(
@@ -83,94 +75,6 @@ def test_nested_keyed_text_is_a_device_and_its_pairs_a_line(
 def test_garbage_is_not_nested_keyed(text: str) -> None:
     with pytest.raises(StatError):
         stats.parse_nested_keyed(text)
-
-
-def test_a_counter_that_the_kernel_lacks_is_none() -> None:
-    assert stats.count({"oom": 1}, "oom_kill") is None
-
-
-def test_a_counter_is_never_max() -> None:
-    with pytest.raises(StatError, match="oom is a counter"):
-        stats.count({"oom": MAX}, "oom")
-
-
-def test_usage_takes_each_figure_from_its_file() -> None:
-    found, garbage = stats.usage(
-        {
-            "cpu.stat": CPU_STAT,
-            "memory.peak": "1048576\n",
-            "memory.events": "low 0\nhigh 0\nmax 5\noom 2\noom_kill 1\noom_group_kill 0\n",
-            "pids.peak": "17\n",
-            "pids.events": "max 3\n",
-            "io.stat": "8:0 rbytes=1 wbytes=2 rios=3 wios=4\n8:16 rbytes=10 wbytes=20 rios=30 wios=40\n",
-        }
-    )
-    assert garbage == {}
-    assert found == Usage(
-        usage_usec=12,
-        user_usec=8,
-        system_usec=4,
-        nr_throttled=2,
-        throttled_usec=700,
-        memory_peak=1048576,
-        memory_max_events=5,
-        memory_oom=2,
-        memory_oom_kill=1,
-        pids_peak=17,
-        pids_max_events=3,
-        rbytes=11,
-        wbytes=22,
-        rios=33,
-        wios=44,
-    )
-
-
-def test_figures_of_missing_files_are_none() -> None:
-    assert stats.usage({}) == (Usage(), {})
-
-
-def test_a_figure_that_an_old_kernel_lacks_is_none_beside_the_others() -> None:
-    found, garbage = stats.usage({"cpu.stat": "usage_usec 9\nuser_usec 5\nsystem_usec 4\n"})
-    assert (found, garbage) == (Usage(usage_usec=9, user_usec=5, system_usec=4), {})
-
-
-def test_no_disk_traffic_yet_is_zero() -> None:
-    found, _ = stats.usage({"io.stat": ""})
-    assert (found.rbytes, found.wbytes, found.rios, found.wios) == (0, 0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("file", "text"),
-    [
-        ("cpu.stat", "usage_usec\n"),
-        ("cpu.stat", "usage_usec max\n"),
-        ("memory.peak", "lots\n"),
-        ("memory.peak", "max\n"),
-        ("memory.events", "max 1\noom x\n"),
-        ("pids.peak", ""),
-        ("pids.events", "max max\n"),
-        ("io.stat", "8:0 rbytes=max\n"),
-        ("io.stat", "8:0 rbytes=1\n\n"),
-    ],
-)
-def test_garbage_is_told_by_its_file_and_spoils_no_other(file: str, text: str) -> None:
-    files = {"cpu.stat": "usage_usec 1\n", "pids.events": "max 1\n", file: text}
-    found, garbage = stats.usage(files)
-    assert list(garbage) == [file]
-    other = found.pids_max_events if file != "pids.events" else found.usage_usec
-    assert other == 1
-
-
-def test_usage_reads_no_file_that_it_does_not_list() -> None:
-    asked: list[str] = []
-
-    class Files(dict[str, str]):
-        def __contains__(self, name: object) -> bool:
-            asked.append(str(name))
-            return False
-
-    stats.usage(Files())
-    assert sorted(asked) == sorted(stats.USAGE_FILES)
 
 
 MEMCG = (

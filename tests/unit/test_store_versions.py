@@ -33,7 +33,7 @@ def test_an_older_file_is_brought_up_to_date_and_keeps_its_data(
 ) -> None:
     old_file(history_path)
     monkeypatch.setattr(file, "MIGRATIONS", (*MIGRATIONS, _next_schema))
-    with pytest.raises(StoreError, match=r"older agentres \(schema 4, this one knows 5\)"):
+    with pytest.raises(StoreError, match=r"older agentres \(schema 6, this one knows 7\)"):
         Store.open(history_path, write=False)
     for _ in range(2):  # and only once
         store = Store.open(history_path)
@@ -43,7 +43,7 @@ def test_an_older_file_is_brought_up_to_date_and_keeps_its_data(
         store.close()
     with sqlite3.connect(history_path) as db:
         assert db.execute("SELECT colour FROM runs ORDER BY id").fetchall() == [("blue",), ("red",)]
-        assert db.execute("PRAGMA user_version").fetchone() == (5,)
+        assert db.execute("PRAGMA user_version").fetchone() == (7,)
     db.close()
 
 
@@ -97,7 +97,7 @@ def test_a_file_of_the_first_version(history_path: str) -> None:
         db.execute("PRAGMA journal_mode = WAL")
         db.executescript(FIRST_SCHEMA)
     db.close()
-    with pytest.raises(StoreError, match=r"older agentres \(schema 1, this one knows 4\)"):
+    with pytest.raises(StoreError, match=r"older agentres \(schema 1, this one knows 6\)"):
         Store.open(history_path, write=False)
     store = Store.open(history_path)
     assert store.runs() == [run()]
@@ -137,7 +137,7 @@ def test_a_migration_that_fails_leaves_the_version_before_it(
         columns = [row[1] for row in db.execute("PRAGMA table_info(runs)")]
         assert "colour" in columns
         assert "taste" not in columns
-        assert db.execute("PRAGMA user_version").fetchone() == (5,)
+        assert db.execute("PRAGMA user_version").fetchone() == (7,)
         assert db.execute("SELECT count(*) FROM samples").fetchone() == (1,)
     db.close()
 
@@ -163,11 +163,11 @@ def test_a_field_that_sample_got_later_is_absent_in_what_was_there(
 def test_a_newer_file_is_refused_and_not_touched(history_path: str) -> None:
     old_file(history_path)
     with sqlite3.connect(history_path) as db:
-        db.execute("PRAGMA user_version = 7")
+        db.execute("PRAGMA user_version = 9")
     db.close()
     before = Path(history_path).read_bytes()
     for write in (True, False):
-        with pytest.raises(StoreError, match=r"newer agentres \(schema 7, this one knows 4\)"):
+        with pytest.raises(StoreError, match=r"newer agentres \(schema 9, this one knows 6\)"):
             Store.open(history_path, write=write)
     assert Path(history_path).read_bytes() == before
 

@@ -78,7 +78,9 @@ class Watching:
 class Life:
     """One agent and who waits for it."""
 
-    def __init__(self, folder: Path, *command: str, heard: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, *command: str, heard: tuple[int, ...] = (), hangup_ends: bool = True
+    ) -> None:
         for name in ("cgroup.procs", "cgroup.kill"):
             (folder / name).touch()
         self.agent = Agent(str(folder))
@@ -104,6 +106,7 @@ class Life:
             "/agent",
             self.watch,
             attach=self.attach,  # type: ignore[arg-type]
+            hangup_ends=hangup_ends,
         )
 
     def attach(self, loop: Any, supervision: Supervision) -> None:
@@ -165,6 +168,25 @@ def test_how_it_ended_and_after_how_long(begin: Begin) -> None:
 
 def test_one_that_ends_by_a_signal(begin: Begin) -> None:
     assert begin(SHELL, "-c", "kill -9 $$").end().returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("by_client", [True, False])
+def test_one_that_does_not_mind_a_hang_up_is_ended_later(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, ends: bool, by_client: bool
+) -> None:
+    monkeypatch.setattr(module, "HANGUP_SECONDS", 1.0)  # its shell hears of it after a sleep
+    code = "trap 'echo hup' HUP; echo ready; n=0; while [ $n -lt 30 ]; do n=$((n+1)); sleep 0.1; done; exit 3"
+    life = begin(SHELL, "-c", code, heard=(signal.SIGHUP,), hangup_ends=ends)
+    assert life.lines() == ["ready"]
+    if by_client:
+        life.soon(lambda: life.supervision.pass_on(signal.SIGHUP, False))
+    else:
+        life.soon(lambda: signal.pthread_kill(threading.get_ident(), signal.SIGHUP))
+    ended = life.end()
+    assert ended.returncode == (-signal.SIGTERM if ends else 3)
+    assert ended.stopped == ("stopped by the hang-up of its terminal or connection" if ends else "")
+    assert life.lines() == ["hup"]
 
 
 def test_a_short_one_is_not_watched(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,15 @@ class Driven:
         return screen_of(self.app)
 
     @property
+    def hues(self) -> set[str]:
+        """Colours that are no grey."""
+        console = Console(width=self.app.size.width, color_system="truecolor", force_terminal=True)
+        update = self.app.screen._compositor.render_update(full=True)
+        styles = [segment.style for segment in console.render(update) if segment.style]
+        colours = [c for style in styles for c in (style.color, style.bgcolor) if c is not None]
+        return {c.name for c in colours if len(set(c.get_truecolor())) > 1}
+
+    @property
     def names(self) -> list[str]:
         """Who stands in the table, from the top down."""
         known = {"planner", "fixer", "crawler", "trainer", "lost"}
@@ -185,13 +194,17 @@ def test_nobody_runs_and_there_is_no_history(recorded: RecordedHost) -> None:
 def test_without_colour_all_is_told_by_text(
     recorded: RecordedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
     recorded.tell()
 
     async def body(there: Driven) -> None:
         await there.go_on(5)
         assert_is("agents-80", there.screen)
+        assert bool(there.hues) is coloured
 
+    coloured = True
+    driven(recorded, body)
+    monkeypatch.setenv("NO_COLOR", "1")
+    coloured = False
     driven(recorded, body)
 
 
@@ -200,7 +213,7 @@ def test_five_hundred_agents(recorded: RecordedHost) -> None:
         recorded.slice.agent(f"many-{number:03}", started=BEGIN - 600)
 
     async def body(there: Driven) -> None:
-        assert "1 frozen, 498 running, 1 unsupervised" in there.screen
+        assert "1 frozen, 497 running, 1 throttled, 1 unsupervised" in there.screen
         await there.press("s", "end")
         assert len(there.app.table._lines) == 500
         await there.press("slash", *"many-49")

@@ -97,7 +97,7 @@ def test_both_together_are_the_rate() -> None:
 def test_who_writes_nothing_is_looked_at_seldom() -> None:
     writer = Writer(8 * MB)
     writer.write(60, 0)
-    assert writer.turns < 60 / LATEST + 20
+    assert writer.turns < 60 / writer.bucket.latest + 20
 
 
 def test_a_burst_is_an_eighth_of_a_second_and_no_more_than_that() -> None:

@@ -7,11 +7,16 @@ It takes machines of its own, beside the clone's.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import shutil
 import signal
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -234,3 +239,20 @@ def test_a_guest_that_panics_is_down_and_comes_back(vm: Vm) -> None:
         assert other.exec("echo", "again") == b"again\n"
     finally:
         other("down")
+
+
+def test_the_dashboard_over_ssh(vm: Vm) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        line = [*vm.line, "exec", "--tty", "--", "agentres", "top"]
+        os.execve(line[0], line, {**vm.environment, "TERM": "xterm"})
+    drawn, end = b"", time.monotonic() + DEADLINE
+    while b"no agent runs" not in drawn:
+        assert time.monotonic() < end, drawn
+        drawn += os.read(terminal, 1 << 16)
+    os.write(terminal, b"q")
+    with contextlib.suppress(OSError):  # its end, on Linux
+        while os.read(terminal, 1 << 16):
+            pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -188,8 +188,15 @@ def _as_json(row: AlertRow) -> dict[str, Any]:
 
 
 def _value(row: AlertRow) -> str:
-    value = quantity(row.value, row.unit)
-    return value if row.limit is None else f"{value} of {quantity(row.limit, row.unit)}"
+    """What it is now, and of one that is over the worst that it was."""
+    if row.resolved is None or row.worst is None:
+        return _of(row.value, row.limit, row.unit)
+    return _of(row.worst, row.worst_limit, row.unit)
+
+
+def _of(value: float, limit: float | None, unit: str) -> str:
+    text = quantity(value, unit)
+    return text if limit is None else f"{text} of {quantity(limit, unit)}"
 
 
 def _state(row: AlertRow) -> str:
@@ -226,7 +233,9 @@ def _fields(row: AlertRow) -> Iterator[tuple[str, str]]:
     yield "severity", row.severity.name + reached
     yield "agent", f"{row.agent}, run {row.run}, on {row.host}"
     yield "rule", row.rule if row.rule == row.resource else f"{row.rule} (of {row.resource})"
-    yield "value", _value(row)
+    yield "value", _of(row.value, row.limit, row.unit)
+    if row.worst is not None and row.worst_at is not None:
+        yield "worst", f"{_of(row.worst, row.worst_limit, row.unit)}, {clock.date(row.worst_at)}"
     yield "threshold", quantity(row.threshold, row.unit)
     for field in ("breached", "raised", "updated", "resolved", "handled"):
         at = getattr(row, field)

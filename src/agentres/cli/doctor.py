@@ -13,7 +13,7 @@ from agentres.cli.show import loaded
 from agentres.kernel import pacing
 from agentres.model.errors import UsageError
 from agentres.model.limits import DISKS, NETWORK, NETWORKS
-from agentres.model.paths import configuration
+from agentres.model.paths import DAEMON_SOCKET, configuration
 from agentres.readers.doctor import TOLERATED, Finding, examine, refused
 from agentres.readers.probe import gather
 
@@ -45,7 +45,7 @@ def doctor(
     if fix_net or unfix_net or interface:
         _pace(fix_net, unfix_net, interface or [])
         return 0
-    findings = examine(gather(), _tolerated())
+    findings = examine(gather(_daemon()), _tolerated())
     verdict = not refused(findings)
     if as_json:
         print(
@@ -56,6 +56,18 @@ def doctor(
     else:
         _print(findings, verdict)
     return 0 if verdict else 1
+
+
+def _daemon() -> str:
+    """The socket of the daemon that `agentres run` would ask; empty: none."""
+    from agentres.daemon import lease
+
+    path = os.environ.get("AGENTRES_SOCKET", DAEMON_SOCKET)
+    sock = lease.connect(path)
+    if sock is None:
+        return ""
+    sock.close()
+    return path
 
 
 def _pace(fix: bool, unfix: bool, names: list[str]) -> None:

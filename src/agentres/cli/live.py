@@ -164,15 +164,15 @@ def logs(
     line = [journalctl, "--no-hostname"]
     line += ["--follow"] if follow else []
     line += [f"--lines={lines}"] if lines is not None else []
-    uid = os.geteuid() if user is None else _uid(user)
-    for match in (
-        f"SYSLOG_IDENTIFIER={registry.journal_identifier(uid, name)}",
-        f"AGENTRES_ALERT_AGENT={name}",
-        f"_SYSTEMD_UNIT={systemd.UNIT_PREFIX}{name}.service",
-        f"_SYSTEMD_UNIT={systemd.unit_name(name)}",
-        f"_SYSTEMD_USER_UNIT={systemd.unit_name(name)}",
-    ):
-        line += ["+", match] if line[-1].count("=") and not line[-1].startswith("--") else [match]
+    uid = _owner(name, user)
+    # What the user's own processes have said: anybody may use a name in a message.
+    theirs = f"_UID={uid}"
+    line += [f"SYSLOG_IDENTIFIER={registry.journal_identifier(uid, name)}", theirs]
+    line += ["+", f"AGENTRES_ALERT_AGENT={name}", theirs]
+    line += ["+", f"_SYSTEMD_USER_UNIT={systemd.unit_name(name)}", theirs]
+    if uid == 0:
+        for unit in (f"{systemd.UNIT_PREFIX}{name}.service", systemd.unit_name(name)):
+            line += ["+", f"_SYSTEMD_UNIT={unit}"]
     os.execv(journalctl, line)
 
 
@@ -181,6 +181,16 @@ def logs(
 
 def _found(name: str, user: str | None) -> Found:
     return client.find(name, None if user is None else _uid(user))
+
+
+def _owner(name: str, user: str | None) -> int:
+    """Whose agent is meant; ours, where none of that name runs."""
+    if user is not None:
+        return _uid(user)
+    try:
+        return client.find(name, None).uid
+    except AgentresError:
+        return os.geteuid()
 
 
 def _uid(user: str) -> int:

@@ -114,7 +114,9 @@ def of_run(options: Iterable[RunOption]) -> Iterator[Parameter]:
     """Options of ``agentres run`` as a verb's."""
     for option in options:
         of: type = str if option.metavar else bool
-        declared = Option(metavar=option.metavar, help=option.help, panel=option.panel)
+        declared = Option(
+            metavar=option.metavar, help=option.help, panel=option.panel, short=option.short
+        )
         yield Parameter(
             option.key, of, option.repeatable, None if option.metavar else False, declared
         )

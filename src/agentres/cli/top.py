@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,6 +56,9 @@ def top(
     # Textual draws on stderr; the driver for the web server speaks through pipes.
     if "TEXTUAL_DRIVER" not in os.environ and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise AgentresError("top draws on a terminal", "agentres ps prints the same once")
+    # Some files of each agent stay open: 1024, which is usual, are soon too few.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     source = _source()
     try:
         run(Top(source, seconds, read_only, View(sort, text=match, tree=tree)))

@@ -13,8 +13,9 @@ import psutil
 from agentres.kernel import devices
 from agentres.kernel.mounts import mounts
 from agentres.model import log
+from agentres.model.figures import FILES
 from agentres.model.record import TYPE_CHECKING
-from agentres.model.stats import Sample, StatError
+from agentres.model.stats import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,24 +122,11 @@ def _files() -> dict[str, Any]:
 
 def _pressure_of(resource: str, kinds: tuple[str, ...]) -> Callable[[], dict[str, Any]]:
     def pressure() -> dict[str, Any]:
-        with open(f"{PROC}/pressure/{resource}") as file:
-            totals = parse_pressure(file.read())
-        return {f"{resource}_{kind}_usec": totals.get(kind) for kind in kinds}
+        with open(f"{PROC}/pressure/{resource}", "rb") as file:
+            found = FILES["pressure"][f"{resource}.pressure"].parse(file.read())
+        return {field: found.get(field) for field in (f"{resource}_{kind}_usec" for kind in kinds)}
 
     return pressure
-
-
-def parse_pressure(text: str) -> dict[str, int]:
-    """``some`` and ``full`` -> microseconds stalled (Documentation/accounting/psi.rst); pure."""
-    totals = {}
-    for line in text.splitlines():
-        kind, *fields = line.split() or [""]
-        figures = dict(field.partition("=")[::2] for field in fields)
-        try:
-            totals[kind] = int(figures["total"])
-        except (KeyError, ValueError):
-            raise StatError(f"expected KIND … total=USEC, not {line!r}") from None
-    return totals
 
 
 def _network() -> dict[str, Any]:

@@ -6,8 +6,8 @@ FD is a SOCK_SEQPACKET socket; a packet is one marshal'd tuple of at most 200 kB
              ("alert", event)
              ("host", {"slice": path})    watch the host and the cgroup of all agents
              end of file                  deliver what is queued, then end
-    from us  ("ready",)           every handler can be told
-             ("dropped", handler, total)
+    from us, as text  "ready"             every handler can be told
+                      "TOTAL HANDLER"     so many alerts that it did not get
 
 ``about`` is {"state": path of the history or ""} and, where an earlier companion is replaced, "told": the
 open alerts, by id the highest severity that they reached.
@@ -272,12 +272,12 @@ class Companion:
     def _send_waiting(self) -> None:
         try:
             if self._ready:
-                self._channel.send(marshal.dumps(("ready",)), socket.MSG_DONTWAIT)
+                self._channel.send(b"ready", socket.MSG_DONTWAIT)
                 self._ready = False
             for handler in list(self._dropped):
                 total = self._dropped.pop(handler)
                 try:
-                    packet = marshal.dumps(("dropped", handler, total))
+                    packet = f"{total} {handler}".encode()
                     self._channel.send(packet, socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     self._dropped.setdefault(handler, total)

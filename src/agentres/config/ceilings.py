@@ -7,16 +7,18 @@ from typing import Annotated
 
 from agentres.config.values import Limit, Section, Texts, whole
 from agentres.config.words import Wrong
-from agentres.model.limits import Host, LimitError
+from agentres.model.limits import Host, LimitError, parse_priority
+from agentres.model.units import UnitError
 from agentres.policy import ceilings
 
 
 class CeilingSection(Section):
-    """For whom, how many agents at once, and the most that each limit may be."""
+    """For whom, how many agents at once, of which priority, and the most that each limit may be."""
 
     users: Texts = ()
     groups: Texts = ()
     agents: Annotated[int | None, whole(0, 1000)] = None
+    priority: Limit = None
     cpu: Limit = None
     memory: Limit = None
     swap: Limit = None
@@ -38,11 +40,17 @@ class CeilingSection(Section):
                 raise Wrong(wrong[0], "expected one figure, which is the most that it may be")
         except LimitError as error:
             raise Wrong(error.key, str(error)) from None
-        return ceilings.Ceiling(name, tuple(self.users), tuple(self.groups), self.agents, texts)
+        try:
+            priority = None if self.priority is None else parse_priority(self.priority)
+        except UnitError as error:
+            raise Wrong("priority", str(error)) from None
+        users, groups = tuple(self.users), tuple(self.groups)
+        return ceilings.Ceiling(name, users, groups, self.agents, priority, texts)
 
 
 def section(ceiling: ceilings.Ceiling) -> Mapping[str, object]:
     """The same as a file has it."""
     told = {key: list(getattr(ceiling, key)) for key in ("users", "groups")}
-    counted = {} if ceiling.agents is None else {"agents": ceiling.agents}
+    figures = {"agents": ceiling.agents, "priority": ceiling.priority}
+    counted = {key: figure for key, figure in figures.items() if figure is not None}
     return {**{key: names for key, names in told.items() if names}, **counted, **ceiling.limits}

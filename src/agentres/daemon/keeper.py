@@ -39,7 +39,7 @@ from agentres.policy import ceilings
 from agentres.policy.settings import Settings, from_plain
 from agentres.run import agent, explain, launch
 from agentres.run.agent import Behalf
-from agentres.run.options import understand
+from agentres.run.options import check_kinds, understand, variable
 from agentres.run.supervision import Supervision
 
 if TYPE_CHECKING:
@@ -102,8 +102,10 @@ class Client:
 
     def heard(self) -> list[tuple[int, bool]]:
         """The signals that have come; never waits."""
+        # With a timeout, which sending sets, Python waits for data whatever the flags of recv() are.
+        self._sock.setblocking(False)
         try:
-            data = self._sock.recv(1 << 16, socket.MSG_DONTWAIT)
+            data = self._sock.recv(1 << 16)
         except BlockingIOError:
             return []
         except OSError:
@@ -148,6 +150,9 @@ def keep(sock: socket.socket, who: Caller, settings: Settings, running: int) -> 
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         client.send(failed={"error": f"{where}{reason(error)}", "exit_code": EXIT_AGENTRES})
+    except Exception as error:
+        client.send(failed={"error": f"a fault of agentres: {error!r}", "exit_code": EXIT_AGENTRES})
+        raise
     os._exit(status)
 
 
@@ -242,6 +247,7 @@ def _run(client: Client, who: Caller, asked: Submission, settings: Settings, run
     machine = host.read()
     configured = _configured(asked, settings)
     # What the client alone may do.
+    check_kinds(asked.values)
     values = {key: value for key, value in asked.values.items() if key not in _OURS}
     if values.get("isolate") == "no":
         raise UsageError(
@@ -256,7 +262,7 @@ def _run(client: Client, who: Caller, asked: Submission, settings: Settings, run
     def within(limits: Limits, before: Limits | None) -> Limits:
         return ceilings.within(limits, allowed, before or standard) if who.uid else limits
 
-    request = options.request
+    request, priority = options.request, options.priority
     if who.uid:
         if running > allowed.agents:
             raise UsageError(
@@ -264,6 +270,8 @@ def _run(client: Client, who: Caller, asked: Submission, settings: Settings, run
                 "wait for one to end",
             )
         _check_nofile(request.limits, who)
+        said = "priority" in values or variable("priority") in asked.environment
+        priority = ceilings.priority_within(priority, allowed, said)
     client.detached = asked.detach
     if asked.detach:
         _write_to_journal(who, registry.journal_identifier(who.uid, request.name))
@@ -302,7 +310,7 @@ def _run(client: Client, who: Caller, asked: Submission, settings: Settings, run
             environment=asked.environment,
             named="name" in values,
             philosophy=options.philosophy,
-            priority=options.priority,
+            priority=priority,
             wait=options.wait,
             share=settings.budget_share,
             settings=small,

@@ -45,7 +45,7 @@ class Actuator:
 
     A limit's key is a field of ``Limits``, or ``io_read=NAME`` for one disk.  ``network`` is what holds its network's rates, None
     where nothing does.  ``lines`` are those of ``io.max`` by their device, ``disks`` the device numbers behind each name
-    that an ``io`` limit has ("": every disk).  ``guarded`` makes a deadman for a path.  What the kernel refuses is a
+    that an ``io`` limit has ("": every disk).  ``guarded`` makes a deadman for a path, which kills or not.  What the kernel refuses is a
     ControlFileError, what nothing here can hold a NotEnforceable.
     """
 
@@ -54,7 +54,7 @@ class Actuator:
         cgroup: Cgroup,
         io_max: Iterable[IoMax] = (),
         disks: Mapping[str, tuple[str, ...]] | None = None,
-        guarded: Callable[[str], Deadman] | None = None,
+        guarded: Callable[[str, bool], Deadman] | None = None,
     ) -> None:
         self.cgroup = cgroup
         self.network: Network | None = None
@@ -71,10 +71,11 @@ class Actuator:
         self._written: dict[tuple[str, str], Setting] = {}
         self._guarded = guarded
         self._deadman: Deadman | None = None
+        self._kills = False
 
     def close(self) -> None:
         """Let go of the agent, of which nothing is left: no tripwire, and nobody who guards it."""
-        self.frozen_by = {}
+        self.frozen_by, self._kills = {}, False
         self.lift_tripwire()
         if self.network is not None:
             self.network.close()
@@ -220,7 +221,7 @@ class Actuator:
         except ControlFileError as error:  # there is no such file: only the freezer was guarded
             log.debug(__name__, "no tripwire to lift: %s", error)
         self.tripwire = MAX
-        if not self.frozen_by:
+        if not self.frozen_by and not self._kills:
             self._deadman.close()
             self._deadman = None
 
@@ -248,12 +249,17 @@ class Actuator:
             # Others must not take it for one that was frozen for them.
             registry.mark_paused(self.cgroup.fd, not paused)
 
+    def guard(self) -> None:
+        """Have the agent killed should we be.  OSError."""
+        self._kills = True
+        self._guard()
+
     def _guard(self) -> None:
-        """Have somebody let the agent go on should we be killed.  OSError."""
+        """Have somebody kill the agent, or let it go on, should we be killed.  OSError."""
         if self._deadman is None:
             from agentres.kernel.deadman import Deadman
 
-            self._deadman = (self._guarded or Deadman)(self.cgroup.path)
+            self._deadman = (self._guarded or Deadman)(self.cgroup.path, self._kills)
 
     def _held(self) -> Network:
         if self.network is None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from agentres.kernel import libc, registry
+from agentres.kernel import libc, process, registry
 from agentres.model.errors import UsageError
 from agentres.model.record import TYPE_CHECKING, Record
 
@@ -29,13 +30,15 @@ _LIMITS = sorted({number for name, number in vars(resource).items() if name.star
 class Caller(Record):
     """The process at the other end of a connection, as of its connect(2): SO_PEERCRED and SO_PEERGROUPS, unix(7).
 
-    ``rlimits`` are (resource, soft, hard) as they are now; ``oom_score_adj`` and ``nice`` likewise.
+    ``started`` are the clock ticks since boot when it began; ``rlimits`` are (resource, soft, hard) as they are
+    now; ``oom_score_adj`` and ``nice`` likewise.
     """
 
     pid: int
     uid: int
     gid: int
     groups: tuple[int, ...]
+    started: int | None = None
     rlimits: tuple[tuple[int, int, int], ...] = ()
     oom_score_adj: int = 0
     nice: int = 0
@@ -47,7 +50,7 @@ class Caller(Record):
 
 
 def peer(sock: _socket.socket) -> Caller:
-    """Who is there, without what is asked of /proc.  OSError."""
+    """Who is there, without what only :func:`look` finds.  OSError."""
     import _socket
 
     pid, uid, gid = _UCRED.unpack(
@@ -63,11 +66,15 @@ def peer(sock: _socket.socket) -> Caller:
         packed,
         ctypes.byref(length),
     )
-    return Caller(pid, uid, gid, tuple(packed[: length.value // 4]))
+    return Caller(pid, uid, gid, tuple(packed[: length.value // 4]), process.start_ticks(pid))
 
 
 def look(caller: Caller) -> Caller:
-    """With what /proc tells.  UsageError where it runs in namespaces that are not the host's, OSError where it has gone."""
+    """With what /proc tells of it now.
+
+    UsageError where it runs in namespaces that are not the host's, or is not the process any more that connected, OSError
+    where it has gone.
+    """
     for kind in _NAMESPACES:
         there = os.stat(f"/proc/{caller.pid}/ns/{kind}")
         here = os.stat(f"/proc/self/ns/{kind}")
@@ -80,6 +87,11 @@ def look(caller: Caller) -> Caller:
     with open(f"/proc/{caller.pid}/oom_score_adj") as file:
         adjusted = int(file.read())
     nice = os.getpriority(os.PRIO_PROCESS, caller.pid)
+    # After all that was read: its number is another one's, or it executes a program with another one's rights,
+    # which lifts limits that were its own.
+    owner = os.stat(f"/proc/{caller.pid}").st_uid
+    if owner != caller.uid or process.start_ticks(caller.pid) != caller.started:
+        raise UsageError("the process that asked is another one by now")
     return caller.but(rlimits=rlimits, oom_score_adj=adjusted, nice=nice)
 
 
@@ -126,22 +138,61 @@ def _set_files(uid: int, gid: int) -> None:
         raise PermissionError(f"cannot meet files as uid {uid}")
 
 
-def spawn(caller: Caller, line: Sequence[str], environment: Mapping[str, str], kept: int) -> int:
-    """Start a program as the caller, with the descriptor ``kept`` beside our stderr; its process id.  OSError."""
-    import subprocess
+def inherit(caller: Caller) -> None:
+    """Take what a child has from its parent, from the caller: resource limits, OOM score, nice value.  OSError."""
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(caller.oom_score_adj))
+    # After all that opens a file: it may have fewer than are open here.
+    for number, soft, hard in caller.rlimits:
+        resource.setrlimit(number, (soft, hard))
+    os.setpriority(os.PRIO_PROCESS, 0, caller.nice)
 
-    process = subprocess.Popen(
-        line,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        pass_fds=(kept,),
-        user=caller.uid,
-        group=caller.gid,
-        extra_groups=caller.groups,
-        start_new_session=True,
-        cwd="/",
-    )
-    pid = process.pid
-    process.returncode = 0  # whoever has its number waits for it
+
+def spawn(
+    caller: Caller,
+    line: Sequence[str],
+    environment: Mapping[str, str],
+    kept: int,
+    adopt: Callable[[int], None],
+) -> int:
+    """Start a program as the caller, with the descriptor ``kept`` beside our stderr; its process id.
+
+    ``adopt`` puts it into its cgroup before anything of it runs.  OSError, and what ``adopt`` raises.
+    """
+    gate, opened = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(opened)
+            if os.read(gate, 1):
+                _become(caller)
+                os.set_inheritable(kept, True)
+                os.execve(line[0], list(line), environment)
+        except OSError as error:
+            os.write(2, f"agentres: the handlers cannot be started: {error}\n".encode())
+        finally:
+            os._exit(127)
+    os.close(gate)
+    try:
+        adopt(pid)
+        os.write(opened, b"1")
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        os.close(opened)
     return pid
+
+
+def _become(caller: Caller) -> None:
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1):
+        os.dup2(null, stream)
+        os.set_inheritable(stream, True)  # also where it has that number already
+    inherit(caller)
+    os.setgroups(caller.groups)
+    os.setresgid(*[caller.gid] * 3)
+    os.setresuid(*[caller.uid] * 3)
+    os.chdir("/")

@@ -13,10 +13,12 @@ import select
 import time
 from collections.abc import Iterable, Iterator
 
+from agentres.kernel import process
 from agentres.kernel.controllers import Controllers
-from agentres.model import log, stats
+from agentres.model import figures, log, stats
 from agentres.model.errors import ControlFileError
 from agentres.model.limits import Refused, Setting
+from agentres.model.stats import Running
 
 DELEGATE_XATTR = "user.delegate"
 """Set to ``1`` on a cgroup whose subtree is its occupant's to manage (systemd's
@@ -163,11 +165,24 @@ class Cgroup(Controllers):
 
         ``leaf`` is the child with the processes.
         """
-        files = {name: self.get_property(name) for name in stats.USAGE_FILES if self.has(name)}
+        files = {
+            name: self.get_property(name).encode() for name in figures.USAGE_FILES if self.has(name)
+        }
         # Before Linux 6.11 a refused fork counts where the task is that forked, not at the limit.
-        if files.get("pids.events") == "max 0\n" and self.has(f"{leaf}/pids.events"):
-            files["pids.events"] = self.get_property(f"{leaf}/pids.events")
-        return stats.usage(files)
+        if files.get("pids.events") == b"max 0\n" and self.has(f"{leaf}/pids.events"):
+            files["pids.events"] = self.get_property(f"{leaf}/pids.events").encode()
+        return figures.usage(files)
+
+    def processes(self) -> list[Running]:
+        """What lives here and below, without zombies; who comes or goes meanwhile may be missing."""
+        try:
+            return [
+                Running(pid, name)
+                for pid in process.below(self.path)
+                if (name := process.name(pid))
+            ]
+        except OSError as error:
+            raise ControlFileError(f"{self.path}/cgroup.procs", None, error.errno or 0) from error
 
     # The end.
 

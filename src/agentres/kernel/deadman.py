@@ -1,4 +1,4 @@
-"""Takes a tripwire down when the supervisor that armed it dies, however it dies, and thaws its agent.
+"""Kills an agent when its supervisor dies, however it dies; or takes its tripwire down, and thaws it.
 
 ``memory.high`` that nobody moves on throttles for ever, and who is frozen waits for ever.  No handler runs after SIGKILL, so a shell waits
 at the other end of a pipe: the kernel closes our end, the shell writes and ends.  It is a shell
@@ -27,13 +27,15 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 class Deadman:
-    """Lifts memory.high of the cgroup at ``path`` and thaws it when this process has ended.
+    """Kills what is in the cgroup at ``path`` when this process has ended; or, without ``kill``, lifts its memory.high and thaws it.
 
     OSError where there is no /bin/sh.
     """
 
-    def __init__(self, path: str) -> None:
-        writes = (("max", f"{path}/memory.high"), ("0", f"{path}/cgroup.freeze"))
+    def __init__(self, path: str, kill: bool) -> None:
+        writes = [("max", f"{path}/memory.high"), ("0", f"{path}/cgroup.freeze")]
+        if kill:
+            writes = [("1", f"{path}/cgroup.kill")]
         read_end, self._write_end = os.pipe()
         try:
             self._pid = os.posix_spawn(

@@ -254,6 +254,12 @@ def _no_delegation(uid: int, found: Hierarchy) -> NoCgroup:
     )
 
 
+HELPERS = (
+    ("pids.max", "256"), ("memory.max", str(256 << 20)), ("memory.swap.max", "0"), ("cpu.max", "100000 100000"),
+)  # fmt: skip
+"""What the handlers of a user's alerts may have by the daemon, all of one agent's together: they are beside its limits."""
+
+
 class Home:
     """The cgroups of one run; see the module's docstring for the picture.
 
@@ -287,10 +293,14 @@ class Home:
         self.main = self.agent.create("main")
         self.main.mark_delegated()
 
-    def adopt(self, pid: int) -> None:
-        """Move a helper of ours to where it ends with the home, and whatever it starts."""
+    def adopt(self, pid: int, held: bool) -> None:
+        """Move a helper of ours to where it ends with the home, and whatever it starts; ``held`` to :data:`HELPERS`."""
         if not hasattr(self, "handlers"):
-            self.handlers = self.cgroup.create("handlers")
+            handlers = self.cgroup.create("handlers")
+            for file, text in HELPERS if held else ():
+                if handlers.has(file):
+                    handlers.set_property(file, text)
+            self.handlers = handlers
         self.handlers.move_here(pid)
 
     @property

@@ -1,15 +1,17 @@
 """A network namespace that has a wire to the host: veth, address, route, NAT.  Run as a program, as root, and gone again.
 
     python -m agentres.kernel.isolate up PID      wire up the network that process PID is in
-    python -m agentres.kernel.isolate down        remove what nobody uses any more
+    python -m agentres.kernel.isolate down        remove the wire of who runs this, and what nobody uses any more
 
-The wire goes with the namespace, which goes with its last process.  What stays on the host is one table of
+The wire goes with the namespace, which goes with its last process, or with a connection that is not closed yet: up to minutes
+later.  So ``down`` takes it away itself; its alias says whose it is.  What stays on the host is one table of
 nftables that masquerades all of our addresses, and forwarding, where we had to turn it on: ``down`` takes both away
 when no wire is left.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sys
@@ -19,7 +21,7 @@ from ipaddress import IPv4Network
 from socket import AF_INET
 from typing import Any
 
-from agentres.kernel import libc
+from agentres.kernel import libc, process
 from agentres.model.errors import AgentresError
 
 ADDRESSES = IPv4Network("10.213.0.0/16")
@@ -51,7 +53,7 @@ def up(pid: int) -> None:
         try:
             (index,) = host.link_lookup(ifname=name)
             host.addr("add", index=index, address=near, prefixlen=30)
-            host.link("set", index=index, state="up")
+            host.link("set", index=index, ifalias=_owner(), state="up")
             _masquerade()
             _forward()
             _enter(pid)
@@ -62,11 +64,20 @@ def up(pid: int) -> None:
 
 
 def down() -> list[str]:
-    """Remove from the host what the last wire has left; what was removed, in words."""
+    """Remove from the host our parent's wire, and what the last one has left; that in words."""
     from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
 
     done = []
     with _alone(), IPRoute() as host:
+        for link in host.get_links():
+            named = link.get_attr("IFLA_IFNAME").startswith(PREFIX)
+            if named and link.get_attr("IFLA_IFALIAS") == _owner():
+                try:
+                    host.link("del", index=link["index"])
+                except NetlinkError as error:
+                    if error.code != errno.ENODEV:  # it has gone with its namespace just now
+                        raise
         if _taken(host):
             return []
         if has_table():
@@ -88,6 +99,12 @@ def _alone() -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _owner() -> str:
+    """The supervisor that has this run, as no other process is called."""
+    parent = os.getppid()
+    return f"{parent} since {process.start_ticks(parent)}"
 
 
 def _taken(host: Any) -> set[int]:

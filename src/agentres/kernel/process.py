@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -43,6 +44,36 @@ def is_zombie(pid: int) -> bool:
     """Whether it has ended, and nobody has waited for it."""
     fields = _stat(pid)
     return fields is not None and fields[0] == b"Z"
+
+
+def name(pid: int) -> str:
+    """What it calls itself (comm in proc_pid_comm(5)); empty: it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            before, _, after = file.read().rpartition(b") ")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # the last by hidepid
+        return ""
+    return "" if after[:1] in _DEAD else before.partition(b"(")[2].decode(errors="replace")
+
+
+def below(path: str) -> list[int]:
+    """The processes in the cgroup at ``path`` and below; a cgroup that goes meanwhile is passed over.  OSError."""
+    try:
+        with open(f"{path}/cgroup.procs", "rb") as file:
+            found = [int(pid) for pid in file.read().split()]
+    except OSError as error:
+        # Gone meanwhile, or a threaded cgroup: its processes are told by the one above.
+        if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+            raise
+        found = []
+    try:
+        with os.scandir(path) as entries:
+            children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return found
+    for child in children:
+        found += below(child)
+    return found
 
 
 def cgroup(pid: int | str = "self") -> str:

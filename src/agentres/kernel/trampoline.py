@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from agentres.kernel.cgroup import Cgroup
 from agentres.model.errors import NotExecutable, NotFound, SetupError, reason
@@ -39,6 +39,7 @@ class Plan(Record):
     agent starts with.  ``own_network``: a namespace with nothing but loopback, until somebody wires it up;
     ``resolver`` is what stands for its resolv.conf, empty for the host's own.  ``walls`` is where cgroup2 is mounted,
     where the agent is isolated (:mod:`agentres.kernel.walls`), with the cgroup namespace ``view``; empty: it is not.
+    ``dropped`` are capabilities that it is not to have, by number.
     ``caller`` has asked for it from elsewhere: what a process has from its parent it then has from there.
     """
 
@@ -53,6 +54,7 @@ class Plan(Record):
     walls: str = ""
     view: int = -1
     caller: Caller | None = None
+    dropped: Sequence[int] = ()
 
     def agent_environment(self) -> dict[str, str]:
         environment = dict(self.environment)
@@ -132,7 +134,10 @@ def _become(plan: Plan, procs: int, ready: int, gate: int, report: int) -> None:
         os.write(procs, b"0")
         step = "rlimits"
         if plan.caller is not None:
-            _stand_in(plan.caller)
+            from agentres.kernel import caller
+
+            os.setpgid(0, 0)  # its own, for signals to all of it
+            caller.inherit(plan.caller)
         # A core dump of an agent is a flood to the disk and holds its secrets.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if plan.nofile is not None:
@@ -149,6 +154,11 @@ def _become(plan: Plan, procs: int, ready: int, gate: int, report: int) -> None:
             from agentres.kernel import walls
 
             walls.enclose(plan.walls, plan.view)
+        step = "capabilities"
+        if plan.dropped:
+            from agentres.kernel import capabilities
+
+            capabilities.drop(plan.dropped)
         step = "user"
         if plan.identity is not None:
             os.setgroups(() if plan.walls else plan.identity.groups)
@@ -176,16 +186,6 @@ def _become(plan: Plan, procs: int, ready: int, gate: int, report: int) -> None:
     except Exception as error:
         text = f"{step}\0{0}\0{error}"
     os.write(report, text.encode())
-
-
-def _stand_in(caller: Caller) -> None:
-    """Take what is inherited from the caller, not from us; a process group of its own, for signals to all of it."""
-    os.setpgid(0, 0)
-    for number, soft, hard in caller.rlimits:
-        resource.setrlimit(number, (soft, hard))
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write(str(caller.oom_score_adj))
-    os.setpriority(os.PRIO_PROCESS, 0, caller.nice)
 
 
 def _execute(plan: Plan) -> None:

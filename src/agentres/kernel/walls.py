@@ -12,7 +12,8 @@ import errno
 import os
 import struct
 
-from agentres.kernel import libc
+from agentres.kernel import capabilities, libc
+from agentres.model.errors import AgentresError
 
 HIDDEN = ("/run/dbus", "/run/user", "/run/systemd/private", "/run/agentres")
 """Where the sockets of managers are that start processes elsewhere; those that are here are covered."""
@@ -23,12 +24,13 @@ SCOPES_ABI = 6
 DYNAMIC = range(0x70000000, 0x70010000)
 """User ids for agents that get one of their own: nobody else's by systemd's plan (UIDS-GIDS.md)."""
 
+_TRIES = 1000
+
 _CLONE_NEWNS = 0x20000
 _CLONE_NEWCGROUP = 0x2000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_SLAVE = 0x20, 0x1000, 0x4000, 0x80000
 _BARE = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
-_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _PR_SET_NO_NEW_PRIVS = 38
 _CLOSE_RANGE_CLOEXEC = 4
 # The same on all architectures: they are younger than the common table.
@@ -51,7 +53,7 @@ class OwnUser:
     """A user id that no other agent has, and no process: ours until :meth:`close`."""
 
     def __init__(self) -> None:
-        while True:
+        for _ in range(_TRIES):
             self.uid = DYNAMIC.start + int.from_bytes(os.urandom(2), "little")
             self._held = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
             try:
@@ -65,6 +67,11 @@ class OwnUser:
             if self.uid not in _users():  # an agent may outlive its supervisor
                 return
             self._held.close()
+        # Anybody may take the names.
+        raise AgentresError(
+            f"no user id between {DYNAMIC.start} and {DYNAMIC.stop - 1} is free for the agent",
+            "--user gives it one that exists",
+        )
 
     def close(self) -> None:
         self._held.close()
@@ -115,9 +122,7 @@ def enclose(cgroup2: str, view: int) -> None:
             _mount("none", path, "tmpfs", _MS_RDONLY | _BARE, "mode=755,size=4k")
         elif os.path.exists(path):
             _mount("/dev/null", path, None, _MS_BIND)
-    for number in range(64):
-        if libc.LIBC.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
-            libc.call("prctl", _PR_CAPBSET_DROP, number, 0, 0, 0)
+    capabilities.drop(capabilities.ALL)
     # A descriptor that somebody left open may lead to whatever it was opened for.
     libc.call("close_range", 3, ctypes.c_uint(0xFFFFFFFF), _CLOSE_RANGE_CLOEXEC)
 

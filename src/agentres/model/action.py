@@ -37,3 +37,17 @@ class Action(Record):
     ) -> Action:
         """What has just been done."""
         return cls(kind, resource, before, after, rule, why, time.time(), took)
+
+    @classmethod
+    def since(
+        cls,
+        began: float,
+        kind: str,
+        resource: str,
+        before: float | None,
+        after: float | None,
+        rule: str,
+        why: str,
+    ) -> Action:
+        """What was begun at that time of the monotonic clock, and has just been done."""
+        return cls.now(kind, resource, before, after, rule, why, time.monotonic() - began)

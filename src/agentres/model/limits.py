@@ -71,7 +71,7 @@ NETS = ("host", "none", "isolated")
 LOOPBACKS = ("free", "limited")
 """Whether what goes over loopback counts for the network's rates: agents talk to model servers there."""
 
-STRICT = ("on", "off")
+ON_OFF = ("on", "off")
 """Whether an agent is paused that is ahead of its disk rates by what the kernel does not hold."""
 
 SHARE = 0.8
@@ -182,7 +182,7 @@ class Limits(Record):
     ``cpu`` in cores, memory and swap in bytes, ``pids`` in tasks (threads count), the four disk
     rates a second, ``nofile`` in descriptors of each process (RLIMIT_NOFILE, soft and hard); ``net_in`` and
     ``net_out`` in bytes a second, ``net``, ``net_loopback`` and ``io_strict`` among :data:`NETS`, :data:`LOOPBACKS`
-    and :data:`STRICT`.  ``ranges`` tells which of them are elastic, by field, and ``io_read=/dev/vda`` for the rate of one
+    and :data:`ON_OFF`.  ``ranges`` tells which of them are elastic, by field, and ``io_read=/dev/vda`` for the rate of one
     disk; the field holds what is written first.
     """
 
@@ -199,7 +199,7 @@ class Limits(Record):
     net_out: int | Max | None = None
     net: str = NETS[0]
     net_loopback: str = LOOPBACKS[0]
-    io_strict: str = STRICT[0]
+    io_strict: str = ON_OFF[0]
     ranges: Mapping[str, Range] = MappingProxyType({})
 
     def settings(self, io_max: Iterable[IoMax] = ()) -> list[Setting]:
@@ -403,7 +403,7 @@ WRITTEN: Mapping[str, Written] = MappingProxyType(
         "net_out": _NET,
         "net": _one_of(NETS),
         "net_loopback": _one_of(LOOPBACKS),
-        "io_strict": _one_of(STRICT),
+        "io_strict": _one_of(ON_OFF),
     }
 )
 """The limits that can be written, by their field of :class:`Limits`."""
@@ -509,3 +509,16 @@ def parse_priority(text: str) -> int:
     if not 1 <= number <= PRIORITY_MAX:
         raise UnitError(expected)
     return number
+
+
+HINTS = ("PYTHON_CPU_COUNT", "OMP_NUM_THREADS", "GOMAXPROCS", "RAYON_NUM_THREADS")
+"""The variables by which runtimes are told how many processors there are: Python 3.13, OpenMP, Go, Rayon."""
+
+
+def cpu_hints(limits: Limits, cpus: int) -> dict[str, str]:
+    """What tells runtimes how many processors the limit on CPU comes to at the most; empty where it is no less than the host's."""
+    between = limits.ranges.get("cpu")
+    most = limits.cpu if between is None else between.most
+    if not isinstance(most, (int, float)) or most > cpus - 1:
+        return {}
+    return dict.fromkeys(HINTS, str(max(1, -int(-most // 1))))

@@ -11,12 +11,7 @@ from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import TypeVar
-
     from agentres.model.units import Max
-
-    T = TypeVar("T")
 
     Disks = tuple[tuple[str, int, int, int, int], ...]
     """(device, rbytes, wbytes, rios, wios) for each disk."""
@@ -65,14 +60,6 @@ def parse_nested_keyed(text: str) -> dict[str, dict[str, int | Max]]:
     return table
 
 
-def count(pairs: dict[str, int | Max], key: str) -> int | None:
-    """The counter ``key``, or None where this kernel has none."""
-    value = pairs.get(key)
-    if value == MAX:
-        raise StatError(f"{key} is a counter and holds max")
-    return value
-
-
 class Sample(Record):
     """What a subject uses at one moment; the fields that count only rise.
 
@@ -81,7 +68,7 @@ class Sample(Record):
     ``*_full_usec`` are the totals of PSI.  ``rx_*`` was received and ``tx_*`` sent, in bytes and packets of
     IP: ``dropped`` and ``loopback`` are not in ``rx_bytes``, ``delayed`` is, and was ahead of its rate.
     ``read_bytes`` and ``dirtied_bytes`` are what its processes read from disks and dirtied, ``unbilled_bytes`` what of the latter went to a disk and is not in ``wbytes``.
-    ``cpu_limit`` in cores, ``net_in_limit`` and ``net_out_limit`` in bytes a second.  None: absent, or, of a
+    ``fds_most`` are the open files of the process that has the most, ``nofile_limit`` is what each may have.  ``cpu_limit`` in cores, ``net_in_limit`` and ``net_out_limit`` in bytes a second.  None: absent, or, of a
     limit, none.
     """
 
@@ -140,6 +127,8 @@ class Sample(Record):
     read_bytes: int | None = None
     dirtied_bytes: int | None = None
     unbilled_bytes: int | None = None
+    fds_most: int | None = None
+    nofile_limit: int | None = None
 
 
 class Reading(Sample):
@@ -196,62 +185,18 @@ class Usage(Record):
     paused_usec: int | None = None
 
 
-def usage(files: dict[str, str]) -> tuple[Usage, dict[str, str]]:
-    """A :class:`Usage` from control file -> text, and control file -> what is wrong with it.
-
-    A file that is missing or holds garbage leaves its figures None; garbage is told apart from
-    absence by the second value.
-    """
-    garbage: dict[str, str] = {}
-
-    def read(name: str, parse: Callable[[str], T]) -> T | None:
-        if name not in files:
-            return None
-        try:
-            return parse(files[name])
-        except StatError as error:
-            garbage[name] = str(error)
-            return None
-
-    def figures(name: str, *keys: str) -> list[int | None]:
-        found = read(name, lambda text: [count(parse_flat_keyed(text), key) for key in keys])
-        return found if found is not None else [None] * len(keys)
-
-    def peak(name: str) -> int | None:
-        return read(name, lambda text: count({name: parse_value(text)}, name))
-
-    def disk_total(text: str) -> list[int]:
-        rows = parse_nested_keyed(text).values()
-        return [sum(count(row, key) or 0 for row in rows) for key in _IO_KEYS]
-
-    cpu = figures(
-        "cpu.stat", "usage_usec", "user_usec", "system_usec", "nr_throttled", "throttled_usec"
-    )
-    memory = figures("memory.events", "max", "oom", "oom_kill")
-    disk: Sequence[int | None] = read("io.stat", disk_total) or [None] * len(_IO_KEYS)
-    (pids_max,) = figures("pids.events", "max")
-    figures_in_order = [*cpu, peak("memory.peak"), *memory, peak("pids.peak"), pids_max, *disk]
-    return Usage(*figures_in_order), garbage
-
-
-_IO_KEYS = ("rbytes", "wbytes", "rios", "wios")
-
-USAGE_FILES = (
-    "cpu.stat",
-    "memory.peak",
-    "memory.events",
-    "pids.peak",
-    "pids.events",
-    "io.stat",
-)
-"""The control files that :func:`usage` reads."""
-
-
 # 6,339,5140900,-;message: priority, sequence, time, flags (Documentation/ABI/testing/dev-kmsg).
 _OOM_KILL = (
     r"oom-kill:constraint=.*?(?:oom_memcg=(?P<limit>[^,]*),)?"
     r"(?:global_oom,)?task_memcg=(?P<group>[^,]*),task=(?P<task>.*),pid=(?P<pid>\d+),uid=(?P<uid>\d+)"
 )
+
+
+class Running(Record):
+    """A process that lives: its name is what it calls itself."""
+
+    pid: int
+    name: str
 
 
 class OomKill(Record):

@@ -54,7 +54,8 @@ class Alert(Record):
 
     ``value``, ``limit`` and ``threshold`` in the resource's unit; of an event, ``value`` is how many.
     ``repeats`` counts the breaches within the cooldown that made no alert of their own; ``why`` tells
-    what ended it where that was not the value.
+    what ended it where that was not the value.  ``worst`` is the highest value since it was raised, of
+    ``worst_limit``, at ``worst_at``.
     """
 
     id: str
@@ -69,6 +70,9 @@ class Alert(Record):
     resolved: float | None = None
     repeats: int = 0
     why: str = ""
+    worst: float = 0.0
+    worst_limit: float | None = None
+    worst_at: float = 0.0
 
 
 class Event(Record):
@@ -150,6 +154,8 @@ class Watch:
             return _NOTHING
         if self.alert is None:
             return self._maybe_raise(now, value, limit)
+        if value > self.alert.worst:
+            self.alert = self.alert.but(worst=value, worst_limit=limit, worst_at=now)
         return self._maybe_change(now, value, limit)
 
     def finish(self, now: float, why: str) -> tuple[Event, ...]:
@@ -301,7 +307,8 @@ class Watch:
             if self.alert is None:
                 events = self._raise(now, 0, more, None, self.rule.levels[0][1], now)
             else:
-                self.alert = self.alert.but(value=self.alert.value + more)
+                total = self.alert.value + more
+                self.alert = self.alert.but(value=total, worst=total, worst_at=now)
             self._below = (now,)
             return events
         if self.alert is not None:
@@ -322,8 +329,9 @@ class Watch:
     ) -> tuple[Event, ...]:
         severity = self.rule.levels[at][0]
         self.alert = Alert(
-            self._new_id(), self.rule, severity, value, limit, threshold, breached, now, now
-        )
+            self._new_id(), self.rule, severity, value, limit, threshold, breached, now, now,
+            worst=value, worst_limit=limit, worst_at=now,
+        )  # fmt: skip
         self._worst = severity
         self._below = (None,) * len(self.rule.levels)
         return (Event("raised", self.alert),)
@@ -418,6 +426,7 @@ DEFAULT_RULES = (
     *(_level_rule("disk", of, 100e6, duration=10) for of in ("agent", "host")),
     *(_level_rule("network", of, 100e6, duration=10) for of in ("agent", "host")),
     _level_rule("fds", "agent", 1000, duration=5),
+    Rule("nofile", "nofile", "agent", ((Severity.WARNING, 0.80),), relative=True),
     *(
         _event_rule(resource, "agent", Severity.EMERGENCY)
         for resource in ("oom_kill", "fork_refused", "drift")

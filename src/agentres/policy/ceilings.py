@@ -13,7 +13,8 @@ from agentres.model.errors import UsageError
 from agentres.model.limits import (
     DISKS,
     EVERY_DISK,
-    STRICT,
+    ON_OFF,
+    PRIORITIES,
     WRITTEN,
     Host,
     Limits,
@@ -34,20 +35,22 @@ CAPPED = ("cpu", "memory", "swap", "pids", *DISKS, "nofile", "net_in", "net_out"
 
 
 class Ceiling(Record):
-    """``[ceilings.NAME]``: for whom, how many agents at once, and limits as texts by their key."""
+    """``[ceilings.NAME]``: for whom, how many agents at once, of which priority, and limits as texts by their key."""
 
     name: str
     users: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     agents: int | None = None
+    priority: int | None = None
     limits: Mapping[str, str] = MappingProxyType({})
 
 
 class Allowed(Record):
-    """What one user may have: so many agents, none with limits above ``top``, where that has some."""
+    """What one user may have: so many agents, none of a higher priority or with limits above ``top``, where that has some."""
 
     user: str
     agents: int
+    priority: int
     top: Limits
 
 
@@ -64,8 +67,8 @@ def allowed(
             ranks[1].append(each)
         elif not each.users and not each.groups:
             ranks[2].append(each)
-    counts = [[c.agents for c in rank if c.agents is not None] for rank in ranks]
-    agents = next((max(rank) for rank in counts if rank), AGENTS)
+    agents = _first([[c.agents for c in rank] for rank in ranks], AGENTS)
+    priority = _first([[c.priority for c in rank] for rank in ranks], PRIORITIES["normal"])
     top: dict[str, Any] = {}
     for key in CAPPED:
         for rank in ranks:
@@ -74,7 +77,22 @@ def allowed(
                 top[key] = max(found)
                 break
     rates = {key: {EVERY_DISK: top.pop(key)} for key in DISKS if key in top}
-    return Allowed(user, agents, Limits(**{**top, **rates}))
+    return Allowed(user, agents, priority, Limits(**{**top, **rates}))
+
+
+def _first(ranks: Iterable[Iterable[int | None]], standard: int) -> int:
+    """The most that the first rank says which says something."""
+    counts = ([figure for figure in rank if figure is not None] for rank in ranks)
+    return next((max(rank) for rank in counts if rank), standard)
+
+
+def priority_within(priority: int, allowed: Allowed, asked: bool) -> int:
+    """``priority`` as far as it is allowed; UsageError where it was asked for and is above that: others give way to it."""
+    if asked and priority > allowed.priority:
+        raise UsageError(
+            f"--priority: {priority} is above the ceiling of {allowed.priority} for {allowed.user}"
+        )
+    return min(priority, allowed.priority)
 
 
 def within(limits: Limits, allowed: Allowed, standard: Limits) -> Limits:
@@ -90,7 +108,7 @@ def within(limits: Limits, allowed: Allowed, standard: Limits) -> Limits:
         if key in DISKS:
             if EVERY_DISK in top:
                 changed[key] = _rates(key, limits, ranges, top[EVERY_DISK], allowed, standard)
-                if limits.io_strict != STRICT[0]:
+                if limits.io_strict != ON_OFF[0]:
                     raise UsageError(
                         f"--io-strict {limits.io_strict}: {allowed.user} has a ceiling on disk rates, which pauses hold as well"
                     )

@@ -111,6 +111,9 @@ RESOURCES = {
     ),
     "pids": Resource("count", LEVEL, "pids", lambda at: at.pids_current, lambda at: at.pids_limit),
     "fds": Resource("count", LEVEL, "fds", lambda at: at.fds),
+    "nofile": Resource(
+        "count", LEVEL, "fds", lambda at: at.fds_most, lambda at: at.nofile_limit, ("agent",)
+    ),
     "load": Resource(
         "count", LEVEL, "load", lambda at: at.load1, lambda at: at.cpu_limit, ("host",)
     ),
@@ -130,7 +133,7 @@ RESOURCES = {
 }
 """Every resource by the name that rules use.
 
-``network`` leaves loopback out.  ``drift`` is how many limits stand rewritten, and processes moved out, by somebody else; ``unreadable``,
+``network`` leaves loopback out.  ``nofile`` are the open files of the one process that has the most.  ``drift`` is how many limits stand rewritten, and processes moved out, by somebody else; ``unreadable``,
 ``history`` and ``handlers`` are our own trouble: control files that vanished or hold garbage, a history
 that cannot be written, alerts that a handler did not take.  ``starved`` is 1 while an agent needs memory
 that the budget has not, ``frozen`` while its processes do not run (cgroup.freeze).

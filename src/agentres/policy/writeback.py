@@ -24,6 +24,10 @@ SOONEST, IN_DEBT, LATEST = 0.002, 0.01, 0.025
 writes nothing.  It dirties a gigabyte a second: what it is ahead by the time of a look has to be made good in a pause, which holds
 down to a rate of :data:`SOONEST` of what it writes in :data:`LONGEST`."""
 
+_SOON, _FAST = 0.004, 500e6
+"""Lower rates want earlier looks: between two of them an agent that writes so many bytes a second gets ahead by no more than
+a pause makes good, down to so many seconds."""
+
 
 class Turn(Record):
     """What to do: freeze for so many seconds (0: not at all), and look again so many seconds after that."""
@@ -53,6 +57,16 @@ class Bucket:
         """Bytes that may be ahead."""
         return min(self.rate * BURST_SECONDS, BURST_MOST)
 
+    @property
+    def latest(self) -> float:
+        """Seconds to the next look at one that writes nothing."""
+        return min(LATEST, max(_SOON, self.rate * LONGEST / _FAST))
+
+    def rest(self, now: float) -> None:
+        """Nothing was written until now."""
+        self.level = max(0.0, self.level - self.rate * (now - self._at))
+        self._at = now
+
     def observe(self, now: float, billed: int, unbilled: int) -> Turn:
         """Take what was written until now, in bytes: what the kernel holds and what it does not; neither ever falls."""
         passed, self._at = now - self._at, now
@@ -66,13 +80,13 @@ class Bucket:
         self._owed = min(max(0.0, self._owed - paid) + unpaid, self.level)
         if not unpaid:
             # Nothing that the kernel does not hold by itself.
-            self._look = min(2 * self._look, IN_DEBT if self.level > self.burst else LATEST)
+            self._look = min(2 * self._look, IN_DEBT if self.level > self.burst else self.latest)
             return Turn(0.0, self._look)
         self._speed = max(unpaid / ran, self._speed / 2)
         ahead = self.level > self.burst and self._owed > max(self.burst / 2, UNSURE)
         freeze = min(self._owed / self.rate, LONGEST) if ahead else 0.0
         self._frozen = freeze
-        room, longest = self.burst - (self.level - freeze * self.rate), LATEST
+        room, longest = self.burst - (self.level - freeze * self.rate), self.latest
         if (
             room <= 0
         ):  # one pause was not enough: what it writes before the next is a quarter of what that one makes good

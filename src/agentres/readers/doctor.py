@@ -59,6 +59,7 @@ class Finding:
 def examine(facts: Facts, tolerated: frozenset[str] = TOLERATED) -> list[Finding]:
     """All findings, the gravest questions first; of the ``tolerated`` files nobody asked for a limit."""
     return [
+        *_daemon(facts),
         *_place(facts),
         *_limits(facts, tolerated),
         *_pacing(facts),
@@ -69,7 +70,14 @@ def examine(facts: Facts, tolerated: frozenset[str] = TOLERATED) -> list[Finding
 
 def refused(findings: list[Finding]) -> bool:
     """Whether ``agentres run`` without ``--best-effort`` would be refused."""
-    return any(finding.status == "refused" for finding in findings)
+    served = any(finding.check == "daemon" for finding in findings)
+    return not served and any(finding.status == "refused" for finding in findings)
+
+
+def _daemon(facts: Facts) -> Iterator[Finding]:
+    if facts.daemon:
+        what = "behind walls, with the limits that need root, within your ceilings; all below is of agentres run --local"
+        yield Finding("daemon", "ok", f"{facts.daemon} has agents run: {what}")
 
 
 def _place(facts: Facts) -> Iterator[Finding]:

@@ -129,14 +129,14 @@ class Fleet:
         places = {os.path.dirname(agent.home) for agent in found.values()}
         claims = {path: tree.claims(path) for path in sorted(places | {self._own} - {""})}
         by_path = {claim.path: claim for among in claims.values() for claim in among}
-        alerts, trouble = self._alerts()
+        alerts, cgroups, trouble = self._alerts()
         shown = []
         for key, agent in found.items():
             try:
                 watched = self._watched.get(key)
                 if watched is None:
                     watched = self._watched[key] = _Watched(agent)
-                told = tuple(alert for alert in alerts if _is_about(alert, agent))
+                told = tuple(alert for alert in alerts if _is_about(alert, agent, cgroups))
                 shown.append(watched.look(now, by_path.get(agent.path), told))
             except (OSError, ControlFileError) as error:  # it has just ended
                 log.debug(__name__, "no figures of %s: %s", agent.name, error)
@@ -150,6 +150,10 @@ class Fleet:
             _limits(sample),
             trouble,
         )
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return self._now()
 
     def close(self) -> None:
         """Let go of the files."""
@@ -165,15 +169,17 @@ class Fleet:
         below = path.removeprefix(self._mount) or "/"
         return Slice(below, budget.limit, taken, used, free(budget, claims), cores)
 
-    def _alerts(self) -> tuple[list[AlertRow], str]:
+    def _alerts(self) -> tuple[list[AlertRow], dict[str, str], str]:
+        """Those that are open, the cgroup of each run that has not ended, and why they cannot be had."""
         try:
             store = self._history()
         except AgentresError as error:
-            return [], str(error)
+            return [], {}, str(error)
         try:
-            return store.alerts(open_only=True), ""
+            runs = store.runs(of="agent", since=self._now())
+            return store.alerts(open_only=True), {run.id: run.cgroup for run in runs}, ""
         except AgentresError as error:
-            return [], str(error)
+            return [], {}, str(error)
         finally:
             store.close()
 
@@ -254,9 +260,11 @@ class _Watched:
             self._network.close()
 
 
-def _is_about(alert: AlertRow, agent: Found) -> bool:
-    """Whether an open alert is of this run: a run before it may have the name, and no end."""
-    return alert.of == "agent" and alert.agent == agent.name and alert.raised >= agent.started - 1.0
+def _is_about(alert: AlertRow, agent: Found, cgroups: Mapping[str, str]) -> bool:
+    """Whether an open alert is of this run: another user's, or one before it without an end, may have the name."""
+    if alert.of != "agent" or alert.agent != agent.name or alert.raised < agent.started - 1.0:
+        return False
+    return cgroups.get(alert.run, agent.path) == agent.path
 
 
 def _limits(sample: Sample) -> dict[str, float | None]:

@@ -193,6 +193,14 @@ OF_AGENT = (
         _each(_EVENTS),
         ("event",),
     ),
+    Figure(
+        "process_open_files",
+        "Open files of the process that has the most.",
+        _one("fds_most"),
+    ),
+    Figure(
+        "process_open_files_limit", "Open files that each process may have.", _one("nofile_limit")
+    ),
     Figure("oom_kills_total", "Processes killed for memory.", _one("memory_oom_kill")),
     Figure("tasks", "Processes and their threads.", _one("pids_current")),
     Figure("tasks_limit", "Processes and threads that there may be.", _one("pids_limit")),

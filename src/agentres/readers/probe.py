@@ -76,10 +76,11 @@ class Facts:
     controllers: dict[str, str] = field(default_factory=dict)
     interfaces: tuple[Interface, ...] = ()
     interfaces_error: str = ""
+    daemon: str = ""
 
 
-def gather() -> Facts:
-    """Look around and make one trial run; takes about a second."""
+def gather(daemon: str = "") -> Facts:
+    """Look around and make one trial run; takes about a second.  ``daemon`` is the socket of one that serves us."""
     place: dict[str, Any] = {}
     trial: dict[str, Any] = {}
     try:
@@ -112,6 +113,7 @@ def gather() -> Facts:
         user_manager=os.path.exists(systemd.bus_socket(os.geteuid())) if os.geteuid() else None,
         controllers=where_controllers_are(mounts()),
         **_interfaces(),
+        daemon=daemon,
     )
 
 
@@ -142,7 +144,7 @@ def where_controllers_are(table: list[Mount]) -> dict[str, str]:
 def _trial(mount: str) -> dict[str, Any]:
     read_end, write_end = os.pipe()
     command = [
-        *(sys.executable, "-P", "-m", "agentres", "run", "--quiet", "--best-effort"),
+        *(sys.executable, "-P", "-m", "agentres", "run", "--local", "--quiet", "--best-effort"),
         *("--name", f"doctor-{os.getpid()}", "--summary", f"/dev/fd/{write_end}"),
         *("--", sys.executable, "-c", _LIST_OWN_FILES),
     ]

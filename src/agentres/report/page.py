@@ -14,7 +14,7 @@ from agentres.model.errors import printable
 from agentres.model.units import counted, format_duration
 from agentres.policy.alerts import show
 from agentres.readers import plot, portrait
-from agentres.report import USED, AgentReport, Report, RunReport, Use, Weight
+from agentres.report import USED, AgentReport, Remark, Report, RunReport, Use, Weight
 
 PICTURES = 12
 """Runs whose curves are drawn, at the most: the newest of each agent first."""
@@ -160,11 +160,11 @@ def _summary(report: Report) -> str:
 
 
 def _gravest(report: Report) -> str:
-    """What is to be said of the newest runs, the gravest first, and what all of them wasted."""
+    """What is to be said of the newest runs, of what earlier ones were refused, the gravest first, and what all of them wasted."""
     found = sorted(
         (finding.weight, number, finding.text)
         for number, agent in enumerate(report.agents)
-        for finding in agent.shown.findings
+        for finding in (*agent.shown.findings, *_earlier(agent))
         if finding.weight != Weight.KNOWN
     )
     lines = [
@@ -175,6 +175,23 @@ def _gravest(report: Report) -> str:
         lines.append(f'<li class="dim">and {len(found) - _FINDINGS} less grave ones</li>')
     lines += [f"<li>{_safe(text)}</li>" for text in _wasted(report)]
     return f"<h2>What matters</h2><ul>{''.join(lines)}</ul>" if lines else ""
+
+
+def _earlier(agent: AgentReport) -> Iterator[Remark]:
+    """Of each kind of what is as grave as a kill the newest, of the runs that are not shown."""
+    for weight in (Weight.KILLED, Weight.REFUSED):
+        found = [
+            (one, finding)
+            for one in agent.runs
+            if one is not agent.shown
+            for finding in one.findings
+            if finding.weight == weight
+        ]
+        if found:
+            one, finding = found[0]
+            count = len({each.run.id for each, _ in found})
+            runs = "an earlier run" if count == 1 else f"{count} earlier runs, the last of them"
+            yield Remark(weight, f"{runs} of {clock.moment(one.run.started)}: {finding.text}")
 
 
 def _wasted(report: Report) -> Iterator[str]:

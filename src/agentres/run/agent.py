@@ -57,6 +57,14 @@ class Request(Record):
     user: str | None = None
     # Walls (docs/security.md), root's to make; None: where there is a user.
     isolate: bool | None = None
+    # Whether it goes on, inside its limits as they stand, when its supervisor was killed.
+    orphan_kept: bool = False
+    # Whether SIGHUP is only passed on; else one that goes on after it is ended.
+    hangup_passed: bool = False
+    # Whether an agent that root runs as root keeps the capabilities that undo its limits.
+    keep_caps: bool = False
+    # Whether runtimes are told by the environment how many processors it may use.
+    cpu_hint: bool = True
     cwd: str | None = None
     environment: Mapping[str, str] = os.environ
     # Whether somebody gave the name: the history knows the agent by it then, else by its command.

@@ -6,10 +6,10 @@ import signal
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from agentres.model.errors import exit_status
+from agentres.model.errors import exit_status, printable
 from agentres.model.limits import NETWORK, NETWORKS, Limits, Refused, Setting
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.stats import OomKill, Usage
+from agentres.model.stats import OomKill, Running, Usage
 from agentres.model.units import MAX, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ OPTIONS = {
 """The option that a control file's limit comes from."""
 
 
+_NAMED = 5
+"""Of the processes that still ran so many are named."""
+
+
 class Hit(Record):
     """A limit that was met: its control file, how often, and what that means."""
 
@@ -44,7 +48,7 @@ class Outcome(Record):
 
     ``returncode`` is the main process's: its exit status, or -N when signal N ended it.  Times in
     seconds.  ``killed_after_grace`` tells that SIGKILL had to follow ``timeout``'s SIGTERM.  ``memory_max`` is
-    the limit at the end; ``stopped`` tells, in words, who has ended it by command; ``paced`` are
+    the limit at the end; ``left`` still ran when the main process had ended, and was killed; ``stopped`` tells, in words, who has ended it by command; ``paced`` are
     the disk rates that were held by pausing it, all of them where ``io_held`` is false; ``short`` tells, in words, why it was not raised when it had to be.
     """
 
@@ -62,6 +66,7 @@ class Outcome(Record):
     enforced: Sequence[Setting] = ()
     not_enforced: Sequence[Refused] = ()
     oom_kills: Sequence[OomKill] = ()
+    left: Sequence[Running] = ()
     cgroup: str = ""
     memory_max: int | str | None = None
     short: str = ""
@@ -185,10 +190,21 @@ def summary(outcome: Outcome) -> list[str]:
         rows["processes"] = f"at most {usage.pids_peak} of {_range(limits, 'pids', str)}"
     lines += [f"  {name:9}  {text or 'not counted here'}" for name, text in rows.items()]
     lines += [f"  {name}: {why}" for name, why in outcome.unreadable.items()]
+    if outcome.left:
+        lines.append(f"  {_left(outcome.left)}")
     lines += [f"  {hit.text}" for hit in hits(outcome)] or [
         "  no limit on CPU, memory, processes or time was hit"
     ]
     return lines
+
+
+def _left(running: Sequence[Running]) -> str:
+    named = [f"{printable(one.name)} (pid {one.pid})" for one in running[:_NAMED]]
+    more = [f"and {len(running) - _NAMED} more"] if len(running) > _NAMED else []
+    count = f"{_times(len(running), 'process', 'processes')} still running"
+    return (
+        f"{count} and {'was' if len(running) == 1 else 'were'} ended: {', '.join([*named, *more])}"
+    )
 
 
 def _cpu(outcome: Outcome) -> str | None:
@@ -323,6 +339,7 @@ def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
         "limits_hit": [
             {"limit": h.limit, "events": h.events, "text": h.text} for h in hits(outcome)
         ],
+        "left_running": [{"pid": each.pid, "name": each.name} for each in outcome.left],
         "oom_kills": [
             {"pid": k.pid, "task": k.task, "cgroup": k.cgroup, "limit_cgroup": k.limit_cgroup}
             for k in outcome.oom_kills

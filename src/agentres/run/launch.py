@@ -19,14 +19,14 @@ from agentres.model.errors import (
     UsageError,
     exit_status,
 )
-from agentres.model.limits import Standing
+from agentres.model.limits import Standing, cpu_hints
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import MAX
 from agentres.run.admission import Applicant, enter
 from agentres.run.enforcement import Loaded, enforce
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from agentres.kernel.trampoline import Child, Identity
     from agentres.kernel.walls import OwnUser
     from agentres.model.limits import Limits
+    from agentres.model.stats import Running
     from agentres.run.agent import Request
     from agentres.run.explain import Outcome
     from agentres.run.monitor import Monitor
@@ -154,18 +155,20 @@ class Launch:
         from agentres.kernel.trampoline import Child, Plan
 
         request = self._request
+        hints = cpu_hints(request.limits, os.cpu_count() or 1) if request.cpu_hint else {}
         plan = Plan(
             request.command,
             request.limits.nofile,
             self._identity,
             request.cwd,
-            request.environment,
+            {**hints, **request.environment},
             self._mask,
             own_network=request.limits.net != "host",
             resolver=self._resolver or "",
             walls=self._place.hierarchy.mount if self._walled else "",
             view=-1 if self._home.view is None else self._home.view,
             caller=None if request.behalf is None else request.behalf.caller,
+            dropped=self._dropped(),
         )
         # Before the agent can change the one or fill the other.
         self._terminal, kernel_log = Terminal(), KernelLog()
@@ -185,8 +188,23 @@ class Launch:
             partial(self.watch, child),
             self._owner,
             request.attach,
+            not request.hangup_passed,
         )
         self._taken.append(self._supervision.close)
+
+    def _dropped(self) -> Sequence[int]:
+        """The capabilities that an agent which runs as root is not to have."""
+        is_root = os.geteuid() == 0 and (self._identity is None or self._identity.uid == 0)
+        stays_root = is_root and not self._walled
+        if not stays_root or self._request.keep_caps:
+            return ()
+        from agentres.kernel import capabilities
+
+        if capabilities.can_drop():
+            return capabilities.UNDOING
+        if capabilities.bound(capabilities.UNDOING):
+            self._tell("NOT enforced: it keeps capabilities that undo limits (CAP_SETPCAP is not here)")  # fmt: skip
+        return ()
 
     def watch(self, child: Child, loop: Loop, on_oom: Callable[[], None]) -> Monitor:
         """What watches the agent from now on, for :class:`~agentres.run.supervision.Supervision`."""
@@ -209,7 +227,7 @@ class Launch:
             child.started,
             self._inside,
             self._slice,
-            self._home.adopt,
+            partial(self._home.adopt, held=behalf is not None and behalf.caller.uid != 0),
             terms,
             named=request.name if request.named else None,
             origins=request.origins,
@@ -224,10 +242,11 @@ class Launch:
     def wait(self) -> Outcome:
         """Wait for the end of the agent, and of all that it started; how it ended."""
         ended = self._supervision.until_the_end(self._request.timeout)
+        left = () if ended.killed else self._left()
         self._home.agent.kill_all()  # release() says it where something survives that
         self._terminal.restore(modes=ended.returncode < 0)
         self._supervision.finish(exit_status(ended.returncode, ended.timed_out))
-        return self._outcome(ended)
+        return self._outcome(ended, left)
 
     @property
     def _owner(self) -> int | None:
@@ -268,6 +287,11 @@ class Launch:
         Whoever comes near to an elastic limit on memory before it is watched waits, and is not killed.
         """
         limits = self._request.limits
+        if not self._request.orphan_kept:
+            try:
+                self._enforced.actuator.guard()
+            except OSError as error:
+                self._tell(f"NOT enforced: --orphan kill (there is nobody to do it: {error})")
         if "memory" in limits.ranges and isinstance(limits.memory, int) and self._enforced.holds("memory.max"):  # fmt: skip
             from agentres.policy.tripwire import ROOM, last
 
@@ -292,7 +316,17 @@ class Launch:
         if self._request.started is not None:
             self._request.started(self._home.agent.path)
 
-    def _outcome(self, ended: Ended) -> Outcome:
+    def _left(self) -> Sequence[Running]:
+        """What of the agent still runs when its main process has ended."""
+        try:
+            return self._home.agent.processes()
+        except (
+            ControlFileError
+        ) as error:  # it has shut its cgroups: what is in there is killed all the same
+            self._tell(f"it is not known what of it still ran: {error}")
+            return ()
+
+    def _outcome(self, ended: Ended, left: Sequence[Running]) -> Outcome:
         from agentres.run.explain import Outcome
 
         request, agent, enforced = self._request, self._home.agent, self._enforced
@@ -317,6 +351,7 @@ class Launch:
             enforced=enforced.settings,
             not_enforced=enforced.missing,
             oom_kills=ended.oom_kills,
+            left=left,
             cgroup=agent.path,
             memory_max=_memory_max(agent),
             short=ended.short,
@@ -381,11 +416,15 @@ def _gaps(identity: Identity | None, walled: bool) -> list[str]:
         return []
     if identity is None or (identity.uid == 0 and not walled):
         return ["it runs as root, and can undo its limits: --isolate or --user keeps it from that"]
+    if identity.uid == 0:
+        return [
+            "it runs as root, without capabilities: files of root's are its to write, and what they lead to; --user auto gives it a user of its own"
+        ]
     from agentres.kernel import walls
 
     if walled and identity.uid not in walls.DYNAMIC and walls.landlock() < walls.SCOPES_ABI:
         return [
-            f"NOT enforced: it can signal other processes of {identity.name} (Linux 6.12's Landlock is not here); --user auto gives it a user of its own"
+            f"NOT enforced: it can signal and trace other processes of {identity.name}, and by them leave its limits (Linux 6.12's Landlock is not here); --user auto gives it a user of its own"
         ]
     return []
 

@@ -36,6 +36,11 @@ _CLOSING = 5.0
 _RESTART_LEAST, _RESTART_MOST = 1.0, 60.0
 """Seconds from one start of the companion to the next, doubling: one that always dies must not keep us busy."""
 
+_AT_ONCE = 64
+"""Packets of the companion's that are taken before something else has its turn."""
+
+_COMPANION = (sys.executable, "-P", "-m", "agentres.companion.main")
+
 _BUFFER = 1 << 20
 """Bytes asked for the socket: some hundred alerts."""
 
@@ -92,10 +97,13 @@ class Messenger:
         ours.setblocking(False)
         ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, _BUFFER)
         try:
-            self._pid = (
-                self._fork(theirs, ours) if self._callables else self._execute(theirs.fileno())
-            )
-            self._adopt(self._pid)
+            if self._caller is not None:
+                self._pid = self._execute_as(self._caller, theirs.fileno())
+            else:
+                self._pid = (
+                    self._fork(theirs, ours) if self._callables else self._execute(theirs.fileno())
+                )
+                self._adopt(self._pid)
         except (OSError, ControlFileError) as error:
             ours.close()
             if self._pid:
@@ -207,12 +215,13 @@ class Messenger:
                 os._exit(0)
         return pid
 
-    def _execute(self, fd: int) -> int:
-        line = [sys.executable, "-P", "-m", "agentres.companion.main", str(fd)]
-        if self._caller is not None:
-            from agentres.kernel.caller import spawn
+    def _execute_as(self, caller: Caller, fd: int) -> int:
+        from agentres.kernel.caller import spawn
 
-            return spawn(self._caller, line, self._environment, fd)
+        return spawn(caller, [*_COMPANION, str(fd)], self._environment, fd, self._adopt)
+
+    def _execute(self, fd: int) -> int:
+        line = [*_COMPANION, str(fd)]
         os.set_inheritable(fd, True)
         devnull = os.devnull
         return os.posix_spawn(
@@ -248,7 +257,8 @@ class Messenger:
     def _receive(self) -> bool:
         """Take what the companion says; False when it has hung up."""
         assert self._socket is not None
-        while True:
+        known = {handler.name for handler in self._settings.handlers}
+        for _ in range(_AT_ONCE):
             try:
                 data = self._socket.recv(1 << 16)
             except BlockingIOError:
@@ -257,9 +267,15 @@ class Messenger:
                 return False
             if not data:
                 return False
-            kind, *rest = marshal.loads(data)
-            if kind == "dropped":  # the other one is "ready"
-                self._drop(*rest)
+            if data == b"ready":
+                continue
+            # Text, and checked: by the daemon this is root, and that process is not.
+            total, _, name = data.decode(errors="replace").partition(" ")
+            counted = total.isascii() and total.isdecimal() and len(total) < 10
+            if not counted or (self._caller is not None and name not in known):
+                return False
+            self._drop(name, int(total))
+        return True
 
     def _drop(self, name: str, total: int) -> None:
         self._dropped[name] = total

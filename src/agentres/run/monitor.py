@@ -15,8 +15,7 @@ from agentres.kernel import registry
 from agentres.kernel.drift import Drift
 from agentres.kernel.loop import Loop
 from agentres.kernel.meter import Meter
-from agentres.kernel.writeback import Writeback
-from agentres.model.action import Action
+from agentres.kernel.writeback import HostWrites, Writeback
 from agentres.model.limits import EVERY_DISK
 from agentres.model.paths import state_directory
 from agentres.model.record import TYPE_CHECKING
@@ -89,10 +88,13 @@ class Monitor:
         if watched.caller is not None:
             self.run = self.run.but(uid=watched.caller.uid)
         self._history = History(loop, history, self.run, watched.caller, self._history_changed)
+        self.act = self._history.act
+        """Takes an action, once it was done."""
         self.meter = Meter(
             self.agent.path,
             network=self.actuator.network,
             writeback=Writeback(self.actuator.disks.get(EVERY_DISK, ())),
+            nofile=watched.terms.limits.nofile,
         )
         self.meter.read("limits")
         self._engine = Engine(loop, settings, self._tell, self._sampled)
@@ -115,7 +117,7 @@ class Monitor:
         if self.subject.learning is not None:
             self.subject.learning.ask(watched.terms.limits.ranges, watched.warn, self._predicted)
         if self.actuator.paced:
-            self.subject.pacer = Pacer(loop, self.meter, self.actuator, self.acted)
+            self.subject.pacer = Pacer(loop, self.meter, self.actuator, self.act, HostWrites())
 
     def finish(self, exit_code: int) -> None:
         """Take the last sample, end the alerts, and wait for the history and the handlers."""
@@ -153,7 +155,7 @@ class Monitor:
 
     def _check_moved(self) -> None:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        found = self._limits_off + self.drift.moved(map(int, self.meter.pids), now)
+        found = self._limits_off + self.drift.moved(self.meter.pids, now)
         self._note("drift", len(found), "; ".join(found))
 
     # What the engine tells.
@@ -192,7 +194,7 @@ class Monitor:
             return
         again = partial(self._hearing.look, "memory")
         self.subject.mover = mover = Mover(
-            self._loop, self.terms, self.meter, self.actuator, self.acted, again, self.subject.settled
+            self._loop, self.terms, self.meter, self.actuator, self.act, again, self.subject.settled
         )  # fmt: skip
         for resource in mover.resources:
             self.subject.follow(resource, since)
@@ -248,10 +250,6 @@ class Monitor:
             "unbilled_bytes": reading.unbilled_bytes,
             "paused_usec": None if pacer is None else round(pacer.seconds * 1e6),
         }
-
-    def acted(self, action: Action) -> None:
-        """Something was done with a limit."""
-        self._history.act(action)
 
     def _note(self, resource: str, value: float, detail: str) -> None:
         self._engine.note(self.subject, resource, value, detail)

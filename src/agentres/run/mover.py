@@ -169,7 +169,9 @@ class Mover:
                 self._refuse(key, before, forecast.first, "prediction", error, start)
                 continue
             self._read_limit(key)
-            self._tell("predict", key, before, after, "prediction", forecast.why, start)
+            self._act(
+                Action.since(start, "predict", key, before, after, "prediction", forecast.why)
+            )
 
     # What is written.
 
@@ -191,7 +193,9 @@ class Mover:
         self._read_limit(move.resource)
         if after != move.before:
             kind = "raise" if after > move.before else "lower"
-            self._tell(kind, move.resource, move.before, after, move.rule, move.why, start)
+            self._act(
+                Action.since(start, kind, move.resource, move.before, after, move.rule, move.why)
+            )
             if kind == "lower" and move.resource == "memory" and self.sharing is not None:
                 self.sharing.bell.ring()
         return after
@@ -239,7 +243,9 @@ class Mover:
         except (AgentresError, OSError) as error:
             self._refuse("memory", before, step.limit or before, "contention", error, start)
         if changed:
-            self._tell(step.kind, "memory", before, after, "contention", step.why, start)
+            self._act(
+                Action.since(start, step.kind, "memory", before, after, "contention", step.why)
+            )
         return changed
 
     def _freeze(self, frozen: bool, why: str) -> None:
@@ -272,17 +278,4 @@ class Mover:
         cause = getattr(error, "errno", str(error))
         if self._refused.get(resource) != cause:
             self._refused[resource] = cause
-            self._tell("refuse", resource, before, wanted, rule, str(error), start)
-
-    def _tell(
-        self,
-        kind: str,
-        resource: str,
-        before: float | None,
-        after: float | None,
-        rule: str,
-        why: str,
-        start: float,
-    ) -> None:
-        took = time.monotonic() - start
-        self._act(Action.now(kind, resource, before, after, rule, why, took))
+            self._act(Action.since(start, "refuse", resource, before, wanted, rule, str(error)))

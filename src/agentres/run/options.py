@@ -19,6 +19,7 @@ from agentres.model.limits import (
     DISKS,
     NETWORK,
     NETWORKS,
+    ON_OFF,
     PRIORITIES,
     SHARE,
     WRITTEN,
@@ -46,7 +47,7 @@ LIMITS, AGENT, OUTPUT = "Limits", "The agent", "What agentres says and does"
 class RunOption(Record):
     """One option: its name, what it takes (empty: a flag), where and how ``--help`` shows it.
 
-    ``alone`` is what it stands for without a value, which is then only to be given after ``=``.
+    ``alone`` is what it stands for without a value, which is then only to be given after ``=``; ``short`` its other name: ``-q``.
     """
 
     name: str
@@ -55,6 +56,7 @@ class RunOption(Record):
     help: str
     repeatable: bool = False
     alone: str = ""
+    short: str = ""
 
     @property
     def key(self) -> str:
@@ -81,20 +83,26 @@ OPTIONS = (
     RunOption("priority", "low|normal|high|N", LIMITS, "Who goes first when the host's budget is gone, 1 to 1000: low is 25, high 400. Default: normal, 100."),
     RunOption("wait", "[DURATION]", LIMITS, "Where the least does not fit the host's budget: wait for it, at most so long with --wait=5m. Default: fail.", alone=MAX),
     RunOption("timeout", "DURATION", LIMITS, "Wall time: 90s, 5m, 1h30m; then SIGTERM, 5 s later SIGKILL, and exit 124. Default: none."),
-    RunOption("name", "NAME", AGENT, "The agent's name. Default: the command's, with a random end."),
+    RunOption("name", "NAME", AGENT, "The agent's name. Default: the command's, with a random end.", short="-n"),
     RunOption("user", "USER", AGENT, "Run as this user (root only), or auto: as one that no other agent has; sets HOME, USER and LOGNAME, and with --isolate=no the groups."),
-    RunOption("isolate", "[yes|no]", AGENT, "Wall it off from its limits, from us and from other agents (root only; docs/security.md); without --user as a user of its own. Default: yes with --user, else no.", alone="yes"),
+    RunOption("isolate", "[yes|no]", AGENT, "Wall it off from its limits, from us and from other agents (by root or the daemon; docs/security.md); by root as a user of its own, where none is named. Default: yes with --user and by the daemon, else no.", alone="yes"),
     RunOption("detach", "", AGENT, "Have the daemon go on with it when this command has gone, which says the agent's name; its output goes to the journal (agentres logs)."),
     RunOption("local", "", AGENT, "Supervise it here, not by the daemon. Default: by the daemon, where its socket is."),
+    RunOption("keep-caps", "", AGENT, "Let an agent that root runs as root keep the capabilities that undo its limits: CAP_SYS_NICE and CAP_SYS_RESOURCE."),
+    RunOption("cpu-hint", "on|off", AGENT, "Tell runtimes by PYTHON_CPU_COUNT, OMP_NUM_THREADS, GOMAXPROCS and RAYON_NUM_THREADS, where these are not set, how many processors --cpu comes to. Default: on."),
+    RunOption("orphan", "kill|keep", AGENT, "What becomes of it when its supervisor is killed: it is killed as well, or goes on inside its limits as they stand. Default: kill."),
+    RunOption("hangup", "end|pass", AGENT, "What SIGHUP does, that is, that the terminal or connection has gone: the agent gets it and is ended 5 s later, or it only gets it. With nohup neither. Default: end."),
     RunOption("cwd", "DIR", AGENT, "Start in this directory."),
     RunOption("config", "FILE", OUTPUT, "Read the configuration from FILE alone. Default: $AGENTRES_CONFIG, else /etc/agentres/agentres.toml and the user's own."),
     RunOption("best-effort", "", OUTPUT, "Run even where limits cannot be enforced; they are listed on stderr. Needs a cgroup that may be written."),
     RunOption("summary", "FILE", OUTPUT, "Write a JSON summary to FILE at the end."),
     RunOption("progress", "", OUTPUT, "Draw what it uses in a line on stderr while it runs, where that is a terminal."),
-    RunOption("quiet", "", OUTPUT, "Say nothing but errors."),
-    RunOption("verbose", "", OUTPUT, "Say every control-file write."),
+    RunOption("quiet", "", OUTPUT, "Say nothing but errors.", short="-q"),
+    RunOption("verbose", "", OUTPUT, "Say every control-file write.", short="-v"),
 )  # fmt: skip  # a table
 """Every option of ``agentres run``, in the order of ``--help``."""
+
+ORPHAN, HANGUP = ("kill", "keep"), ("end", "pass")
 
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 _NAME_MAX = 64
@@ -123,16 +131,19 @@ class RunOptions(Record):
 
 def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None:
     """The values and the command of a well-formed line; None for any other (``--help`` too)."""
-    by_flag = {f"--{option.name}": option for option in OPTIONS}
+    by_flag = _by_flag()
     values: dict[str, Any] = {}
     rest = list(arguments)
     while rest and rest[0].startswith("-") and rest[0] != "-":
         word = rest.pop(0)
         if word == "--":
             break
+        if (apart := _taken_apart(word, by_flag)) is not None:
+            rest[:0] = apart
+            continue
         flag, equals, text = word.partition("=")
         option = by_flag.get(flag)
-        if option is None or (equals and not option.metavar):
+        if option is None or (equals and (flag == option.short or not option.metavar)):
             return None
         if not option.metavar:
             values[option.key] = True
@@ -150,12 +161,36 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None:
     return (values, rest) if rest else None
 
 
+def _by_flag() -> dict[str, RunOption]:
+    return {
+        flag: option for option in OPTIONS for flag in (f"--{option.name}", option.short) if flag
+    }
+
+
+def _taken_apart(word: str, by_flag: Mapping[str, RunOption]) -> list[str] | None:
+    """``-qv`` as ``-q -v``, ``-nNAME`` as ``-n NAME``; None for any other word."""
+    if word.startswith("--") or len(word) < 3:
+        return None
+    words = []
+    for at, letter in enumerate(word[1:], 2):
+        option = by_flag.get(f"-{letter}")
+        if option is None:
+            return None
+        words.append(f"-{letter}")
+        if option.metavar and at < len(word):
+            return [*words, word[at:]]
+    return words
+
+
 def spell_out(arguments: Sequence[str]) -> list[str]:
     """The line with a value for each option that was given alone, as Typer wants it."""
-    by_flag = {f"--{option.name}": option for option in OPTIONS}
+    by_flag = _by_flag()
     line, rest = list[str](), list(arguments)
     while rest and rest[0].startswith("-") and rest[0] not in ("-", "--"):
         word = rest.pop(0)
+        if (apart := _taken_apart(word, by_flag)) is not None:
+            rest[:0] = apart
+            continue
         option = by_flag.get(word)
         if option is not None and option.alone:
             line.append(f"{word}={option.alone}")
@@ -251,6 +286,10 @@ def understand(
         timeout=timeout,
         user=values.get("user"),
         isolate=value("isolate", parse_yes_or_no),
+        orphan_kept=value("orphan", _one_of(ORPHAN), ORPHAN[0]) == ORPHAN[1],
+        keep_caps=bool(values.get("keep_caps")),
+        cpu_hint=value("cpu_hint", _one_of(ON_OFF), ON_OFF[0]) == ON_OFF[0],
+        hangup_passed=value("hangup", _one_of(HANGUP), HANGUP[0]) == HANGUP[1],
         cwd=values.get("cwd"),
         origins={key: _origin(key, values, around, settings) for key in texts},
     )
@@ -267,6 +306,19 @@ def understand(
         bool(values.get("local")),
         bool(values.get("progress")),
     )
+
+
+def check_kinds(values: Values) -> None:
+    """Raise UsageError where they are not what :func:`parse` gives: a flag is True, what is repeatable a list."""
+    for option in OPTIONS:
+        if option.key in values:
+            kind = bool if not option.metavar else list if option.repeatable else str
+            value = values[option.key]
+            texts = value if isinstance(value, list) else []
+            if not isinstance(value, kind) or not all(isinstance(text, str) for text in texts):
+                raise UsageError(f"--{option.name}: what was submitted makes no sense")
+    if unknown := values.keys() - {option.key for option in OPTIONS}:
+        raise UsageError(f"there is no option {min(unknown)!r}")
 
 
 def with_environment(
@@ -291,6 +343,17 @@ def default_name(command: str) -> str:
     """The command's name with a random end: two agents of one command can live side by side."""
     base = "".join(c if c in _NAME_CHARACTERS else "_" for c in os.path.basename(command))
     return f"{base.lstrip('_.-')[:48] or 'agent'}-{os.urandom(3).hex()}"
+
+
+def _one_of(words: Sequence[str]) -> Callable[[str], str]:
+    """Reads one of them; UnitError."""
+
+    def read(text: str) -> str:
+        if text not in words:
+            raise UnitError(f"expected {' or '.join(words)}")
+        return text
+
+    return read
 
 
 def parse_wait(text: str) -> float:

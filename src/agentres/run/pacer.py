@@ -7,7 +7,7 @@ controller is, nothing is billed, and reads are paced as well.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from agentres.kernel.actuator import PACING, Actuator
 from agentres.kernel.loop import Loop
@@ -21,6 +21,7 @@ from agentres.policy.writeback import IN_DEBT, LATEST, Bucket
 if TYPE_CHECKING:
     from agentres.kernel.loop import Timer
     from agentres.kernel.meter import Meter
+    from agentres.kernel.writeback import HostWrites
     from agentres.model.stats import Reading
 
 _ASLEEP, _SLEEPS = 0.1, 1.0
@@ -31,6 +32,12 @@ _WAITED = 0.01
 
 _FRUGAL, _BUSY = 50, 3
 """Looks at an agent that writes nothing are as many times rarer than they take, at the most 2 % of a processor; and at one that does."""
+
+_WHOLE = 0.5
+"""Seconds after which it is looked into although nobody has written."""
+
+_LITTLE = 4
+"""A part of a burst: where the whole host has written less, the agent is not looked into."""
 
 _QUIET = 2.0
 """Seconds without a pause after which it is told how long those before were, and the next one is told anew."""
@@ -52,7 +59,7 @@ class _Flow:
 class Pacer:
     """Paces one agent, whose figures ``meter`` reads; ``act`` gets what is done.
 
-    What it holds is what :attr:`Actuator.paced <agentres.kernel.actuator.Actuator.paced>` says, at the rates that stand.
+    ``host`` tells what anybody writes, and is closed with this.  What it holds is what :attr:`Actuator.paced <agentres.kernel.actuator.Actuator.paced>` says, at the rates that stand.
     """
 
     def __init__(
@@ -61,8 +68,12 @@ class Pacer:
         meter: Meter,
         actuator: Actuator,
         act: Callable[[Action], None],
+        host: HostWrites,
     ) -> None:
         self._loop, self._meter, self._actuator, self._act = loop, meter, actuator, act
+        self._host, self._host_wrote = host, 0
+        self._whole_at = _LONG_AGO
+        self._cost = self._glance = 0.0005
         self._flows: dict[str, _Flow] = {}
         self._first = True
         self._usage: int | None = None
@@ -82,6 +93,7 @@ class Pacer:
             self._timer.cancel()
         self._thaw()
         self._tell_ends(float("inf"))
+        self._host.close()
 
     def rest(self, seconds: float) -> None:
         """Let it run for so long."""
@@ -118,6 +130,15 @@ class Pacer:
             self._tell_ends(now)
             self._after(self._rest(now) if rates else _ASLEEP, self._look)
             return
+        if self._nobody_wrote(now, rates):
+            self._thaw()  # for whom it was frozen is no rate any more
+            for flow in self._flows.values():
+                flow.bucket.rest(now)
+            self._tell_ends(now)
+            look = min(flow.bucket.latest for flow in self._flows.values())
+            self._glance = _took(now, self._glance)
+            self._after(max(look, _FRUGAL * self._glance), self._look)
+            return
         reading = self._meter.read("disk")
         freeze, look, writes, longest = 0.0, LATEST, False, ""
         for key, rate in rates.items():
@@ -134,7 +155,7 @@ class Pacer:
             if turn.freeze > freeze:
                 freeze, longest = turn.freeze, key
             look = min(look, turn.look)
-        took = time.monotonic() - now
+        took = self._cost = _took(now, self._cost)
         if not freeze:
             self._thaw()
             self._tell_ends(now)
@@ -147,11 +168,31 @@ class Pacer:
         else:
             self._after(_ASLEEP, self._look)
 
+    def _nobody_wrote(self, now: float, rates: Mapping[str, int]) -> bool:
+        """Whether nothing can have changed since it was looked into, which costs more the more processes it has."""
+        before, flows = self._host_wrote, self._flows
+        try:
+            self._host_wrote = self._host.count("io_read" in rates)
+        except (OSError, ValueError):  # then there is nothing to tell by
+            return False
+        if (
+            flows.keys() != rates.keys()
+            or any(flow.rate != rates[key] or flow.bucket.level for key, flow in flows.items())
+            or now >= self._whole_at + max(_WHOLE, _FRUGAL * self._cost)
+            or self._host_wrote - before
+            > min(flow.bucket.burst for flow in flows.values()) / _LITTLE
+        ):
+            self._whole_at = now
+            return False
+        self._host_wrote = before
+        return True
+
     def _rest(self, now: float) -> float:
         """Seconds until the next look at one that has not run since the last."""
         if any(flow.bucket.level > flow.bucket.burst for flow in self._flows.values()):
             return IN_DEBT
-        return LATEST if now < self._ran_at + _SLEEPS else _ASLEEP
+        latest = min((flow.bucket.latest for flow in self._flows.values()), default=LATEST)
+        return latest if now < self._ran_at + _SLEEPS else min(_ASLEEP, 4 * latest)
 
     def _figures(self, key: str, reading: Reading) -> tuple[int | None, int]:
         """What is not billed to the agent, and what is; bytes."""
@@ -226,3 +267,8 @@ class Pacer:
 
     def _tell(self, kind: str, flow: _Flow, why: str, took: float) -> None:
         self._act(Action.now(kind, flow.key, flow.rate, flow.rate, "writeback", why, took))
+
+
+def _took(began: float, before: float) -> float:
+    """Seconds that a look costs; one that had to wait, for a processor or what it loads, tells little of it."""
+    return min(time.monotonic() - began, 2 * before)

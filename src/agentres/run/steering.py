@@ -148,7 +148,8 @@ class Steering:
         else:
             self._only_for_us("thawed")
             self._monitor.actuator.thaw()
-        self._tell("freeze" if frozen else "thaw", "agent", None, None, who, start)
+        kind = "freeze" if frozen else "thaw"
+        self._monitor.act(Action.since(start, kind, "agent", None, None, "command", who))
 
     def _let_go_on(self) -> None:
         """Thaw it, whoever has frozen it: it could not end."""
@@ -173,7 +174,8 @@ class Steering:
         for one in resize.changed:
             start = time.monotonic() - one.took
             before, after = _number(one.before), _number(one.after)
-            self._tell("set", one.key, before, after, f"{one.text}, by {who}", start)
+            why = f"{one.text}, by {who}"
+            self._monitor.act(Action.since(start, "set", one.key, before, after, "command", why))
             self._origins[one.key] = f"set {one.text}, by {who}"
         monitor.meter.read("limits")
         monitor.check_drift()
@@ -195,18 +197,6 @@ class Steering:
         mover = self._monitor.subject.mover
         if mover is not None and mover.frozen:
             raise UsageError(f"it cannot be {what} while it is frozen for others: {mover.why}")
-
-    def _tell(
-        self,
-        kind: str,
-        resource: str,
-        before: float | None,
-        after: float | None,
-        why: str,
-        start: float,
-    ) -> None:
-        took = time.monotonic() - start
-        self._monitor.acted(Action.now(kind, resource, before, after, "command", why, took))
 
 
 def refusal(peer: Peer, owners: set[int], inside: str) -> AgentresError | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from agentres.kernel import process
 from agentres.kernel.actuator import COMMAND, Actuator
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy import tripwire
@@ -59,6 +60,9 @@ class AgentSubject(Subject):
     def observed(self, resource: str, value: float | None, reading: Sample, now: float) -> float:
         if resource == "memory" and self.learning is not None:
             self.learning.memory(reading, self.starved)
+        if resource == "nofile" and value is not None:
+            name = process.name(self.meter.most_open)
+            self.detail["nofile"] = f"{name} (pid {self.meter.most_open})" if name else ""
         if self.mover is None:
             return _NEVER
         return self.mover.observe(resource, value, reading, now, self.event)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 5.0
 """Between SIGTERM and SIGKILL when the time limit has passed."""
 
+HANGUP_SECONDS = 5.0
+"""Between SIGHUP, which the agent gets, and SIGTERM."""
 
 STOP_SECONDS = 0.5
 """Within which a process that minds SIGTSTP has stopped, its own handler included."""
@@ -69,7 +71,8 @@ _BEGAN_AS = _installed()
 class Ended(Record):
     """How the main process ended: its status (-N for signal N), after how many seconds, and why.
 
-    ``short`` is what it was refused at the last, in words; ``stopped`` who has ended it by command, empty: nobody.
+    ``killed``: all of it was, by us.  ``short`` is what it was refused at the last, in words; ``stopped`` who has ended it by
+    command, empty: nobody.
     ``limits`` are those that held at the last, None where they were never changed by command;
     ``writes`` the figures of :class:`~agentres.model.stats.Usage` that no control file has.
     """
@@ -78,6 +81,7 @@ class Ended(Record):
     wall: float
     timed_out: bool
     killed_after_grace: bool
+    killed: bool
     oom_kills: tuple[OomKill, ...]
     short: str
     stopped: str = ""
@@ -91,7 +95,7 @@ class Supervision:
     ``heard`` are the blocked signals that are the agent's; ``log_name`` is the agent's cgroup as the
     kernel log names it.  ``watch`` makes what monitors the agent, from this loop and what is to be called
     when a process was killed for memory.  ``owner`` is whose agent it is beside our own user's; ``attach`` gets the
-    loop, and this, before anything is waited for.
+    loop, and this, before anything is waited for.  ``hangup_ends``: one that goes on after SIGHUP is ended.
     """
 
     def __init__(
@@ -104,18 +108,20 @@ class Supervision:
         watch: Watcher,
         owner: int | None = None,
         attach: Callable[[Loop, Supervision], None] | None = None,
+        hangup_ends: bool = True,
     ) -> None:
         self._child = child
         self._agent = agent
         self._kernel_log = kernel_log
         self._log_name = log_name
         self._oom_kills: list[OomKill] = []
-        self._timed_out = self._killed_after_grace = False
+        self._timed_out = self._killed_after_grace = self._killed = False
         self._returncode: int | None = None
         self._memory_events = -1
         self._heard = heard
         self._signals: Signals | None = None
         self._watch = watch
+        self._hangup_ends = hangup_ends
         self._owners = {os.geteuid()} | ({owner} if owner is not None else set())
         self._monitor: Monitor | None = None
         self._listener: Listener | None = None
@@ -158,6 +164,7 @@ class Supervision:
             wall,
             self._timed_out,
             self._killed_after_grace,
+            self._killed,
             tuple(self._oom_kills),
             "" if self._monitor is None else self._monitor.short,
             self._stopped,
@@ -188,6 +195,8 @@ class Supervision:
         """Send a signal to the main process, or to its process group: what a terminal does."""
         if self._returncode is not None:
             return
+        if number == signal.SIGHUP:
+            self._hung_up()
         if not to_all:
             self._send(number)
             return
@@ -222,7 +231,7 @@ class Supervision:
         """SIGKILL for all."""
         if self._returncode is None:
             self._stopped = f"killed by {who}"
-            self._agent.kill = True
+            self._kill()
 
     def _begin_to_watch(self) -> None:
         if self._returncode is not None or self._monitor is not None:
@@ -279,11 +288,24 @@ class Supervision:
                 _reap_adopted(self._child.pid)
             elif came.sent or not self._has_it_too(came.number):
                 self._send(came.number)
+            if came.number == signal.SIGHUP:
+                self._hung_up()
             if came.number == signal.SIGTSTP and self._signals is not None:
                 from agentres.kernel.signals import stop
 
                 # After the agent: once we have, the next line is the shell's.
                 self.when_stopped(stop)
+
+    def _hung_up(self) -> None:
+        """The terminal or the connection is gone, and nobody hears what the agent says any more."""
+        if self._hangup_ends:
+            self._hangup_ends = False
+            self._loop.call_at(time.monotonic() + HANGUP_SECONDS, self._end_after_hangup)
+
+    def _end_after_hangup(self) -> None:
+        if self._stopped:  # somebody has told it to end, with a grace of its own
+            return
+        self.stop(GRACE_SECONDS, "the hang-up of its terminal or connection")
 
     def _has_it_too(self, number: int) -> bool:
         """Whether a signal from the terminal went to the agent as well as to us."""
@@ -315,6 +337,10 @@ class Supervision:
 
     def _grace_is_over(self) -> None:
         self._killed_after_grace = True
+        self._kill()
+
+    def _kill(self) -> None:
+        self._killed = True
         self._agent.kill = True
 
     def _note_oom_kills(self) -> None:

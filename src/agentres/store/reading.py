@@ -50,7 +50,8 @@ _SELECT_CHANGES = (
 class AlertRow(Record):
     """An alert as it stands.
 
-    ``severity`` is the highest that it reached, ``handled`` the first time that a handler took it.
+    ``severity`` is the highest that it reached, ``handled`` the first time that a handler took it; ``worst`` the highest value, of
+    ``worst_limit``, at ``worst_at``: None where an older version wrote it.
     """
 
     id: str
@@ -76,6 +77,9 @@ class AlertRow(Record):
     repeats: int
     message: str
     host: str
+    worst: float | None
+    worst_limit: float | None
+    worst_at: float | None
 
 
 class ActionRow(Record):

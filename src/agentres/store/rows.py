@@ -27,6 +27,7 @@ OF_ALERT = ("id", "run", "agent", "of", "rule", "resource", "unit", "breached", 
 PER_EVENT = (
     "severity", "value", "limit", "threshold", "updated", "resolved", "repeats", "message",
 )  # fmt: skip
+WORST = ("worst", "worst_limit", "worst_at")
 OF_ACTION = (
     "run", "agent", "time", "resource", "kind", "before", "after", "rule", "why", "took", "values",
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Sample
-from agentres.store.rows import names
+from agentres.store.rows import WORST, names
 
 if TYPE_CHECKING:
     import sqlite3
@@ -21,6 +21,11 @@ def add_sample_columns(db: sqlite3.Connection) -> None:
     for field in Sample.__match_args__:
         if field not in there:
             db.execute(f'ALTER TABLE samples ADD COLUMN "{field}"')
+
+
+def _add_worst(db: sqlite3.Connection) -> None:
+    for field in WORST:
+        db.execute(f"ALTER TABLE alerts ADD COLUMN {field} REAL")
 
 
 def _first_schema(db: sqlite3.Connection) -> None:
@@ -85,5 +90,7 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _second_schema,
     add_sample_columns,  # of the network
     add_sample_columns,  # of writeback
+    _add_worst,
+    add_sample_columns,  # of the process with the most open files
 )
 """Step N makes schema N+1 of schema N, in one transaction; never changed once released."""

@@ -12,7 +12,7 @@ from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
 from agentres.store import StoreError, rows
 from agentres.store.file import Transaction, connect, inode, told
-from agentres.store.rows import OF_ACTION, OF_ALERT, PER_EVENT, marks, names, plain
+from agentres.store.rows import OF_ACTION, OF_ALERT, PER_EVENT, WORST, marks, names, plain
 from agentres.store.schema import MIGRATIONS
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ _UPSERT_RING = (
     "INSERT INTO rings VALUES (?, ?, ?) ON CONFLICT (run) DO UPDATE SET"
     " taken = excluded.taken, oldest = min(oldest, excluded.oldest)"
 )
-_TOLD = (*OF_ALERT, *PER_EVENT, "last_severity")
-_CHANGING = ("last_severity", *PER_EVENT[1:])
+_TOLD = (*OF_ALERT, *PER_EVENT, *WORST, "last_severity")
+_CHANGING = ("last_severity", *PER_EVENT[1:], *WORST)
 _UPSERT_ALERT = (
     f"INSERT INTO alerts ({names(_TOLD)}, handled)"
     f" VALUES ({', '.join(':' + field for field in _TOLD)},"
@@ -138,7 +138,7 @@ class Writer:
         if kind == "repeated":  # which says nothing of that: it is about an alert that has ended
             now = event.get("time", time.time())
         row = {**event, "severity": severity, "last_severity": severity}
-        values = {field: plain(row[field]) for field in _TOLD}
+        values = {field: plain(row.get(field) if field in WORST else row[field]) for field in _TOLD}
         with self._write as db:
             db.execute(_UPSERT_ALERT, values)
             figures = [values[field] for field in PER_EVENT]

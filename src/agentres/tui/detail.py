@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -76,7 +75,7 @@ class DetailScreen(Screen[None]):
     def _draw(self) -> None:
         if self._detail is not None:
             width = max(40, self.size.width - 4)
-            lines = Text("\n").join(_page(self._detail, width, time.time()))
+            lines = Text("\n").join(_page(self._detail, width, self._source.now()))
             self.query_one("#all", Static).update(lines)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from agentres.kernel import process
 from agentres.kernel.registry import Found
 from agentres.model.errors import AgentresError
 from agentres.readers.curves import Curves, curves
@@ -66,6 +66,10 @@ class Source:
         """The fleet, now."""
         return self._fleet.look()
 
+    def now(self) -> float:
+        """Unix seconds."""
+        return self._fleet.now()
+
     def detail(self, agent: Found) -> Detail:
         """All about this one."""
         trouble = list[str]()
@@ -80,15 +84,17 @@ class Source:
         try:
             store = self._history(False)
             try:
-                runs = [
-                    run for run in store.runs(agent.name) if abs(run.started - agent.started) < 1.0
+                here = [
+                    run
+                    for run in store.runs(agent.name, "agent", since=self._fleet.now())
+                    if run.cgroup == agent.path and run.started >= agent.started - 1.0
                 ]
-                if runs:
-                    drawn = curves(store.samples(runs[0].id))
-                    actions = tuple(store.actions(run_id=runs[0].id, limit=_ACTIONS))
-                alerts = tuple(
-                    store.alerts(agent=agent.name, since=agent.started - 1.0, limit=_ALERTS)
-                )
+                if here:  # else it is another user's, or has just begun
+                    run = here[0].id
+                    drawn = curves(store.samples(run))
+                    actions = tuple(store.actions(run_id=run, limit=_ACTIONS))
+                    told = store.alerts(agent=agent.name, since=agent.started - 1.0)
+                    alerts = tuple(alert for alert in told if alert.run == run)[:_ALERTS]
             finally:
                 store.close()
         except AgentresError as error:
@@ -109,7 +115,8 @@ class Source:
         store = self._history(True)
         try:
             for alert in alerts:
-                store.acknowledge(alert.id, self._who, why, time.time())
+                if store.alert(alert.id).acknowledged is None:  # else somebody was quicker
+                    store.acknowledge(alert.id, self._who, why, time.time())
         finally:
             store.close()
 
@@ -119,36 +126,27 @@ class Source:
 
     def _processes(self, agent: Found) -> list[Process]:
         found, known = [], dict[int, psutil.Process]()
-        for pid in _pids(agent.path):
-            process = self._known.get(pid)
+        try:
+            pids = process.below(agent.path)
+        except OSError:  # an agent's cgroup that it has shut
+            pids = []
+        for pid in pids:
+            one = self._known.get(pid)
             try:
-                new = process is None or not process.is_running()
-                if process is None or new:
-                    process = psutil.Process(pid)
-                known[pid] = process
-                with process.oneshot():
-                    percent = process.cpu_percent()
+                new = one is None or not one.is_running()
+                if one is None or new:
+                    one = psutil.Process(pid)
+                known[pid] = one
+                with one.oneshot():
+                    percent = one.cpu_percent()
                     found.append(
                         Process(
-                            pid, process.username(), None if new else percent / 100,
-                            process.memory_info().rss, process.num_threads(),
-                            " ".join(process.cmdline()) or f"[{process.name()}]",
+                            pid, one.username(), None if new else percent / 100,
+                            one.memory_info().rss, one.num_threads(),
+                            " ".join(one.cmdline()) or f"[{one.name()}]",
                         )
                     )  # fmt: skip
             except psutil.Error:  # it has just ended, or is not ours to look at
                 continue
         self._known = known
         return sorted(found, key=lambda one: (-(one.cpu or 0.0), one.pid))
-
-
-def _pids(path: str) -> list[int]:
-    """The processes of the cgroup and of all below it."""
-    found = []
-    for folder, _, files in os.walk(path):
-        if "cgroup.procs" in files:
-            try:
-                with open(f"{folder}/cgroup.procs") as file:
-                    found += [int(line) for line in file]
-            except OSError:  # it goes at this moment, or is a threaded one
-                continue
-    return found
