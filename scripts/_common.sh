@@ -22,10 +22,10 @@ apt_install() {
     sudo=(sudo)
   fi
   say "missing on this host: $*; installing: ${sudo[*]:+sudo }apt-get install $*"
-  {
+  { # another's apt is waited for
     "${sudo[@]}" apt-get update -q &&
       "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -q --yes --no-install-recommends "$@"
+        apt-get -o DPkg::Lock::Timeout=600 install -q --yes --no-install-recommends "$@"
   } >&2 || die "apt-get failed; install by hand: $*"
 }
 

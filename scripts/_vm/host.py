@@ -162,7 +162,9 @@ def ensure_packages(wanted: Mapping[str, str]) -> None:
     if prefix and not shutil.which("sudo"):
         raise VmError(f"neither root nor sudo: ask for these Debian packages: {names}")
     install = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive"]
-    install += ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
+    # Another's apt is waited for.
+    install += ["apt-get", "-o", "DPkg::Lock::Timeout=600"]
+    install += ["install", "--yes", "--no-install-recommends", *missing]
     say(f"missing on this host: {names}; installing: {shlex.join(install)}")
     # Two at once would be in each other's way.
     with locked(cache_dir() / "apt.lock"):
