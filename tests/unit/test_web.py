@@ -406,10 +406,9 @@ class Browser:
         wait_until(lambda: text in self.drawn(), f"{text!r} is drawn", 60)
 
     def requested(self) -> list[str]:
-        """What the page has asked for; the browser's own first page asks for other things, as late as it likes."""
+        """What pages have asked for; the browser's own first one does so as late as it likes, and is left out."""
         asked = (e["params"] for e in self.told() if e["method"] == "Network.requestWillBeSent")
-        own = self.served.url
-        return [each["request"]["url"] for each in asked if each["documentURL"].startswith(own)]
+        return [e["request"]["url"] for e in asked if not e["documentURL"].startswith("chrome")]
 
     def dots(self) -> int:
         """How many colours the page's picture has."""
