@@ -255,8 +255,8 @@ def test_a_process_that_is_moved_out_is_an_emergency(
     wait_until(lambda: high.exists() and high.read_text() != "max\n", "it is watched")
     pid = main.read_text().strip()
     (home / "supervisor/cgroup.procs").write_text(pid)
-    wait_until(lambda: watched.story("drift") == [("raised", "EMERGENCY")], "the alert")
-    assert f"process {pid} was moved out" in watched.events("drift")[0]["message"]
+    wait_until(lambda: watched.story("escaped") == [("raised", "EMERGENCY")], "the alert")
+    assert f"cat (pid {pid}) in " in watched.events("escaped")[0]["message"]
     main.write_text(pid)
     assert end(process) == 0
 

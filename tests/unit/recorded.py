@@ -165,7 +165,7 @@ class Recorded(Source):
         answer = {
             "name": agent.name, "started": agent.started, "frozen": False, "frozen_by": "",
             "command": ["python", "agent.py"], "main": 4000, "supervisor": 3999, "priority": 100,
-            "philosophy": "moderate", "cgroup": agent.path.replace(str(self._host.slice.mount), "/sys/fs/cgroup"), "drift": "",
+            "philosophy": "moderate", "cgroup": agent.path.replace(str(self._host.slice.mount), "/sys/fs/cgroup"), "drift": "", "escaped": "",
             "used": {
                 "working_set": 300 * MIB, "swap_current": 0, "pids_current": 20, "rx_bytes": None,
                 "tx_bytes": None, "usage_usec": 12_000_000,

@@ -330,7 +330,7 @@ def test_default_rules_are_the_promised_ones() -> None:
     for of in ("agent", "host"):
         assert found["disk", of] == found["network", of] == (((WARNING, 100e6),), False)
     assert found["fds", "agent"] == (((WARNING, 1000.0),), False)
-    for resource in ("oom_kill", "fork_refused", "drift"):
+    for resource in ("oom_kill", "fork_refused", "drift", "escaped"):
         assert found[resource, "agent"] == (((EMERGENCY, 1.0),), False)
     assert found["unreadable", "agent"][0][0][0] == INFO
 
@@ -370,6 +370,7 @@ MESSAGES = {
     "oom_kill": (1.0, None, 1.0, "a process was killed for memory in a"),
     "fork_refused": (1234567.0, None, 1.0, "a fork was refused in a, 1234567 times"),
     "drift": (2.0, None, 1.0, "a limit no longer holds in a, 2 times"),
+    "escaped": (1.0, None, 1.0, "a process has left its cgroup and limits in a"),
     "unreadable": (1.0, None, 1.0, "a control file cannot be read in a"),
     "history": (1.0, None, 1.0, "the history cannot be written in a"),
     "starved": (1, None, 1, "the budget has no memory left for what is needed in a"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentres.model.limits import EVERY_DISK, IoMax, Limits, Range, Refused, Setting
-from agentres.model.stats import OomKill, Running, Usage
+from agentres.model.stats import Escaped, OomKill, Running, Usage
 from agentres.model.units import MAX
 from agentres.run.explain import Hit, Outcome, as_json, hits, limits_line, not_enforced, summary
 
@@ -230,6 +230,20 @@ def test_what_still_ran_is_named() -> None:
     assert as_json(ended(left=(Running(7, "sleep"),)), "1")["left_running"] == [{"pid": 7, "name": "sleep"}]  # fmt: skip
 
 
+def test_who_had_left_the_cgroup_is_told_with_what_became_of_them() -> None:
+    one = Escaped(7, "sleep", "/system.slice/run-u1.scope", "ended")
+    words = "sleep (pid 7) in /system.slice/run-u1.scope, ended"
+    assert f"  1 process was outside of its cgroup and limits: {words}" in summary(
+        ended(escaped=(one,))
+    )
+    many = summary(ended(escaped=tuple(one.but(pid=n, fate="") for n in range(7))))
+    line = next(line for line in many if "7 processes were outside" in line)
+    assert line.endswith("left running; and 2 more")
+    assert as_json(ended(escaped=(one,)), "1")["escaped"] == [
+        {"pid": 7, "name": "sleep", "cgroup": "/system.slice/run-u1.scope", "fate": "ended"}
+    ]
+
+
 def test_a_figure_of_zero_is_counted() -> None:
     zero = Usage(
         usage_usec=0, memory_peak=0, pids_peak=0, rbytes=0, wbytes=0, rx_bytes=0, tx_bytes=0
@@ -401,6 +415,7 @@ def test_the_json_summary_is_this() -> None:
             },
         ],
         "left_running": [],
+        "escaped": [],
         "oom_kills": [
             {"pid": 77, "task": "cc1plus", "cgroup": "/a/agent/main", "limit_cgroup": "/a/agent"},
         ],

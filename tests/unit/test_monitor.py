@@ -15,6 +15,7 @@ from fake_slice import MIB, FakeSlice, keep_attributes
 
 from agentres.kernel import host, registry
 from agentres.kernel.actuator import COMMAND, Actuator
+from agentres.kernel.escapes import Escapes
 from agentres.kernel.loop import Timer
 from agentres.model.limits import Limits, Range, Setting
 from agentres.policy.alerts import Rule, Severity
@@ -30,6 +31,7 @@ from agentres.watch.engine import Engine
 RULES = (
     Rule("memory", "memory", "agent", ((Severity.WARNING, 0.75), (Severity.CRITICAL, 0.8)), True),
     Rule("drift", "drift", "agent", ((Severity.WARNING, 1.0),)),
+    Rule("escaped", "escaped", "agent", ((Severity.WARNING, 1.0),)),
     Rule("frozen", "frozen", "agent", ((Severity.WARNING, 1.0),)),
     Rule("handlers", "handlers", "agent", ((Severity.WARNING, 1.0),)),
 )
@@ -116,7 +118,7 @@ class Watching:
         self.ooms = 0
         limits = Limits(memory=256 * MIB, pids=512, ranges=MEMORY)
         watched = Watched(
-            "a", ("sleep",), self.actuator, self.loop.now, "/agentres.slice/a/agent", str(slice_.path),
+            "a", ("sleep",), self.actuator, self.loop.now, Escapes("f00d", "/agentres.slice/a/agent"), str(slice_.path),
             lambda pid: None, Terms(limits, BALANCED, 100, 0.8, str(slice_.path)),
         )  # fmt: skip
         handlers = (Handler("j", "journal"),) if Told.trouble else ()

@@ -83,6 +83,7 @@ ELSEWHERE: list[tuple[str, Any, str, Any]] = [
     ("isolate", "yes", "isolate", True),
     ("keep_caps", True, "keep_caps", True),
     ("cpu_hint", "off", "cpu_hint", False),
+    ("escaped", "move", "escaped", "move"),
     ("hangup", "pass", "hangup_passed", True),
     ("hangup", "end", "hangup_passed", False),
     ("orphan", "keep", "orphan_kept", True),

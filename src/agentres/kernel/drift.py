@@ -1,14 +1,11 @@
-"""Notices when somebody else undoes what we set: a limit rewritten, a process moved out.
+"""Notices when somebody else undoes what we set.
 
 Writes to the limits' control files are told by inotify(7); what it cannot see (a write through another
-cgroup namespace's mount, a process that is moved) is found by looking.
+cgroup namespace's mount) is found by looking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from agentres.kernel import process
 from agentres.kernel.cgroup import holds
 from agentres.kernel.inotify import MODIFY, Inotify
 from agentres.model.errors import AgentresError, reason
@@ -24,16 +21,13 @@ if TYPE_CHECKING:
 class Drift:
     """Compares one agent's cgroup with what was set there, and tells when to.
 
-    ``actuator`` says what was set; ``inside`` is the agent's cgroup as /proc/PID/cgroup names it.  ``fd`` becomes
-    readable when a limit's file was written; -1 where the kernel gives no inotify instance, and only looking finds it.
+    ``actuator`` says what was set.  ``fd`` becomes readable when a limit's file was written; -1 where the kernel gives no
+    inotify instance, and only looking finds it.
     """
 
-    def __init__(self, actuator: Actuator, inside: str) -> None:
+    def __init__(self, actuator: Actuator) -> None:
         self._actuator = actuator
-        self._inside = inside
         self._files: set[str] = set()
-        self._known: dict[int, float] = {}
-        self._out: set[int] = set()
         self._inotify = Inotify()
         self.fd = self._inotify.fd
         self._watch_files()
@@ -70,34 +64,3 @@ class Drift:
                 yield from self._actuator.network.undone()
             except OSError as error:
                 yield f"network: {reason(error)}"
-
-    def moved(self, pids: Iterable[int], now: float) -> list[str]:
-        """The processes that were ours and live on elsewhere, a line each.
-
-        ``pids`` are the agent's; ``now`` is seconds since boot (CLOCK_BOOTTIME).  A process ID that is not ours any more belongs to the same process if that one had started
-        before we saw it, else the number was given out anew.
-        """
-        present = set(pids)
-        for pid in self._known.keys() - present:
-            seen = self._known.pop(pid)
-            if process.lived_at(pid, seen) and _outside(pid, self._inside):
-                self._out.add(pid)
-                self._known[pid] = seen
-        self._out &= self._known.keys() - present
-        self._known.update((pid, self._known.get(pid, now)) for pid in present)
-        return [
-            f"process {pid} was moved out to {_cgroup(pid) or 'another cgroup'}"
-            for pid in sorted(self._out)
-        ]
-
-
-def _cgroup(pid: int) -> str:
-    try:
-        return process.cgroup(pid)
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def _outside(pid: int, inside: str) -> bool:
-    path = _cgroup(pid)
-    return path != "" and path != inside and not path.startswith(f"{inside}/")

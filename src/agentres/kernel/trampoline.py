@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from agentres.kernel.caller import Caller
 
 
+RUN = "AGENTRES_RUN"
+"""The variable of the agent's environment that says to which run a process belongs, by the run's id."""
+
+
 class Identity(Record):
     """The user that the agent runs as; without a ``home`` the environment is that user's already."""
 

@@ -199,6 +199,15 @@ class Running(Record):
     name: str
 
 
+class Escaped(Record):
+    """A process of a run outside of its cgroup: where, as /proc/PID/cgroup names it, and what became of it, in words."""
+
+    pid: int
+    name: str
+    cgroup: str
+    fate: str = ""
+
+
 class OomKill(Record):
     """One kill: the victim, its cgroup, and the cgroup whose limit was hit (empty: the host)."""
 

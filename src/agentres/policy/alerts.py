@@ -382,6 +382,7 @@ _HAPPENED = {
     "oom_kill": "a process was killed for memory",
     "fork_refused": "a fork was refused",
     "drift": "a limit no longer holds",
+    "escaped": "a process has left its cgroup and limits",
     "unreadable": "a control file cannot be read",
     "history": "the history cannot be written",
     "handlers": "a handler did not take an alert",
@@ -429,7 +430,7 @@ DEFAULT_RULES = (
     Rule("nofile", "nofile", "agent", ((Severity.WARNING, 0.80),), relative=True),
     *(
         _event_rule(resource, "agent", Severity.EMERGENCY)
-        for resource in ("oom_kill", "fork_refused", "drift")
+        for resource in ("oom_kill", "fork_refused", "drift", "escaped")
     ),
     _event_rule("starved", "agent", Severity.WARNING, keep_firing_for=5),
     _event_rule("frozen", "agent", Severity.CRITICAL, keep_firing_for=0),

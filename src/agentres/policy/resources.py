@@ -125,6 +125,7 @@ RESOURCES = {
     "oom_kill": Resource("count", EVENT, "events", lambda at: at.memory_oom_kill, of=_CGROUPS),
     "fork_refused": Resource("count", EVENT, "events", lambda at: at.pids_max_events, of=_CGROUPS),
     "drift": Resource("count", LEVEL, OWN, of=("agent",)),
+    "escaped": Resource("count", LEVEL, OWN, of=("agent",)),
     "unreadable": Resource("count", LEVEL, OWN),
     "history": Resource("count", LEVEL, OWN, of=("agent",)),
     "starved": Resource("count", LEVEL, OWN, of=("agent",)),
@@ -133,7 +134,7 @@ RESOURCES = {
 }
 """Every resource by the name that rules use.
 
-``network`` leaves loopback out.  ``nofile`` are the open files of the one process that has the most.  ``drift`` is how many limits stand rewritten, and processes moved out, by somebody else; ``unreadable``,
+``network`` leaves loopback out.  ``nofile`` are the open files of the one process that has the most.  ``drift`` is how many limits stand rewritten by somebody else, ``escaped`` how many of its processes live outside of its cgroup; ``unreadable``,
 ``history`` and ``handlers`` are our own trouble: control files that vanished or hold garbage, a history
 that cannot be written, alerts that a handler did not take.  ``starved`` is 1 while an agent needs memory
 that the budget has not, ``frozen`` while its processes do not run (cgroup.freeze).

@@ -37,6 +37,8 @@ def facts(answer: Mapping[str, Any], now: float) -> Iterator[str]:
     yield printable(answer["cgroup"])
     drift = answer["drift"]
     yield printable(f"not as it was set: {drift}" if drift else "all limits stand as they were set")
+    if answer.get("escaped"):  # a supervisor of an older version does not say it
+        yield printable(f"outside of its cgroup and limits: {answer['escaped']}")
 
 
 def limits(answer: Mapping[str, Any]) -> Iterator[LimitRow]:

@@ -61,6 +61,8 @@ class Request(Record):
     orphan_kept: bool = False
     # Whether SIGHUP is only passed on; else one that goes on after it is ended.
     hangup_passed: bool = False
+    # What becomes of its processes outside of its cgroup: kill, move or tell.
+    escaped: str = "kill"
     # Whether an agent that root runs as root keeps the capabilities that undo its limits.
     keep_caps: bool = False
     # Whether runtimes are told by the environment how many processors it may use.

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from agentres.model.errors import exit_status, printable
 from agentres.model.limits import NETWORK, NETWORKS, Limits, Refused, Setting
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.stats import OomKill, Running, Usage
+from agentres.model.stats import Escaped, OomKill, Running, Usage
 from agentres.model.units import MAX, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Outcome(Record):
 
     ``returncode`` is the main process's: its exit status, or -N when signal N ended it.  Times in
     seconds.  ``killed_after_grace`` tells that SIGKILL had to follow ``timeout``'s SIGTERM.  ``memory_max`` is
-    the limit at the end; ``left`` still ran when the main process had ended, and was killed; ``stopped`` tells, in words, who has ended it by command; ``paced`` are
+    the limit at the end; ``left`` still ran when the main process had ended, and was killed; ``escaped`` lived outside of its cgroup then; ``stopped`` tells, in words, who has ended it by command; ``paced`` are
     the disk rates that were held by pausing it, all of them where ``io_held`` is false; ``short`` tells, in words, why it was not raised when it had to be.
     """
 
@@ -67,6 +67,7 @@ class Outcome(Record):
     not_enforced: Sequence[Refused] = ()
     oom_kills: Sequence[OomKill] = ()
     left: Sequence[Running] = ()
+    escaped: Sequence[Escaped] = ()
     cgroup: str = ""
     memory_max: int | str | None = None
     short: str = ""
@@ -192,6 +193,8 @@ def summary(outcome: Outcome) -> list[str]:
     lines += [f"  {name}: {why}" for name, why in outcome.unreadable.items()]
     if outcome.left:
         lines.append(f"  {_left(outcome.left)}")
+    if outcome.escaped:
+        lines.append(f"  {_escaped(outcome.escaped)}")
     lines += [f"  {hit.text}" for hit in hits(outcome)] or [
         "  no limit on CPU, memory, processes or time was hit"
     ]
@@ -205,6 +208,17 @@ def _left(running: Sequence[Running]) -> str:
     return (
         f"{count} and {'was' if len(running) == 1 else 'were'} ended: {', '.join([*named, *more])}"
     )
+
+
+def _escaped(escaped: Sequence[Escaped]) -> str:
+    """Who had left the cgroup, where to, and what became of them."""
+    named = [
+        f"{printable(one.name)} (pid {one.pid}) in {printable(one.cgroup)}, {one.fate or 'left running'}"
+        for one in escaped[:_NAMED]
+    ]
+    more = [f"and {len(escaped) - _NAMED} more"] if len(escaped) > _NAMED else []
+    count = _times(len(escaped), "process", "processes")
+    return f"{count} outside of its cgroup and limits: {'; '.join([*named, *more])}"
 
 
 def _cpu(outcome: Outcome) -> str | None:
@@ -340,6 +354,9 @@ def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
             {"limit": h.limit, "events": h.events, "text": h.text} for h in hits(outcome)
         ],
         "left_running": [{"pid": each.pid, "name": each.name} for each in outcome.left],
+        "escaped": [
+            {key: getattr(each, key) for key in Escaped.__match_args__} for each in outcome.escaped
+        ],
         "oom_kills": [
             {"pid": k.pid, "task": k.task, "cgroup": k.cgroup, "limit_cgroup": k.limit_cgroup}
             for k in outcome.oom_kills

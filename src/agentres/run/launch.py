@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 
     from agentres.kernel.caller import Caller
     from agentres.kernel.cgroup import Cgroup
+    from agentres.kernel.escapes import Escapes
     from agentres.kernel.loop import Loop
     from agentres.kernel.trampoline import Child, Identity
     from agentres.kernel.walls import OwnUser
     from agentres.model.limits import Limits
-    from agentres.model.stats import Running
+    from agentres.model.stats import Escaped, Running
     from agentres.run.agent import Request
     from agentres.run.explain import Outcome
     from agentres.run.monitor import Monitor
@@ -79,6 +80,8 @@ class Launch:
         self._wired, self._resolver = _isolation(request.limits)
         self._heard: set[int] = set()
         behalf = request.behalf
+        self._run = os.urandom(4).hex()
+        self._escapes: Escapes | None = None
         self._walled = request.isolate
         if self._walled is None:
             self._walled = request.user is not None or behalf is not None
@@ -152,7 +155,7 @@ class Launch:
         """Have the command executed, and tell what does not hold."""
         from agentres.kernel.kmsg import KernelLog
         from agentres.kernel.terminal import Terminal
-        from agentres.kernel.trampoline import Child, Plan
+        from agentres.kernel.trampoline import RUN, Child, Plan
 
         request = self._request
         hints = cpu_hints(request.limits, os.cpu_count() or 1) if request.cpu_hint else {}
@@ -161,7 +164,7 @@ class Launch:
             request.limits.nofile,
             self._identity,
             request.cwd,
-            {**hints, **request.environment},
+            {**hints, **request.environment, RUN: self._run},
             self._mask,
             own_network=request.limits.net != "host",
             resolver=self._resolver or "",
@@ -225,7 +228,7 @@ class Launch:
             request.command,
             self._enforced.actuator,
             child.started,
-            self._inside,
+            self._looks_for_escapes(),
             self._slice,
             partial(self._home.adopt, held=behalf is not None and behalf.caller.uid != 0),
             terms,
@@ -244,9 +247,25 @@ class Launch:
         ended = self._supervision.until_the_end(self._request.timeout)
         left = () if ended.killed else self._left()
         self._home.agent.kill_all()  # release() says it where something survives that
+        escaped = self._escaped()
         self._terminal.restore(modes=ended.returncode < 0)
         self._supervision.finish(exit_status(ended.returncode, ended.timed_out))
-        return self._outcome(ended, left)
+        return self._outcome(ended, left, escaped)
+
+    def _looks_for_escapes(self) -> Escapes:
+        if self._escapes is None:
+            from agentres.kernel.escapes import Escapes
+
+            move = self._home.main.move_here if self._request.escaped == "move" else None
+            self._escapes = Escapes(self._run, self._inside, move)
+        return self._escapes
+
+    def _escaped(self) -> Sequence[Escaped]:
+        """What of the run lives on outside of its cgroup, now that all inside has ended, and what became of that."""
+        escapes = self._looks_for_escapes()
+        found = escapes.all() if self._request.escaped == "tell" else escapes.end()
+        self._supervision.note_escapes(found)
+        return found
 
     @property
     def _owner(self) -> int | None:
@@ -326,7 +345,9 @@ class Launch:
             self._tell(f"it is not known what of it still ran: {error}")
             return ()
 
-    def _outcome(self, ended: Ended, left: Sequence[Running]) -> Outcome:
+    def _outcome(
+        self, ended: Ended, left: Sequence[Running], escaped: Sequence[Escaped]
+    ) -> Outcome:
         from agentres.run.explain import Outcome
 
         request, agent, enforced = self._request, self._home.agent, self._enforced
@@ -352,6 +373,7 @@ class Launch:
             not_enforced=enforced.missing,
             oom_kills=ended.oom_kills,
             left=left,
+            escaped=escaped,
             cgroup=agent.path,
             memory_max=_memory_max(agent),
             short=ended.short,

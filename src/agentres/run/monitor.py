@@ -13,6 +13,7 @@ from functools import partial
 
 from agentres.kernel import registry
 from agentres.kernel.drift import Drift
+from agentres.kernel.escapes import told
 from agentres.kernel.loop import Loop
 from agentres.kernel.meter import Meter
 from agentres.kernel.writeback import HostWrites, Writeback
@@ -37,6 +38,7 @@ from agentres.watch.recorder import new_run
 if TYPE_CHECKING:
     from typing import Any
 
+    from agentres.model.stats import Escaped
     from agentres.policy.prediction import Prediction
     from agentres.run.messenger import Handle
 
@@ -69,7 +71,6 @@ class Monitor:
         self.agent = watched.actuator.cgroup
         self._directory = watched.state or state_directory()
         self._samples = 0
-        self._limits_off: list[str] = []
         self._finishing = False
         self._let_end = False
         history = f"{self._directory}/history.db" if settings.history else ""
@@ -84,7 +85,9 @@ class Monitor:
             watched.environment,
         )
         started = time.time() - (time.monotonic() - watched.started)
-        self.run = new_run(watched.name, "agent", watched.command, self.agent.path, started)
+        self.run = new_run(
+            watched.name, "agent", watched.command, self.agent.path, started, watched.escapes.run
+        )
         if watched.caller is not None:
             self.run = self.run.but(uid=watched.caller.uid)
         self._history = History(loop, history, self.run, watched.caller, self._history_changed)
@@ -99,12 +102,12 @@ class Monitor:
         self.meter.read("limits")
         self._engine = Engine(loop, settings, self._tell, self._sampled)
         self.subject = AgentSubject(self.run, self.meter, self.actuator, settings, watched.started, self._note)  # fmt: skip
-        self._hearing = Hearing(loop, self._engine, self.subject, self.meter, on_oom, self._check_moved)  # fmt: skip
+        self._hearing = Hearing(loop, self._engine, self.subject, self.meter, on_oom, self._check_escapes)  # fmt: skip
         if self._history.recorder is not None:
             self.subject.learning = Learning(
                 self._history.recorder, settings, watched.named, watched.command, watched.started
             )
-        self.drift = Drift(self.actuator, watched.inside)
+        self.drift = Drift(self.actuator)
         self.terms = watched.terms
         self._begin_moving(watched.started)
         if self.drift.fd >= 0:
@@ -150,13 +153,16 @@ class Monitor:
 
     def check_drift(self) -> None:
         """Compare what holds with what was set, now."""
-        self._limits_off = self.drift.rewritten()
-        self._check_moved()
-
-    def _check_moved(self) -> None:
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        found = self._limits_off + self.drift.moved(self.meter.pids, now)
+        found = self.drift.rewritten()
         self._note("drift", len(found), "; ".join(found))
+
+    def _check_escapes(self) -> None:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.note_escapes(self.watched.escapes.look(self.meter.pids, now))
+
+    def note_escapes(self, found: Sequence[Escaped]) -> None:
+        """Take how many of its processes are outside of its cgroup, and which."""
+        self._note("escaped", len(found), "; ".join(map(told, found)))
 
     # What the engine tells.
 
@@ -169,8 +175,7 @@ class Monitor:
         self._samples += 1
         if self._samples % _READ_BACK_EVERY == 0:
             self.check_drift()
-        else:
-            self._check_moved()
+        self._check_escapes()
         if self._samples > 1 and not self._finishing:
             watch = partial(
                 self._messenger.watch_host, f"{self._directory}/host.lock", self.watched.parent

@@ -92,6 +92,7 @@ OPTIONS = (
     RunOption("cpu-hint", "on|off", AGENT, "Tell runtimes by PYTHON_CPU_COUNT, OMP_NUM_THREADS, GOMAXPROCS and RAYON_NUM_THREADS, where these are not set, how many processors --cpu comes to. Default: on."),
     RunOption("orphan", "kill|keep", AGENT, "What becomes of it when its supervisor is killed: it is killed as well, or goes on inside its limits as they stand. Default: kill."),
     RunOption("hangup", "end|pass", AGENT, "What SIGHUP does, that is, that the terminal or connection has gone: the agent gets it and is ended 5 s later, or it only gets it. With nohup neither. Default: end."),
+    RunOption("escaped", "kill|move|tell", AGENT, "What becomes of its processes that live outside of its cgroup and limits: an alert tells of them, and they are killed when the run ends, or moved back at once, or left. Default: kill."),
     RunOption("cwd", "DIR", AGENT, "Start in this directory."),
     RunOption("config", "FILE", OUTPUT, "Read the configuration from FILE alone. Default: $AGENTRES_CONFIG, else /etc/agentres/agentres.toml and the user's own."),
     RunOption("best-effort", "", OUTPUT, "Run even where limits cannot be enforced; they are listed on stderr. Needs a cgroup that may be written."),
@@ -102,7 +103,7 @@ OPTIONS = (
 )  # fmt: skip  # a table
 """Every option of ``agentres run``, in the order of ``--help``."""
 
-ORPHAN, HANGUP = ("kill", "keep"), ("end", "pass")
+ORPHAN, HANGUP, ESCAPED = ("kill", "keep"), ("end", "pass"), ("kill", "move", "tell")
 
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 _NAME_MAX = 64
@@ -290,6 +291,7 @@ def understand(
         keep_caps=bool(values.get("keep_caps")),
         cpu_hint=value("cpu_hint", _one_of(ON_OFF), ON_OFF[0]) == ON_OFF[0],
         hangup_passed=value("hangup", _one_of(HANGUP), HANGUP[0]) == HANGUP[1],
+        escaped=value("escaped", _one_of(ESCAPED), ESCAPED[0]),
         cwd=values.get("cwd"),
         origins={key: _origin(key, values, around, settings) for key in texts},
     )

@@ -108,6 +108,7 @@ class Steering:
             "enforced": [{"file": s.file, "text": s.text} for s in monitor.actuator.written],
             "used": used,
             "drift": monitor.subject.detail["drift"],
+            "escaped": monitor.subject.detail["escaped"],
             "alerts": self._alerts(),
         }
 

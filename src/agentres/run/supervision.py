@@ -7,7 +7,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import agentres
@@ -19,7 +19,7 @@ from agentres.kernel.loop import Loop
 from agentres.kernel.trampoline import Child
 from agentres.model import log
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.stats import OomKill
+from agentres.model.stats import Escaped, OomKill
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,6 +171,11 @@ class Supervision:
             None if self._steering is None or self._monitor is None else self._monitor.terms.limits,
             {} if self._monitor is None else self._monitor.writes,
         )
+
+    def note_escapes(self, found: Sequence[Escaped]) -> None:
+        """Take what of the run was still outside of its cgroup when all inside had ended."""
+        if self._monitor is not None:
+            self._monitor.note_escapes(found)
 
     def finish(self, exit_code: int) -> None:
         """After the agent's last process: the end of its history, and its last alerts."""

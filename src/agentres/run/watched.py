@@ -12,6 +12,7 @@ from agentres.policy.elastic import Terms
 
 if TYPE_CHECKING:
     from agentres.kernel.caller import Caller
+    from agentres.kernel.escapes import Escapes
     from agentres.model.limits import Limits
 
 
@@ -24,8 +25,8 @@ class Watched(Record):
     actuator: Actuator
     # time.monotonic() at the launch.
     started: float
-    # The cgroup as /proc/PID/cgroup names it.
-    inside: str
+    # Looks for what has left its cgroup; has the run's id.
+    escapes: Escapes
     # The cgroup that holds all agents' homes.
     parent: str
     # Takes in a process of ours (agentres.kernel.delegation.Home.adopt).

@@ -40,13 +40,15 @@ _NOW = float("-inf")
 _NEVER = float("inf")
 
 
-def new_run(name: str, of: str, command: tuple[str, ...], cgroup: str, started: float) -> Run:
-    """A run that this process supervises; ``started`` in unix seconds."""
+def new_run(
+    name: str, of: str, command: tuple[str, ...], cgroup: str, started: float, run: str = ""
+) -> Run:
+    """A run that this process supervises; ``started`` in unix seconds, ``run`` its id where it has one."""
     pid = os.getpid()
     ticks = start_ticks(pid)
     assert ticks is not None  # it is us
     return Run(
-        id=os.urandom(4).hex(),
+        id=run or os.urandom(4).hex(),
         name=name,
         of=of,
         command=command,

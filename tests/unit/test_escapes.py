@@ -1,0 +1,139 @@
+"""Processes that live outside of their run's cgroup: found by their mark or their past, moved back, ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from agentres.kernel import process
+from agentres.kernel.escapes import Escapes, told
+from agentres.kernel.trampoline import RUN
+from agentres.model.errors import ControlFileError
+from agentres.model.stats import Escaped
+
+# Other processes run these tests too.
+MINE = f"f00d{os.getpid()}"
+
+# Whatever cgroup the tests run in, it is none below this one.
+ELSEWHERE = "/agentres.slice/a/agent"
+
+Sleeper = Callable[..., subprocess.Popen[bytes]]
+
+
+def now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[Sleeper]:
+    """A process of the run with this id, which has its own environment by now."""
+    started = []
+
+    def begin(run: str, code: str = "") -> subprocess.Popen[bytes]:
+        line = [sys.executable, "-S", "-c", f"{code}\nprint(flush=True); input()"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        started.append(subprocess.Popen(line, env={RUN: run, "A": "1"}, **pipes))
+        assert started[-1].stdout is not None
+        assert started[-1].stdout.readline() == b"\n"
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.kill()
+        one.communicate()
+
+
+def test_only_those_with_the_mark_are_found(sleeper: Sleeper) -> None:
+    marked, other = sleeper(MINE), sleeper(f"{MINE}1")
+    found = Escapes(MINE, ELSEWHERE).all()
+    assert [each.pid for each in found] == [marked.pid]
+    assert found[0].name.startswith("python")
+    assert found[0].cgroup == process.cgroup(marked.pid)
+    assert other.poll() is None
+
+
+def test_one_in_its_cgroup_or_below_has_not_left(sleeper: Sleeper) -> None:
+    one = sleeper(MINE)
+    cgroup = process.cgroup(one.pid)
+    assert Escapes(MINE, cgroup).all() == []
+    if cgroup != "/":
+        assert Escapes(MINE, cgroup.rpartition("/")[0]).all() == []
+        assert [each.pid for each in Escapes(MINE, f"{cgroup}x").all()] == [one.pid]
+
+
+def test_it_is_told_until_it_ends(sleeper: Sleeper) -> None:
+    escapes = Escapes(MINE, ELSEWHERE)
+    assert escapes.look((), now()) == []
+    one = sleeper(MINE)
+    for _ in range(4):
+        assert [each.pid for each in escapes.look((), now())] == [one.pid]
+    one.kill()
+    one.wait()
+    assert escapes.look((), now()) == []
+
+
+def test_one_that_was_seen_inside_is_found_without_a_mark(sleeper: Sleeper) -> None:
+    escapes, one = Escapes(MINE, ELSEWHERE), sleeper("")
+    assert escapes.look([one.pid], now()) == []
+    assert [each.pid for each in escapes.look((), now())] == [one.pid]
+
+
+def test_a_number_that_was_given_out_anew_is_another_process(sleeper: Sleeper) -> None:
+    one = sleeper("")
+    before = now() - 3600
+    escapes = Escapes(MINE, ELSEWHERE)
+    escapes.look([one.pid], before)
+    assert escapes.look((), now()) == []
+
+
+def test_one_whose_environment_comes_late_is_asked_again() -> None:
+    escapes = Escapes(MINE, ELSEWHERE)
+    escapes.look((), now())
+    line = ["/bin/sh", "-c", f"read line; {RUN}={MINE} exec cat"]
+    with subprocess.Popen(line, env={}, stdin=subprocess.PIPE) as late:
+        assert escapes.look((), now()) == []
+        assert late.stdin is not None
+        late.stdin.write(b"\n")
+        late.stdin.flush()
+        end = time.monotonic() + 60
+        while process.name(late.pid) != "cat" and time.monotonic() < end:
+            time.sleep(0.001)
+        assert [each.pid for each in escapes.look((), now())] == [late.pid]
+        late.stdin.close()
+
+
+def test_it_ends_them_and_what_they_start_meanwhile(sleeper: Sleeper) -> None:
+    code = "import os\nif not os.fork(): os.setsid(); import time; time.sleep(1000)"
+    one = sleeper(MINE, code)
+    escapes = Escapes(MINE, ELSEWHERE)
+    ended = escapes.end()
+    assert one.wait(60) == -9
+    assert len(ended) == 2
+    assert {each.fate for each in ended} == {"ended"}
+    assert escapes.all() == []
+    assert escapes.end() == []
+
+
+def test_it_is_moved_back_or_told_why_not(sleeper: Sleeper) -> None:
+    one, moved = sleeper(MINE), []
+    escapes = Escapes(MINE, ELSEWHERE, moved.append)
+    assert [each.fate for each in escapes.look((), now())] == ["moved back"]
+    assert moved == [one.pid]
+
+    def refused(pid: int) -> None:
+        raise ControlFileError("cgroup.procs", str(pid), errno.EACCES)
+
+    escapes = Escapes(MINE, ELSEWHERE, refused)
+    assert [each.fate for each in escapes.look((), now())] == ["not moved back: Permission denied"]
+
+
+def test_names_from_outside_cannot_draw() -> None:
+    text = told(Escaped(7, "a\x1b[2Jb", "/x\n.slice", "ended"))
+    assert text.isprintable()
+    assert text.endswith(", ended")
