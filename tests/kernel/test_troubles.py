@@ -1,0 +1,134 @@
+"""What agents were seen to do to hosts (docs/troubles.md), each by its essence."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import (
+    DEADLINE,
+    ROOT,
+    Run,
+    Watched,
+    home_of,
+    not_by_daemon,
+    python,
+    runs,
+    wait_until,
+)
+
+from agentres.kernel import process
+
+FAST = '[sampling]\ninterval = "1s"\n'
+NO_SAMPLES = '[sampling]\ninterval = "1h"\n'
+
+pytestmark = not_by_daemon("walls keep it from any manager, and from other cgroups")
+
+MANAGER = "" if ROOT else "--user "
+LEAVES = f"systemd-run {MANAGER}--quiet --scope sleep 1000 &"
+"""A shell's job that has left the agent's cgroup a moment later."""
+
+
+class Left:
+    """An agent that waits for its stdin to end, one of whose processes has left it."""
+
+    def __init__(self, watched: Watched, process: subprocess.Popen[str]) -> None:
+        self._watched, self._process = watched, process
+        wait_until(lambda: bool(watched.events("escaped")), "the alert")
+        told = watched.events("escaped")[0]["message"]
+        assert watched.story("escaped")[0] == ("raised", "EMERGENCY")
+        found = re.search(r"sleep \(pid (\d+)\) in (/\S+\.scope)", told)
+        assert found is not None, told
+        self.pid, self.cgroup = int(found[1]), found[2]
+
+    def end(self) -> str:
+        """End the agent; what its supervisor has said."""
+        _, told = self._process.communicate(timeout=DEADLINE)
+        assert self._process.returncode == 0
+        return told
+
+
+Begin = Callable[..., Left]
+
+
+@pytest.fixture
+def leaving(watched: Watched, start: Callable[..., subprocess.Popen[str]]) -> Iterator[Begin]:
+    begun: list[Left] = []
+
+    def begin(*options: str) -> Left:
+        line = [*watched.configure(FAST), "--name", "leaving", *options]
+        shell = ["sh", "-c", f"{LEAVES} exec cat"]
+        begun.append(Left(watched, start(*line, command=shell, env=watched.environment)))
+        return begun[-1]
+
+    yield begin
+    for one in begun:
+        if runs(one.pid):
+            os.kill(one.pid, signal.SIGKILL)
+
+
+def test_who_has_a_manager_move_it_is_told_of_and_ends_with_the_run(leaving: Begin) -> None:
+    left = leaving()
+    assert runs(left.pid)
+    told = left.end()
+    assert not runs(left.pid)
+    line = f"sleep (pid {left.pid}) in {left.cgroup}, ended"
+    assert f"1 process was outside of its cgroup and limits: {line}" in told
+
+
+def test_it_is_moved_back(leaving: Begin) -> None:
+    left = leaving("--escaped", "move")
+    home = str(home_of("leaving"))
+    wait_until(lambda: process.cgroup(left.pid) in home + "/agent/main", "it is back")
+    assert home.endswith(process.cgroup(left.pid).removesuffix("/agent/main"))
+    told = left.end()
+    assert "outside of its cgroup" not in told
+    assert f"1 process was still running and was ended: sleep (pid {left.pid})" in told
+
+
+def test_it_is_left_where_that_was_asked_for(leaving: Begin) -> None:
+    left = leaving("--escaped", "tell")
+    told = left.end()
+    assert runs(left.pid)
+    assert f"sleep (pid {left.pid}) in {left.cgroup}, left running" in told
+
+
+def test_one_that_left_between_two_samples_is_found_at_the_end(watched: Watched) -> None:
+    shell = f"{LEAVES} left=$!; until grep -q 'run-.*scope' /proc/$left/cgroup; do :; done"
+    run = watched.run(NO_SAMPLES, command=["sh", "-c", shell])
+    assert run.status == 0, run.err
+    assert run.summary is not None
+    (escaped,) = run.summary["escaped"]
+    assert (escaped["name"], escaped["fate"]) == ("sleep", "ended")
+    assert not runs(escaped["pid"])
+    assert watched.story("escaped")[0] == ("raised", "EMERGENCY")
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    path = Path("/sys/fs/cgroup/elsewhere")
+    path.mkdir()
+    yield path
+    wait_until(lambda: not (path / "cgroup.procs").read_text(), "its processes have ended")
+    path.rmdir()
+
+
+@pytest.mark.skipif(not ROOT, reason="other cgroups are root's to enter")
+def test_a_main_process_that_walks_out_is_told_of(watched: Watched, elsewhere: Path) -> None:
+    code = f"""
+import os, time
+open("{elsewhere}/cgroup.procs", "w").write("0")
+while not os.path.exists("{watched.folder}/told"): time.sleep(0.01)
+"""
+    tells = '[handlers.also]\ntype = "command"\nseverity = "EMERGENCY"\n'
+    tells += f'command = ["touch", "{watched.folder}/told"]\n'
+    run: Run = watched.run(FAST + tells, command=python(code))
+    assert run.status == 0, run.err
+    assert f"in {elsewhere.relative_to('/sys/fs/cgroup')}" in (
+        watched.events("escaped")[0]["message"].replace(" /", " ")
+    )
