@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def test_a_kill_is_explained(agentres_run: RunAgent) -> None:
     assert "peak" in line
     assert "--memory" in line
     assert run.summary is not None
+    assert re.search(r"it held \d\d\.\d MiB anonymous", line), line
     if ROOT or by_daemon():
+        assert run.summary["footprint"]["anon"] >= 48 * MIB
+        assert run.summary["footprint"]["biggest"][0]["name"].startswith("python")
         (kill,) = run.summary["oom_kills"]
         assert kill["task"].startswith("python")
         assert f"pid {kill['pid']}" in line

@@ -27,10 +27,11 @@ from agentres.kernel import process
 FAST = '[sampling]\ninterval = "1s"\n'
 NO_SAMPLES = '[sampling]\ninterval = "1h"\n'
 
-pytestmark = not_by_daemon("walls keep it from any manager, and from other cgroups")
+
+inside_walls = not_by_daemon("walls keep it from any manager, and from other cgroups")
 
 MANAGER = "" if ROOT else "--user "
-LEAVES = f"systemd-run {MANAGER}--quiet --scope sleep 1000 &"
+LEAVES = f"systemd-run {MANAGER}--quiet --scope sleep 1000 >/dev/null 2>&1 &"
 """A shell's job that has left the agent's cgroup a moment later."""
 
 
@@ -42,7 +43,8 @@ class Left:
         wait_until(lambda: bool(watched.events("escaped")), "the alert")
         told = watched.events("escaped")[0]["message"]
         assert watched.story("escaped")[0] == ("raised", "EMERGENCY")
-        found = re.search(r"sleep \(pid (\d+)\) in (/\S+\.scope)", told)
+        # It may not have executed its command yet.
+        found = re.search(r"\S+ \(pid (\d+)\) in (/\S+\.scope)", told)
         assert found is not None, told
         self.pid, self.cgroup = int(found[1]), found[2]
 
@@ -72,6 +74,7 @@ def leaving(watched: Watched, start: Callable[..., subprocess.Popen[str]]) -> It
             os.kill(one.pid, signal.SIGKILL)
 
 
+@inside_walls
 def test_who_has_a_manager_move_it_is_told_of_and_ends_with_the_run(leaving: Begin) -> None:
     left = leaving()
     assert runs(left.pid)
@@ -81,6 +84,7 @@ def test_who_has_a_manager_move_it_is_told_of_and_ends_with_the_run(leaving: Beg
     assert f"1 process was outside of its cgroup and limits: {line}" in told
 
 
+@inside_walls
 def test_it_is_moved_back(leaving: Begin) -> None:
     left = leaving("--escaped", "move")
     home = str(home_of("leaving"))
@@ -91,6 +95,7 @@ def test_it_is_moved_back(leaving: Begin) -> None:
     assert f"1 process was still running and was ended: sleep (pid {left.pid})" in told
 
 
+@inside_walls
 def test_it_is_left_where_that_was_asked_for(leaving: Begin) -> None:
     left = leaving("--escaped", "tell")
     told = left.end()
@@ -98,6 +103,7 @@ def test_it_is_left_where_that_was_asked_for(leaving: Begin) -> None:
     assert f"sleep (pid {left.pid}) in {left.cgroup}, left running" in told
 
 
+@inside_walls
 def test_one_that_left_between_two_samples_is_found_at_the_end(watched: Watched) -> None:
     shell = f"{LEAVES} left=$!; until grep -q 'run-.*scope' /proc/$left/cgroup; do :; done"
     run = watched.run(NO_SAMPLES, command=["sh", "-c", shell])
@@ -110,6 +116,31 @@ def test_one_that_left_between_two_samples_is_found_at_the_end(watched: Watched)
 
 
 @pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A file on tmpfs, which is there until somebody removes it."""
+    path = Path("/dev/shm", f"agentres-{os.getpid()}")
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def test_files_in_tmpfs_are_named_where_memory_is_gone(watched: Watched, in_memory: Path) -> None:
+    code = f"""
+with open("{in_memory}", "wb") as file:
+    for _ in range(150): file.write(b"x" * (1 << 20))
+"""
+    run = watched.run(NO_SAMPLES, "--memory", "100M", "--name", "filling", command=python(code))
+    assert run.status == 128 + signal.SIGKILL, run.err
+    assert run.summary is not None
+    assert 80 << 20 <= run.summary["footprint"]["shmem"] <= 100 << 20
+    assert run.summary["footprint"]["tmpfs_grown"]["/dev/shm"] >= 80 << 20
+    (line,) = [line for line in run.err.splitlines() if "memory limit" in line]
+    assert re.search(r"\d\d\.\d MiB files in tmpfs and shared memory", line)
+    assert "files in tmpfs are memory until they are removed (grown: /dev/shm by " in line
+    message = watched.events("oom_kill")[0]["message"]
+    assert re.search(r"\d\d\.\d MiB files in tmpfs and shared memory", message), message
+
+
+@pytest.fixture
 def elsewhere() -> Iterator[Path]:
     path = Path("/sys/fs/cgroup/elsewhere")
     path.mkdir()
@@ -118,6 +149,7 @@ def elsewhere() -> Iterator[Path]:
     path.rmdir()
 
 
+@inside_walls
 @pytest.mark.skipif(not ROOT, reason="other cgroups are root's to enter")
 def test_a_main_process_that_walks_out_is_told_of(watched: Watched, elsewhere: Path) -> None:
     code = f"""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agentres.model.limits import EVERY_DISK, IoMax, Limits, Range, Refused, Setting
+from agentres.model.oom import Footprint, Resident
 from agentres.model.stats import Escaped, OomKill, Running, Usage
 from agentres.model.units import MAX
 from agentres.run.explain import Hit, Outcome, as_json, hits, limits_line, not_enforced, summary
@@ -57,6 +58,11 @@ def test_a_limit_that_is_not_counted_is_no_hit() -> None:
     assert hits(ended()) == []
 
 
+ABOVE = Usage(memory_oom=0, memory_oom_kill=1, memory_peak=MIB)
+HELD = Footprint(
+    {"anon": 400 * MIB, "file": 100 * MIB, "shmem": 80 * MIB, "kernel": MIB, "sock": 0},
+    (Resident(7, "cc1 plus", 390 * MIB),),
+)
 OOM = Usage(memory_oom=1, memory_oom_kill=1, memory_peak=512 * MIB, memory_max_events=9)
 
 
@@ -104,13 +110,64 @@ OOM = Usage(memory_oom=1, memory_oom_kill=1, memory_peak=512 * MIB, memory_max_e
             id="no kernel log, another process killed",
         ),
         pytest.param(
-            ended(usage=Usage(memory_oom=0, memory_oom_kill=1, memory_peak=MIB), oom_kills=[KILL]),
+            ended(usage=ABOVE, oom_kills=[KILL.but(limit_cgroup="")]),
             Hit(
                 "memory.max", 1,
-                "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit but by one"
-                " above it, or the host ran out, peak 1.0 MiB",
+                "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit: the host ran out"
+                " of memory, peak 1.0 MiB",
             ),
             id="the host ran out",
+        ),
+        pytest.param(
+            ended(usage=ABOVE, oom_kills=[KILL.but(limit_cgroup="/agentres.slice")]),
+            Hit(
+                "memory.max", 1,
+                "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit but by the budget"
+                " of all agents (agentres.slice), peak 1.0 MiB",
+            ),
+            id="the budget",
+        ),
+        pytest.param(
+            ended(usage=ABOVE, oom_kills=[KILL.but(limit_cgroup="/user.slice")]),
+            Hit(
+                "memory.max", 1,
+                "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit but by that of"
+                " /user.slice, peak 1.0 MiB",
+            ),
+            id="a parent's",
+        ),
+        pytest.param(
+            ended(1, usage=ABOVE),
+            Hit(
+                "memory.max", 1,
+                "1 process was killed for memory (the kernel log names it: journalctl -k); not by this agent's"
+                " limit but by one above it, or the host ran out, peak 1.0 MiB",
+            ),
+            id="nobody says whose",
+        ),
+        pytest.param(
+            ended(usage=OOM, oom_kills=[KILL], footprint=HELD),
+            Hit(
+                "memory.max", 1,
+                "memory limit: 1 process was killed for memory: cc1plus (pid 77); limit 512 MiB, peak 512 MiB;"
+                " it held 400 MiB anonymous, 80.0 MiB files in tmpfs and shared memory, 20.0 MiB page cache;"
+                " most had cc1 plus (pid 7) 390 MiB; raise --memory or have it hold less at once",
+            ),
+            id="what was in memory",
+        ),
+        pytest.param(
+            ended(
+                usage=OOM, oom_kills=[KILL], grown={"/run": 1, "/dev/shm": 300 * MIB},
+                footprint=Footprint({"anon": 9 * MIB, "file": 303 * MIB, "shmem": 303 * MIB}, ()),
+            ),
+            Hit(
+                "memory.max", 1,
+                "memory limit: 1 process was killed for memory: cc1plus (pid 77); limit 512 MiB, peak 512 MiB;"
+                " it held 303 MiB files in tmpfs and shared memory, 9.0 MiB anonymous; files in tmpfs are memory"
+                " until they are removed (grown: /dev/shm by 300 MiB, /run by 1 B): have it write them to a disk, or raise"
+                " --memory",
+            ),
+            id="files in tmpfs",
         ),
         pytest.param(
             ended(-15, timed_out=True, timeout=90.0),
@@ -328,6 +385,8 @@ def test_the_json_summary_is_this() -> None:
         enforced=[Setting("pids.max", "64"), IoMax("8:0", rbps=5).setting()],
         not_enforced=[Refused(Setting("cpu.max", "150000 100000"), "there is no cpu.max")],
         oom_kills=[KILL],
+        footprint=HELD,
+        grown={"/tmp": 5},
         cgroup="/sys/fs/cgroup/a/agent",
         memory_max=512 * MIB,
     )  # fmt: skip
@@ -406,7 +465,8 @@ def test_the_json_summary_is_this() -> None:
                 "limit": "memory.max",
                 "events": 9,
                 "text": "memory limit: 9 processes were killed for memory: cc1plus (pid 77); limit 512 MiB,"
-                " peak 6 B; raise --memory or have it hold less at once",
+                " peak 6 B; it held 400 MiB anonymous, 80.0 MiB files in tmpfs and shared memory, 20.0 MiB page cache;"
+                " most had cc1 plus (pid 7) 390 MiB; raise --memory or have it hold less at once",
             },
             {
                 "limit": "cpu.max",
@@ -415,6 +475,15 @@ def test_the_json_summary_is_this() -> None:
             },
         ],
         "left_running": [],
+        "footprint": {
+            "anon": 400 * MIB,
+            "file": 100 * MIB,
+            "shmem": 80 * MIB,
+            "kernel": MIB,
+            "sock": 0,
+            "biggest": [{"pid": 7, "name": "cc1 plus", "size": 390 * MIB}],
+            "tmpfs_grown": {"/tmp": 5},
+        },
         "escaped": [],
         "oom_kills": [
             {"pid": 77, "task": "cc1plus", "cgroup": "/a/agent/main", "limit_cgroup": "/a/agent"},

@@ -188,3 +188,13 @@ def test_overlays_that_seem_to_be_on_each_other_have_an_end(tmp_path: Path) -> N
         overlay(f"{tmp_path}/b", f"{tmp_path}/a"),
     )
     assert beneath(found[1], found).fstype == "overlay"
+
+
+def test_file_systems_in_memory_are_asked_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    again = "41 25 0:35 / /var/tmp rw - tmpfs tmpfs rw"
+    gone = "42 25 0:36 / /gone/away rw - tmpfs tmpfs rw"
+    monkeypatch.setattr(mounts, "mounts", lambda: table(ROOT, TMP, again, gone))
+    found = os.statvfs("/tmp")
+    assert set(mounts.in_memory()) == {"/tmp"}
+    size = mounts.in_memory()["/tmp"]
+    assert 0 <= size <= found.f_blocks * found.f_frsize

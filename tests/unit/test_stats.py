@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentres.model import stats
-from agentres.model.stats import OomKill, StatError
+from agentres.model.stats import StatError
 from agentres.model.units import MAX
 
 
@@ -75,61 +75,3 @@ def test_nested_keyed_text_is_a_device_and_its_pairs_a_line(
 def test_garbage_is_not_nested_keyed(text: str) -> None:
     with pytest.raises(StatError):
         stats.parse_nested_keyed(text)
-
-
-MEMCG = (
-    "6,339,5140900,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=main,mems_allowed=0,"
-    "oom_memcg={limit},task_memcg={group},task={task},pid=4242,uid=1000"
-)
-GLOBAL = (
-    "6,512,99,-;oom-kill:constraint={constraint},nodemask=(null),cpuset=/,mems_allowed=0,global_oom,"
-    "task_memcg={group},task={task},pid=4242,uid=0"
-)
-GROUP = "/agentres.slice/agentres-fixer.scope/agent/main"
-LIMIT = "/agentres.slice/agentres-fixer.scope/agent"
-TASKS = ["python3", "a b", "a,b", "x,pid=1,uid=0", ",", "", "(sd-pam)", "task=y", "é"]
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_kill_for_a_cgroups_limit_names_victim_and_limit(task: str) -> None:
-    record = MEMCG.format(limit=LIMIT, group=GROUP, task=task)
-    assert stats.parse_oom_kill(record) == OomKill(4242, task, GROUP, LIMIT)
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize(
-    "constraint", ["CONSTRAINT_NONE", "CONSTRAINT_CPUSET", "CONSTRAINT_MEMORY_POLICY"]
-)
-def test_a_kill_because_the_host_ran_out_has_no_limit(task: str, constraint: str) -> None:
-    record = GLOBAL.format(constraint=constraint, group=GROUP, task=task)
-    assert stats.parse_oom_kill(record) == OomKill(4242, task, GROUP, "")
-
-
-def test_a_kill_is_found_before_a_records_continuation_lines() -> None:
-    record = (
-        MEMCG.format(limit=LIMIT, group=GROUP, task="cc1")
-        + "\n SUBSYSTEM=memory\n DEVICE=,pid=7,uid=7\n"
-    )
-    assert stats.parse_oom_kill(record) == OomKill(4242, "cc1", GROUP, LIMIT)
-
-
-def test_the_kernels_node_sets_may_hold_commas() -> None:
-    record = MEMCG.format(limit=LIMIT, group=GROUP, task="cc1").replace(
-        "mems_allowed=0", "mems_allowed=0-1,3"
-    )
-    assert stats.parse_oom_kill(record) == OomKill(4242, "cc1", GROUP, LIMIT)
-
-
-@pytest.mark.parametrize(
-    "record",
-    [
-        "",
-        "6,1,2,-;eth0: link up",
-        "3,340,5140901,-;Memory cgroup out of memory: Killed process 4242 (python3) total-vm:1kB",
-        "6,339,5,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null)",
-        "6,339,5,-;oom-kill:constraint=CONSTRAINT_NONE,task_memcg=/a,task=b,pid=x,uid=0",
-        "6,339,5,-;task_memcg=/a,task=b,pid=1,uid=0",
-    ],
-)
-def test_other_records_tell_of_no_kill(record: str) -> None:
-    assert stats.parse_oom_kill(record) is None

@@ -64,6 +64,7 @@ class Watching:
         self.calls: list[Any] = []
         self.short = "1 GiB of memory"
         self.writes = {"dirtied_bytes": 5}
+        self.footprint = None
 
     def let_end(self) -> None:
         self.calls.append("let_end")

@@ -1,7 +1,7 @@
 """Who was killed for memory: the OOM killer's own words in /dev/kmsg.
 
-``memory.events`` counts kills and names nobody.  The kernel log does, in one line a kill
-(mm/oom_kill.c, dump_oom_summary), for those who may read it (root, or kernel.dmesg_restrict=0).
+``memory.events`` counts kills and names nobody.  The kernel log does, and what was in the cgroup
+(:mod:`agentres.model.oom`), for those who may read it (root, or kernel.dmesg_restrict=0).
 """
 
 from __future__ import annotations
@@ -9,13 +9,18 @@ from __future__ import annotations
 import errno
 import os
 
-from agentres.model.stats import OomKill, parse_oom_kill
+from agentres.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agentres.model.oom import Report
+    from agentres.model.stats import OomKill
 
 
 class KernelLog:
     """/dev/kmsg from now on; nothing is ever read where the caller may not open it."""
 
     def __init__(self) -> None:
+        self._report: Report | None = None
         try:
             self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
             os.lseek(self.fd, 0, os.SEEK_END)
@@ -42,7 +47,13 @@ class KernelLog:
                 if error.errno == errno.EPIPE:  # the ring overtook us: go on with what is left
                     continue
                 break
-            kill = parse_oom_kill(record.decode(errors="replace"))
+            if self._report is None:
+                if b"oom" not in record:
+                    continue
+                from agentres.model.oom import Report  # few agents are killed
+
+                self._report = Report(os.sysconf("SC_PAGE_SIZE"))
+            kill = self._report.take(record.decode(errors="replace"))
             if kill is not None and f"{cgroup}/" in f"{kill.cgroup}/":
                 found.append(kill)
         return found

@@ -55,6 +55,21 @@ def mounts() -> list[Mount]:
         return parse_mounts(file.read())
 
 
+def in_memory() -> dict[str, int]:
+    """What is used of each file system whose files are memory, bytes, by its mount point; what is not ours to ask is left out."""
+    used, seen = {}, set()
+    for mount in mounts():
+        if mount.fstype not in ("tmpfs", "ramfs") or mount.device in seen:
+            continue
+        seen.add(mount.device)
+        try:
+            found = os.statvfs(mount.point)
+        except OSError:
+            continue
+        used[mount.point] = (found.f_blocks - found.f_bfree) * found.f_frsize
+    return used
+
+
 def mount_of(path: str, table: list[Mount]) -> Mount:
     """The mount that ``path`` is on: the last one over the longest part of it."""
     try:

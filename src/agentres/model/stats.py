@@ -11,6 +11,7 @@ from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import MAX
 
 if TYPE_CHECKING:
+    from agentres.model.oom import Footprint
     from agentres.model.units import Max
 
     Disks = tuple[tuple[str, int, int, int, int], ...]
@@ -185,13 +186,6 @@ class Usage(Record):
     paused_usec: int | None = None
 
 
-# 6,339,5140900,-;message: priority, sequence, time, flags (Documentation/ABI/testing/dev-kmsg).
-_OOM_KILL = (
-    r"oom-kill:constraint=.*?(?:oom_memcg=(?P<limit>[^,]*),)?"
-    r"(?:global_oom,)?task_memcg=(?P<group>[^,]*),task=(?P<task>.*),pid=(?P<pid>\d+),uid=(?P<uid>\d+)"
-)
-
-
 class Running(Record):
     """A process that lives: its name is what it calls itself."""
 
@@ -209,21 +203,13 @@ class Escaped(Record):
 
 
 class OomKill(Record):
-    """One kill: the victim, its cgroup, and the cgroup whose limit was hit (empty: the host)."""
+    """One kill: the victim, its cgroup, and the cgroup whose limit was hit (empty: the host).
+
+    ``footprint`` is what was in that cgroup, as the kernel's report has it; None where that has none.
+    """
 
     pid: int
     task: str
     cgroup: str
     limit_cgroup: str
-
-
-def parse_oom_kill(record: str) -> OomKill | None:
-    """The kill that a kernel log record tells of, if it does; pure."""
-    if "oom-kill:" not in record:
-        return None
-    import re  # here, as few agents are killed: it is a tenth of all that stays beside one
-
-    match = re.search(_OOM_KILL, record)
-    if match is None:
-        return None
-    return OomKill(int(match["pid"]), match["task"], match["group"], match["limit"] or "")
+    footprint: Footprint | None = None

@@ -33,7 +33,8 @@ _LONG_AGO = float("-inf")
 class Hearing:
     """Hears from :meth:`begin` to :meth:`close`.
 
-    ``on_oom`` is called as soon as a process of the agent has been killed for memory, ``on_move`` when one may have left it.
+    ``on_full`` is called as soon as the limit on memory was met, and told whether a process was killed for that; ``on_move``
+    when one may have left it.
     """
 
     def __init__(
@@ -42,16 +43,16 @@ class Hearing:
         engine: Engine,
         agent: AgentSubject,
         meter: Meter,
-        on_oom: Callable[[], None],
+        on_full: Callable[[bool], None],
         on_move: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._agent = agent
         self._meter = meter
-        self._on_oom = on_oom
+        self._on_full = on_full
         self._on_move = on_move
         self._notifications = Notifications(loop)
-        self._oom_kills = 0
+        self._met = self._oom_kills = 0
         self._moved_at = _LONG_AGO
 
     def begin(self, cgroup: Cgroup) -> None:
@@ -75,16 +76,17 @@ class Hearing:
 
     def _memory(self) -> None:
         limit = self._meter.reading.memory_limit
+        events = self._meter.read("events")
+        met, killed = events.memory_max or 0, events.memory_oom_kill or 0
+        if met > self._met or killed > self._oom_kills:  # before it is told of
+            self._on_full(killed > self._oom_kills)
+            self._met, self._oom_kills = met, killed
         self.look("memory", "events")
         now = time.monotonic()
         if self._meter.reading.memory_limit != limit:
             self._moved_at = now
         if now - self._moved_at > _BURST_LASTS:  # else the next one may be the next step of a burst
             self._notifications.pause(self._meter.fd("memory.events"))
-        killed = self._meter.reading.memory_oom_kill or 0
-        if killed > self._oom_kills:
-            self._oom_kills = killed
-            self._on_oom()
 
     def _pids(self) -> None:
         self._notifications.pause(self._meter.fd("pids.events"))

@@ -26,7 +26,7 @@ from agentres.run.admission import Applicant, enter
 from agentres.run.enforcement import Loaded, enforce
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from agentres.kernel.trampoline import Child, Identity
     from agentres.kernel.walls import OwnUser
     from agentres.model.limits import Limits
+    from agentres.model.oom import Footprint
     from agentres.model.stats import Escaped, Running
     from agentres.run.agent import Request
     from agentres.run.explain import Outcome
@@ -153,6 +154,7 @@ class Launch:
 
     def start(self) -> None:
         """Have the command executed, and tell what does not hold."""
+        from agentres.kernel import mounts
         from agentres.kernel.kmsg import KernelLog
         from agentres.kernel.terminal import Terminal
         from agentres.kernel.trampoline import RUN, Child, Plan
@@ -173,8 +175,8 @@ class Launch:
             caller=None if request.behalf is None else request.behalf.caller,
             dropped=self._dropped(),
         )
-        # Before the agent can change the one or fill the other.
-        self._terminal, kernel_log = Terminal(), KernelLog()
+        # Before the agent can change or fill them.
+        self._terminal, kernel_log, self._in_memory = Terminal(), KernelLog(), mounts.in_memory()
         self._taken.append(kernel_log.close)
         child = Child(plan, self._home.main, self._secure)
         from agentres.run import explain  # noqa: F401 -- both while the child gets to its exec
@@ -209,7 +211,7 @@ class Launch:
             self._tell("NOT enforced: it keeps capabilities that undo limits (CAP_SETPCAP is not here)")  # fmt: skip
         return ()
 
-    def watch(self, child: Child, loop: Loop, on_oom: Callable[[], None]) -> Monitor:
+    def watch(self, child: Child, loop: Loop, on_oom: Callable[[], Footprint | None]) -> Monitor:
         """What watches the agent from now on, for :class:`~agentres.run.supervision.Supervision`."""
         from agentres.policy.settings import Settings
         from agentres.run.monitor import Monitor
@@ -380,7 +382,17 @@ class Launch:
             stopped=ended.stopped,
             paced=enforced.paced,
             io_held=enforced.actuator.io_held,
+            footprint=ended.footprint,
+            grown={} if ended.footprint is None else self._grown(),
         )
+
+    def _grown(self) -> Mapping[str, int]:
+        """By how much each file system whose files are memory has grown, bytes; whoever it was."""
+        from agentres.kernel import mounts
+
+        now = mounts.in_memory()
+        grown = {point: used - self._in_memory.get(point, 0) for point, used in now.items()}
+        return {point: size for point, size in grown.items() if size > 0}
 
 
 def _isolation(limits: Limits) -> tuple[bool, str | None]:

@@ -17,6 +17,7 @@ from agentres.kernel.escapes import told
 from agentres.kernel.loop import Loop
 from agentres.kernel.meter import Meter
 from agentres.kernel.writeback import HostWrites, Writeback
+from agentres.model import log
 from agentres.model.limits import EVERY_DISK
 from agentres.model.paths import state_directory
 from agentres.model.record import TYPE_CHECKING
@@ -38,6 +39,7 @@ from agentres.watch.recorder import new_run
 if TYPE_CHECKING:
     from typing import Any
 
+    from agentres.model.oom import Footprint
     from agentres.model.stats import Escaped
     from agentres.policy.prediction import Prediction
     from agentres.run.messenger import Handle
@@ -48,13 +50,17 @@ _READ_BACK_EVERY = 12
 _ENDS_WITHIN = 5.0
 """Seconds for which one that was told to end is not paused; what it writes is made good afterwards."""
 
+_FOOTPRINT_EVERY = 5.0
+"""Seconds between two looks at what memory consists of, while its limit is met again and again: each asks every process."""
+
 _ENDED = "the agent has ended"
 
 
 class Monitor:
     """Watches one agent from its first moments to :meth:`finish`.
 
-    ``on_oom`` is called as soon as a process of the agent has been killed for memory.
+    ``on_oom`` is called as soon as a process of the agent has been killed for memory; it tells what was in its cgroup, where the
+    kernel says that.
     """
 
     def __init__(
@@ -62,7 +68,7 @@ class Monitor:
         loop: Loop,
         watched: Watched,
         settings: Settings,
-        on_oom: Callable[[], None],
+        on_oom: Callable[[], Footprint | None],
         callables: Sequence[Handle] = (),
     ) -> None:
         self.watched = watched
@@ -71,6 +77,10 @@ class Monitor:
         self.agent = watched.actuator.cgroup
         self._directory = watched.state or state_directory()
         self._samples = 0
+        self._on_oom = on_oom
+        self.footprint: Footprint | None = None
+        """What was in its cgroup when the limit on memory was met, the last time; None: it was not."""
+        self._footprint_at = -_FOOTPRINT_EVERY
         self._finishing = False
         self._let_end = False
         history = f"{self._directory}/history.db" if settings.history else ""
@@ -102,7 +112,7 @@ class Monitor:
         self.meter.read("limits")
         self._engine = Engine(loop, settings, self._tell, self._sampled)
         self.subject = AgentSubject(self.run, self.meter, self.actuator, settings, watched.started, self._note)  # fmt: skip
-        self._hearing = Hearing(loop, self._engine, self.subject, self.meter, on_oom, self._check_escapes)  # fmt: skip
+        self._hearing = Hearing(loop, self._engine, self.subject, self.meter, self._full, self._check_escapes)  # fmt: skip
         if self._history.recorder is not None:
             self.subject.learning = Learning(
                 self._history.recorder, settings, watched.named, watched.command, watched.started
@@ -143,6 +153,24 @@ class Monitor:
         trouble = self._history.end(exit_code)
         if trouble and not self.subject.states["history"]:  # found too late for an alert
             self.watched.warn(trouble)
+
+    def _full(self, killed: bool) -> None:
+        """The limit on memory was met: note by what, and before an alert tells of it."""
+        now = time.monotonic()
+        if not killed and now - self._footprint_at < _FOOTPRINT_EVERY:
+            return
+        from agentres.kernel import footprint
+        from agentres.run import explain
+
+        known = self._on_oom() if killed else None
+        self._footprint_at = now
+        try:
+            self.footprint = known or footprint.read(self.agent.path, self.meter.pids)
+        except OSError as error:  # the cgroup has gone, or has no memory.stat
+            log.debug(__name__, "what its memory consists of is not known: %s", error)
+            return
+        if killed:
+            self.subject.detail["oom_kill"] = explain.consists_of(self.footprint)
 
     # What somebody else has done.
 

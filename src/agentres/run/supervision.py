@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
     from agentres.kernel.signals import Signals
     from agentres.model.limits import Limits
+    from agentres.model.oom import Footprint
     from agentres.run.monitor import Monitor
     from agentres.run.steering import Steering
 
-    Watcher = Callable[[Loop, Callable[[], None]], Monitor]
+    Watcher = Callable[[Loop, Callable[[], Footprint | None]], Monitor]
 
 GRACE_SECONDS = 5.0
 """Between SIGTERM and SIGKILL when the time limit has passed."""
@@ -74,7 +75,8 @@ class Ended(Record):
     ``killed``: all of it was, by us.  ``short`` is what it was refused at the last, in words; ``stopped`` who has ended it by
     command, empty: nobody.
     ``limits`` are those that held at the last, None where they were never changed by command;
-    ``writes`` the figures of :class:`~agentres.model.stats.Usage` that no control file has.
+    ``writes`` the figures of :class:`~agentres.model.stats.Usage` that no control file has; ``footprint`` what was in memory when its
+    limit was met.
     """
 
     returncode: int
@@ -87,6 +89,7 @@ class Ended(Record):
     stopped: str = ""
     limits: Limits | None = None
     writes: Mapping[str, int | None] = MappingProxyType({})
+    footprint: Footprint | None = None
 
 
 class Supervision:
@@ -170,7 +173,14 @@ class Supervision:
             self._stopped,
             None if self._steering is None or self._monitor is None else self._monitor.terms.limits,
             {} if self._monitor is None else self._monitor.writes,
+            self._footprint(),
         )
+
+    def _footprint(self) -> Footprint | None:
+        told = [kill.footprint for kill in self._oom_kills if kill.footprint is not None]
+        if told:
+            return told[-1]
+        return None if self._monitor is None else self._monitor.footprint
 
     def note_escapes(self, found: Sequence[Escaped]) -> None:
         """Take what of the run was still outside of its cgroup when all inside had ended."""
@@ -348,10 +358,12 @@ class Supervision:
         self._killed = True
         self._agent.kill = True
 
-    def _note_oom_kills(self) -> None:
+    def _note_oom_kills(self) -> Footprint | None:
         if self._memory_events >= 0:
             os.pread(self._memory_events, 4096, 0)  # the next POLLPRI is about what comes after
-        self._oom_kills += self._kernel_log.oom_kills(self._log_name)
+        found = self._kernel_log.oom_kills(self._log_name)
+        self._oom_kills += found
+        return found[-1].footprint if found else None
 
 
 def _reap_adopted(main: int) -> None:

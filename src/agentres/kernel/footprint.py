@@ -1,0 +1,32 @@
+"""What an agent's memory consists of now; loaded where it was full, which few agents come to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from agentres.kernel import process
+from agentres.model.figures import flat_keyed
+from agentres.model.oom import KINDS, Footprint, Resident, biggest
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def read(path: str, pids: Iterable[int]) -> Footprint:
+    """What the cgroup at ``path`` has in memory, and which of these processes have most of it.
+
+    Kinds that the kernel does not tell are left out, and so are processes that end meanwhile.  OSError.
+    """
+    with open(f"{path}/memory.stat", "rb") as file:
+        found = flat_keyed(file.read())
+    kinds = {key: int(found[key.encode()]) for key in KINDS if key.encode() in found}
+    processes = []
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/statm", "rb") as file:
+                size = int(file.read().split()[1]) * _PAGE
+        except (OSError, IndexError):
+            continue
+        if size and (name := process.name(pid)):
+            processes.append(Resident(pid, name, size))
+    return Footprint(kinds, biggest(processes))
