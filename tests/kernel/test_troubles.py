@@ -140,6 +140,22 @@ with open("{in_memory}", "wb") as file:
     assert re.search(r"\d\d\.\d MiB files in tmpfs and shared memory", message), message
 
 
+def test_what_is_not_yet_on_the_disk_is_told(watched: Watched) -> None:
+    file = Path(f"/var/tmp/agentres-waits-{os.getpid()}")
+    code = f"open('{file}', 'wb').write(bytes(30 << 20))"
+    try:
+        run = watched.run(NO_SAMPLES, "--io-write", "max", "--memory", "400M", command=python(code))
+    finally:
+        file.unlink(missing_ok=True)
+    assert run.status == 0, run.err
+    waits = run.usage["file_dirty"] + run.usage["file_writeback"]
+    assert waits >= 10 << 20
+    if run.usage["wbytes"] is not None:
+        # The kernel adds what each processor has counted now and then.
+        assert 28 << 20 <= waits + run.usage["wbytes"] <= 32 << 20
+    assert re.search(r"; [123]\d\.\d MiB not yet written to the disk", run.err), run.err
+
+
 @pytest.fixture
 def elsewhere() -> Iterator[Path]:
     path = Path("/sys/fs/cgroup/elsewhere")

@@ -301,6 +301,15 @@ def test_who_had_left_the_cgroup_is_told_with_what_became_of_them() -> None:
     ]
 
 
+def test_what_is_not_on_the_disk_yet_is_told() -> None:
+    usage = Usage(rbytes=0, wbytes=0, file_dirty=29 * MIB, file_writeback=MIB)
+    assert "  disk       read 0 B, wrote 0 B; 30.0 MiB not yet written to the disk" in summary(
+        ended(usage=usage)
+    )
+    alone = ended(usage=Usage(file_dirty=MIB, file_writeback=0))
+    assert "  disk       1.0 MiB not yet written to the disk" in summary(alone)
+
+
 def test_a_figure_of_zero_is_counted() -> None:
     zero = Usage(
         usage_usec=0, memory_peak=0, pids_peak=0, rbytes=0, wbytes=0, rx_bytes=0, tx_bytes=0
@@ -431,6 +440,8 @@ def test_the_json_summary_is_this() -> None:
             "dirtied_bytes": None,
             "unbilled_bytes": None,
             "paused_usec": None,
+            "file_dirty": None,
+            "file_writeback": None,
         },
         "unreadable": {"io.stat": "garbage"},
         "limits": {

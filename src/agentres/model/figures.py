@@ -135,6 +135,7 @@ FILES = {
 USAGE_FILES = {
     "cpu.stat": FILES["cpu"]["cpu.stat"],
     "memory.peak": FILES["memory"]["memory.peak"],
+    "memory.stat": FILES["memory"]["memory.stat"],
     "memory.events": _keyed(memory_max_events="max", memory_oom="oom", memory_oom_kill="oom_kill"),
     "pids.peak": _one("pids_peak"),
     "pids.events": FILES["events"]["pids.events"],

@@ -151,7 +151,8 @@ class Usage(Record):
 
     Microseconds, bytes, operations, tasks, events.  ``rbytes`` and ``wbytes`` are what the kernel bills; ``read_bytes`` and
     ``dirtied_bytes`` what its processes did, ``unbilled_bytes`` is what of the latter went to disks and was not billed;
-    for ``paused_usec`` it was frozen to be level with its disk rates.  None: not counted here (the controller is
+    for ``paused_usec`` it was frozen to be level with its disk rates.  ``file_dirty`` and ``file_writeback`` of what it wrote were
+    not on a disk yet, at the end.  None: not counted here (the controller is
     missing, the kernel is older than the file, or the run was too short to be watched).
     """
 
@@ -184,6 +185,8 @@ class Usage(Record):
     dirtied_bytes: int | None = None
     unbilled_bytes: int | None = None
     paused_usec: int | None = None
+    file_dirty: int | None = None
+    file_writeback: int | None = None
 
 
 class Running(Record):

@@ -298,6 +298,16 @@ def _cpu(outcome: Outcome) -> str | None:
 
 def _disk(outcome: Outcome) -> str | None:
     usage = outcome.usage
+    text = _disk_used(outcome)
+    waits = (usage.file_dirty or 0) + (usage.file_writeback or 0)
+    if not waits:
+        return text
+    told = f"{format_size(waits)} not yet written to the disk"
+    return f"{text}; {told}" if text else told
+
+
+def _disk_used(outcome: Outcome) -> str | None:
+    usage = outcome.usage
     if usage.rbytes is not None and usage.wbytes is not None:
         text = f"read {format_size(usage.rbytes)}, wrote {format_size(usage.wbytes)}"
         if usage.unbilled_bytes:
