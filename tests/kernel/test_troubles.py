@@ -140,6 +140,24 @@ with open("{in_memory}", "wb") as file:
     assert re.search(r"\d\d\.\d MiB files in tmpfs and shared memory", message), message
 
 
+def test_a_burst_that_no_sample_falls_into_is_drawn_and_learnt(watched: Watched) -> None:
+    code = """
+import mmap, time
+piece = mmap.mmap(-1, 162 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, 162 << 20, 4096): piece[at] = 1
+piece.close()
+time.sleep(2.5)
+"""
+    run = watched.run(FAST, "--name", "bursts", "--memory", "400M", command=python(code))
+    assert run.status == 0, run.err
+    samples = watched.verb("history", "bursts")["samples"]
+    drawn = [sample["values"]["memory"] for sample in samples]
+    assert 162 << 20 <= max(drawn) <= 200 << 20
+    assert drawn[-1] < 100 << 20  # started anew, or not above what was before
+    learnt = watched.verb("predict", "bursts")
+    assert learnt["limits"]["memory"]["target"] >= 150 << 20, learnt
+
+
 def test_what_is_not_yet_on_the_disk_is_told(watched: Watched) -> None:
     file = Path(f"/var/tmp/agentres-waits-{os.getpid()}")
     code = f"open('{file}', 'wb').write(bytes(30 << 20))"

@@ -104,3 +104,13 @@ def test_a_curve_breaks_where_a_value_is_absent() -> None:
     values = [None, 1.0, 2.0, None, None, 3.0]
     assert pieces(range(6), values) == [[(1, 1.0), (2, 2.0)], [(5, 3.0)]]
     assert pieces([], []) == []
+
+
+def test_a_level_is_drawn_at_its_highest_since_the_sample_before() -> None:
+    sample = Sample(
+        working_set=5, working_set_most=9, memory_current=6, memory_most=12, pids_current=1, pids_most=4
+    )  # fmt: skip
+    drawn = curves([(1.0, sample), (2.0, sample.but(working_set_most=None))])
+    assert drawn["memory"].values == (9, 5)
+    assert drawn["memory_current"].values == (12, 12)
+    assert drawn["pids"].values == (4, 4)

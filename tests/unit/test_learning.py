@@ -74,6 +74,17 @@ def test_the_highest_use_and_the_cpu_of_a_run_are_learnt_under_its_name() -> Non
     assert observed.pids == 3
 
 
+def test_what_no_sample_fell_into_is_learnt() -> None:
+    recorder = FakeRecorder()
+    each = learning(recorder)
+    at = Sample(working_set=3 * MIB, working_set_most=162 * MIB, pids_current=1, pids_most=40)
+    each.sampled(at, 5.0)
+    each.sampled(at.but(working_set_most=3 * MIB, pids_most=1), 10.0)
+    each.finish(10.0)
+    ((_, observed),) = learnt(recorder)
+    assert (observed.memory, observed.pids) == (162 * MIB, 40)
+
+
 def test_what_a_limit_cut_off_is_told_apart() -> None:
     recorder = FakeRecorder()
     each = learning(recorder)

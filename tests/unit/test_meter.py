@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -180,3 +181,53 @@ def test_a_process_that_has_ended_counts_nothing(folder: Path) -> None:
     sample, meter = read_all(folder)
     assert sample.fds == 0
     assert not meter.unreadable
+
+
+# What was at the most between two samples.
+
+
+def peaked(folder: Path, **text: object) -> None:
+    for name, value in text.items():
+        (folder / name.replace("__", ".")).write_text(f"{value}\n")
+
+
+@pytest.fixture
+def metered(folder: Path) -> Iterator[Meter]:
+    """Peaks in plain files, which nothing starts anew but a test."""
+    peaked(folder, memory__peak=100000, memory__swap__peak=0, pids__peak=3)
+    meter = Meter(str(folder), peaks=True)
+    meter.read("events")
+    yield meter
+    meter.close()
+
+
+def most(sample: Sample) -> tuple[int | None, ...]:
+    return sample.memory_most, sample.working_set_most, sample.swap_most, sample.pids_most
+
+
+def test_a_peak_is_told_by_the_next_sample_and_by_no_other(folder: Path, metered: Meter) -> None:
+    assert most(metered.sample()) == (100000, 60000, 0, 3)
+    peaked(folder, memory__peak=250000, memory__swap__peak=7, memory__current=100001, pids__peak=9)
+    assert most(metered.sample()) == (250000, 60001 + 149999, 7, 9)
+    peaked(folder, memory__current=100002, memory__peak=100002, memory__swap__peak=0)
+    assert most(metered.sample()) == (100002, 60002, 0, 3)
+
+
+def test_where_nothing_has_run_the_most_is_what_is_now(folder: Path, metered: Meter) -> None:
+    peaked(folder, memory__peak=250000)
+    assert metered.sample().memory_most == 250000
+    assert most(metered.sample()) == (100000, 60000, 0, 3)
+
+
+def test_cache_that_was_taken_back_is_no_demand(folder: Path, metered: Meter) -> None:
+    events = (folder / "memory.events").read_text()
+    peaked(folder, memory__peak=250000, memory__events=events.replace("high 1", "high 2").strip())
+    sample = metered.sample()
+    assert (sample.memory_most, sample.working_set_most) == (250000, 60000)
+
+
+def test_a_kernel_without_peaks_leaves_what_is_now(folder: Path) -> None:
+    (folder / "memory.peak").unlink()
+    meter = Meter(str(folder), peaks=True)
+    assert most(meter.sample()) == (None, None, None, None)
+    meter.close()

@@ -51,7 +51,7 @@ def test_the_file_is_its_owners_alone(store: Store, history_path: str) -> None:
 
 def test_the_schema_of_a_new_file(store: Store, history_path: str) -> None:
     with sqlite3.connect(history_path) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (6,) == (Store.SCHEMA_VERSION,)
+        assert db.execute("PRAGMA user_version").fetchone() == (7,) == (Store.SCHEMA_VERSION,)
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
         tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
@@ -85,7 +85,7 @@ def test_only_what_is_asked_for_is_loaded() -> None:
 
 def test_a_new_field_of_sample_needs_a_new_schema() -> None:
     """Who changes one side changes the other: a migration with add_sample_columns, and this table."""
-    assert {6: 57}[Store.SCHEMA_VERSION] == len(Sample.__match_args__)
+    assert {7: 61}[Store.SCHEMA_VERSION] == len(Sample.__match_args__)
 
 
 def test_odd_characters_in_the_path(tmp_path: Path) -> None:

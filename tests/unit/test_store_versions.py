@@ -33,7 +33,7 @@ def test_an_older_file_is_brought_up_to_date_and_keeps_its_data(
 ) -> None:
     old_file(history_path)
     monkeypatch.setattr(file, "MIGRATIONS", (*MIGRATIONS, _next_schema))
-    with pytest.raises(StoreError, match=r"older agentres \(schema 6, this one knows 7\)"):
+    with pytest.raises(StoreError, match=r"older agentres \(schema 7, this one knows 8\)"):
         Store.open(history_path, write=False)
     for _ in range(2):  # and only once
         store = Store.open(history_path)
@@ -43,7 +43,7 @@ def test_an_older_file_is_brought_up_to_date_and_keeps_its_data(
         store.close()
     with sqlite3.connect(history_path) as db:
         assert db.execute("SELECT colour FROM runs ORDER BY id").fetchall() == [("blue",), ("red",)]
-        assert db.execute("PRAGMA user_version").fetchone() == (7,)
+        assert db.execute("PRAGMA user_version").fetchone() == (8,)
     db.close()
 
 
@@ -97,7 +97,7 @@ def test_a_file_of_the_first_version(history_path: str) -> None:
         db.execute("PRAGMA journal_mode = WAL")
         db.executescript(FIRST_SCHEMA)
     db.close()
-    with pytest.raises(StoreError, match=r"older agentres \(schema 1, this one knows 6\)"):
+    with pytest.raises(StoreError, match=r"older agentres \(schema 1, this one knows 7\)"):
         Store.open(history_path, write=False)
     store = Store.open(history_path)
     assert store.runs() == [run()]
@@ -137,7 +137,7 @@ def test_a_migration_that_fails_leaves_the_version_before_it(
         columns = [row[1] for row in db.execute("PRAGMA table_info(runs)")]
         assert "colour" in columns
         assert "taste" not in columns
-        assert db.execute("PRAGMA user_version").fetchone() == (7,)
+        assert db.execute("PRAGMA user_version").fetchone() == (8,)
         assert db.execute("SELECT count(*) FROM samples").fetchone() == (1,)
     db.close()
 
@@ -167,7 +167,7 @@ def test_a_newer_file_is_refused_and_not_touched(history_path: str) -> None:
     db.close()
     before = Path(history_path).read_bytes()
     for write in (True, False):
-        with pytest.raises(StoreError, match=r"newer agentres \(schema 9, this one knows 6\)"):
+        with pytest.raises(StoreError, match=r"newer agentres \(schema 9, this one knows 7\)"):
             Store.open(history_path, write=write)
     assert Path(history_path).read_bytes() == before
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from agentres.kernel import process
+from agentres.kernel.peak import RESETS, Peak
 from agentres.model.figures import FILES, flat_keyed
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Reading
@@ -37,6 +38,14 @@ if TYPE_CHECKING:
 _ENOUGH = 4096
 _LONG = 1 << 20
 
+_MOST = {
+    "memory_current": "memory_most",
+    "swap_current": "swap_most",
+    "pids_current": "pids_most",
+    "working_set": "working_set_most",
+}
+"""What is used now -> what was at the most: first those of :data:`~agentres.kernel.peak.RESETS`, in their order."""
+
 GROUPS = (
     "cpu", "memory", "disk", "pids", "fds", "network", "pressure", "events", "limits",
 )  # fmt: skip
@@ -48,7 +57,7 @@ class Meter:
 
     ``main`` is the child that holds the processes, empty for one that has them further down; ``network`` is
     what counts its packets, ``writeback`` what its processes write, None where nothing does; ``nofile`` is the most that
-    each of its processes may open.  A file that
+    each of its processes may open; ``peaks``: a sample has the highest since the one before.  A file that
     this kernel or this cgroup does not have leaves its fields None; one that vanishes later, or holds
     what its format does not allow, is in ``unreadable`` besides (file -> why).
     """
@@ -60,6 +69,7 @@ class Meter:
         network: Network | None = None,
         writeback: Writes | None = None,
         nofile: int | None = None,
+        peaks: bool = False,
     ) -> None:
         self.path = path
         self._figures: dict[str, Any] = dict.fromkeys(Reading.__match_args__)
@@ -74,9 +84,11 @@ class Meter:
         self._writeback = writeback
         self._before: dict[str, bytes] = {}
         self._sampled: tuple[int | None, ...] = ()
+        self._reclaims = 0
         self._fds: dict[str, int] = {}
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            self._peaks = self._open_peaks(folder) if peaks else {}
             for name in self._names():
                 try:
                     self._fds[name] = os.open(self._where(name), os.O_RDONLY, dir_fd=folder)
@@ -86,6 +98,15 @@ class Meter:
                     self._trouble(name, error)
         finally:
             os.close(folder)
+
+    def _open_peaks(self, folder: int) -> dict[str, Peak]:
+        found = {}
+        for name in RESETS:
+            try:
+                found[name] = Peak(folder, name)
+            except OSError:  # not on this kernel, or its controller is not here
+                continue
+        return found
 
     def _names(self) -> Iterator[str]:
         for files in FILES.values():
@@ -106,7 +127,10 @@ class Meter:
     def close(self) -> None:
         for fd in self._fds.values():
             os.close(fd)
+        for peak in self._peaks.values():
+            peak.close()
         self._fds.clear()
+        self._peaks.clear()
 
     def fd(self, name: str) -> int | None:
         """The open control file, for its notifications; reading its group takes them."""
@@ -159,10 +183,40 @@ class Meter:
             self._read("memory")
             self._read("fds")
             self._sampled = moved
+            self._take_peaks()
+        elif self._peaks:
+            self._put({most: self._figures[now] for now, most in _MOST.items()})
         self._read("disk")
         self._read("network")
         self._read("pressure")
         return self.reading
+
+    def _take_peaks(self) -> None:
+        """Have the highest since the sample before.
+
+        Page cache is no demand.  How much of it there was at the peak is not known: it is taken to be what there is now, unless some was taken
+        back meanwhile, as the tripwire or the limit was met.
+        """
+        if not self._peaks:
+            return
+        figures = self._figures
+        for name, (now, most) in zip(RESETS, _MOST.items(), strict=False):
+            value = figures[now]
+            if value is not None and (peak := self._peaks.get(name)) is not None:
+                try:
+                    value = peak.take(value)
+                except (OSError, ValueError) as error:
+                    self._trouble(name, error)
+            figures[most] = value
+        above = (figures["memory_most"] or 0) - (figures["memory_current"] or 0)
+        if above > 0:
+            self._take("memory.events", FILES["events"]["memory.events"])
+        before = self._reclaims
+        self._reclaims = (figures["memory_high"] or 0) + (figures["memory_max"] or 0)
+        used = figures["working_set"]
+        if used is not None and self._reclaims == before:
+            used += above
+        self._put({"working_set_most": used})
 
     def _moved(self) -> tuple[int | None, ...]:
         """What changes when anything of the kind does."""

@@ -69,6 +69,7 @@ class Sample(Record):
     ``*_full_usec`` are the totals of PSI.  ``rx_*`` was received and ``tx_*`` sent, in bytes and packets of
     IP: ``dropped`` and ``loopback`` are not in ``rx_bytes``, ``delayed`` is, and was ahead of its rate.
     ``read_bytes`` and ``dirtied_bytes`` are what its processes read from disks and dirtied, ``unbilled_bytes`` what of the latter went to a disk and is not in ``wbytes``.
+    ``memory_most``, ``working_set_most``, ``swap_most`` and ``pids_most`` are the highest since the sample before.
     ``fds_most`` are the open files of the process that has the most, ``nofile_limit`` is what each may have.  ``cpu_limit`` in cores, ``net_in_limit`` and ``net_out_limit`` in bytes a second.  None: absent, or, of a
     limit, none.
     """
@@ -130,6 +131,10 @@ class Sample(Record):
     unbilled_bytes: int | None = None
     fds_most: int | None = None
     nofile_limit: int | None = None
+    memory_most: int | None = None
+    working_set_most: int | None = None
+    swap_most: int | None = None
+    pids_most: int | None = None
 
 
 class Reading(Sample):

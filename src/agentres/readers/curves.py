@@ -16,12 +16,26 @@ _CURRENT = Resource(
     "bytes", LEVEL, "memory", lambda at: at.memory_current, lambda at: at.memory_limit
 )
 
+_WORKING_SET, _PIDS = RESOURCES["memory"], RESOURCES["pids"]
+
+_AT_THE_MOST = {
+    "memory": _WORKING_SET.but(figure=lambda at: _most(at.working_set_most, at.working_set)),
+    "pids": _PIDS.but(figure=lambda at: _most(at.pids_most, at.pids_current)),
+    "memory_current": _CURRENT.but(figure=lambda at: _most(at.memory_most, at.memory_current)),
+}
+
+
+def _most(most: float | None, now: float | None) -> float | None:
+    """The highest since the sample before, where that was looked at."""
+    return now if most is None else most
+
+
 CURVES: Mapping[str, Resource] = {
     name: resource for name, resource in RESOURCES.items() if resource.kind != EVENT
-} | {"memory_current": _CURRENT}
+} | _AT_THE_MOST
 """The curves by name: every resource that is no event, and ``memory_current``, page cache included.
 
-``memory`` is the working set.  Rates are in cores, bytes a second, and the share of time stalled.
+``memory`` is the working set; levels are the highest since the sample before, where that is known.  Rates are in cores, bytes a second, and the share of time stalled.
 """
 
 

@@ -79,9 +79,9 @@ class Learning:
         warnings: list[str] = []
         self._recorder.ask(question, answered)
 
-    def memory(self, reading: Sample, starved: bool = False) -> None:
-        """Memory was read; ``starved``: it was refused more."""
-        use, limit = reading.working_set, reading.memory_limit
+    def memory(self, reading: Sample, starved: bool = False, most: int | None = None) -> None:
+        """Memory was read; ``starved``: it was refused more; ``most``: the most since the last sample, where that is known."""
+        use, limit = most or reading.working_set, reading.memory_limit
         if use is not None:
             hits = reading.memory_max or 0
             self._observer.memory(use, limit, hits > self._hits, starved)
@@ -93,7 +93,7 @@ class Learning:
 
     def sampled(self, sample: Sample, now: float, starved: bool = False) -> None:
         """Everything was read."""
-        self.memory(sample, starved)
+        self.memory(sample, starved, sample.working_set_most)
         if (usage := sample.usage_usec) is not None and now > self._before:
             periods, met = sample.nr_periods or 0, sample.nr_throttled or 0
             passed = periods - self._periods[0]
@@ -102,7 +102,7 @@ class Learning:
             cores = (usage - self._usage) / 1e6 / seconds
             self._observer.cpu(cores, seconds, sample.cpu_limit, felt)
             self._usage, self._periods, self._before = usage, (periods, met), now
-        if (pids := sample.pids_current) is not None:
+        if (pids := sample.pids_most or sample.pids_current) is not None:
             refused = sample.pids_max_events or 0
             self._observer.pids(pids, sample.pids_limit, refused > self._refused)
             self._refused = refused

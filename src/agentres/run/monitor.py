@@ -108,6 +108,7 @@ class Monitor:
             network=self.actuator.network,
             writeback=Writeback(self.actuator.disks.get(EVERY_DISK, ())),
             nofile=watched.terms.limits.nofile,
+            peaks=True,
         )
         self.meter.read("limits")
         self._engine = Engine(loop, settings, self._tell, self._sampled)

@@ -92,5 +92,6 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     add_sample_columns,  # of writeback
     _add_worst,
     add_sample_columns,  # of the process with the most open files
+    add_sample_columns,  # of peaks between samples
 )
 """Step N makes schema N+1 of schema N, in one transaction; never changed once released."""
