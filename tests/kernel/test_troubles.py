@@ -158,6 +158,28 @@ time.sleep(2.5)
     assert learnt["limits"]["memory"]["target"] >= 150 << 20, learnt
 
 
+@not_by_daemon("an agent's cgroup is root's")
+def test_one_that_somebody_throttles_for_ever_is_let_go(
+    watched: Watched, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    code = """
+import mmap
+input()
+piece = mmap.mmap(-1, 100 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, 100 << 20, 4096): piece[at] = 1
+"""
+    line = [*watched.configure(FAST), "--name", "throttled", "--memory", "400M"]
+    agent = start(*line, command=python(code), env=watched.environment)
+    high = home_of("throttled") / "agent/memory.high"
+    wait_until(lambda: high.exists() and high.read_text() != "max\n", "it is watched")
+    high.write_text(str(30 << 20))
+    _, told = agent.communicate("\n", timeout=DEADLINE)  # alone it takes a quarter of an hour
+    assert agent.returncode == 0, told
+    assert watched.story("stalled")[0] == ("raised", "CRITICAL")
+    message = watched.events("stalled")[0]["message"]
+    assert "memory.high stood at 30.0 MiB, and was lifted" in message
+
+
 def test_what_is_not_yet_on_the_disk_is_told(watched: Watched) -> None:
     file = Path(f"/var/tmp/agentres-waits-{os.getpid()}")
     code = f"open('{file}', 'wb').write(bytes(30 << 20))"

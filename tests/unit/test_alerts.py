@@ -375,6 +375,7 @@ MESSAGES = {
     "history": (1.0, None, 1.0, "the history cannot be written in a"),
     "starved": (1, None, 1, "the budget has no memory left for what is needed in a"),
     "frozen": (1, None, 1, "all processes are frozen in a"),
+    "stalled": (1, None, 1, "all processes wait for memory and get nowhere in a"),
     "handlers": (3.0, None, 1.0, "a handler did not take an alert in a, 3 times"),
 }
 

@@ -32,9 +32,13 @@ RULES = (
     Rule("memory", "memory", "agent", ((Severity.WARNING, 0.75), (Severity.CRITICAL, 0.8)), True),
     Rule("drift", "drift", "agent", ((Severity.WARNING, 1.0),)),
     Rule("escaped", "escaped", "agent", ((Severity.WARNING, 1.0),)),
+    Rule("stalled", "stalled", "agent", ((Severity.CRITICAL, 1.0),)),
     Rule("frozen", "frozen", "agent", ((Severity.WARNING, 1.0),)),
     Rule("handlers", "handlers", "agent", ((Severity.WARNING, 1.0),)),
 )
+
+
+QUIET = "avg10=0.00 avg60=0.00 avg300=0.00 total=0"
 
 
 class Stepped:
@@ -110,12 +114,13 @@ class Watching:
             "memory.high": "max", "memory.events": "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0",
             "pids.max": "512", "pids.current": "1", "cgroup.stat": "nr_descendants 1",
             "main/cgroup.procs": f"{os.getpid()}",
+            "memory.pressure": f"some {QUIET}\nfull {QUIET}",
         }.items():  # fmt: skip
             (self.agent / file).write_text(f"{text}\n")
         self.cgroup = Fake(str(self.agent))
         self.actuator = Actuator(self.cgroup, guarded=Guard)
         self.actuator.apply([Setting("memory.max", str(256 * MIB)), Setting("pids.max", "512")])
-        self.ooms = 0
+        self.ooms = self.stalled = 0
         limits = Limits(memory=256 * MIB, pids=512, ranges=MEMORY)
         watched = Watched(
             "a", ("sleep",), self.actuator, self.loop.now, Escapes("f00d", "/agentres.slice/a/agent"), str(slice_.path),
@@ -139,6 +144,10 @@ class Watching:
         fd = self.monitor.meter.fd(file)
         assert fd is not None
         self.loop.watched[fd]()
+
+    def pressure(self, usec: int) -> None:
+        line = f"avg10=0.00 avg60=0.00 avg300=0.00 total={usec}"
+        (self.agent / "memory.pressure").write_text(f"some {line}\nfull {line}\n")
 
     def events(self, **counts: int) -> None:
         rows = {"low": 0, "high": 0, "max": 0, "oom": 0, "oom_kill": 0, **counts}
@@ -210,6 +219,29 @@ def test_what_was_in_memory_is_told_with_the_kill_and_not_again_with_each_hit(
     assert watching.monitor.footprint is not first
     told = "60.0 MiB files in tmpfs and shared memory, 30.0 MiB anonymous"
     assert told in watching.monitor.subject.detail["oom_kill"]
+
+
+def test_one_that_gets_nowhere_is_let_go_and_has_no_tripwire_for_a_while(
+    watching: Watching,
+) -> None:
+    def waits(part: float, seconds: int) -> None:
+        for _ in range(seconds):
+            watching.stalled += round(1e6 * part)
+            watching.pressure(watching.stalled)
+            watching.loop.run(1)
+
+    waits(1, 9)
+    assert ("raised", "stalled", "CRITICAL") not in watching.told
+    (watching.agent / "memory.high").write_text("31457280\n")
+    waits(1, 8)
+    assert watching.told.count(("raised", "stalled", "CRITICAL")) == 1
+    assert "memory.high stood at 30.0 MiB" in watching.monitor.subject.detail["stalled"]
+    assert watching.text("memory.high") == "max"
+    waits(0.5, 30)
+    assert ("resolved", "stalled", "CRITICAL") in watching.told
+    assert watching.text("memory.high") == "max"
+    waits(0, 60)
+    assert watching.text("memory.high") == str(192 * MIB)
 
 
 def test_a_file_that_notifies_all_the_time_is_heard_once_a_breath(watching: Watching) -> None:

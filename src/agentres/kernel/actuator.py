@@ -212,6 +212,15 @@ class Actuator:
         self.tripwire = height
         return True
 
+    def lift_high(self) -> str:
+        """Have no memory.high, whoever wrote it; what stood there, empty where nothing did."""
+        found = self.cgroup.get_property("memory.high").strip()
+        if found == MAX:
+            return ""
+        self.cgroup.set_property("memory.high", MAX)
+        self.tripwire = MAX
+        return found
+
     def lift_tripwire(self) -> None:
         """Have none, and nobody who guards it; who is frozen goes on being guarded."""
         if self._deadman is None:

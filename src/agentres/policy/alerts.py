@@ -388,6 +388,7 @@ _HAPPENED = {
     "handlers": "a handler did not take an alert",
     "starved": "the budget has no memory left for what is needed",
     "frozen": "all processes are frozen",
+    "stalled": "all processes wait for memory and get nowhere",
 }
 
 
@@ -434,6 +435,7 @@ DEFAULT_RULES = (
     ),
     _event_rule("starved", "agent", Severity.WARNING, keep_firing_for=5),
     _event_rule("frozen", "agent", Severity.CRITICAL, keep_firing_for=0),
+    _event_rule("stalled", "agent", Severity.CRITICAL, keep_firing_for=0),
     _event_rule("unreadable", "agent", Severity.INFO),
     *(_event_rule(resource, "agent", Severity.WARNING) for resource in ("history", "handlers")),
 )

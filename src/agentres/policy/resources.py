@@ -130,6 +130,7 @@ RESOURCES = {
     "history": Resource("count", LEVEL, OWN, of=("agent",)),
     "starved": Resource("count", LEVEL, OWN, of=("agent",)),
     "frozen": Resource("count", LEVEL, OWN, of=("agent",)),
+    "stalled": Resource("count", LEVEL, OWN, of=("agent",)),
     "handlers": Resource("count", EVENT, OWN, of=("agent",)),
 }
 """Every resource by the name that rules use.
@@ -137,5 +138,5 @@ RESOURCES = {
 ``network`` leaves loopback out.  ``nofile`` are the open files of the one process that has the most.  ``drift`` is how many limits stand rewritten by somebody else, ``escaped`` how many of its processes live outside of its cgroup; ``unreadable``,
 ``history`` and ``handlers`` are our own trouble: control files that vanished or hold garbage, a history
 that cannot be written, alerts that a handler did not take.  ``starved`` is 1 while an agent needs memory
-that the budget has not, ``frozen`` while its processes do not run (cgroup.freeze).
+that the budget has not, ``frozen`` while its processes do not run (cgroup.freeze), ``stalled`` while all of them wait for memory that nobody gives or takes back.
 """

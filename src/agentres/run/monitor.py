@@ -121,6 +121,7 @@ class Monitor:
         self.drift = Drift(self.actuator)
         self.terms = watched.terms
         self._begin_moving(watched.started)
+        self.subject.follow("memory_pressure", watched.started)
         if self.drift.fd >= 0:
             loop.watch(self.drift.fd, self._limit_written)
         self._hearing.begin(self.agent)

@@ -6,8 +6,10 @@ import time
 
 from agentres.kernel import process
 from agentres.kernel.actuator import COMMAND, Actuator
+from agentres.model.errors import ControlFileError
 from agentres.model.record import TYPE_CHECKING
-from agentres.policy import tripwire
+from agentres.model.units import format_size
+from agentres.policy import stall, tripwire
 from agentres.policy.settings import Settings
 from agentres.policy.tripwire import ROOM
 from agentres.watch.engine import Subject
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from agentres.store import Run
 
 _NEVER = float("inf")
+
+_STALLED_LOOK = 1.0
+"""Seconds between two looks at one that may be getting nowhere."""
+
+_LIFTED_SECONDS = 60.0
+"""For how long there is no tripwire after one has held an agent up."""
 
 
 class AgentSubject(Subject):
@@ -46,6 +54,8 @@ class AgentSubject(Subject):
         self._actuator = actuator
         self._note = note
         self._without_tripwire = False
+        self._stall = stall.Stall()
+        self._lifted_until = 0.0
         self.mover: Mover | None = None
         self.pacer: Pacer | None = None
         self.learning: Learning | None = None
@@ -63,6 +73,8 @@ class AgentSubject(Subject):
         if resource == "nofile" and value is not None:
             name = process.name(self.meter.most_open)
             self.detail["nofile"] = f"{name} (pid {self.meter.most_open})" if name else ""
+        if resource == "memory_pressure":
+            return self._break_stall(reading, now)
         if self.mover is None:
             return _NEVER
         return self.mover.observe(resource, value, reading, now, self.event)
@@ -97,7 +109,33 @@ class AgentSubject(Subject):
         if self.states[resource] != holds:
             self._note(resource, int(holds), why)
 
+    def _break_stall(self, reading: Sample, now: float) -> float:
+        """Let an agent go on that nobody gives memory and nobody takes any from; the seconds until the next look."""
+        seconds = self._stall.observe(now, reading.memory_full_usec, reading.working_set)
+        # One that is short waits for others, which are asked (agentres.policy.contention); a frozen one waits for its thaw.
+        if not seconds or self.starved or self.meter.reading.cgroup_frozen:
+            self._state("stalled", False, "")
+            return _NEVER
+        if seconds >= stall.DEADLINE and not self.states["stalled"]:
+            self._note("stalled", 1, self._let_go(now))
+        return _STALLED_LOOK
+
+    def _let_go(self, now: float) -> str:
+        """Have nothing of ours hold it; what did, in words."""
+        try:
+            high = self._actuator.lift_high()
+        except ControlFileError as error:
+            return f"what holds it is not known: {error}"
+        self._lifted_until = now + _LIFTED_SECONDS
+        if high:
+            return f"memory.high stood at {format_size(int(high))}, and was lifted"
+        limit = self.meter.reading.memory_limit
+        at = f"its own limit, {format_size(limit)}," if limit is not None else "none of its own"
+        return f"by {at} or by one above it: the kernel takes memory back, and has not killed"
+
     def _move_tripwire(self) -> None:
+        if time.monotonic() < self._lifted_until:
+            return
         reading = self.meter.reading
         current, used = reading.memory_current, reading.working_set
         if current is None or used is None or self._without_tripwire:
