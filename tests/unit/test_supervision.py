@@ -69,8 +69,8 @@ class Watching:
     def let_end(self) -> None:
         self.calls.append("let_end")
 
-    def note_writes(self) -> None:
-        self.calls.append("note_writes")
+    def note_end(self) -> None:
+        self.calls.append("note_end")
 
     def finish(self, exit_code: int) -> None:
         self.calls.append(exit_code)
@@ -201,7 +201,7 @@ def test_a_short_one_is_not_watched(begin: Begin, monkeypatch: pytest.MonkeyPatc
 def test_one_that_stays_is_watched_to_its_end(begin: Begin) -> None:
     life = begin(SHELL, "-c", "sleep 0.3; exit 2")
     ended = life.end()
-    assert life.watching.calls == ["watch", "note_writes", 2]
+    assert life.watching.calls == ["watch", "note_end", 2]
     assert (ended.short, dict(ended.writes)) == ("1 GiB of memory", {"dirtied_bytes": 5})
 
 

@@ -74,13 +74,17 @@ class Hearing:
         self._engine.look(self._agent, *groups)
         self._agent.event = False
 
-    def _memory(self) -> None:
-        limit = self._meter.reading.memory_limit
+    def note_memory(self) -> None:
+        """Take how often the limit on memory was met, and who was killed for that, before an alert tells of it."""
         events = self._meter.read("events")
         met, killed = events.memory_max or 0, events.memory_oom_kill or 0
-        if met > self._met or killed > self._oom_kills:  # before it is told of
+        if met > self._met or killed > self._oom_kills:
             self._on_full(killed > self._oom_kills)
             self._met, self._oom_kills = met, killed
+
+    def _memory(self) -> None:
+        limit = self._meter.reading.memory_limit
+        self.note_memory()
         self.look("memory", "events")
         now = time.monotonic()
         if self._meter.reading.memory_limit != limit:

@@ -271,9 +271,10 @@ class Monitor:
             self._let_end = True
             self.subject.pacer.rest(_ENDS_WITHIN)
 
-    def note_writes(self) -> None:
-        """Take what the main process wrote to the last, before nobody can be asked any more."""
+    def note_end(self) -> None:
+        """Take what the main process wrote to the last, and whether memory was full, before nobody can be asked any more."""
         self.meter.read("disk")
+        self._hearing.note_memory()
 
     @property
     def writes(self) -> dict[str, int | None]:

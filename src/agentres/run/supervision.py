@@ -287,7 +287,7 @@ class Supervision:
 
     def _reap(self) -> None:
         if self._monitor is not None:
-            self._monitor.note_writes()
+            self._monitor.note_end()
         _, status = os.waitpid(self._child.pid, 0)
         self._returncode = os.waitstatus_to_exitcode(status)
 
