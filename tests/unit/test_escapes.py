@@ -50,8 +50,9 @@ def sleeper() -> Iterator[Sleeper]:
 
 
 def test_only_those_with_the_mark_are_found(sleeper: Sleeper) -> None:
+    escapes = Escapes(MINE, ELSEWHERE)
     marked, other = sleeper(MINE), sleeper(f"{MINE}1")
-    found = Escapes(MINE, ELSEWHERE).all()
+    found = escapes.all()
     assert [each.pid for each in found] == [marked.pid]
     assert found[0].name.startswith("python")
     assert found[0].cgroup == process.cgroup(marked.pid)
@@ -59,12 +60,22 @@ def test_only_those_with_the_mark_are_found(sleeper: Sleeper) -> None:
 
 
 def test_one_in_its_cgroup_or_below_has_not_left(sleeper: Sleeper) -> None:
+    cgroup = process.cgroup()
+    inside = [Escapes(MINE, path) for path in (cgroup, cgroup.rpartition("/")[0])]
+    beside = Escapes(MINE, f"{cgroup}x")
     one = sleeper(MINE)
-    cgroup = process.cgroup(one.pid)
-    assert Escapes(MINE, cgroup).all() == []
+    assert process.cgroup(one.pid) == cgroup
     if cgroup != "/":
-        assert Escapes(MINE, cgroup.rpartition("/")[0]).all() == []
-        assert [each.pid for each in Escapes(MINE, f"{cgroup}x").all()] == [one.pid]
+        assert [escapes.all() for escapes in inside] == [[], []]
+    assert [each.pid for each in beside.all()] == [one.pid]
+
+
+def test_who_was_there_before_the_run_is_none_of_it(sleeper: Sleeper) -> None:
+    one = sleeper(MINE)
+    escapes = Escapes(MINE, ELSEWHERE)
+    assert escapes.look((), now()) == []
+    assert escapes.end() == []
+    assert one.poll() is None
 
 
 def test_it_is_told_until_it_ends(sleeper: Sleeper) -> None:
@@ -110,8 +121,8 @@ def test_one_whose_environment_comes_late_is_asked_again() -> None:
 
 def test_it_ends_them_and_what_they_start_meanwhile(sleeper: Sleeper) -> None:
     code = "import os\nif not os.fork(): os.setsid(); import time; time.sleep(1000)"
-    one = sleeper(MINE, code)
     escapes = Escapes(MINE, ELSEWHERE)
+    one = sleeper(MINE, code)
     ended = escapes.end()
     assert one.wait(60) == -9
     assert len(ended) == 2
@@ -121,8 +132,9 @@ def test_it_ends_them_and_what_they_start_meanwhile(sleeper: Sleeper) -> None:
 
 
 def test_it_is_moved_back_or_told_why_not(sleeper: Sleeper) -> None:
-    one, moved = sleeper(MINE), []
+    moved: list[int] = []
     escapes = Escapes(MINE, ELSEWHERE, moved.append)
+    one = sleeper(MINE)
     assert [each.fate for each in escapes.look((), now())] == ["moved back"]
     assert moved == [one.pid]
 
@@ -130,6 +142,7 @@ def test_it_is_moved_back_or_told_why_not(sleeper: Sleeper) -> None:
         raise ControlFileError("cgroup.procs", str(pid), errno.EACCES)
 
     escapes = Escapes(MINE, ELSEWHERE, refused)
+    sleeper(MINE)
     assert [each.fate for each in escapes.look((), now())] == ["not moved back: Permission denied"]
 
 

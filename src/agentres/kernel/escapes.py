@@ -28,7 +28,8 @@ class Escapes:
     """Looks for what has left one run's cgroup.
 
     ``run`` is the run's id; ``inside`` its cgroup as /proc/PID/cgroup names it; ``move`` takes a process into that again, None: it stays where it is.
-    A process is asked for its mark in the first two looks at it, as a new one may not have its own environment yet; :meth:`all` asks each.
+    Made before the run begins: who is there already is none of it.  A process is asked for its mark in the first two looks at it, as a new
+    one may not have its own environment yet.
     """
 
     def __init__(self, run: str, inside: str, move: Callable[[int], object] | None = None) -> None:
@@ -36,8 +37,7 @@ class Escapes:
         self._move = move
         self._mark = f"\0{RUN}={run}\0".encode()
         self._inside = inside
-        self._asked: set[int] = set()
-        self._before: set[int] = set()
+        self._asked = self._before = _live()
         self._seen: dict[int, float] = {}
         self._out: dict[int, Escaped] = {}
 
@@ -48,7 +48,7 @@ class Escapes:
         more belongs to the same process if that one had started before we saw it, else the number was given out anew.
         """
         inside, live = set(pids), _live()
-        found = {pid: each for pid in self._out if pid in live and (each := self._outside(pid))}
+        found = {pid: each for pid in self._out if (each := self._outside(pid))}
         for pid in self._seen.keys() - inside:
             if process.lived_at(pid, self._seen.pop(pid)) and (each := self._outside(pid)):
                 found[pid] = each
@@ -62,7 +62,8 @@ class Escapes:
 
     def all(self) -> list[Escaped]:
         """Those that have the mark, and live outside now."""
-        found = (self._outside(pid) for pid in sorted(_live()) if self._is_marked(pid))
+        new = (_live() - self._asked) | self._out.keys()
+        found = (self._outside(pid) for pid in sorted(new) if self._is_marked(pid))
         return [each for each in found if each is not None]
 
     def end(self) -> list[Escaped]:

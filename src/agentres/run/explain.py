@@ -6,7 +6,6 @@ import signal
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from agentres.kernel.systemd import SLICE
 from agentres.model.errors import exit_status, printable
 from agentres.model.limits import NETWORK, NETWORKS, Limits, Refused, Setting
 from agentres.model.record import TYPE_CHECKING, Record
@@ -33,8 +32,6 @@ OPTIONS = {
 }
 """The option that a control file's limit comes from."""
 
-
-TMPFS = "files in tmpfs and shared memory"
 
 _NAMED = 5
 """Of the processes that still ran so many are named."""
@@ -103,7 +100,7 @@ def hits(outcome: Outcome) -> list[Hit]:
         text = f"process limit: {_times(usage.pids_max_events, 'fork')} refused at --pids {_range(limits, 'pids', str)}"
         found.append(Hit("pids.max", usage.pids_max_events, f"{text}; threads count as well"))
     if usage.memory_max_events and not usage.memory_oom_kill:
-        text = f"memory limit: held at {_memory(outcome)} by reclaiming, which costs time{_full_of(outcome)}"
+        text = f"memory limit: held at {_memory(outcome)} by reclaiming, which costs time{_held(outcome)}"
         found.append(Hit("memory.max", usage.memory_max_events, text))
     if usage.nr_throttled:
         text = f"CPU limit: throttled for {format_duration((usage.throttled_usec or 0) / 1e6)}"
@@ -132,68 +129,23 @@ def _oom(outcome: Outcome) -> str:
     what = f"{_times(killed, 'process', 'processes')} killed for memory"
     who = f": {victims}" if victims else " (the kernel log names it: journalctl -k)"
     peak = f", peak {format_size(usage.memory_peak)}" if usage.memory_peak else ""
+    from agentres.run import exhaustion  # few agents come to that
+
     if not usage.memory_oom:
-        return f"{what}{who}; {_above(outcome.oom_kills)}{peak}"
+        return f"{what}{who}; {exhaustion.whose(outcome.oom_kills)}{peak}"
     short = f", not raised: {outcome.short}" if outcome.short else ""
     return (
-        f"memory limit: {what}{who}; limit {_memory(outcome)}{short}{peak}{_full_of(outcome)};"
-        f" {_remedy(outcome)}"
+        f"memory limit: {what}{who}; limit {_memory(outcome)}{short}{peak}{_held(outcome)};"
+        f" {exhaustion.remedy(outcome.footprint, outcome.grown)}"
     )
 
 
-def _above(kills: Sequence[OomKill]) -> str:
-    """Whose limit it was, where it was not the agent's own."""
-    if not kills:
-        return "not by this agent's limit but by one above it, or the host ran out"
-    limit = printable(kills[-1].limit_cgroup)
-    if not limit:
-        return "not by this agent's limit: the host ran out of memory"
-    if limit.endswith(f"/{SLICE}"):
-        return f"not by this agent's limit but by the budget of all agents ({SLICE})"
-    return f"not by this agent's limit but by that of {limit}"
+def _held(outcome: Outcome) -> str:
+    if outcome.footprint is None:
+        return ""
+    from agentres.run import exhaustion
 
-
-def _full_of(outcome: Outcome) -> str:
-    return f"; {consists_of(outcome.footprint)}" if outcome.footprint is not None else ""
-
-
-def consists_of(footprint: Footprint) -> str:
-    """What was in memory, the most first, and who had most of it."""
-    kinds = _kinds(footprint)
-    parts = sorted(kinds.items(), key=lambda part: -part[1])
-    least = sum(kinds.values()) / 100
-    told = ", ".join(f"{format_size(size)} {name}" for name, size in parts if size > least)
-    who = ", ".join(
-        f"{printable(one.name)} (pid {one.pid}) {format_size(one.size)}"
-        for one in footprint.biggest
-    )
-    return f"it held {told or 'nothing'}" + (f"; most had {who}" if who else "")
-
-
-def _kinds(footprint: Footprint) -> dict[str, int]:
-    found = footprint.kinds
-    files, in_memory = found.get("file", 0), found.get("shmem", 0)
-    return {
-        "anonymous": found.get("anon", 0),
-        TMPFS: in_memory,
-        "page cache": max(0, files - in_memory),
-        "kernel memory": found.get("kernel", 0),
-        "socket buffers": found.get("sock", 0),
-    }
-
-
-def _remedy(outcome: Outcome) -> str:
-    """What can be done; files in tmpfs are what nobody thinks of."""
-    kinds = {} if outcome.footprint is None else _kinds(outcome.footprint)
-    if kinds and kinds[TMPFS] >= sum(kinds.values()) / 3:
-        grown = sorted(outcome.grown.items(), key=lambda each: -each[1])[:_NAMED]
-        where = ", ".join(f"{printable(at)} by {format_size(size)}" for at, size in grown)
-        return (
-            "files in tmpfs are memory until they are removed"
-            + (f" (grown: {where})" if where else "")
-            + ": have it write them to a disk, or raise --memory"
-        )
-    return "raise --memory or have it hold less at once"
+    return f"; {exhaustion.held(outcome.footprint)}"
 
 
 def _memory(outcome: Outcome) -> str:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from agentres.kernel.caller import Caller
     from agentres.kernel.cgroup import Cgroup
-    from agentres.kernel.escapes import Escapes
     from agentres.kernel.loop import Loop
     from agentres.kernel.trampoline import Child, Identity
     from agentres.kernel.walls import OwnUser
@@ -82,7 +81,6 @@ class Launch:
         self._heard: set[int] = set()
         behalf = request.behalf
         self._run = os.urandom(4).hex()
-        self._escapes: Escapes | None = None
         self._walled = request.isolate
         if self._walled is None:
             self._walled = request.user is not None or behalf is not None
@@ -155,6 +153,7 @@ class Launch:
     def start(self) -> None:
         """Have the command executed, and tell what does not hold."""
         from agentres.kernel import mounts
+        from agentres.kernel.escapes import Escapes
         from agentres.kernel.kmsg import KernelLog
         from agentres.kernel.terminal import Terminal
         from agentres.kernel.trampoline import RUN, Child, Plan
@@ -175,6 +174,8 @@ class Launch:
             caller=None if request.behalf is None else request.behalf.caller,
             dropped=self._dropped(),
         )
+        move = self._home.main.move_here if request.escaped == "move" else None
+        self._escapes = Escapes(self._run, self._inside, move)
         # Before the agent can change or fill them.
         self._terminal, kernel_log, self._in_memory = Terminal(), KernelLog(), mounts.in_memory()
         self._taken.append(kernel_log.close)
@@ -230,7 +231,7 @@ class Launch:
             request.command,
             self._enforced.actuator,
             child.started,
-            self._looks_for_escapes(),
+            self._escapes,
             self._slice,
             partial(self._home.adopt, held=behalf is not None and behalf.caller.uid != 0),
             terms,
@@ -254,18 +255,10 @@ class Launch:
         self._supervision.finish(exit_status(ended.returncode, ended.timed_out))
         return self._outcome(ended, left, escaped)
 
-    def _looks_for_escapes(self) -> Escapes:
-        if self._escapes is None:
-            from agentres.kernel.escapes import Escapes
-
-            move = self._home.main.move_here if self._request.escaped == "move" else None
-            self._escapes = Escapes(self._run, self._inside, move)
-        return self._escapes
-
     def _escaped(self) -> Sequence[Escaped]:
         """What of the run lives on outside of its cgroup, now that all inside has ended, and what became of that."""
-        escapes = self._looks_for_escapes()
-        found = escapes.all() if self._request.escaped == "tell" else escapes.end()
+        told = self._request.escaped == "tell"
+        found = self._escapes.all() if told else self._escapes.end()
         self._supervision.note_escapes(found)
         return found
 
@@ -282,7 +275,7 @@ class Launch:
     def _meanwhile(self) -> None:
         """While systemd makes the scope."""
         self._loaded.load()
-        from agentres.kernel import devices, kmsg, terminal, trampoline  # noqa: F401 -- see above
+        from agentres.kernel import devices, escapes, kmsg, terminal, trampoline  # noqa: F401 -- see above
 
     def _check_early(self) -> None:
         """Raise Interrupted where a signal has come that would have ended the agent."""

@@ -162,7 +162,7 @@ class Monitor:
         if not killed and now - self._footprint_at < _FOOTPRINT_EVERY:
             return
         from agentres.kernel import footprint
-        from agentres.run import explain
+        from agentres.run import exhaustion
 
         known = self._on_oom() if killed else None
         self._footprint_at = now
@@ -172,7 +172,7 @@ class Monitor:
             log.debug(__name__, "what its memory consists of is not known: %s", error)
             return
         if killed:
-            self.subject.detail["oom_kill"] = explain.consists_of(self.footprint)
+            self.subject.detail["oom_kill"] = exhaustion.held(self.footprint)
 
     # What somebody else has done.
 
