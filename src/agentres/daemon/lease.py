@@ -34,6 +34,9 @@ _PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)
 _STOP_SECONDS = 2.0
 """For the agent's supervisor to say that it has stopped, before we do without."""
 
+_ANSWER_SECONDS = 2.0
+"""Within which the supervisor has to say what becomes of a signal that came before the command was said to run."""
+
 _GONE = "the agent's supervisor was killed, and the agent with it"
 
 
@@ -85,6 +88,7 @@ class Lease:
         self._received = b""
         self._started = ""
         self._stop_by: float | None = None
+        self._give_up: tuple[float, int] | None = None
 
     def run(self, asked: Submission) -> Told:
         """Ask for it, and pass signals on until its end.  AgentresError.
@@ -118,6 +122,8 @@ class Lease:
                         return told
                 if self._stop_by is not None and time.monotonic() >= self._stop_by:
                     self._stop()
+                if self._give_up is not None and time.monotonic() >= self._give_up[0]:
+                    raise Interrupted(self._give_up[1])
         except BaseException:
             terminal.restore(modes=True)
             raise
@@ -157,8 +163,9 @@ class Lease:
         return None
 
     def _pass_on(self, came: Signal) -> None:
-        if came.number in ENDING and not self._started and not came.sent:
-            raise Interrupted(came.number)
+        if came.number in ENDING and not self._started and not came.sent and not self._give_up:
+            # The command may run already: the supervisor knows whose it is, and where nobody answers nothing runs.
+            self._give_up = time.monotonic() + _ANSWER_SECONDS, came.number
         # A shell's own to a job that goes on is for all of it, as was the terminal's that stopped it.
         to_all = not came.sent or came.number == signal.SIGCONT
         line = submission.signal_line(came.number, to_all)
@@ -170,8 +177,10 @@ class Lease:
             self._stop_by = time.monotonic() + _STOP_SECONDS
 
     def _patience(self) -> float | None:
-        """Milliseconds until we stop, whatever the agent does."""
-        return None if self._stop_by is None else max(0.0, self._stop_by - time.monotonic()) * 1000
+        """Milliseconds until we stop, or give up, whatever the agent does."""
+        ends = [self._stop_by, self._give_up[0] if self._give_up else None]
+        first = min((end for end in ends if end is not None), default=None)
+        return None if first is None else max(0.0, first - time.monotonic()) * 1000
 
     def _stop(self) -> None:
         """Stop as the terminal wants it, after the agent: once we have, its next line is the shell's."""
@@ -200,7 +209,7 @@ class Lease:
                     if self._stop_by is not None:
                         self._stop()
                 case {"started": path, "name": name}:
-                    self._started = str(path)
+                    self._started, self._give_up = str(path), None
                     if detach:
                         return Told(0, (str(name),), {})
                 case {"failed": {"error": text, "exit_code": code}}:
