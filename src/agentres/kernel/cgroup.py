@@ -141,6 +141,14 @@ class Cgroup(Controllers):
             # Only nesting depends on it, and that says so for itself: it finds no delegation.
             log.debug(__name__, "%s: no xattr: %s", self.path, error)
 
+    def keep_from_oomd(self) -> None:
+        """Have systemd-oomd take others first (ManagedOOMPreference=avoid, systemd.resource-control(5))."""
+        try:
+            os.setxattr(self.fd, "user.oomd_avoid", b"1")
+        except OSError as error:
+            # It may then take this one; the kernel itself does not (agentres.kernel.trampoline).
+            log.debug(__name__, "%s: no xattr: %s", self.path, error)
+
     # Limits.
 
     def apply(self, settings: Iterable[Setting]) -> list[Refused]:

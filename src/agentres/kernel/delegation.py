@@ -284,6 +284,7 @@ class Home:
             self.agent.move_here(0)
             self.view = walls.view()
         supervisor.move_here(0)
+        supervisor.keep_from_oomd()
         killable = supervisor.has("cgroup.kill")
         supervisor.close()
         if not killable:
