@@ -24,6 +24,7 @@ import os
 from agentres.model import log
 from agentres.model.errors import printable
 from agentres.model.record import Record
+from agentres.model.units import PRIORITY_MAX
 
 LEAF = "agent"
 """What the cgroup is called that carries the marks."""
@@ -43,7 +44,6 @@ _PAUSED = "user.agentres.paused"
 
 _PID_MAX = 1 << 22  # PID_MAX_LIMIT in include/linux/threads.h
 _YEAR_9999 = 253402300800.0
-_PRIORITY_MAX = 1000
 _NAME_MAX = 255
 _BYTES_MAX = 1 << 60
 
@@ -94,7 +94,7 @@ def claim(path: str) -> ClaimMark | None:
         return None
     # Whoever may make cgroups may write anything there; NaN is no time either.
     sane = (
-        0 < found.priority <= _PRIORITY_MAX
+        0 < found.priority <= PRIORITY_MAX
         and 0 <= found.least < _BYTES_MAX
         and 0 <= found.wants < _BYTES_MAX
         and 0 <= found.since < _YEAR_9999

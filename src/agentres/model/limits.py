@@ -18,6 +18,7 @@ from types import MappingProxyType
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import (
     MAX,
+    PRIORITY_MAX,
     UnitError,
     format_rate,
     format_size,
@@ -80,8 +81,6 @@ SHARE = 0.8
 PRIORITIES: Mapping[str, int] = MappingProxyType({"low": 25, "normal": 100, "high": 400})
 """Words for a priority, which is a weight like ``cpu.weight``: its default is 100, and four times as
 much gets four times as much when all want it."""
-
-PRIORITY_MAX = 1000
 
 EVERY_DISK = ""
 """The key in a ``Rates`` for the disks that have no rate of their own."""
