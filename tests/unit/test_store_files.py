@@ -18,7 +18,7 @@ from agentres import store as store_package
 from agentres.model.errors import UsageError
 from agentres.model.paths import state_directory
 from agentres.model.stats import Sample
-from agentres.store import Store, StoreError, Writer, file
+from agentres.store import NoHistory, Store, StoreError, Writer, file
 from agentres.store.schema import MIGRATIONS
 
 # Where it is.
@@ -101,12 +101,12 @@ def test_odd_characters_in_the_path(tmp_path: Path) -> None:
 
 
 def test_a_reader_makes_nothing(history_path: str) -> None:
-    with pytest.raises(StoreError, match=f"no history yet at {history_path}"):
+    with pytest.raises(NoHistory, match=f"no history yet at {history_path}"):
         Store.open(history_path, write=False)
     assert not os.path.exists(os.path.dirname(history_path))
     os.makedirs(os.path.dirname(history_path))
     Path(history_path).touch()
-    with pytest.raises(StoreError, match=f"no history yet at {history_path}"):
+    with pytest.raises(NoHistory, match=f"no history yet at {history_path}"):
         Store.open(history_path, write=False)
 
 

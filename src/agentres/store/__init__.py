@@ -32,11 +32,18 @@ else:
         return getattr(module, name)
 
 
-__all__ = ["ActionRow", "AlertRow", "Run", "Store", "StoreError", "Writer"]
+__all__ = ["ActionRow", "AlertRow", "NoHistory", "Run", "Store", "StoreError", "Writer"]
 
 
 class StoreError(AgentresError):
     """The history cannot be read or written, or does not hold what was asked for."""
+
+
+class NoHistory(StoreError):
+    """There is none yet at ``path``: nothing has been kept."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"no history yet at {path}")
 
 
 class Run(Record):

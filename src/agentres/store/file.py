@@ -10,7 +10,7 @@ import time
 
 from agentres.model.errors import reason
 from agentres.model.record import TYPE_CHECKING
-from agentres.store import StoreError
+from agentres.store import NoHistory, StoreError
 from agentres.store.schema import MIGRATIONS
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def connect(path: str, write: bool) -> sqlite3.Connection:
     if write:
         _create(path)
     elif not os.path.exists(path):
-        raise StoreError(f"no history yet at {path}")
+        raise NoHistory(path)
     quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     try:
         db = _sqlite3.connect(
@@ -92,7 +92,7 @@ def _prepare(path: str, db: sqlite3.Connection, write: bool) -> None:
         )
     if not write:
         if version == 0:
-            raise StoreError(f"no history yet at {path}")
+            raise NoHistory(path)
         if version < known:
             raise StoreError(
                 f"{path} was written by an older agentres (schema {version}, this one knows {known})",
