@@ -76,31 +76,6 @@ class Philosophy(Record):
     margin: float = 0.15
     moves: bool = True
 
-    def wrong(self) -> tuple[str, str] | None:
-        """The first key whose value makes no sense, and what was expected of it."""
-        for key, good, expected in (
-            ("up", 0 < self.up < 1, "a fraction between 0 and 1"),
-            ("down", 0 <= self.down < self.up, f"a fraction below up, {self.up:g}"),
-            (
-                "aim",
-                self.down < self.aim < self.up,
-                f"a fraction between down and up, {self.down:g} and {self.up:g}",
-            ),
-            ("step", 1 < self.step <= 10, "a factor above 1, at most 10"),
-            (
-                "step",
-                self.step * self.down < self.up,
-                f"a factor below up / down, {self.up / (self.down or 1):.3g}: a raise must not end in a lowering",
-            ),
-            ("cooldown", 1 <= self.cooldown < _NEVER, "a duration of a second or more"),
-            ("give_back", self.give_back >= 1, "a duration of a second or more"),
-            ("patience", 1 <= self.patience < _NEVER, "a factor of 1 or more"),
-            ("margin", 0 <= self.margin < _NEVER, "a fraction, 0 or more"),
-        ):
-            if not good:
-                return key, expected
-        return None
-
 
 BALANCED = Philosophy("balanced")
 CONSERVATIVE = Philosophy(
