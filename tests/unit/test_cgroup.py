@@ -136,7 +136,6 @@ def test_has_tells_which_control_files_there_are(fake: Make) -> None:
         ("cgroup.events", "populated 1\nfrozen 0\n", "events", {"populated": 1, "frozen": 0}),
         ("cgroup.freeze", "1\n", "freeze", True),
         ("cgroup.freeze", "0\n", "freeze", False),
-        ("memory.events", "low 0\nhigh 9\n", "memory_events", {"low": 0, "high": 9}),
     ],
 )
 def test_a_control_file_reads_as_a_typed_attribute(
@@ -164,9 +163,9 @@ def test_a_typed_attribute_writes_its_control_file(
     assert text_of(cgroup, file) == text
 
 
-@pytest.mark.parametrize("attribute", ["controllers", "events", "memory_events"])
+@pytest.mark.parametrize("attribute", ["controllers", "events"])
 def test_what_the_kernel_only_tells_cannot_be_written(fake: Make, attribute: str) -> None:
-    cgroup = fake(cgroup__controllers="", cgroup__events="", memory__events="")
+    cgroup = fake(cgroup__controllers="", cgroup__events="")
     with pytest.raises(RuntimeError, match="readonly"):
         setattr(cgroup, attribute, ["x"])
 

@@ -230,7 +230,7 @@ class Actuator:
     def freeze(self, account: str, why: str) -> None:
         """Stop all of its processes, until everybody on whose account they are has thawed it."""
         self._guard()
-        self.cgroup.set_property("cgroup.freeze", "1")
+        self.cgroup.freeze = True
         self._account({**self.frozen_by, account: why})
 
     def thaw(self, account: str = "") -> None:
@@ -240,7 +240,7 @@ class Actuator:
             for key, why in self.frozen_by.items()
             if key != account and (account or key == PACING)
         }
-        self.cgroup.set_property("cgroup.freeze", str(int(bool(left))))
+        self.cgroup.freeze = bool(left)
         self._account(left)
 
     def _account(self, frozen_by: dict[str, str]) -> None:

@@ -83,4 +83,3 @@ class Controllers:
     events = FlatKeyedFile("cgroup.events")
     freeze = FlagFile("cgroup.freeze")
     kill = FlagFile("cgroup.kill", writeonly=True)
-    memory_events = FlatKeyedFile("memory.events")

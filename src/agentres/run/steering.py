@@ -88,7 +88,7 @@ class Steering:
     def _shown(self) -> dict[str, Any]:
         monitor = self._monitor
         pausing = monitor.actuator.frozen_by.keys() == {PACING}
-        frozen = monitor.agent.get_property("cgroup.freeze").strip() == "1" and not pausing
+        frozen = monitor.agent.freeze and not pausing
         by = monitor.actuator.frozen_by.get(COMMAND) or monitor.subject.detail.get("frozen", "")
         sample = monitor.meter.sample()
         monitor.check_drift()
