@@ -60,14 +60,14 @@ class History:
         self._keep("act", {"run": self._run.id, "agent": self._run.name, **fields})
 
     def end(self, exit_code: int) -> str:
-        """The run has ended; returns when all is written, or after a while, with why it could not be, in words."""
+        """The run has ended; returns when all is written, or after a while, with why it could not be and what was lost, in words."""
         self._keep("end", self._run.id, time.time(), exit_code)
         if self.recorder is None:
             return ""
         self.recorder.close(_PATIENCE)
         self._loop.unwatch(self._wake)
         os.close(self._wake)
-        return self.recorder.trouble
+        return "; ".join(filter(None, (self.recorder.trouble, self.recorder.unwritten)))
 
     def _keep(self, method: str, *args: Any) -> None:
         if self.recorder is not None:

@@ -17,6 +17,7 @@ from collections import deque
 
 from agentres.kernel.process import boot_id, start_ticks
 from agentres.model.record import TYPE_CHECKING
+from agentres.model.units import counted
 from agentres.store import Run, StoreError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def alive(run: Run) -> bool:
 class Recorder:
     """Writes the history in ``path``; no thread and no file before the first :meth:`put`.
 
-    ``trouble`` is empty while all is well, else one line for people.  ``dropped`` samples and ``lost`` other items were not written.  ``notify`` is
+    ``trouble`` is empty while all is well, else one line for people.  ``dropped`` samples and ``lost`` other items were left out.  ``notify`` is
     called when ``trouble`` has changed or a question was answered, in the thread or in :meth:`put`, and never
     once :meth:`close` has been called; it must not block.  ``caller`` is whose file it is, where not our own user's.
     """
@@ -130,6 +131,16 @@ class Recorder:
         while self._answers:
             then, answer = self._answers.popleft()
             then(answer)
+
+    @property
+    def unwritten(self) -> str:
+        """What was not written by now, in words; empty: all was, or there was nothing."""
+        with self._lock:
+            # What is no record is a question, or the run's own begin and end.
+            waiting = sum(method in ("record", "act") for method, _ in self._waiting)
+            counts = (self.dropped + self._samples, "sample"), (self.lost + waiting, "other record")
+        words = " and ".join(counted(number, what) for number, what in counts if number)
+        return f"not written: {words}" if words else ""
 
     def close(self, timeout: float) -> bool:
         """Write what waits and end the thread; False when that was not done within ``timeout`` s."""
