@@ -12,8 +12,7 @@ from collections.abc import Callable
 from agentres.kernel import host, registry, tree
 from agentres.kernel.lock import Lock
 from agentres.model import log
-from agentres.model.errors import NoRoom
-from agentres.model.limits import Setting
+from agentres.model.errors import ControlFileError, NoRoom
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import MAX, format_duration, format_size
 from agentres.policy.capacity import Admission, Claim, admit, before, free, line, shortage
@@ -43,6 +42,7 @@ class Applicant(Record):
     """Who asks: the agent's cgroup among those in ``slice``, what it is to have, and how it ranks.
 
     ``share`` of the host is what all may have; ``wait`` seconds at the most, None: not at all.
+    ``write`` writes memory.max.
     """
 
     cgroup: Cgroup
@@ -51,6 +51,7 @@ class Applicant(Record):
     priority: int
     share: float
     wait: float | None
+    write: Callable[[int], None]
 
 
 def enter(who: Applicant, early: Callable[[], None], tell: Callable[[str], None]) -> Limits:
@@ -96,7 +97,10 @@ def _try(who: Applicant, least: int, start: int, early: Callable[[], None]) -> A
         found = admit(budget.but(limit=max(0, budget.limit - reserved)), others, least, start)
         if found.granted:
             _claim(who, least, 0)
-            who.cgroup.apply([Setting("memory.max", str(found.granted))])
+            try:
+                who.write(found.granted)
+            except ControlFileError as error:  # all limits are written after this, and read back
+                log.debug(__name__, "%s", error)
             return found
         why = shortage(budget, others, least)
         if reserved and least <= budget.limit:

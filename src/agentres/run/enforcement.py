@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 
-from agentres.kernel.actuator import Actuator
 from agentres.model.errors import NotEnforceable
 from agentres.model.limits import (
     DISKS,
@@ -20,6 +19,7 @@ from agentres.model.limits import (
 from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
+    from agentres.kernel.actuator import Actuator
     from agentres.kernel.delegation import Home
     from agentres.kernel.mounts import Mount
     from agentres.kernel.network import Network, Programs
@@ -80,8 +80,10 @@ class Enforced(Record):
         return any(setting.file == file for setting in self.settings)
 
 
-def enforce(request: Request, home: Home, identity: Identity | None, loaded: Loaded) -> Enforced:
-    """Write the limits.  NotEnforceable where one does not hold that has to."""
+def enforce(
+    request: Request, home: Home, identity: Identity | None, loaded: Loaded, actuator: Actuator
+) -> Enforced:
+    """Have the actuator write the limits.  NotEnforceable where one does not hold that has to."""
     from agentres.kernel import devices
     from agentres.kernel.mounts import mounts
 
@@ -91,7 +93,7 @@ def enforce(request: Request, home: Home, identity: Identity | None, loaded: Loa
     lines = io_max_lines(limits, every, named)
     settings = limits.settings(lines)
     disks = {name: tuple(numbers) for name, numbers in {**named, EVERY_DISK: every}.items()}
-    actuator = Actuator(agent, lines, disks)
+    actuator.lines, actuator.disks = {line.device: line for line in lines}, disks
     missing = actuator.apply(settings)
     refused = {item.setting for item in missing}
     missing = [item for item in missing if not item.setting.optional]

@@ -12,6 +12,7 @@ import time
 from functools import partial
 
 from agentres.kernel import bell, delegation, host, registry
+from agentres.kernel.actuator import Actuator
 from agentres.model.errors import (
     ControlFileError,
     Interrupted,
@@ -140,14 +141,18 @@ class Launch:
     def admit(self) -> None:
         """Take room in the budget, with as much memory to start with as there is."""
         asked = self._request
+        self._actuator = Actuator(self._home.agent)
         who = Applicant(
-            self._home.agent, self._slice, asked.limits, asked.priority, asked.share, asked.wait
-        )
+            self._home.agent, self._slice, asked.limits, asked.priority, asked.share, asked.wait,
+            self._actuator.write_memory,
+        )  # fmt: skip
         self._request = asked.but(limits=enter(who, self._check_early, self._tell))
 
     def enforce(self) -> None:
         """Write the limits."""
-        self._enforced = enforce(self._request, self._home, self._identity, self._loaded)
+        self._enforced = enforce(
+            self._request, self._home, self._identity, self._loaded, self._actuator
+        )
         self._taken.append(self._enforced.actuator.close)
         self._check_early()
 
