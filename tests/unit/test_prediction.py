@@ -7,7 +7,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentres.model.limits import Range
@@ -178,9 +178,20 @@ def test_a_profile_comes_back_from_its_text(observed: list[Observed], step: floa
     assert len(text) < 40_000
 
 
+FORMAT = "1"
+LINES = taught(Observed(memory=1e8, cpu=((1.0, 1.0),), pids=3)).to_text().splitlines()
+
+
+@pytest.mark.parametrize("at", range(len(LINES)), ids=[line[:10] for line in LINES])
+def test_a_profile_with_a_line_of_something_else_is_none(at: int) -> None:
+    with pytest.raises(ProfileError):
+        Profile.from_text("name:a", "\n".join([*LINES[:at], "x", *LINES[at + 1 :]]))
+
+
+@example(text="2", line=0, whole=False)
 @given(text=st.text(max_size=60), line=st.integers(0, 20), whole=st.booleans())
 def test_garbage_is_no_profile(text: str, line: int, whole: bool) -> None:
-    lines = taught(Observed(memory=1e8, cpu=((1.0, 1.0),), pids=3)).to_text().splitlines()
+    lines = LINES[:]
     if not whole:
         lines[line % len(lines)] = text.replace("\n", " ")
     try:
@@ -188,8 +199,9 @@ def test_garbage_is_no_profile(text: str, line: int, whole: bool) -> None:
     except ProfileError:
         return
     # It may make sense by chance: then we could have written it, and what comes of it is a limit.
+    assert not whole
+    assert lines[0] == FORMAT
     assert Profile.from_text("name:a", known.to_text()) == known
-    assert not whole or text.startswith(lines[0])
     if (found := predict(known, NOW, BOUNDS)) is not None:
         for forecast in found.forecasts:
             bounds = BOUNDS[forecast.resource]
