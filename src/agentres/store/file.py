@@ -10,7 +10,7 @@ import time
 
 from agentres.model.errors import reason
 from agentres.model.record import TYPE_CHECKING
-from agentres.store import NoHistory, StoreError
+from agentres.store.run import NoHistory, StoreError
 from agentres.store.schema import MIGRATIONS
 
 if TYPE_CHECKING:

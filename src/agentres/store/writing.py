@@ -10,9 +10,10 @@ from agentres.model import log
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
-from agentres.store import StoreError, rows
+from agentres.store import rows
 from agentres.store.file import Transaction, connect, inode, told
 from agentres.store.rows import OF_ACTION, OF_ALERT, PER_EVENT, WORST, marks, names, plain
+from agentres.store.run import StoreError
 from agentres.store.schema import MIGRATIONS
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from agentres.policy.observer import Observed
     from agentres.policy.prediction import Profile
-    from agentres.store import Run
+    from agentres.store.run import Run
 
 _SAMPLE_COLUMNS = ("slot", "run", "time", *Sample.__match_args__)
 _INSERT_SAMPLE = (
