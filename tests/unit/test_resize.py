@@ -115,8 +115,8 @@ def test_disks_all_and_one(start: Start) -> None:
         Limits(memory=512 * MIB, io_write={"": 1000}), io_max=lines, disks={"": ("8:0", "8:16")}
     )
     done = resized(life, io_write="5000", io_read="max")
-    assert [line.wbps for line in life.actuator.lines.values()] == [5000, 5000]
-    assert [line.rbps for line in life.actuator.lines.values()] == ["max", "max"]
+    assert [line.wbps for line in life.actuator.io_max.values()] == [5000, 5000]
+    assert [line.rbps for line in life.actuator.io_max.values()] == ["max", "max"]
     assert done.terms.limits.io_write == {"": 5000}
 
 

@@ -13,7 +13,7 @@ from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.model import log
 from agentres.model.errors import ControlFileError, NotEnforceable
-from agentres.model.limits import CPU_PERIOD_USEC, NETWORKS, PAGE, IoMax, Setting
+from agentres.model.limits import CPU_PERIOD_USEC, NETWORKS, PAGE, ControlLine, IoMax
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import MAX, format_size
 
@@ -44,7 +44,7 @@ class Actuator:
     """The limits, the tripwire and the freezer of the agent in ``cgroup``.
 
     A limit's key is a field of ``Limits``, or ``io_read=NAME`` for one disk.  ``network`` is what holds its network's rates, None
-    where nothing does.  ``lines`` are those of ``io.max`` by their device, ``disks`` the device numbers behind each name
+    where nothing does.  ``io_max`` is what that file has by its device, ``disks`` the device numbers behind each name
     that an ``io`` limit has ("": every disk).  ``guarded`` makes a deadman for a path, which kills or not.  What the kernel refuses is a
     ControlFileError, what nothing here can hold a NotEnforceable.
     """
@@ -58,17 +58,17 @@ class Actuator:
     ) -> None:
         self.cgroup = cgroup
         self.network: Network | None = None
-        self.lines = {line.device: line for line in io_max}
+        self.io_max = {line.device: line for line in io_max}
         self.disks = dict(disks or {})
         self.io_held = True
-        """Whether the kernel holds the disk rates of ``lines``."""
+        """Whether the kernel holds the disk rates of ``io_max``."""
         self.paced: tuple[str, ...] = ()
         """The disk rates that are held by pausing the agent (:mod:`agentres.run.pacer`), alone where the kernel holds none."""
         self.tripwire: int | Max = MAX
         """What stands in memory.high, by us."""
         self.frozen_by: dict[str, str] = {}
         """On whose account it is frozen (:data:`COMMAND`, :data:`CONTENTION`, :data:`PACING`), and why, in words."""
-        self._written: dict[tuple[str, str], Setting] = {}
+        self._written: dict[tuple[str, str], ControlLine] = {}
         self._guarded = guarded
         self._deadman: Deadman | None = None
         self._kills = False
@@ -82,18 +82,18 @@ class Actuator:
 
     # Limits.
 
-    def apply(self, settings: Iterable[Setting]) -> list[Refused]:
+    def apply(self, lines: Iterable[ControlLine]) -> list[Refused]:
         """Write all of them and read them back; what does not hold, all else stands."""
-        settings = list(settings)
-        refused = self.cgroup.apply(settings)
-        without = {item.setting for item in refused}
-        for setting in settings:
-            if setting not in without:
-                self._written[setting.file, setting.key] = setting
+        lines = list(lines)
+        refused = self.cgroup.apply(lines)
+        without = {item.line for item in refused}
+        for line in lines:
+            if line not in without:
+                self._written[line.file, line.key] = line
         return refused
 
     @property
-    def written(self) -> list[Setting]:
+    def written(self) -> list[ControlLine]:
         """The limits as they were written last; those of the network the kernel keeps elsewhere."""
         return list(self._written.values())
 
@@ -135,7 +135,7 @@ class Actuator:
         if key == "cpu":
             self._write_cpu(limit, elastic)
         elif key in _FILES:
-            self._write(Setting(_FILES[key], _text(limit)))
+            self._write(ControlLine(_FILES[key], _text(limit)))
         elif key in NETWORKS:
             self._write_network(**{key: MAX if limit == MAX else round(float(limit))})
         elif key == "net_loopback":
@@ -145,14 +145,14 @@ class Actuator:
                 raise NotEnforceable("there is no io controller, and pauses do not hold that")
             for device, _ in self._rates(key):
                 rate = MAX if limit == MAX else round(float(limit))
-                line = self.lines[device].but(**{_IO[key.partition("=")[0]]: rate})
+                rates = self.io_max[device].but(**{_IO[key.partition("=")[0]]: rate})
                 if self.io_held:
-                    self._write(line.setting())
-                self.lines[device] = line
+                    self._write(rates.line())
+                self.io_max[device] = rates
 
     def write_memory(self, limit: int | Max) -> None:
         """Write memory.max; a lower one than is in use makes the kernel kill."""
-        self._write(Setting("memory.max", str(limit)))
+        self._write(ControlLine("memory.max", str(limit)))
 
     def trim_memory(self, wanted: int) -> int:
         """Lower memory.max to what is wanted, or as near as what is in use allows, if that is worth it.  What it is now."""
@@ -273,29 +273,29 @@ class Actuator:
     def _write_cpu(self, limit: float | str, elastic: bool) -> None:
         quota = MAX if limit == MAX else str(round(float(limit) * CPU_PERIOD_USEC))
         burst = quota if elastic and quota != MAX else "0"
-        settings = [
-            Setting("cpu.max", f"{quota} {CPU_PERIOD_USEC}"),
-            Setting("cpu.max.burst", burst, optional=True),
+        lines = [
+            ControlLine("cpu.max", f"{quota} {CPU_PERIOD_USEC}"),
+            ControlLine("cpu.max.burst", burst, optional=True),
         ]
         before = self.standing("cpu")
         # The kernel takes no burst above the quota.
         lower = limit != MAX and (before == MAX or float(limit) < float(before))
-        for setting in settings[::-1] if lower else settings:
-            self._write(setting)
+        for line in lines[::-1] if lower else lines:
+            self._write(line)
 
-    def _write(self, setting: Setting) -> None:
+    def _write(self, line: ControlLine) -> None:
         try:
-            self.cgroup.set_property(setting.file, setting.text)
+            self.cgroup.set_property(line.file, line.text)
         except ControlFileError as error:
-            if not setting.optional:
+            if not line.optional:
                 raise
             log.debug(__name__, "without: %s", error)
             return
-        self._written[setting.file, setting.key] = setting
+        self._written[line.file, line.key] = line
 
     def _rates(self, key: str) -> list[tuple[str, int | Max]]:
         kind, _, name = key.partition("=")
-        return [(dev, getattr(self.lines[dev], _IO[kind])) for dev in self.disks.get(name, ()) if dev in self.lines]  # fmt: skip
+        return [(dev, getattr(self.io_max[dev], _IO[kind])) for dev in self.disks.get(name, ()) if dev in self.io_max]  # fmt: skip
 
     def _in_use(self) -> int:
         return int(self.cgroup.get_property("memory.current"))

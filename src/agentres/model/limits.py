@@ -1,6 +1,6 @@
 """What an agent may use, as data; pure.
 
-:class:`Limits` says it once; :meth:`Limits.settings` turns it into (control file, text), which one
+:class:`Limits` says it once; :meth:`Limits.lines` turns it into (control file, text), which one
 place writes (:meth:`agentres.kernel.cgroup.Cgroup.apply`).  Everywhere, ``None`` means "leave it as
 it is" and ``"max"`` means "no limit".  File names and formats: the kernel's
 Documentation/admin-guide/cgroup-v2.rst.
@@ -118,7 +118,7 @@ class Standing(Record):
         return cls(priority, int(memory) if priority > PRIORITIES["normal"] else 0)
 
 
-class Setting(Record):
+class ControlLine(Record):
     """One line to write to one control file, and to find there afterwards.
 
     ``key`` is the device for nested-keyed files (``io.max``): only that line is compared.
@@ -137,9 +137,9 @@ class Setting(Record):
 
 
 class Refused(Record):
-    """A limit that does not hold: the setting, and why."""
+    """A limit that does not hold: the line, and why."""
 
-    setting: Setting
+    line: ControlLine
     why: str
 
 
@@ -152,9 +152,9 @@ class IoMax(Record):
     riops: int | Max = MAX
     wiops: int | Max = MAX
 
-    def setting(self) -> Setting:
+    def line(self) -> ControlLine:
         rates = f"rbps={self.rbps} wbps={self.wbps} riops={self.riops} wiops={self.wiops}"
-        return Setting("io.max", f"{self.device} {rates}", key=self.device)
+        return ControlLine("io.max", f"{self.device} {rates}", key=self.device)
 
 
 class NetworkMax(Record):
@@ -167,8 +167,8 @@ class NetworkMax(Record):
     net_out: int | Max = MAX
     loopback: str = LOOPBACKS[0]
 
-    def setting(self) -> Setting:
-        return Setting(NETWORK, f"in={self.net_in} out={self.net_out} loopback={self.loopback}")
+    def line(self) -> ControlLine:
+        return ControlLine(NETWORK, f"in={self.net_in} out={self.net_out} loopback={self.loopback}")
 
 
 NETWORK = "network"
@@ -201,31 +201,31 @@ class Limits(Record):
     io_strict: str = ON_OFF[0]
     ranges: Mapping[str, Range] = MappingProxyType({})
 
-    def settings(self, io_max: Iterable[IoMax] = ()) -> list[Setting]:
+    def lines(self, io_max: Iterable[IoMax] = ()) -> list[ControlLine]:
         """The control files' contents, in the order in which they are to be written.
 
         ``io_max`` is the disk rates by device number (:func:`io_max_lines`).
         """
-        settings = []
+        lines = []
         if self.cpu is not None:
             quota = MAX if self.cpu == MAX else str(round(self.cpu * CPU_PERIOD_USEC))
-            settings.append(Setting("cpu.max", f"{quota} {CPU_PERIOD_USEC}"))
+            lines.append(ControlLine("cpu.max", f"{quota} {CPU_PERIOD_USEC}"))
             if "cpu" in self.ranges and quota != MAX:
                 # An agent idles and then wants all at once: one period's quota that it left unused
                 # helps over the time until the limit is raised.  Over many periods cpu.max holds as
                 # before.  Linux 5.14; the kernel takes no more than the quota, so it comes second.
-                settings.append(Setting("cpu.max.burst", quota, optional=True))
+                lines.append(ControlLine("cpu.max.burst", quota, optional=True))
         if self.memory is not None:
             # One process is killed, not all of them: a tool call that grows too large must not
             # take the agent and its context with it.
-            settings.append(Setting("memory.oom.group", "0"))
-            settings.append(Setting("memory.max", str(self.memory)))
+            lines.append(ControlLine("memory.oom.group", "0"))
+            lines.append(ControlLine("memory.max", str(self.memory)))
         if self.swap is not None:
-            settings.append(Setting("memory.swap.max", str(self.swap)))
+            lines.append(ControlLine("memory.swap.max", str(self.swap)))
         if self.pids is not None:
-            settings.append(Setting("pids.max", str(self.pids)))
-        settings.extend(line.setting() for line in io_max)
-        return settings
+            lines.append(ControlLine("pids.max", str(self.pids)))
+        lines.extend(rates.line() for rates in io_max)
+        return lines
 
     @property
     def network(self) -> NetworkMax | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from agentres.model.errors import exit_status, printable
-from agentres.model.limits import NETWORK, NETWORKS, Limits, Refused, Setting
+from agentres.model.limits import NETWORK, NETWORKS, ControlLine, Limits, Refused
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.stats import Escaped, OomKill, Running, Usage
 from agentres.model.units import MAX, format_duration, format_rate, format_size
@@ -63,7 +63,7 @@ class Outcome(Record):
     stopped: str = ""
     usage: Usage = Usage()
     unreadable: Mapping[str, str] = MappingProxyType({})
-    enforced: Sequence[Setting] = ()
+    enforced: Sequence[ControlLine] = ()
     not_enforced: Sequence[Refused] = ()
     oom_kills: Sequence[OomKill] = ()
     left: Sequence[Running] = ()
@@ -274,7 +274,7 @@ def not_enforced(refused: Sequence[Refused]) -> list[str]:
     """One line for each limit that does not hold, the devices of ``io.max`` told together."""
     whys: dict[str, list[str]] = {}
     for item in refused:
-        seen = whys.setdefault(item.setting.file, [])
+        seen = whys.setdefault(item.line.file, [])
         if item.why not in seen:
             seen.append(item.why)
     return [f"NOT enforced: {file} ({'; '.join(texts)})" for file, texts in whys.items()]
@@ -347,8 +347,7 @@ def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
         "paced": list(outcome.paced),
         "enforced": [{"file": s.file, "text": s.text} for s in outcome.enforced],
         "not_enforced": [
-            {"file": r.setting.file, "text": r.setting.text, "why": r.why}
-            for r in outcome.not_enforced
+            {"file": r.line.file, "text": r.line.text, "why": r.why} for r in outcome.not_enforced
         ],
         "limits_hit": [
             {"limit": h.limit, "events": h.events, "text": h.text} for h in hits(outcome)

@@ -226,7 +226,7 @@ class Launch:
             self._slice, int(machine.memory * request.share), machine.cpus * request.share
         )
         settings = request.settings() if request.settings else Settings(handlers=())
-        terms = self._enforced.terms(settings)
+        terms = self._enforced.terms_for(settings)
         registry.mark_philosophy(agent.path, terms.philosophy.name)
         watched = Watched(
             request.name,
@@ -374,7 +374,7 @@ class Launch:
             killed_after_grace=ended.killed_after_grace,
             usage=usage,
             unreadable=unreadable,
-            enforced=enforced.settings,
+            enforced=enforced.written,
             not_enforced=enforced.missing,
             oom_kills=ended.oom_kills,
             left=left,

@@ -90,7 +90,7 @@ class Resize:
         if name and name not in self._actuator.disks:
             self._actuator.disks[name] = tuple(devices.behind(name))
         for device in self._actuator.disks.get(name, ()):
-            self._actuator.lines.setdefault(device, IoMax(device))
+            self._actuator.io_max.setdefault(device, IoMax(device))
         if not self._actuator.disks.get(name):
             raise UsageError(
                 f"--{kind.replace('_', '-')}: no disk is to be seen for {name or 'it'}"
