@@ -10,6 +10,7 @@ from agentres.cli import show
 from agentres.cli.parameters import Argument, Misuse, Option
 from agentres.model import clock
 from agentres.model.errors import printable
+from agentres.model.limits import WRITTEN
 from agentres.model.stats import Sample
 from agentres.policy.alerts import show as quantity
 from agentres.readers.curves import CURVES, Curve, Curves, curves
@@ -354,16 +355,12 @@ def _actions(
 
 
 _KINDS = {"throttle": "yellow", "refuse": "yellow", "release": "red", "freeze": "red"}
-_UNITS = {
-    "memory": "bytes",
-    "cpu": "cores",
-    **dict.fromkeys(("io_read", "io_write", "net_in", "net_out"), "bytes/s"),
-}
 
 
 def _unit(row: ActionRow) -> str:
     """The unit of a limit by its key, which may be that of one device: ``io_read=/dev/vda``."""
-    return _UNITS.get(row.resource.partition("=")[0], "count")
+    limit = row.resource.partition("=")[0]
+    return WRITTEN[limit].unit if limit in WRITTEN else "count"
 
 
 def _action_json(row: ActionRow) -> dict[str, Any]:

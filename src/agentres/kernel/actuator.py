@@ -13,8 +13,18 @@ from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.model import log
 from agentres.model.errors import ControlFileError, NotEnforceable
-from agentres.model.limits import CPU_PERIOD_USEC, NETWORKS, PAGE, ControlLine, IoMax
+from agentres.model.limits import (
+    CPU_PERIOD_USEC,
+    DISKS,
+    NETWORKS,
+    PAGE,
+    WRITTEN,
+    ControlLine,
+    IoMax,
+    written,
+)
 from agentres.model.record import TYPE_CHECKING
+from agentres.model.stats import parse_value
 from agentres.model.units import MAX, format_size
 
 if TYPE_CHECKING:
@@ -24,14 +34,6 @@ if TYPE_CHECKING:
     from agentres.kernel.network import Network
     from agentres.model.limits import Refused
     from agentres.model.units import Max
-
-_IO = {
-    "io_read": "rbps",
-    "io_write": "wbps",
-    "io_read_iops": "riops",
-    "io_write_iops": "wiops",
-}
-"""The key in ``io.max``, by the limit's."""
 
 _RECLAIMED = 32 << 20
 """Bytes of page cache that are given back at once, so that the loop is not kept for long."""
@@ -105,14 +107,13 @@ class Actuator:
         if key == "cpu":
             quota, period = self.cgroup.get_property("cpu.max").split()
             return MAX if quota == MAX else int(quota) / int(period)
-        if key in _FILES:
-            text = self.cgroup.get_property(_FILES[key]).strip()
-            return MAX if text == MAX else int(text)
-        return min((rate for _, rate in self._rates(key)), key=_number, default=MAX)
+        if _is_disks(key):
+            return min((rate for _, rate in self._rates(key)), key=_number, default=MAX)
+        return parse_value(self.cgroup.get_property(WRITTEN[key].file))
 
     def holds(self, key: str) -> float | str | None:
         """Likewise; None where nothing holds it here."""
-        if key.partition("=")[0] in _IO:
+        if _is_disks(key):
             return self.fastest(key)
         if key.startswith("net") and self.network is None:
             return None
@@ -134,21 +135,14 @@ class Actuator:
         """Write a limit that needs no room; memory is not among them."""
         if key == "cpu":
             self._write_cpu(limit, elastic)
-        elif key in _FILES:
-            self._write(ControlLine(_FILES[key], _text(limit)))
         elif key in NETWORKS:
-            self._write_network(**{key: MAX if limit == MAX else round(float(limit))})
+            self._write_network(**{key: _whole(limit)})
         elif key == "net_loopback":
             self._write_network(loopback=limit)
+        elif _is_disks(key):
+            self._write_disks(key, limit)
         else:
-            if not self.io_held and key not in self.paced:
-                raise NotEnforceable("there is no io controller, and pauses do not hold that")
-            for device, _ in self._rates(key):
-                rate = MAX if limit == MAX else round(float(limit))
-                rates = self.io_max[device].but(**{_IO[key.partition("=")[0]]: rate})
-                if self.io_held:
-                    self._write(rates.line())
-                self.io_max[device] = rates
+            self._write(ControlLine(WRITTEN[key].file, str(_whole(limit))))
 
     def write_memory(self, limit: int | Max) -> None:
         """Write memory.max; a lower one than is in use makes the kernel kill."""
@@ -270,6 +264,15 @@ class Actuator:
         network = self._held()
         network.write(network.read().but(**some))
 
+    def _write_disks(self, key: str, limit: float | str) -> None:
+        if not self.io_held and key not in self.paced:
+            raise NotEnforceable("there is no io controller, and pauses do not hold that")
+        for device, _ in self._rates(key):
+            rates = self.io_max[device].but(**{written(key).io_key: _whole(limit)})
+            if self.io_held:
+                self._write(rates.line())
+            self.io_max[device] = rates
+
     def _write_cpu(self, limit: float | str, elastic: bool) -> None:
         quota = MAX if limit == MAX else str(round(float(limit) * CPU_PERIOD_USEC))
         burst = quota if elastic and quota != MAX else "0"
@@ -294,8 +297,8 @@ class Actuator:
         self._written[line.file, line.key] = line
 
     def _rates(self, key: str) -> list[tuple[str, int | Max]]:
-        kind, _, name = key.partition("=")
-        return [(dev, getattr(self.io_max[dev], _IO[kind])) for dev in self.disks.get(name, ()) if dev in self.io_max]  # fmt: skip
+        io_key, name = written(key).io_key, key.partition("=")[2]
+        return [(dev, getattr(self.io_max[dev], io_key)) for dev in self.disks.get(name, ()) if dev in self.io_max]  # fmt: skip
 
     def _in_use(self) -> int:
         return int(self.cgroup.get_property("memory.current"))
@@ -307,11 +310,12 @@ class Actuator:
             log.debug(__name__, "%s", error)
 
 
-_FILES = {"memory": "memory.max", "swap": "memory.swap.max", "pids": "pids.max"}
+def _is_disks(key: str) -> bool:
+    return key.partition("=")[0] in DISKS
 
 
-def _text(limit: float | str) -> str:
-    return MAX if limit == MAX else str(round(float(limit)))
+def _whole(limit: float | str) -> int | Max:
+    return MAX if limit == MAX else round(float(limit))
 
 
 def _number(rate: int | Max) -> float:

@@ -242,12 +242,7 @@ class Limits(Record):
     @property
     def disk_rates(self) -> dict[str, Rates]:
         """The four disk rates by their key in ``io.max``."""
-        return {
-            "rbps": self.io_read,
-            "wbps": self.io_write,
-            "riops": self.io_read_iops,
-            "wiops": self.io_write_iops,
-        }
+        return {WRITTEN[key].io_key: getattr(self, key) for key in DISKS}
 
     @property
     def named_devices(self) -> set[str]:
@@ -341,23 +336,27 @@ class LimitError(ValueError):
 
 
 class Written(Record):
-    """How one of the limits is written, and what it may be.
-
-    ``whole`` is what the host has of it, of which nobody gets more.  ``start`` is where an elastic one
-    starts, as near as its range allows; None is at its most.  ``example`` is a range; without one the
-    limit is fixed, and ``unlimited`` tells whether it may be ``max``.  With ``choices`` it is one of those
-    words and no number.
-    """
+    """How one of the limits is written by people and to the kernel, and what it may be."""
 
     parse: Callable[[str, Host], Any]
     least: float
     show: Callable[[float], str]
+    # What the host has of it, of which nobody gets more.
     whole: Callable[[Host], float] | None = None
+    # Where an elastic one starts, as near as its range allows; None: at its most.
     start: float | None = None
+    # A range; without one the limit is fixed.
     example: str = ""
     unlimited: bool = True
     pages: bool = False
+    # It is one of these words, and no number.
     choices: tuple[str, ...] = ()
+    # The control file, and for a disk the key in it; empty: another call holds it.
+    file: str = ""
+    io_key: str = ""
+    # What is looked at to move it, by its name in agentres.policy.resources.
+    resource: str = ""
+    unit: str = "count"
 
 
 def _cores(cores: float) -> str:
@@ -368,50 +367,56 @@ def _one_of(words: tuple[str, ...]) -> Written:
     return Written(lambda text, host: text, 0, str, choices=words)
 
 
-_RATE = Written(lambda text, host: parse_rate(text), 1, format_rate, None, DISK_RATE, "10M:100M")
-_NET = Written(lambda text, host: parse_rate(text), 1, format_rate, None, NET_RATE, "10M:100M")
+_RATE = Written(
+    lambda text, host: parse_rate(text), 1, format_rate, None, DISK_RATE, "10M:100M",
+    file="io.max", unit="bytes/s",
+)  # fmt: skip
+_NET = _RATE.but(start=NET_RATE, file=NETWORK)
 # Nobody asked for few of them: those who want less say less.
-_IOPS = Written(lambda text, host: parse_count(text), 1, str, None, None, "100:5000")
+_IOPS = Written(lambda text, host: parse_count(text), 1, str, example="100:5000", file="io.max")
 WRITTEN: Mapping[str, Written] = MappingProxyType(
     {
         "cpu": Written(
-            lambda text, host: parse_cpu(text),
-            CPU_MIN,
-            _cores,
-            lambda host: host.cpus,
-            CPU_START,
-            "0.5:4",
+            lambda text, host: parse_cpu(text), CPU_MIN, _cores, lambda host: host.cpus, CPU_START, "0.5:4",
+            file="cpu.max", resource="cpu", unit="cores",
         ),
         "memory": Written(
-            lambda text, host: parse_size(text, host.memory),
-            MEMORY_MIN,
-            format_size,
-            lambda host: host.memory,
-            MEMORY_START,
-            "256M:2G",
-            pages=True,
+            lambda text, host: parse_size(text, host.memory), MEMORY_MIN, format_size,
+            lambda host: host.memory, MEMORY_START, "256M:2G",
+            pages=True, file="memory.max", resource="memory", unit="bytes",
         ),
-        "swap": Written(lambda text, host: parse_size(text), 0, format_size, pages=True),
-        "pids": Written(lambda text, host: parse_count(text), 1, str, None, PIDS, "64:512"),
-        "io_read": _RATE,
-        "io_write": _RATE,
-        "io_read_iops": _IOPS,
-        "io_write_iops": _IOPS,
+        "swap": Written(
+            lambda text, host: parse_size(text), 0, format_size,
+            pages=True, file="memory.swap.max", unit="bytes",
+        ),
+        "pids": Written(
+            lambda text, host: parse_count(text), 1, str, None, PIDS, "64:512",
+            file="pids.max", resource="pids",
+        ),
+        "io_read": _RATE.but(io_key="rbps", resource="disk_read"),
+        "io_write": _RATE.but(io_key="wbps", resource="disk_write"),
+        "io_read_iops": _IOPS.but(io_key="riops", resource="disk_read"),
+        "io_write_iops": _IOPS.but(io_key="wiops", resource="disk_write"),
         "nofile": Written(lambda text, host: parse_count(text), 1, str, unlimited=False),
-        "net_in": _NET,
-        "net_out": _NET,
+        "net_in": _NET.but(resource="network_in"),
+        "net_out": _NET.but(resource="network_out"),
         "net": _one_of(NETS),
         "net_loopback": _one_of(LOOPBACKS),
         "io_strict": _one_of(ON_OFF),
     }
-)
+)  # fmt: skip
 """The limits that can be written, by their field of :class:`Limits`."""
 
 NETWORKS = ("net_in", "net_out")
 """Those of them that are rates of the network."""
 
 DISKS = ("io_read", "io_write", "io_read_iops", "io_write_iops")
-"""Those of them that each disk has, and that may be written several times: ``[DEV=]RATE``."""
+"""Those of them that each disk has, and that may be written several times: ``[DEV=]RATE``; in the order of io.stat's counters."""
+
+
+def written(key: str) -> Written:
+    """The limit of a key, which may name a disk: ``io_read=/dev/vda``."""
+    return WRITTEN[key.partition("=")[0]]
 
 
 def read_limits(texts: Mapping[str, str | Sequence[str]], host: Host, standard: Limits) -> Limits:

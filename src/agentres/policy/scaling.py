@@ -19,6 +19,7 @@ import math
 from collections import deque
 from types import MappingProxyType
 
+from agentres.model.limits import written
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import format_duration
 from agentres.policy.alerts import show
@@ -48,7 +49,6 @@ _NEVER = float("inf")
 _SOON = 0.05
 _ASK_AGAIN = 1.0
 
-_UNITS = {"cpu": "cores", "memory": "bytes", "io_read": "bytes/s", "io_write": "bytes/s"}
 _HARD = frozenset({"memory", "pids"})
 """At these limits work fails; at the others it only takes longer."""
 
@@ -125,7 +125,7 @@ class Scaler:
         self.philosophy = philosophy
         self.range = range
         self._grain = grain
-        self._unit = _UNITS.get(kind, "count")
+        self._unit = written(kind).unit
         self._memory = kind == "memory"
         self._hard = kind in _HARD
         self._room = ROOM if self._memory else 0

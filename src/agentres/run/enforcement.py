@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterable
 
 from agentres.model.errors import NotEnforceable
 from agentres.model.limits import (
-    DISKS,
     EVERY_DISK,
-    NETWORK,
-    NETWORKS,
     ControlLine,
     Limits,
     Refused,
     io_max_lines,
+    written,
 )
 from agentres.model.record import TYPE_CHECKING, Record
 
@@ -127,9 +125,9 @@ def enforce(
                 f"cannot enforce {option}: {item.why}",
                 "`agentres doctor` tells how to get it, --best-effort runs without it",
             )
-    written = [line for line in lines if line not in refused]
-    held = {line.file for line in written}
-    moving = {key: r for key, r in limits.ranges.items() if _FILES[key.partition("=")[0]] in held}
+    lines = [line for line in lines if line not in refused]
+    held = {line.file for line in lines}
+    moving = {key: r for key, r in limits.ranges.items() if written(key).file in held}
 
     def terms_for(settings: Settings) -> Terms:
         from agentres.policy.elastic import Terms
@@ -142,16 +140,9 @@ def enforce(
             os.path.dirname(home.cgroup.path),
         )
 
-    return Enforced(written, missing, terms_for, actuator, paced)
+    return Enforced(lines, missing, terms_for, actuator, paced)
 
 
-_FILES = {
-    "cpu": "cpu.max",
-    "memory": "memory.max",
-    "pids": "pids.max",
-    **dict.fromkeys(DISKS, "io.max"),
-    **dict.fromkeys(NETWORKS, NETWORK),
-}
 _NO_DISK = Refused(ControlLine("io.max", ""), "no disk is to be seen in /sys/block")
 
 
