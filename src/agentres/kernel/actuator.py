@@ -13,14 +13,15 @@ from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.model import log
 from agentres.model.errors import ControlFileError, NotEnforceable
+from agentres.model.figures import parse_cores
 from agentres.model.limits import (
-    CPU_PERIOD_USEC,
     DISKS,
     NETWORKS,
     PAGE,
     WRITTEN,
     ControlLine,
     IoMax,
+    cpu_max,
     written,
 )
 from agentres.model.record import TYPE_CHECKING
@@ -105,8 +106,8 @@ class Actuator:
             network = self._held().read()
             return {"net_in": network.net_in, "net_out": network.net_out, "net_loopback": network.loopback}[key]  # fmt: skip
         if key == "cpu":
-            quota, period = self.cgroup.get_property("cpu.max").split()
-            return MAX if quota == MAX else int(quota) / int(period)
+            found = parse_cores(self.cgroup.get_property("cpu.max").encode())
+            return MAX if found is None else found
         if _is_disks(key):
             return min((rate for _, rate in self._rates(key)), key=_number, default=MAX)
         return parse_value(self.cgroup.get_property(WRITTEN[key].file))
@@ -274,10 +275,10 @@ class Actuator:
             self.io_max[device] = rates
 
     def _write_cpu(self, limit: float | str, elastic: bool) -> None:
-        quota = MAX if limit == MAX else str(round(float(limit) * CPU_PERIOD_USEC))
-        burst = quota if elastic and quota != MAX else "0"
+        text = cpu_max(limit)
+        burst = text.split()[0] if elastic and limit != MAX else "0"
         lines = [
-            ControlLine("cpu.max", f"{quota} {CPU_PERIOD_USEC}"),
+            ControlLine("cpu.max", text),
             ControlLine("cpu.max.burst", burst, optional=True),
         ]
         before = self.standing("cpu")

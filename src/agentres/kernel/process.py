@@ -69,6 +69,15 @@ def below(path: str) -> list[int]:
     return found
 
 
+def populated(path: str) -> bool:
+    """Whether a live process is in the cgroup at ``path`` or below it.  OSError."""
+    fd = os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"populated 1\n" in os.read(fd, 4096)
+    finally:
+        os.close(fd)
+
+
 def cgroup(pid: int | str = "self") -> str:
     """Its cgroup in the v2 hierarchy, starting with ``/``, as seen from our cgroup namespace; empty: it has none.  OSError."""
     with open(f"/proc/{pid}/cgroup") as file:

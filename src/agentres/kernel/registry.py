@@ -329,8 +329,9 @@ def _owner(path: str) -> int:
 
 def _deserted(home: str) -> bool:
     """Whether neither the supervisor nor anything of the agent is alive."""
+    from agentres.kernel.process import populated
+
     try:
-        with open(f"{home}/cgroup.events") as file:
-            return "populated 0" in file.read().splitlines()
+        return not populated(home)
     except OSError:  # it goes at this moment: whoever reads it next finds that out
         return False

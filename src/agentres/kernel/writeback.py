@@ -12,6 +12,7 @@ import os
 import time
 
 from agentres.kernel.process import ignores_children, is_zombie, parent
+from agentres.model.figures import one_of
 from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -119,16 +120,11 @@ class HostWrites:
         Of what is dirtied some pages of each processor may be missing for up to a second.  ValueError, OSError.
         """
         data = os.pread(self._fd, 1 << 16, 0)
-        total = _PAGE * _after(data, b"\nnr_dirtied ") + (_after(data, b"\npgpgout ") << 10)
-        return total + (_after(data, b"\npgpgin ") << 10) if reads else total
+        total = _PAGE * one_of(data, b"nr_dirtied") + (one_of(data, b"pgpgout") << 10)
+        return total + (one_of(data, b"pgpgin") << 10) if reads else total
 
     def close(self) -> None:
         os.close(self._fd)
-
-
-def _after(data: bytes, name: bytes) -> int:
-    at = data.index(name) + len(name)
-    return int(data[at : data.index(b"\n", at)])
 
 
 class _Process(Record):

@@ -27,6 +27,23 @@ def flat_keyed(data: bytes) -> dict[bytes, bytes]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
+def one_of(data: bytes, key: bytes) -> int:
+    """The number of one line of a flat-keyed file that is long, and has another line first."""
+    at = data.index(b"\n%b " % key) + len(key) + 2
+    return int(data[at : data.index(b"\n", at)])
+
+
+def parse_limit(data: bytes) -> int | None:
+    """A limit by itself; None: ``max``."""
+    return None if data == b"max\n" else int(data)
+
+
+def parse_cores(data: bytes) -> float | None:
+    """The limit in ``cpu.max``; None: ``max``."""
+    quota, period = data.split()
+    return None if quota == b"max" else int(quota) / int(period)
+
+
 def _keyed(optional: tuple[str, ...] = (), **keys: str) -> File:
     """Fields by their keys; those that are ``optional`` have their keys' names."""
 
@@ -44,23 +61,16 @@ def _keyed(optional: tuple[str, ...] = (), **keys: str) -> File:
 
 def _some_of(*keys: str) -> File:
     """A few lines of a long flat-keyed file, none of them its first."""
-
-    def parse(data: bytes) -> dict[str, Any]:
-        values = {}
-        for name in keys:
-            at = data.index(b"\n%b " % name.encode()) + len(name) + 2
-            values[name] = int(data[at : data.index(b"\n", at)])
-        return values
-
-    return File(parse, keys)
+    lines = [(name, name.encode()) for name in keys]
+    return File(lambda data: {name: one_of(data, line) for name, line in lines}, keys)
 
 
 def _one(field: str) -> File:
     return File(lambda data: {field: int(data)}, (field,))
 
 
-def _limit(field: str) -> File:
-    return File(lambda data: {field: None if data == b"max\n" else int(data)}, (field,))
+def _limit(field: str, parse: Callable[[bytes], float | None] = parse_limit) -> File:
+    return File(lambda data: {field: parse(data)}, (field,))
 
 
 def _pressure(kind: str) -> File:
@@ -93,11 +103,6 @@ def _io_stat(data: bytes) -> dict[str, Any]:
     return dict(zip(_IO, totals, strict=True)) | {"disks": tuple(disks)}
 
 
-def _cpu_max(data: bytes) -> dict[str, Any]:
-    quota, period = data.split()
-    return {"cpu_limit": None if quota == b"max" else int(quota) / int(period)}
-
-
 FILES = {
     "cpu": {
         # The latter are absent without the cpu controller.
@@ -125,7 +130,7 @@ FILES = {
         "cgroup.events": _keyed(cgroup_frozen="frozen"),
     },
     "limits": {
-        "cpu.max": File(_cpu_max, ("cpu_limit",)),
+        "cpu.max": _limit("cpu_limit", parse_cores),
         "memory.max": _limit("memory_limit"),
         "pids.max": _limit("pids_limit"),
     },

@@ -208,13 +208,12 @@ class Limits(Record):
         """
         lines = []
         if self.cpu is not None:
-            quota = MAX if self.cpu == MAX else str(round(self.cpu * CPU_PERIOD_USEC))
-            lines.append(ControlLine("cpu.max", f"{quota} {CPU_PERIOD_USEC}"))
-            if "cpu" in self.ranges and quota != MAX:
+            lines.append(ControlLine("cpu.max", text := cpu_max(self.cpu)))
+            if "cpu" in self.ranges and self.cpu != MAX:
                 # An agent idles and then wants all at once: one period's quota that it left unused
                 # helps over the time until the limit is raised.  Over many periods cpu.max holds as
                 # before.  Linux 5.14; the kernel takes no more than the quota, so it comes second.
-                lines.append(ControlLine("cpu.max.burst", quota, optional=True))
+                lines.append(ControlLine("cpu.max.burst", text.split()[0], optional=True))
         if self.memory is not None:
             # One process is killed, not all of them: a tool call that grows too large must not
             # take the agent and its context with it.
@@ -292,6 +291,11 @@ def defaults(host: Host, share: float = SHARE) -> Limits:
         net_out=NET_RATE,
         ranges=ranges,
     )
+
+
+def cpu_max(cores: float | str) -> str:
+    """The text of ``cpu.max``."""
+    return f"{MAX if cores == MAX else round(float(cores) * CPU_PERIOD_USEC)} {CPU_PERIOD_USEC}"
 
 
 def page_align(size: int, page: int) -> int:
