@@ -125,7 +125,7 @@ def limit_of(who: Applicant) -> str:
 
 
 def claim_of(who: Applicant) -> ClaimMark:
-    claimed = registry.claim(who.cgroup.path)
+    claimed = registry.claim_mark(who.cgroup.path)
     assert claimed is not None
     return claimed
 

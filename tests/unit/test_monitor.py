@@ -274,7 +274,7 @@ def test_other_terms_begin_from_what_was_just_written(watching: Watching) -> Non
 
     watching.monitor.anew(terms)
     # What never moves cannot be given back: all of it is claimed; and 240 MiB are no 75 % of it.
-    claimed = registry.claim(str(watching.agent))
+    claimed = registry.claim_mark(str(watching.agent))
     assert claimed is not None
     assert claimed.least == 1024 * MIB
     assert [value for file, value in watching.cgroup.wrote("memory.max")][-1] == str(1024 * MIB)

@@ -58,7 +58,7 @@ def _claims(path: str, now: float) -> Iterator[Claim]:
 def _claim(home: str, orphan: bool, now: float) -> Claim:
     agent = f"{home}/{registry.LEAF}"
     name, started = registry.identity(agent)
-    said = registry.claim(agent)
+    said = registry.claim_mark(agent)
     if said is None:
         orphan, said = True, registry.ClaimMark()
     limit = parse_limit(_read(f"{agent}/memory.max"))

@@ -162,7 +162,7 @@ class Resize:
             raise AgentresError("; ".join(lost))
 
     def _undo(self, key: str, before: float | str) -> Callable[[], None]:
-        claimed: ClaimMark | None = registry.claim(self._actuator.cgroup.path)
+        claimed: ClaimMark | None = registry.claim_mark(self._actuator.cgroup.path)
 
         def undo() -> None:
             if key == "memory":
