@@ -183,8 +183,7 @@ def _severity(text: str | None) -> Severity | None:
 
 
 def _as_json(row: AlertRow) -> dict[str, Any]:
-    values: dict[str, Any] = {field: getattr(row, field) for field in AlertRow.__match_args__}
-    return {**values, "severity": row.severity.name, "last_severity": row.last_severity.name}
+    return {**row.as_dict(), "severity": row.severity.name, "last_severity": row.last_severity.name}
 
 
 def _value(row: AlertRow) -> str:

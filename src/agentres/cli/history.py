@@ -198,7 +198,7 @@ def _as_json(
                 "time": moment,
                 "values": {name: curve.values[at] for name, curve in drawn.by_name.items()},
                 "limits": limits,
-                "raw": {field: getattr(sample, field) for field in Sample.__match_args__},
+                "raw": sample.as_dict(),
             }
         )
     return {
@@ -364,5 +364,6 @@ def _unit(row: ActionRow) -> str:
 
 
 def _action_json(row: ActionRow) -> dict[str, Any]:
-    fields = [field for field in ActionRow.__match_args__ if field != "seq"]
-    return {**{field: getattr(row, field) for field in fields}, "unit": _unit(row)}
+    fields = row.as_dict()
+    del fields["seq"]
+    return {**fields, "unit": _unit(row)}

@@ -53,9 +53,7 @@ class Submission(Record):
 
 def write(submission: Submission) -> bytes:
     """As it is sent."""
-    return json.dumps(
-        {field: getattr(submission, field) for field in Submission.__match_args__}
-    ).encode()
+    return json.dumps(submission.as_dict()).encode()
 
 
 def read(data: bytes) -> Submission:

@@ -84,6 +84,11 @@ def cgroup(pid: int | str = "self") -> str:
         return parse_cgroup(file.read())
 
 
+def is_inside(cgroup: str, of: str) -> bool:
+    """Whether a cgroup is another one, or below it; pure."""
+    return cgroup == of or cgroup.startswith(f"{of}/")
+
+
 def parse_cgroup(text: str) -> str:
     """The same from the text of /proc/PID/cgroup (cgroups(7)); pure."""
     return next((line[3:] for line in text.split("\n") if line.startswith("0::")), "")

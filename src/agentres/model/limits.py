@@ -425,7 +425,7 @@ def written(key: str) -> Written:
 
 def read_limits(texts: Mapping[str, str | Sequence[str]], host: Host, standard: Limits) -> Limits:
     """The limits that are written as ``texts``, over those of ``standard``; LimitError."""
-    found: dict[str, Any] = {key: getattr(standard, key) for key in Limits.__match_args__}
+    found = standard.as_dict()
     ranges = found["ranges"] = dict(standard.ranges)
     for key, given in texts.items():
         for text in [given] if isinstance(given, str) else given:

@@ -82,7 +82,7 @@ class Settings(Record):
 
 def to_plain(settings: Settings) -> dict[str, Any]:
     """The settings as what marshal can carry to another process of this very installation."""
-    plain: dict[str, Any] = {name: getattr(settings, name) for name in Settings.__match_args__}
+    plain = settings.as_dict()
     plain["rules"] = [_plain_rule(rule) for rule in settings.rules]
     plain["handlers"] = [
         (h.name, h.type, int(h.severity), h.timeout, h.queue, dict(h.options))

@@ -326,7 +326,7 @@ def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
         "timed_out": outcome.timed_out,
         "stopped": outcome.stopped or None,
         "wall_seconds": round(outcome.wall, 6),
-        "usage": {key: getattr(usage, key) for key in Usage.__match_args__},
+        "usage": usage.as_dict(),
         "unreadable": dict(outcome.unreadable),
         "limits": {
             "cpu": limits.cpu,
@@ -349,15 +349,8 @@ def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
         "not_enforced": [
             {"file": r.line.file, "text": r.line.text, "why": r.why} for r in outcome.not_enforced
         ],
-        "limits_hit": [
-            {"limit": h.limit, "events": h.events, "text": h.text} for h in hits(outcome)
-        ],
-        "left_running": [{"pid": each.pid, "name": each.name} for each in outcome.left],
-        "escaped": [
-            {key: getattr(each, key) for key in Escaped.__match_args__} for each in outcome.escaped
-        ],
-        "oom_kills": [
-            {"pid": k.pid, "task": k.task, "cgroup": k.cgroup, "limit_cgroup": k.limit_cgroup}
-            for k in outcome.oom_kills
-        ],
+        "limits_hit": [hit.as_dict() for hit in hits(outcome)],
+        "left_running": [each.as_dict() for each in outcome.left],
+        "escaped": [each.as_dict() for each in outcome.escaped],
+        "oom_kills": [kill.as_dict() for kill in outcome.oom_kills],
     }

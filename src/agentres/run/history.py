@@ -56,8 +56,7 @@ class History:
 
     def act(self, action: Action) -> None:
         """Something was done with a limit."""
-        fields = {name: getattr(action, name) for name in Action.__match_args__}
-        self._keep("act", {"run": self._run.id, "agent": self._run.name, **fields})
+        self._keep("act", {"run": self._run.id, "agent": self._run.name, **action.as_dict()})
 
     def end(self, exit_code: int) -> str:
         """The run has ended; returns when all is written, or after a while, with why it could not be and what was lost, in words."""

@@ -211,7 +211,7 @@ def refusal(peer: Peer, owners: set[int], inside: str) -> AgentresError | None:
         at = process.cgroup(peer.pid)
     except OSError:  # it has gone already, or is of a PID namespace that we do not see
         return UsageError("who asks cannot be seen")
-    if at == inside or at.startswith(f"{inside}/"):
+    if process.is_inside(at, inside):
         return UsageError("an agent does not command itself")
     return None
 
