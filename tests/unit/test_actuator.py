@@ -85,13 +85,13 @@ def test_what_stands_is_the_kernels_word(
     actuator: Actuator, cgroup: Fake, key: str, file: str, content: str, standing: float | str
 ) -> None:
     Path(cgroup.path, file).write_text(f"{content}\n")
-    assert actuator.standing(key) == actuator.holds(key) == standing
+    assert actuator.standing(key) == actuator.limit_or_none(key) == standing
 
 
 def test_what_nothing_holds_is_none(actuator: Actuator) -> None:
-    assert actuator.holds("swap") is None  # there is no such file
-    assert actuator.holds("net_in") is None
-    assert actuator.holds("io_read") is None
+    assert actuator.limit_or_none("swap") is None  # there is no such file
+    assert actuator.limit_or_none("net_in") is None
+    assert actuator.limit_or_none("io_read") is None
     with pytest.raises(NotEnforceable):
         actuator.write("net_in", 1000)
 

@@ -26,6 +26,7 @@ from agentres.model.errors import (
 )
 from agentres.model.limits import ControlLine, Limits, Refused
 from agentres.run import launch as module
+from agentres.run import supervision
 from agentres.run.agent import Behalf, Request, run
 from agentres.run.enforcement import Enforced
 from agentres.run.launch import PASSED_ON, Launch
@@ -71,6 +72,8 @@ class Place:
         monkeypatch.setattr(module, "enter", self.enter)
         monkeypatch.setattr(module, "enforce", self.enforce)
         monkeypatch.setattr(kmsg, "KernelLog", Silent)
+        # On a busy machine a command may live long enough to be watched, for which nothing here is made.
+        monkeypatch.setattr(supervision, "UNWATCHED_SECONDS", 600.0)
 
     def step(self, name: str) -> None:
         if error := self.fails.get(name):

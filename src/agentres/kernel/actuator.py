@@ -25,7 +25,7 @@ from agentres.model.limits import (
     written,
 )
 from agentres.model.record import TYPE_CHECKING
-from agentres.model.stats import parse_value
+from agentres.model.stats import StatError, parse_value
 from agentres.model.units import MAX, format_size
 
 if TYPE_CHECKING:
@@ -112,15 +112,15 @@ class Actuator:
             return min((rate for _, rate in self._rates(key)), key=_number, default=MAX)
         return parse_value(self.cgroup.get_property(WRITTEN[key].file))
 
-    def holds(self, key: str) -> float | str | None:
-        """Likewise; None where nothing holds it here."""
+    def limit_or_none(self, key: str) -> float | str | None:
+        """Likewise; None where nothing holds it here, or that cannot be read."""
         if _is_disks(key):
             return self.fastest(key)
         if key.startswith("net") and self.network is None:
             return None
         try:
             return self.standing(key)
-        except ControlFileError:  # its controller is not available
+        except (ControlFileError, StatError):  # its controller is not available
             return None
 
     def pace(self, key: str) -> int | None:

@@ -13,7 +13,7 @@ from agentres.kernel import process, registry
 from agentres.kernel.systemd import PREFIX, SLICE, UNIT_PREFIX
 from agentres.model import log
 from agentres.model.figures import one_of, parse_cores, parse_limit
-from agentres.model.limits import page_align
+from agentres.model.limits import PAGE, page_align
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy.capacity import Budget, Claim
 
@@ -116,7 +116,7 @@ def budget(path: str, host: int, share: float) -> Budget:
     That is ``share`` of it, or what the kernel holds the slice or a cgroup above it to, if that is less.
     In whole pages, as the kernel has limits.
     """
-    most, by = page_align(int(host * share), os.sysconf("SC_PAGE_SIZE")), ""
+    most, by = page_align(int(host * share), PAGE), ""
     for above in _upward(path):
         limit = _limit(f"{above}/memory.max", parse_limit)
         if limit is not None and limit <= most:

@@ -13,6 +13,7 @@ import time
 
 from agentres.kernel.process import ignores_children, is_zombie, parent
 from agentres.model.figures import one_of
+from agentres.model.limits import PAGE
 from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ _SPARES = 3
 """After so many times of that what is written by others does not count any more."""
 
 _SECTOR = 512
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Writeback:
@@ -120,7 +120,7 @@ class HostWrites:
         Of what is dirtied some pages of each processor may be missing for up to a second.  ValueError, OSError.
         """
         data = os.pread(self._fd, 1 << 16, 0)
-        total = _PAGE * one_of(data, b"nr_dirtied") + (one_of(data, b"pgpgout") << 10)
+        total = PAGE * one_of(data, b"nr_dirtied") + (one_of(data, b"pgpgout") << 10)
         return total + (one_of(data, b"pgpgin") << 10) if reads else total
 
     def close(self) -> None:
@@ -211,8 +211,8 @@ def _host_waits() -> int:
 def _drift() -> int:
     """Bytes by which that may be behind: each processor keeps some pages to itself (calculate_normal_threshold() in mm/vmstat.c)."""
     cpus = os.cpu_count() or 1
-    memory = os.sysconf("SC_PHYS_PAGES") * _PAGE >> 27
-    return min(125, 2 * cpus.bit_length() * (1 + memory.bit_length())) * cpus * _PAGE
+    memory = os.sysconf("SC_PHYSPAGES") * PAGE >> 27
+    return min(125, 2 * cpus.bit_length() * (1 + memory.bit_length())) * cpus * PAGE
 
 
 def _disks_written(numbers: frozenset[str]) -> int:

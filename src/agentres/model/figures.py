@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class File(Record):
-    """A control file: its parser, and the fields that are absent where it is."""
+class Format(Record):
+    """How a control file is read: its parser, and the fields that are absent where it is."""
 
     parse: Callable[[bytes], dict[str, Any]]
     fields: tuple[str, ...]
@@ -44,7 +44,7 @@ def parse_cores(data: bytes) -> float | None:
     return None if quota == b"max" else int(quota) / int(period)
 
 
-def _keyed(optional: tuple[str, ...] = (), **keys: str) -> File:
+def _keyed(optional: tuple[str, ...] = (), **keys: str) -> Format:
     """Fields by their keys; those that are ``optional`` have their keys' names."""
 
     def parse(data: bytes) -> dict[str, Any]:
@@ -56,24 +56,24 @@ def _keyed(optional: tuple[str, ...] = (), **keys: str) -> File:
         return values
 
     needed = [(field, key.encode()) for field, key in keys.items()]
-    return File(parse, (*keys, *optional))
+    return Format(parse, (*keys, *optional))
 
 
-def _some_of(*keys: str) -> File:
+def _some_of(*keys: str) -> Format:
     """A few lines of a long flat-keyed file, none of them its first."""
     lines = [(name, name.encode()) for name in keys]
-    return File(lambda data: {name: one_of(data, line) for name, line in lines}, keys)
+    return Format(lambda data: {name: one_of(data, line) for name, line in lines}, keys)
 
 
-def _one(field: str) -> File:
-    return File(lambda data: {field: int(data)}, (field,))
+def _one(field: str) -> Format:
+    return Format(lambda data: {field: int(data)}, (field,))
 
 
-def _limit(field: str, parse: Callable[[bytes], float | None] = parse_limit) -> File:
-    return File(lambda data: {field: parse(data)}, (field,))
+def _limit(field: str, parse: Callable[[bytes], float | None] = parse_limit) -> Format:
+    return Format(lambda data: {field: parse(data)}, (field,))
 
 
-def _pressure(kind: str) -> File:
+def _pressure(kind: str) -> Format:
     def parse(data: bytes) -> dict[str, Any]:
         _, *totals = data.split(b"total=")
         if not totals:
@@ -84,7 +84,7 @@ def _pressure(kind: str) -> File:
         }
 
     fields = (f"{kind}_some_usec", f"{kind}_full_usec")
-    return File(parse, fields)
+    return Format(parse, fields)
 
 
 _IO = ("rbytes", "wbytes", "rios", "wios")
@@ -119,7 +119,7 @@ FILES = {
         "memory.peak": _one("memory_peak"),
         "memory.swap.current": _one("swap_current"),
     },
-    "disk": {"io.stat": File(_io_stat, (*_IO, "disks"))},
+    "disk": {"io.stat": Format(_io_stat, (*_IO, "disks"))},
     "pids": {"pids.current": _one("pids_current")},
     "pressure": {f"{kind}.pressure": _pressure(kind) for kind in ("cpu", "memory", "io")},
     "events": {

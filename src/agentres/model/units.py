@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 MAX: Final = "max"
 
+NEVER = float("inf")
+"""Seconds until what does not come."""
+
 PRIORITY_MAX = 1000
 """The highest priority, which is a weight: 100 for most."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agentres.model.limits import DISKS, NETWORKS, PAGE, Limits, written
 from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.units import NEVER
 from agentres.policy.resources import RESOURCES
 from agentres.policy.scaling import Move, Philosophy, Scaler
 
@@ -22,7 +23,6 @@ _NETWORK_SECONDS = 0.5
 """Between two looks at an elastic rate of the network: the kernel tells nobody that one is met."""
 
 _UNBILLED = "unbilled"
-_NEVER = float("inf")
 
 
 class Terms(Record):
@@ -89,7 +89,7 @@ class Elastic:
 
     def due(self, resource: str, now: float) -> float:
         """Seconds until the next look at the resource, at the latest."""
-        soonest = _NEVER
+        soonest = NEVER
         for scaler in self._scalers.get(resource, ()):
             soonest = min(soonest, scaler.due(now))
             if scaler.resource in NETWORKS:

@@ -21,7 +21,7 @@ from types import MappingProxyType
 
 from agentres.model.limits import written
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.units import format_duration
+from agentres.model.units import NEVER, format_duration
 from agentres.policy.alerts import show
 from agentres.policy.tripwire import ROOM
 
@@ -45,7 +45,6 @@ THROTTLED = 0.05
 WORTH = 0.9
 """A lowered limit is at most this fraction of what it was: less is not worth a write."""
 
-_NEVER = float("inf")
 _SOON = 0.05
 _ASK_AGAIN = 1.0
 
@@ -136,8 +135,8 @@ class Scaler:
         self._lent = False  # a burst brought what stands, or a part of it
         self._high = 0.0  # since the last raise
         self._settle: float | None = None
-        self._wants = _NEVER  # when a refused raise is to be asked for again
-        self._acted = self._lowered = self._trimmed = -_NEVER
+        self._wants = NEVER  # when a refused raise is to be asked for again
+        self._acted = self._lowered = self._trimmed = -NEVER
         self._cooldown = philosophy.cooldown
         self._regretted = True  # of the last lowering; there is none to be glad of
 
@@ -174,7 +173,7 @@ class Scaler:
                 self._settle = max(self._settle, now + SETTLE)
         if height is not None and (felt or use >= height):
             return self._raise(now, use, limit, felt, felt or event or self._hard)
-        self._wants = _NEVER
+        self._wants = NEVER
         if self._settle is not None and now >= self._settle:
             after = self._fit(self._high)
             self._settle = None
@@ -204,7 +203,7 @@ class Scaler:
             self._wants = now + _ASK_AGAIN
             self._settle = None  # what is in use by now leaves nothing to trim
         else:
-            self._wants = now + _ASK_AGAIN if after < move.after else _NEVER
+            self._wants = now + _ASK_AGAIN if after < move.after else NEVER
             self._acted = self._began = now
             self._lent = self._lent or move.rule == "burst"
             self._high = max(move.use, self._seen[-1][1] if self._seen else 0.0)
@@ -219,7 +218,7 @@ class Scaler:
     def due(self, now: float) -> float:
         """Seconds from ``now`` until it wants to be asked again, at the latest; infinite: no reason to."""
         if not self.philosophy.moves:
-            return _NEVER
+            return NEVER
         if (
             self._stands is None
         ):  # nothing is known yet: a rate is not before there are two readings
@@ -305,9 +304,9 @@ class Scaler:
     def _lower_at(self, limit: float) -> float:
         """When the limit may be lowered, if no more is used than at the last look; infinite: not then."""
         if not self._seen:
-            return _NEVER
+            return NEVER
         earliest = max(self._lowered + self._cooldown, self._began)
-        soonest = _NEVER
+        soonest = NEVER
         for _, window, enough in self._windows(limit):
             since = self._below_since(enough)
             if since is not None:
@@ -321,7 +320,7 @@ class Scaler:
         if self._fit(0.0) > worth:
             return ()
         rules: list[tuple[Rule, float, float]] = []
-        if self._lent and policy.give_back < _NEVER:
+        if self._lent and policy.give_back < NEVER:
             rules.append(("give_back", policy.give_back, self._filling(worth)))
         rules.append(("down", policy.cooldown, min(policy.down * limit, self._filling(worth))))
         return tuple(rules)
@@ -344,9 +343,7 @@ class Scaler:
         seen.append((since, use))
         policy = self.philosophy
         longest = (
-            policy.cooldown
-            if policy.give_back == _NEVER
-            else max(policy.cooldown, policy.give_back)
+            policy.cooldown if policy.give_back == NEVER else max(policy.cooldown, policy.give_back)
         )
         # What was in use when the window began is the last look before it.
         while len(seen) > 1 and seen[1][0] <= now - longest:

@@ -69,7 +69,7 @@ class Outcome(Record):
     left: Sequence[Running] = ()
     escaped: Sequence[Escaped] = ()
     cgroup: str = ""
-    memory_max: int | str | None = None
+    memory_max: float | str | None = None
     short: str = ""
     paced: Sequence[str] = ()
     io_held: bool = True

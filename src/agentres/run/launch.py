@@ -22,7 +22,6 @@ from agentres.model.errors import (
 )
 from agentres.model.limits import Standing, cpu_hints
 from agentres.model.record import TYPE_CHECKING
-from agentres.model.units import MAX
 from agentres.run.admission import Applicant, enter
 from agentres.run.enforcement import Loaded, enforce
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from agentres.kernel.caller import Caller
-    from agentres.kernel.cgroup import Cgroup
     from agentres.kernel.escapes import Escapes
     from agentres.kernel.loop import Loop
     from agentres.kernel.trampoline import Child, Identity
@@ -77,7 +75,10 @@ class Launch:
         self._request, self._tell = request, tell
         # No ExitStack: contextlib is a tenth of a megabyte that would stay beside the agent.
         self._taken: list[Callable[[], object]] = []
-        _check_nofile(request.limits)
+        if os.geteuid() != 0:
+            import resource
+
+            check_nofile(request.limits, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
         self._wired, self._resolver = _isolation(request.limits)
         self._heard: set[int] = set()
         behalf = request.behalf
@@ -380,7 +381,7 @@ class Launch:
             left=left,
             escaped=escaped,
             cgroup=agent.path,
-            memory_max=_memory_max(agent),
+            memory_max=enforced.actuator.limit_or_none("memory"),
             short=ended.short,
             stopped=ended.stopped,
             paced=enforced.paced,
@@ -426,15 +427,6 @@ def _theirs(caller: Caller) -> Identity:
     from agentres.kernel.trampoline import Identity
 
     return Identity(caller.uid, caller.gid, caller.groups, caller.name, "")
-
-
-def _memory_max(agent: Cgroup) -> int | str | None:
-    """What stands; None where there is no such limit, or its file is not to be read."""
-    try:
-        text = agent.get_property("memory.max").strip()
-        return text if text == MAX else int(text)
-    except (ControlFileError, ValueError):
-        return None
 
 
 def _gaps(identity: Identity | None, walled: bool) -> list[str]:
@@ -485,11 +477,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 20
 
 
-def _check_nofile(limits: Limits) -> None:
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limits.nofile is None or os.geteuid() == 0 or hard == resource.RLIM_INFINITY:
-        return
-    if limits.nofile > hard:
+def check_nofile(limits: Limits, hard: int) -> None:
+    """UsageError where it is to have more open files than this hard limit allows; -1 is none."""
+    if limits.nofile is not None and 0 <= hard < limits.nofile:
         raise UsageError(f"--nofile {limits.nofile}: the hard limit here is {hard}")

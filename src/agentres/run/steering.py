@@ -117,7 +117,7 @@ class Steering:
         shown = {}
         for key in control.SETTABLE:
             for named in [key, *(k for k in terms.limits.ranges if k.startswith(f"{key}="))]:
-                if (standing := actuator.holds(named)) is None:
+                if (standing := actuator.limit_or_none(named)) is None:
                     continue
                 between = terms.limits.ranges.get(named)
                 shown[named] = {

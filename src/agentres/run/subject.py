@@ -7,6 +7,7 @@ import time
 from agentres.kernel import process
 from agentres.kernel.actuator import COMMAND, Actuator
 from agentres.model.record import TYPE_CHECKING
+from agentres.model.units import NEVER
 from agentres.policy import tripwire
 from agentres.policy.settings import Settings
 from agentres.policy.tripwire import ROOM
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from agentres.run.mover import Mover
     from agentres.run.pacer import Pacer
     from agentres.store import Run
-
-_NEVER = float("inf")
 
 
 class AgentSubject(Subject):
@@ -64,7 +63,7 @@ class AgentSubject(Subject):
             name = process.name(self.meter.most_open)
             self.detail["nofile"] = f"{name} (pid {self.meter.most_open})" if name else ""
         if self.mover is None:
-            return _NEVER
+            return NEVER
         return self.mover.observe(resource, value, reading, now, self.event)
 
     def ceiling(self, resource: str) -> float | None:

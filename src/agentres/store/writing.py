@@ -11,10 +11,9 @@ from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
 from agentres.store import rows
-from agentres.store.file import Transaction, connect, inode, told
+from agentres.store.file import Transaction, connect, inode, store_error
 from agentres.store.rows import OF_ACTION, OF_ALERT, PER_EVENT, WORST, marks, names, plain
 from agentres.store.run import StoreError
-from agentres.store.schema import MIGRATIONS
 
 if TYPE_CHECKING:
     import sqlite3
@@ -68,8 +67,6 @@ class Writer:
 
     __slots__ = ("_db", "_inode", "_read", "_write", "path")
 
-    SCHEMA_VERSION = len(MIGRATIONS)
-
     def __init__(self, path: str, db: sqlite3.Connection) -> None:
         self.path = path
         self._db = db
@@ -87,7 +84,7 @@ class Writer:
         try:
             self._db.close()
         except _sqlite3.Error as error:
-            raise told(self.path, error) from error
+            raise store_error(self.path, error) from error
 
     @property
     def moved(self) -> bool:
@@ -269,7 +266,7 @@ class Writer:
         try:  # execute() would free one page
             self._db.executescript("PRAGMA incremental_vacuum(2000)")
         except _sqlite3.Error as error:
-            raise told(self.path, error) from error
+            raise store_error(self.path, error) from error
 
     def _purge_rings(self, at: dict[str, float]) -> bool:
         """Purge some of the rings; whether there were any.  All at once would keep others waiting."""

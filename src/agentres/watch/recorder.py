@@ -17,7 +17,7 @@ from collections import deque
 
 from agentres.kernel.process import boot_id, start_ticks
 from agentres.model.record import TYPE_CHECKING
-from agentres.model.units import counted
+from agentres.model.units import NEVER, counted
 from agentres.store import Run, StoreError
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ MOST_SAMPLES = 5000
 
 _ASK = ""
 _NOW = float("-inf")
-_NEVER = float("inf")
 
 
 def new_run(
@@ -90,7 +89,7 @@ class Recorder:
         self._waiting: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._answers: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._samples = 0
-        self._write_at = _NEVER
+        self._write_at = NEVER
         self._runs: dict[str, Run] = {}
         self._lock = _thread.RLock()  # notify() may put()
         self._bell = _thread.allocate_lock()  # locked: nothing has changed since the last look
@@ -111,7 +110,7 @@ class Recorder:
             self._waiting.append((method, args))
             if method == "add":
                 self._samples += len(args[0])
-                if self._write_at == _NEVER:
+                if self._write_at == NEVER:
                     self._write_at = time.monotonic() + BATCH_SECONDS
                     self._ring()
             else:
@@ -281,7 +280,7 @@ class Recorder:
         """The next item; samples that follow one another as one."""
         with self._lock:
             if not self._waiting:
-                self._write_at = _NEVER
+                self._write_at = NEVER
                 return None
             method, args = self._waiting.popleft()
             if method != "add":
