@@ -37,7 +37,7 @@ from agentres.model.limits import Limits, defaults
 from agentres.model.paths import state_directory
 from agentres.policy import ceilings
 from agentres.policy.settings import Settings, from_plain
-from agentres.run import agent, explain, launch
+from agentres.run import agent, control, explain, launch
 from agentres.run.agent import Behalf
 from agentres.run.options import check_kinds, understand, variable
 from agentres.run.supervision import Supervision
@@ -77,7 +77,7 @@ class Client:
             return
         try:
             self._sock.settimeout(PATIENCE)
-            self._sock.sendall(submission.line(**fields))
+            self._sock.sendall(control.line(**fields))
         except OSError:
             self._gone = True
 
