@@ -176,29 +176,30 @@ NETWORK = "network"
 
 
 class Limits(Record):
-    """The limits of one agent.
+    """The limits of one agent; of an elastic one, what is written first."""
 
-    ``cpu`` in cores, memory and swap in bytes, ``pids`` in tasks (threads count), the four disk
-    rates a second, ``nofile`` in descriptors of each process (RLIMIT_NOFILE, soft and hard); ``net_in`` and
-    ``net_out`` in bytes a second, ``net``, ``net_loopback`` and ``io_strict`` among :data:`NETS`, :data:`LOOPBACKS`
-    and :data:`ON_OFF`.  ``ranges`` tells which of them are elastic, by field, and ``io_read=/dev/vda`` for the rate of one
-    disk; the field holds what is written first.
-    """
-
+    # Cores.
     cpu: float | Max | None = None
+    # Bytes.
     memory: int | Max | None = None
     swap: int | Max | None = None
+    # Tasks: threads count.
     pids: int | Max | None = None
+    # Bytes a second; then operations a second.
     io_read: Rates = MappingProxyType({})
     io_write: Rates = MappingProxyType({})
     io_read_iops: Rates = MappingProxyType({})
     io_write_iops: Rates = MappingProxyType({})
+    # Descriptors of each process: RLIMIT_NOFILE, soft and hard.
     nofile: int | None = None
+    # Bytes a second.
     net_in: int | Max | None = None
     net_out: int | Max | None = None
+    # Among NETS, LOOPBACKS and ON_OFF.
     net: str = NETS[0]
     net_loopback: str = LOOPBACKS[0]
     io_strict: str = ON_OFF[0]
+    # Which of them are elastic, by field, or ``io_read=/dev/vda`` for the rate of one disk.
     ranges: Mapping[str, Range] = MappingProxyType({})
 
     def lines(self, io_max: Iterable[IoMax] = ()) -> list[ControlLine]:

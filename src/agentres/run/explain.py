@@ -44,33 +44,35 @@ class Hit(Record):
 
 
 class Outcome(Record):
-    """How a run ended.
-
-    ``returncode`` is the main process's: its exit status, or -N when signal N ended it.  Times in
-    seconds.  ``killed_after_grace`` tells that SIGKILL had to follow ``timeout``'s SIGTERM.  ``memory_max`` is
-    the limit at the end; ``left`` still ran when the main process had ended, and was killed; ``escaped`` lived outside of its cgroup then; ``stopped`` tells, in words, who has ended it by command; ``paced`` are
-    the disk rates that were held by pausing it, all of them where ``io_held`` is false; ``short`` tells, in words, why it was not raised when it had to be.
-    """
+    """How a run ended; times in seconds."""
 
     name: str
     command: Sequence[str]
     limits: Limits
+    # The main process's exit status, or -N when signal N ended it.
     returncode: int
     wall: float
     timeout: float | None = None
     timed_out: bool = False
+    # SIGKILL had to follow the time limit's SIGTERM.
     killed_after_grace: bool = False
+    # Who has ended it by command, in words.
     stopped: str = ""
     usage: Usage = Usage()
     unreadable: Mapping[str, str] = MappingProxyType({})
     enforced: Sequence[ControlLine] = ()
     not_enforced: Sequence[Refused] = ()
     oom_kills: Sequence[OomKill] = ()
+    # What still ran when the main process had ended, and was killed.
     left: Sequence[Running] = ()
+    # What lived outside of its cgroup then.
     escaped: Sequence[Escaped] = ()
     cgroup: str = ""
+    # The limit at the end.
     memory_max: float | str | None = None
+    # Why it was not raised when it had to be, in words.
     short: str = ""
+    # The disk rates that were held by pausing it, all of them where the kernel held none.
     paced: Sequence[str] = ()
     io_held: bool = True
 
