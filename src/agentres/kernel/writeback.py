@@ -211,7 +211,7 @@ def _host_waits() -> int:
 def _drift() -> int:
     """Bytes by which that may be behind: each processor keeps some pages to itself (calculate_normal_threshold() in mm/vmstat.c)."""
     cpus = os.cpu_count() or 1
-    memory = os.sysconf("SC_PHYSPAGES") * PAGE >> 27
+    memory = os.sysconf("SC_PHYS_PAGES") * PAGE >> 27
     return min(125, 2 * cpus.bit_length() * (1 + memory.bit_length())) * cpus * PAGE
 
 
