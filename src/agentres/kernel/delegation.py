@@ -255,7 +255,7 @@ def _no_delegation(uid: int, found: Hierarchy) -> NoCgroup:
 
 
 HELPERS = (
-    ("pids.max", "256"), ("memory.max", str(256 << 20)), ("memory.swap.max", "0"), ("cpu.max", "100000 100000"),
+    ("pids.max", "256"), ("memory.max", str(256 << 20)), ("memory.swap.max", "0"), ("cpu.max", cpu_max(1)),
 )  # fmt: skip
 """What the handlers of a user's alerts may have by the daemon, all of one agent's together: they are beside its limits."""
 

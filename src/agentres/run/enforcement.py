@@ -97,7 +97,9 @@ def enforce(
     missing = [item for item in missing if not item.line.optional]
     if limits.limits_every_disk and not any(item.line.file == "io.max" for item in missing):
         own = identity.home if identity else request.environment.get("HOME", "/")
-        missing += _uncounted(request.cwd or ".", own, table) if every else [_NO_DISK]
+        # Those that an agent is likely to write to.
+        places = ["/", "/tmp", "/var/tmp", request.cwd or ".", own]
+        missing += _uncounted(places, table) if every else [_NO_DISK]
     missing += _uncounted_names(limits.named_written, table)
     actuator.io_held = agent.has("io.max")
     # Where the kernel counts what a process writes (CONFIG_TASK_IO_ACCOUNTING).
@@ -146,14 +148,14 @@ def enforce(
 _NO_DISK = Refused(ControlLine("io.max", ""), "no disk is to be seen in /sys/block")
 
 
-def _uncounted(cwd: str, own: str, table: list[Mount]) -> list[Refused]:
-    """The mounts an agent is likely to write to whose disk ``io.max`` does not hold."""
+def _uncounted(places: Iterable[str], table: list[Mount], text: str = "") -> list[Refused]:
+    """The mounts of these places whose disk ``io.max`` does not hold; ``text`` is what was asked for there."""
     from agentres.kernel import devices
 
-    places = ["/", "/tmp", "/var/tmp", cwd, own]
     return [
         Refused(
-            ControlLine("io.max", "", key=found.mount.point), f"on {found.mount.point}: {found.why}"
+            ControlLine("io.max", text, key=found.mount.point),
+            f"on {found.mount.point}: {found.why}",
         )
         for found in devices.uncounted(places, table)
     ]
@@ -163,12 +165,5 @@ def _uncounted_names(names: Iterable[str], table: list[Mount]) -> list[Refused]:
     """The files and directories, named for their disk, whose file system escapes the rate."""
     from agentres.kernel import devices
 
-    return [
-        Refused(
-            ControlLine("io.max", name, key=found.mount.point),
-            f"on {found.mount.point}: {found.why}",
-        )
-        for name in names
-        if not devices.is_device(name)
-        for found in devices.uncounted([name], table)
-    ]
+    paths = (name for name in names if not devices.is_device(name))
+    return [refused for path in paths for refused in _uncounted([path], table, path)]
