@@ -25,7 +25,7 @@ from agentres.model.limits import (
     written,
 )
 from agentres.model.record import TYPE_CHECKING
-from agentres.model.stats import StatError, parse_value
+from agentres.model.stats import parse_value
 from agentres.model.units import MAX, format_size
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Actuator:
             return None
         try:
             return self.standing(key)
-        except (ControlFileError, StatError):  # its controller is not available
+        except (ControlFileError, ValueError):  # its controller is not available, or it is garbage
             return None
 
     def pace(self, key: str) -> int | None:

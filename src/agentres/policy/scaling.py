@@ -53,26 +53,26 @@ _HARD = frozenset({"memory", "pids"})
 
 
 class Philosophy(Record):
-    """How an elastic limit behaves.
-
-    ``up`` and ``down``: fractions of the limit at which it is raised and lowered; ``step``: the factor of a
-    raise; ``aim``: the fraction at which a lowered limit has its use.  Seconds: ``cooldown`` between two
-    policy actions, ``give_back`` until what a burst brought and nobody uses goes back (infinite: only
-    by ``down``).  ``burst``: whether a raise that cannot wait passes over the cooldown.  ``patience``: by how
-    much at most the cooldown grows when a lowering was regretted.  ``margin``: memory is never lowered
-    below use * (1 + margin).  ``moves``: False leaves every limit where it is.
-    """
+    """How an elastic limit behaves; times in seconds."""
 
     name: str
+    # Fractions of the limit at which it is raised and lowered.
     up: float = 0.75
     down: float = 0.25
+    # The factor of a raise.
     step: float = 1.5
+    # The fraction at which a lowered limit has its use.
     aim: float = 0.70
+    # Between two policy actions; a raise that cannot wait passes over it, where ``burst`` says so.
     cooldown: float = 60.0
     burst: bool = True
+    # Until what a burst brought and nobody uses goes back; infinite: only by ``down``.
     give_back: float = 10.0
+    # By how much at most the cooldown grows when a lowering was regretted.
     patience: float = 1.0
+    # Memory is never lowered below use * (1 + margin).
     margin: float = 0.15
+    # False leaves every limit where it is.
     moves: bool = True
 
 
