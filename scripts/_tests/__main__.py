@@ -26,7 +26,9 @@ _SLOWEST = "--durations=15"
 _WORKERS = ("-n", "4", "--dist", "worksteal") if importlib.util.find_spec("xdist") else ()
 
 # Tests of what a host has once; as dev they would all be skipped.
-_OF_THE_HOST = ("tests/kernel/test_daemon.py", "tests/kernel/test_installed.py")
+_OF_THE_HOST = tuple(
+    f"tests/kernel/test_{n}.py" for n in ("daemon", "daemon_replaced", "installed")
+)
 # Root's in three parts of about the same length.
 _ALERTS = tuple(f"tests/kernel/test_{n}.py" for n in ("breaches", "elastic", "pacing", "places"))
 _ENDS = tuple(f"tests/kernel/test_{n}.py" for n in ("io", "network", "teardown"))

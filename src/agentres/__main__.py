@@ -33,9 +33,9 @@ def main() -> None:
 
         sys.stdout.write(f"agentres {__version__}\n")
         return
-    from agentres.cli import verbs
+    from agentres.cli.line import main as do_line
 
-    sys.exit(verbs.main(sys.argv[1:]))
+    sys.exit(do_line(sys.argv[1:]))
 
 
 if __name__ == "__main__":

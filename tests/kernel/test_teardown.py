@@ -108,7 +108,7 @@ def test_200_runs_in_a_row_leave_nothing(agentres_run: RunAgent) -> None:
     wait_until(lambda: not traces(), "no traces", deadline=20)
 
 
-@not_by_daemon("twenty at once are test_daemon's")
+@not_by_daemon("twenty at once are test_daemon_replaced's")
 def test_50_at_once_leave_nothing() -> None:
     # So little that the budget has room for all of them, however many there are at the same moment.
     line = [*AGENTRES, "run", "--quiet", "--memory", "32M", "--", "sh", "-c", "sleep 1; exit 9"]
@@ -118,7 +118,7 @@ def test_50_at_once_leave_nothing() -> None:
     wait_until(lambda: not traces(), "no traces", deadline=20)
 
 
-@not_by_daemon("the daemon does it as well: test_daemon.py")
+@not_by_daemon("the daemon does it as well: test_daemon_replaced.py")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
 def test_an_agent_ends_with_its_supervisor(start: Start, how: int) -> None:
     agent = start(

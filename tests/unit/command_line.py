@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from agentres.cli import verbs
+from agentres.cli import line
 
 
 class _Terminal(io.TextIOWrapper):
@@ -28,7 +28,7 @@ def agentres(
         patch.setattr(sys, "stdout", of(out, "utf-8", write_through=True))
         patch.setattr(sys, "stderr", io.TextIOWrapper(err, "utf-8", write_through=True))
         try:
-            status = verbs.main(words)
+            status = line.main(words)
         except SystemExit as ended:  # Typer's, for a line that only it understands
             status = int(ended.code or 0)
         # A wrapper that is collected closes what it wraps.

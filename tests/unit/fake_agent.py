@@ -181,7 +181,7 @@ class Life:
 
     @property
     def claimed(self) -> registry.ClaimMark:
-        claimed = registry.claim(str(self.agent))
+        claimed = registry.claim_mark(str(self.agent))
         assert claimed is not None
         return claimed
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from typing import Any
 
 from agentres.model.stats import Sample
@@ -13,6 +15,12 @@ DAY = 86400.0
 FULL_SAMPLE = Sample(
     *(n if field != "disks" else None for n, field in enumerate(Sample.__match_args__))
 )
+
+
+def rows_in(path: str, statement: str) -> list[Any]:
+    """What another program reads in the file."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return db.execute(statement).fetchall()
 
 
 def run(run_id: str = "r0000001", **changed: Any) -> Run:

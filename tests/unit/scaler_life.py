@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from agentres.model.limits import Range
@@ -17,6 +18,20 @@ RANGES = {
     "pids": Range(16, 4096),
     "io_read": Range(10**6, 10**9),
 }
+
+
+def is_sound(philosophy: Philosophy) -> bool:
+    """Whether it cannot flap, as the configuration has it (:mod:`agentres.config.elastic`)."""
+    p = philosophy
+    return (
+        0 <= p.down < p.aim < p.up < 1
+        and 1 < p.step <= 10
+        and p.step * p.down < p.up
+        and 1 <= p.cooldown < math.inf
+        and p.give_back >= 1
+        and 1 <= p.patience < math.inf
+        and 0 <= p.margin < math.inf
+    )
 
 
 class Life:

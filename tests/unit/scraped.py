@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from agentres.store import Store, StoreError
+from agentres.store import NoHistory, Store
 
 
 def no_history() -> Store:
-    raise StoreError("no history yet at /nowhere")
+    raise NoHistory("/nowhere")
 
 
 def series(text: str) -> dict[tuple[str, tuple[str, ...]], float]:

@@ -12,7 +12,7 @@ from fake_slice import MIB, FakeSlice
 
 from agentres.kernel.actuator import COMMAND, CONTENTION, Actuator
 from agentres.model.errors import ControlFileError, NotEnforceable
-from agentres.model.limits import IoMax, Setting
+from agentres.model.limits import ControlLine, IoMax
 from agentres.policy.tripwire import ROOM
 
 
@@ -52,17 +52,20 @@ def text(cgroup: Fake, file: str) -> str:
 
 def test_what_was_written_last_is_known_by_file_and_device(actuator: Actuator) -> None:
     actuator.cgroup.apply([])
-    assert actuator.apply([Setting("pids.max", "64"), Setting("memory.max", str(300 * MIB))]) == []
+    assert (
+        actuator.apply([ControlLine("pids.max", "64"), ControlLine("memory.max", str(300 * MIB))])
+        == []
+    )
     actuator.write("pids", 100)
     assert set(actuator.written) == {
-        Setting("pids.max", "100"), Setting("memory.max", str(300 * MIB)),
+        ControlLine("pids.max", "100"), ControlLine("memory.max", str(300 * MIB)),
     }  # fmt: skip
 
 
 def test_what_does_not_hold_was_not_written(actuator: Actuator, cgroup: Fake) -> None:
     cgroup.refused["pids.max"] = errno.EINVAL
-    (refused,) = actuator.apply([Setting("pids.max", "64")])
-    assert refused.setting.file == "pids.max"
+    (refused,) = actuator.apply([ControlLine("pids.max", "64")])
+    assert refused.line.file == "pids.max"
     with pytest.raises(ControlFileError):
         actuator.write("pids", 64)
     assert actuator.written == []
@@ -82,13 +85,13 @@ def test_what_stands_is_the_kernels_word(
     actuator: Actuator, cgroup: Fake, key: str, file: str, content: str, standing: float | str
 ) -> None:
     Path(cgroup.path, file).write_text(f"{content}\n")
-    assert actuator.standing(key) == actuator.holds(key) == standing
+    assert actuator.standing(key) == actuator.limit_or_none(key) == standing
 
 
 def test_what_nothing_holds_is_none(actuator: Actuator) -> None:
-    assert actuator.holds("swap") is None  # there is no such file
-    assert actuator.holds("net_in") is None
-    assert actuator.holds("io_read") is None
+    assert actuator.limit_or_none("swap") is None  # there is no such file
+    assert actuator.limit_or_none("net_in") is None
+    assert actuator.limit_or_none("io_read") is None
     with pytest.raises(NotEnforceable):
         actuator.write("net_in", 1000)
 

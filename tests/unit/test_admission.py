@@ -13,6 +13,7 @@ import pytest
 from fake_slice import MIB, FakeSlice, keep_attributes
 
 from agentres.kernel import bell, host, registry, tree
+from agentres.kernel.actuator import Actuator
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.inotify import Inotify
 from agentres.kernel.lock import Lock
@@ -99,7 +100,7 @@ def apply(slice: FakeSlice) -> Iterator[Apply]:
         ranges = {} if least is None else {"memory": Range(least * MIB, 4000 * MIB)}
         size = memory * MIB if isinstance(memory, int) else memory
         limits = Limits(memory=size, ranges=ranges)
-        return Applicant(cgroups[-1], str(slice.path), limits, priority, 0.5, wait)
+        return Applicant(cgroups[-1], str(slice.path), limits, priority, 0.5, wait, Actuator(cgroups[-1]).write_memory)  # fmt: skip
 
     yield make
     for cgroup in cgroups:
@@ -124,7 +125,7 @@ def limit_of(who: Applicant) -> str:
 
 
 def claim_of(who: Applicant) -> ClaimMark:
-    claimed = registry.claim(who.cgroup.path)
+    claimed = registry.claim_mark(who.cgroup.path)
     assert claimed is not None
     return claimed
 

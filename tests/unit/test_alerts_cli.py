@@ -24,14 +24,14 @@ pytestmark = pytest.mark.usefixtures("noon")
 # It tells when it waits for the first time: then it has read what it begins after.
 SCRIPT = """
 import os, sys
-from agentres.cli import alerts, verbs
+from agentres.cli import alerts, line
 told, pause = int(sys.argv.pop(1)), alerts._pause
 def tell_and_pause(reader):
     alerts._pause = pause
     os.write(told, b".")
     pause(reader)
 alerts._pause = tell_and_pause
-sys.exit(verbs.main(["alerts", *sys.argv[1:]]))
+sys.exit(line.main(["alerts", *sys.argv[1:]]))
 """
 NAME = "we[bold]ird[/bold]\x1b[31m"
 

@@ -18,7 +18,7 @@ import pytest
 
 from agentres.kernel.cgroup import Cgroup, holds
 from agentres.model.errors import ControlFileError
-from agentres.model.limits import IoMax, Limits, Refused, Setting
+from agentres.model.limits import ControlLine, IoMax, Limits, Refused
 from agentres.model.stats import Usage
 
 Make = Callable[..., Cgroup]
@@ -136,7 +136,6 @@ def test_has_tells_which_control_files_there_are(fake: Make) -> None:
         ("cgroup.events", "populated 1\nfrozen 0\n", "events", {"populated": 1, "frozen": 0}),
         ("cgroup.freeze", "1\n", "freeze", True),
         ("cgroup.freeze", "0\n", "freeze", False),
-        ("memory.events", "low 0\nhigh 9\n", "memory_events", {"low": 0, "high": 9}),
     ],
 )
 def test_a_control_file_reads_as_a_typed_attribute(
@@ -164,9 +163,9 @@ def test_a_typed_attribute_writes_its_control_file(
     assert text_of(cgroup, file) == text
 
 
-@pytest.mark.parametrize("attribute", ["controllers", "events", "memory_events"])
+@pytest.mark.parametrize("attribute", ["controllers", "events"])
 def test_what_the_kernel_only_tells_cannot_be_written(fake: Make, attribute: str) -> None:
-    cgroup = fake(cgroup__controllers="", cgroup__events="", memory__events="")
+    cgroup = fake(cgroup__controllers="", cgroup__events="")
     with pytest.raises(RuntimeError, match="readonly"):
         setattr(cgroup, attribute, ["x"])
 
@@ -245,7 +244,7 @@ def test_a_cgroup_without_the_attribute_is_not_delegated(fake: Make) -> None:
 
 # Limits.
 
-MEMORY, PIDS = Setting("memory.max", "4096"), Setting("pids.max", "max")
+MEMORY, PIDS = ControlLine("memory.max", "4096"), ControlLine("pids.max", "max")
 
 
 def test_apply_writes_every_setting(fake: Make) -> None:
@@ -257,7 +256,7 @@ def test_apply_writes_every_setting(fake: Make) -> None:
 def test_apply_writes_in_the_given_order(fake: Make, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="agentres")
     cgroup = fake(**{"memory.oom.group": "", "memory.max": ""})
-    cgroup.apply(Limits(memory=4096).settings())
+    cgroup.apply(Limits(memory=4096).lines())
     names = [message.removeprefix(cgroup.path + "/") for message in caplog.messages]
     assert names == ["memory.oom.group = 0", "memory.max = 4096"]
 
@@ -284,10 +283,10 @@ def test_another_value_does_not_hold(fake: Make) -> None:
 def test_garbage_that_is_read_back_does_not_hold_and_spoils_no_other(
     fake: Make, garbage: str
 ) -> None:
-    setting = IoMax("8:0", rbps=5).setting()
-    cgroup = fake(io__max="x" * len(setting.text) + garbage, pids__max="")
-    why = f"io.max reads back {setting.text + garbage!r}"
-    assert cgroup.apply([setting, PIDS]) == [Refused(setting, why)]
+    line = IoMax("8:0", rbps=5).line()
+    cgroup = fake(io__max="x" * len(line.text) + garbage, pids__max="")
+    why = f"io.max reads back {line.text + garbage!r}"
+    assert cgroup.apply([line, PIDS]) == [Refused(line, why)]
     assert text_of(cgroup, "pids.max") == "max"
 
 
@@ -295,7 +294,7 @@ def test_a_refused_write_does_not_hold_and_says_the_answer(fake: Make) -> None:
     cgroup = fake()
     os.symlink("/dev/full", f"{cgroup.path}/memory.max")
     (refused,) = cgroup.apply([MEMORY])
-    assert refused.setting == MEMORY
+    assert refused.line == MEMORY
     assert refused.why.endswith("memory.max: no space left on device")
 
 
@@ -305,29 +304,29 @@ def test_a_device_that_takes_no_limit_is_named(fake: Make, monkeypatch: pytest.M
 
     cgroup = fake()
     monkeypatch.setattr(cgroup, "set_property", refuse)
-    setting = IoMax("8:1", rbps=5).setting()
-    assert cgroup.apply([setting]) == [Refused(setting, "device 8:1 takes no io.max")]
+    line = IoMax("8:1", rbps=5).line()
+    assert cgroup.apply([line]) == [Refused(line, "device 8:1 takes no io.max")]
 
 
 def test_apply_invents_no_file(fake: Make) -> None:
     cgroup = fake()
-    cgroup.apply([MEMORY, PIDS, IoMax("8:0", rbps=1).setting()])
+    cgroup.apply([MEMORY, PIDS, IoMax("8:0", rbps=1).line()])
     assert os.listdir(cgroup.path) == []
 
 
-IO = IoMax("8:0", rbps=5).setting()
+IO = IoMax("8:0", rbps=5).line()
 
 
 @pytest.mark.parametrize(
-    ("setting", "found", "held"),
+    ("line", "found", "held"),
     [
-        (Setting("memory.max", "4096"), "4096\n", True),
-        (Setting("memory.max", "4096"), "8192\n", False),
-        (Setting("memory.max", "4096"), "max\n", False),
-        (Setting("memory.max", "4096"), "", False),
-        (Setting("memory.max", "max"), "max\n", True),
-        (Setting("cpu.max", "150000 100000"), "150000 100000\n", True),
-        (Setting("cpu.max", "150000 100000"), "max 100000\n", False),
+        (ControlLine("memory.max", "4096"), "4096\n", True),
+        (ControlLine("memory.max", "4096"), "8192\n", False),
+        (ControlLine("memory.max", "4096"), "max\n", False),
+        (ControlLine("memory.max", "4096"), "", False),
+        (ControlLine("memory.max", "max"), "max\n", True),
+        (ControlLine("cpu.max", "150000 100000"), "150000 100000\n", True),
+        (ControlLine("cpu.max", "150000 100000"), "max 100000\n", False),
         (IO, "8:0 rbps=5 wbps=max riops=max wiops=max\n", True),
         (IO, "8:0 wiops=max riops=max wbps=max rbps=5\n", True),
         (IO, "8:16 rbps=7 wbps=1 riops=1 wiops=1\n8:0 rbps=5 wbps=max riops=max wiops=max\n", True),
@@ -337,8 +336,8 @@ IO = IoMax("8:0", rbps=5).setting()
         (IO, "", False),
     ],
 )
-def test_a_setting_holds_when_the_file_says_so(setting: Setting, found: str, held: bool) -> None:
-    assert holds(setting, found) is held
+def test_a_line_holds_when_the_file_says_so(line: ControlLine, found: str, held: bool) -> None:
+    assert holds(line, found) is held
 
 
 # What was used.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from dispatched import event
 
 from agentres.policy import settings
 from agentres.policy.alerts import Severity
@@ -78,16 +79,6 @@ def bad(event):
 def talk(event):
     print("said by", event["id"])
 """
-
-
-def event(**changed: object) -> dict[str, Any]:
-    return {
-        "schema": 1, "event": "raised", "id": "3f9a0c12", "run": "0badcafe", "agent": "x",
-        "of": "agent", "rule": "memory", "resource": "memory", "unit": "bytes",
-        "severity": "WARNING", "value": 3.0, "limit": 4.0, "threshold": 3.0,
-        "breached": 1700000000.0, "raised": 1700000000.1, "updated": 1700000000.1, "resolved": None,
-        "message": "memory of x is at 75% of its limit", "repeats": 0, "host": "machine", **changed,
-    }  # fmt: skip
 
 
 def python(name: str, **more: Any) -> Handler:
@@ -171,7 +162,7 @@ def test_alerts_are_delivered_and_the_history_is_told(resident: Resident) -> Non
     resident.send("alert", event())
     assert resident.line()[0] == "3f9a0c12"
     assert resident.receive() == b"1 bad"
-    assert resident.end() == ("agentres: WARNING memory of x is at 75% of its limit [3f9a0c12]\n")
+    assert resident.end() == f"agentres: WARNING {event()['message']} [3f9a0c12]\n"
     assert resident.process.returncode == 0
     *reports, closed = resident.history()
     assert closed == "closed"

@@ -12,6 +12,7 @@ import tomli_w
 from configured import host
 from hypothesis import given
 from hypothesis import strategies as st
+from scaler_life import is_sound
 
 from agentres.config import ConfigError, dump, elastic, load, schema, values
 from agentres.policy.alerts import Severity
@@ -165,9 +166,7 @@ def test_settings_go_to_another_process_and_into_a_file_and_come_back(
     assert from_plain(marshal.loads(marshal.dumps(to_plain(settings)))) == settings
     scratch.write_text(dump(settings))
     assert load([str(scratch)], host) == settings
-    assert [each.wrong() for each in settings.philosophies.values()] == [None] * len(
-        settings.philosophies
-    )
+    assert all(is_sound(each) for each in settings.philosophies.values())
 
 
 TOML = st.recursive(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentres.model.limits import EVERY_DISK, IoMax, Limits, Range, Refused, Setting
+from agentres.model.limits import EVERY_DISK, ControlLine, IoMax, Limits, Range, Refused
 from agentres.model.oom import Footprint, Resident
 from agentres.model.stats import Escaped, OomKill, Running, Usage
 from agentres.model.units import MAX
@@ -334,10 +334,10 @@ def test_a_signal_is_told_by_number_and_name(number: int, name: str) -> None:
 
 def test_limits_that_do_not_hold_are_a_line_for_each_file() -> None:
     refused = [
-        Refused(IoMax("8:0").setting(), "no such device"),
-        Refused(Setting("cpu.max", "max 100000"), "there is no cpu.max"),
-        Refused(IoMax("8:16").setting(), "no such device"),
-        Refused(IoMax("8:32").setting(), "device 8:32 takes no io.max"),
+        Refused(IoMax("8:0").line(), "no such device"),
+        Refused(ControlLine("cpu.max", "max 100000"), "there is no cpu.max"),
+        Refused(IoMax("8:16").line(), "no such device"),
+        Refused(IoMax("8:32").line(), "device 8:32 takes no io.max"),
     ]
     assert not_enforced(refused) == [
         "NOT enforced: io.max (no such device; device 8:32 takes no io.max)",
@@ -391,8 +391,8 @@ def test_the_json_summary_is_this() -> None:
                     rx_bytes=15, tx_dropped_packets=0),
         unreadable={"io.stat": "garbage"},
         paced=("io_write",),
-        enforced=[Setting("pids.max", "64"), IoMax("8:0", rbps=5).setting()],
-        not_enforced=[Refused(Setting("cpu.max", "150000 100000"), "there is no cpu.max")],
+        enforced=[ControlLine("pids.max", "64"), IoMax("8:0", rbps=5).line()],
+        not_enforced=[Refused(ControlLine("cpu.max", "150000 100000"), "there is no cpu.max")],
         oom_kills=[KILL],
         footprint=HELD,
         grown={"/tmp": 5},

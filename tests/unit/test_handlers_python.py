@@ -54,18 +54,6 @@ def test_a_callable_by_name_is_imported_once_before_any_alert(
         assert [told.tell(event()) for _ in range(3)] == [None] * 3
 
 
-def test_a_callable_may_be_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = tmp_path / "pager-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pager\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[agentres.alert_handlers]\npager = json:dumps\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with Told(handler("python", callable="pager")) as told:
-        assert told.tell(event()) is None
-    with Told(handler("python", callable="nobody")) as told:
-        assert "no entry point 'nobody'" in str(told.tell(event()))
-
-
 @pytest.mark.parametrize(
     ("source", "error"),
     [

@@ -24,8 +24,9 @@ from agentres.model.errors import (
     NotEnforceable,
     NotFound,
 )
-from agentres.model.limits import Limits, Refused, Setting
+from agentres.model.limits import ControlLine, Limits, Refused
 from agentres.run import launch as module
+from agentres.run import supervision
 from agentres.run.agent import Behalf, Request, run
 from agentres.run.enforcement import Enforced
 from agentres.run.launch import PASSED_ON, Launch
@@ -71,6 +72,8 @@ class Place:
         monkeypatch.setattr(module, "enter", self.enter)
         monkeypatch.setattr(module, "enforce", self.enforce)
         monkeypatch.setattr(kmsg, "KernelLog", Silent)
+        # On a busy machine a command may live long enough to be watched, for which nothing here is made.
+        monkeypatch.setattr(supervision, "UNWATCHED_SECONDS", 600.0)
 
     def step(self, name: str) -> None:
         if error := self.fails.get(name):
@@ -135,7 +138,7 @@ def test_a_whole_run(place: Place) -> None:
 
 
 def test_what_does_not_hold_is_told_once_it_runs(place: Place) -> None:
-    place.missing = [Refused(Setting("io.max", ""), "there is no io controller")]
+    place.missing = [Refused(ControlLine("io.max", ""), "there is no io controller")]
     told: list[str] = []
     outcome = run(request(), told.append)
     assert any("NOT enforced: io.max" in line for line in told)
@@ -163,7 +166,7 @@ def test_a_step_that_fails_gives_back_what_was_taken(
 
 
 def test_a_command_that_is_not_there_gives_back_all(place: Place) -> None:
-    place.missing = [Refused(Setting("io.max", ""), "there is no io controller")]
+    place.missing = [Refused(ControlLine("io.max", ""), "there is no io controller")]
     told: list[str] = []
     with pytest.raises(NotFound):
         run(request("/no/such/command"), told.append)

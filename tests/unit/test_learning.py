@@ -128,7 +128,7 @@ def test_what_is_known_comes_back_within_the_range() -> None:
     told: list[Prediction] = []
     bounds = {"memory": Range(64 * MIB, 300 * MIB)}
     learning(recorder).ask(bounds, print, told.append)
-    assert told[0].first("memory") == 300 * MIB
+    assert told[0].forecasts[0].first == 300 * MIB
     assert recorder.asked[0][0] == "name:fixer"
 
 
@@ -156,4 +156,4 @@ def test_a_predictor_that_fails_costs_a_line_and_the_builtin_stands() -> None:
     learning(recorder, predictor="nobody-has-this").ask(bounds, lines.append, told.append)
     assert len(lines) == 1
     assert "nobody-has-this" in lines[0]
-    assert told[0].first("memory") is not None
+    assert told[0].forecasts[0].first is not None

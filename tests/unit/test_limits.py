@@ -10,12 +10,12 @@ from agentres.model.limits import (
     MEMORY_LEAST,
     MEMORY_START,
     WRITTEN,
+    ControlLine,
     Host,
     IoMax,
     LimitError,
     Limits,
     Range,
-    Setting,
     cpu_hints,
     defaults,
     io_max_lines,
@@ -26,11 +26,11 @@ from agentres.model.units import MAX
 
 
 def written(limits: Limits) -> list[tuple[str, str]]:
-    return [(setting.file, setting.text) for setting in limits.settings()]
+    return [(line.file, line.text) for line in limits.lines()]
 
 
 def test_unset_limits_write_nothing() -> None:
-    assert Limits().settings() == []
+    assert Limits().lines() == []
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_each_limit_becomes_its_control_file(limits: Limits, files: list[tuple[s
 
 
 def test_an_io_line_names_all_four_rates_and_is_keyed_by_its_device() -> None:
-    (setting,) = Limits().settings([IoMax("8:0", wbps=5)])
-    assert setting == Setting("io.max", "8:0 rbps=max wbps=5 riops=max wiops=max", key="8:0")
+    (line,) = Limits().lines([IoMax("8:0", wbps=5)])
+    assert line == ControlLine("io.max", "8:0 rbps=max wbps=5 riops=max wiops=max", key="8:0")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_an_io_line_names_all_four_rates_and_is_keyed_by_its_device() -> None:
     {"memory.swap.max": "memory", "cpu.max": "cpu", "io.max": "io", "pids.max": "pids"}.items(),
 )
 def test_a_setting_knows_its_controller(file: str, controller: str) -> None:
-    assert Setting(file, "max").controller == controller
+    assert ControlLine(file, "max").controller == controller
 
 
 GIB = 2**30
@@ -115,13 +115,13 @@ def test_an_elastic_cpu_may_save_up_one_period() -> None:
     elastic = Limits(cpu=1.5, ranges={"cpu": Range(0.5, 4)})
     # In this order: the kernel takes no burst above the quota.
     assert written(elastic) == [*fixed, ("cpu.max.burst", "150000")]
-    assert [setting.optional for setting in elastic.settings()] == [False, True]
+    assert [line.optional for line in elastic.lines()] == [False, True]
 
 
 def test_a_range_changes_no_other_control_file() -> None:
     ranges = {"memory": Range(1, 2), "pids": Range(1, 2), "io_read": Range(1, 2)}
     limits = Limits(memory=4096, pids=2)
-    assert limits.but(ranges=ranges).settings() == limits.settings()
+    assert limits.but(ranges=ranges).lines() == limits.lines()
 
 
 HOST = Host(cpus=4, memory=8 * GIB)

@@ -125,10 +125,10 @@ def test_wrong_addresses_are_told_with_what_was_expected(text: str) -> None:
 
 DRIVER = """
 import os, sys
-from agentres.cli import verbs
+from agentres.cli import line
 from agentres.kernel import delegation
 delegation.hierarchy = lambda: delegation.Hierarchy(os.environ["FAKE_MOUNT"], "/", False)
-sys.exit(verbs.main(sys.argv[1:]))
+sys.exit(line.main(sys.argv[1:]))
 """
 
 

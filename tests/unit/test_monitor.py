@@ -17,7 +17,7 @@ from agentres.kernel import host, registry
 from agentres.kernel.actuator import COMMAND, Actuator
 from agentres.kernel.escapes import Escapes
 from agentres.kernel.loop import Timer
-from agentres.model.limits import Limits, Range, Setting
+from agentres.model.limits import ControlLine, Limits, Range
 from agentres.policy.alerts import Rule, Severity
 from agentres.policy.elastic import Terms
 from agentres.policy.scaling import BALANCED, FROZEN
@@ -119,7 +119,9 @@ class Watching:
             (self.agent / file).write_text(f"{text}\n")
         self.cgroup = Fake(str(self.agent))
         self.actuator = Actuator(self.cgroup, guarded=Guard)
-        self.actuator.apply([Setting("memory.max", str(256 * MIB)), Setting("pids.max", "512")])
+        self.actuator.apply(
+            [ControlLine("memory.max", str(256 * MIB)), ControlLine("pids.max", "512")]
+        )
         self.ooms = self.stalled = 0
         limits = Limits(memory=256 * MIB, pids=512, ranges=MEMORY)
         watched = Watched(
@@ -326,7 +328,7 @@ def test_other_terms_begin_from_what_was_just_written(watching: Watching) -> Non
 
     watching.monitor.anew(terms)
     # What never moves cannot be given back: all of it is claimed; and 240 MiB are no 75 % of it.
-    claimed = registry.claim(str(watching.agent))
+    claimed = registry.claim_mark(str(watching.agent))
     assert claimed is not None
     assert claimed.least == 1024 * MIB
     assert [value for file, value in watching.cgroup.wrote("memory.max")][-1] == str(1024 * MIB)

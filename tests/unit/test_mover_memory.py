@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agentres.kernel import host
 from agentres.model.action import Action
-from agentres.model.limits import Setting
+from agentres.model.limits import ControlLine
 from agentres.policy.contention import Step
 from agentres.policy.tripwire import ROOM
 from agentres.run.sharing import PAGE
@@ -25,7 +25,7 @@ def test_a_raise_is_written_and_told(start_agent: Start) -> None:
     life = start_agent()
     life.look("memory", 200 * MIB)
     assert life.limit == 384
-    assert life.actuator.written == [Setting("memory.max", str(384 * MIB))]
+    assert life.actuator.written == [ControlLine("memory.max", str(384 * MIB))]
     (action,) = life.told
     why = "use of 200 MiB reached 75% of 256 MiB"
     assert action.but(time=0.0, took=0.0) == Action(

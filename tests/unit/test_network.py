@@ -192,16 +192,16 @@ def test_dropped_packets_are_a_limit_that_was_hit() -> None:
     ],
 )
 def test_only_fq_on_every_queue_holds_packets_back(kinds: tuple[str, ...], paced: bool) -> None:
-    assert Interface("eth0", 2, kinds, False, 1, True).paced is paced
+    assert Interface("eth0", 2, kinds, False, True).paced is paced
 
 
 def test_an_interface_that_was_configured_or_is_not_there_is_not_touched(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     there = [
-        Interface("eth0", 2, ("htb",), True, 1, True),
-        Interface("eth1", 3, ("fq",), False, 1, True),
-        Interface("veth", 4, ("noqueue",), False, 1, False),
+        Interface("eth0", 2, ("htb",), True, True),
+        Interface("eth1", 3, ("fq",), False, True),
+        Interface("veth", 4, ("noqueue",), False, False),
     ]
     changed: list[str] = []
     monkeypatch.setattr(pacing, "interfaces", lambda: there)

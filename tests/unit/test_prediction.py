@@ -7,7 +7,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentres.model.limits import Range
@@ -48,6 +48,11 @@ def predicted(profile: Profile, **settings: float) -> Prediction:
     prediction = predict(profile, profile.last, BOUNDS, PredictionSettings(**settings))
     assert prediction is not None
     return prediction
+
+
+def first(prediction: Prediction, resource: str) -> float:
+    """The limit that it starts with."""
+    return {each.resource: each.first for each in prediction.forecasts}[resource]
 
 
 # Histograms.
@@ -173,9 +178,20 @@ def test_a_profile_comes_back_from_its_text(observed: list[Observed], step: floa
     assert len(text) < 40_000
 
 
+FORMAT = "1"
+LINES = taught(Observed(memory=1e8, cpu=((1.0, 1.0),), pids=3)).to_text().splitlines()
+
+
+@pytest.mark.parametrize("at", range(len(LINES)), ids=[line[:10] for line in LINES])
+def test_a_profile_with_a_line_of_something_else_is_none(at: int) -> None:
+    with pytest.raises(ProfileError):
+        Profile.from_text("name:a", "\n".join([*LINES[:at], "x", *LINES[at + 1 :]]))
+
+
+@example(text="2", line=0, whole=False)
 @given(text=st.text(max_size=60), line=st.integers(0, 20), whole=st.booleans())
 def test_garbage_is_no_profile(text: str, line: int, whole: bool) -> None:
-    lines = taught(Observed(memory=1e8, cpu=((1.0, 1.0),), pids=3)).to_text().splitlines()
+    lines = LINES[:]
     if not whole:
         lines[line % len(lines)] = text.replace("\n", " ")
     try:
@@ -183,8 +199,9 @@ def test_garbage_is_no_profile(text: str, line: int, whole: bool) -> None:
     except ProfileError:
         return
     # It may make sense by chance: then we could have written it, and what comes of it is a limit.
+    assert not whole
+    assert lines[0] == FORMAT
     assert Profile.from_text("name:a", known.to_text()) == known
-    assert not whole or text.startswith(lines[0])
     if (found := predict(known, NOW, BOUNDS)) is not None:
         for forecast in found.forecasts:
             bounds = BOUNDS[forecast.resource]
@@ -207,28 +224,27 @@ def test_nothing_is_predicted_of_what_is_not_known() -> None:
     assert predict(taught(Observed()), NOW, BOUNDS) is None
     assert predict(taught(Observed(memory=1e8)), NOW, {}) is None
     only = predicted(taught(Observed(memory=1e8)))
-    assert (only.first("cpu"), only.first("pids")) == (None, None)
-    assert only.first("memory") is not None
+    assert [forecast.resource for forecast in only.forecasts] == ["memory"]
 
 
 def test_the_peaks_percentile_with_the_margin_on_top() -> None:
     runs = [Observed(memory=200 * MB)] * 8 + [Observed(memory=900 * MB)] * 2
     # A half-life so long that all weigh the same.
-    assert predicted(taught(*runs, half_life=365 * DAY), percentile=0.75).first(
-        "memory"
+    assert first(
+        predicted(taught(*runs, half_life=365 * DAY), percentile=0.75), "memory"
     ) == pytest.approx(200 * MB * 1.15, rel=0.09)
-    p90 = predicted(taught(*runs, half_life=365 * DAY)).first("memory")
+    p90 = first(predicted(taught(*runs, half_life=365 * DAY)), "memory")
     assert p90 == pytest.approx(900 * MB * 1.15, rel=0.06)
     assert p90 % MIB == 0
     bare = predicted(taught(*runs, half_life=365 * DAY), margin=0.0, percentile=0.5)
-    assert bare.first("memory") == pytest.approx(200 * MB, rel=0.09)
+    assert first(bare, "memory") == pytest.approx(200 * MB, rel=0.09)
 
 
 def test_newer_runs_count_more() -> None:
     runs = [Observed(memory=900 * MB)] * 10 + [Observed(memory=200 * MB)] * 10
-    assert predicted(taught(*runs, step=DAY)).first("memory") == pytest.approx(230 * MB, rel=0.09)
+    assert first(predicted(taught(*runs, step=DAY)), "memory") == pytest.approx(230 * MB, rel=0.09)
     late = taught(*runs, step=DAY, half_life=1000 * DAY)
-    assert predicted(late, half_life=1000 * DAY).first("memory") == pytest.approx(
+    assert first(predicted(late, half_life=1000 * DAY), "memory") == pytest.approx(
         1035 * MB, rel=0.06
     )
 
@@ -236,7 +252,7 @@ def test_newer_runs_count_more() -> None:
 def test_every_run_weighs_the_same_however_long() -> None:
     long = Observed(cpu=((0.1, 100_000.0),))
     short = Observed(cpu=((2.0, 10.0),))
-    assert predicted(taught(long, short, step=0.0)).first("cpu") == pytest.approx(2.3, rel=0.06)
+    assert first(predicted(taught(long, short, step=0.0)), "cpu") == pytest.approx(2.3, rel=0.06)
     assert predicted(taught(long, short, step=0.0)).weight == pytest.approx(2.0)
 
 
@@ -249,7 +265,7 @@ def test_what_is_old_weighs_less_and_is_still_predicted() -> None:
     assert later is not None
     assert much_later is not None
     assert (then.weight, later.weight) == (1.0, pytest.approx(2**-10))
-    assert then.first("memory") == later.first("memory") == much_later.first("memory")
+    assert first(then, "memory") == first(later, "memory") == first(much_later, "memory")
 
 
 @given(
@@ -289,7 +305,7 @@ def test_why_says_the_figures() -> None:
     bounds = {"memory": Range(32 * MIB, 128 * MIB)}
     prediction = predict(taught(Observed(memory=200 * MB)), NOW, bounds)
     assert prediction is not None
-    assert prediction.first("memory") == 128 * MIB
+    assert first(prediction, "memory") == 128 * MIB
     assert prediction.why[0].endswith("237 MiB is beyond the most that it may have")
     held = predicted(taught(Observed(memory=200 * MB), Observed(oom=300 * MIB), step=0.0))
     assert "; 50% of that was held by a limit" in held.why[0]
@@ -335,7 +351,7 @@ def test_a_peak_above_the_limit_that_once_held_it_is_demand() -> None:
 def test_kills_at_a_fixed_limit_do_not_drive_the_prediction_up() -> None:
     """kubernetes/autoscaler#9521: there each kill bumped what the one before had bumped."""
     runs = [Observed(memory=255 * MIB, memory_held=256 * MIB, oom=256 * MIB)] * 200
-    assert predicted(taught(*runs, step=60.0)).first("memory") == pytest.approx(
+    assert first(predicted(taught(*runs, step=60.0)), "memory") == pytest.approx(
         356 * MIB * 1.15, rel=0.06
     )
 
@@ -343,7 +359,7 @@ def test_kills_at_a_fixed_limit_do_not_drive_the_prediction_up() -> None:
 def test_a_run_with_room_outweighs_old_kills() -> None:
     kills = [Observed(oom=4 * GIB)] * 3
     calm = [Observed(memory=200 * MIB)] * 6
-    assert predicted(taught(*kills, *calm, step=DAY)).first("memory") == pytest.approx(
+    assert first(predicted(taught(*kills, *calm, step=DAY)), "memory") == pytest.approx(
         230 * MIB, rel=0.07
     )
 
@@ -352,10 +368,10 @@ def test_throttled_time_counts_as_more_than_the_limit() -> None:
     profile = taught(Observed(cpu=((0.5, 60.0),), cpu_held=((1.0, 40.0),)))
     assert profile.held["cpu"].total == pytest.approx(0.4)
     assert profile.capped == 1
-    assert predicted(profile).first("cpu") == pytest.approx(1.2 * 1.15, rel=0.06)
+    assert first(predicted(profile), "cpu") == pytest.approx(1.2 * 1.15, rel=0.06)
     rarely = taught(Observed(cpu=((0.5, 95.0),), cpu_held=((1.0, 5.0),)))
     assert rarely.capped == 0
-    assert predicted(rarely).first("cpu") == pytest.approx(0.5 * 1.15, rel=0.06)
+    assert first(predicted(rarely), "cpu") == pytest.approx(0.5 * 1.15, rel=0.06)
 
 
 # An observer.

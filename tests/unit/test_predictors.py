@@ -187,16 +187,17 @@ def started(
     return found, warnings
 
 
+def limits_of(prediction: Prediction) -> dict[str, float]:
+    """What it starts with."""
+    return {each.resource: each.first for each in prediction.forecasts}
+
+
 def test_without_a_predictor_the_built_in_prediction_stands() -> None:
     assert started(None, "") == (None, [])
     prediction, warnings = started(known(), "")
     assert warnings == []
     assert prediction is not None
-    assert (prediction.first("memory"), prediction.first("cpu"), prediction.first("pids")) == (
-        237 * MIB,
-        1.17,
-        None,
-    )
+    assert limits_of(prediction) == {"memory": 237 * MIB, "cpu": 1.17}
 
 
 def test_what_it_is_asked(install: Any, tmp_path: Path) -> None:
@@ -229,18 +230,15 @@ def test_what_it_says_takes_the_place_of_ours_within_the_range(install: Any) -> 
     prediction, warnings = started(known())
     assert warnings == []
     assert prediction is not None
-    assert (prediction.first("memory"), prediction.first("cpu")) == (2048 * MIB, 1.17)
+    assert limits_of(prediction) == {"memory": 2048 * MIB, "cpu": 1.17}
     assert prediction.why[0] == (
         "memory 2.0 GiB: says the predictor mine; 909 TiB is beyond the most that it may have"
     )
     install("def predict(q): return {'memory': 300e6, 'cpu': 0.001}")
     prediction, _ = started(None)
     assert prediction is not None
-    assert (prediction.first("memory"), prediction.first("cpu"), prediction.runs) == (
-        287 * MIB,
-        0.1,
-        0,
-    )
+    assert limits_of(prediction) == {"memory": 287 * MIB, "cpu": 0.1}
+    assert prediction.runs == 0
 
 
 def test_of_a_bad_one_a_line_is_told_and_ours_stands(install: Any) -> None:

@@ -117,7 +117,7 @@ def test_all_is_written_in_order(recorder: Recorder, path: str, notes: Notes) ->
     assert [found.exit_code for found in store.runs()] == [3]
     assert [one["event"] for _, one in store.changes(0)[0]] == ["raised", "resolved"]
     store.close()
-    assert (recorder.trouble, notes.failures, recorder.dropped, notes.heard) == ("", 0, 0, [])
+    assert (recorder.trouble, notes.failures, recorder.unwritten, notes.heard) == ("", 0, "", [])
 
 
 def test_its_thread_takes_no_signals(recorder: Recorder) -> None:
@@ -150,7 +150,7 @@ def test_trouble_is_told_once_and_nothing_is_lost(
     assert notes.heard[1:] == [""]
     assert recorder.close(5)
     assert fds(path) == [1]
-    assert (notes.failures, recorder.dropped, recorder.lost) == (1, 0, 0)
+    assert (notes.failures, recorder.unwritten) == (1, "")
 
 
 def test_it_tries_again_only_now_and_then(
@@ -251,16 +251,19 @@ def test_where_there_is_no_room_samples_go_first(
     for n in range(600):
         recorder.put("record", event(alert_id=f"{n:08x}"))
     assert time.monotonic() - started < 1  # it never waited
-    assert len(recorder._waiting) == recorder_module.MOST_WAITING
-    assert (recorder.dropped, recorder.lost, notes.failures) == (500, 0, 1)
+    assert (recorder.unwritten, notes.failures) == (
+        "not written: 900 samples and 600 other records",
+        1,
+    )
     assert "does not keep up" in notes.heard[0]
     for n in range(600, 1010):
         recorder.put("record", event(alert_id=f"{n:08x}"))
-    assert len(recorder._waiting) == recorder_module.MOST_WAITING
-    assert (recorder.dropped, recorder.lost, notes.failures) == (900, 10, 1)
+    assert notes.failures == 1
+    assert recorder.unwritten == "not written: 900 samples and 1010 other records"
     gate.opened.set()
     until(lambda: not recorder.trouble)
     assert recorder.close(5)
+    assert recorder.unwritten == "not written: 900 samples and 10 other records"
     store = Store.open(path, write=False)
     kept = sorted(int(row.id, 16) for row in store.alerts())
     store.close()
@@ -277,7 +280,7 @@ def test_large_batches_are_bounded_by_their_samples(
     assert gate.reached.wait(5)
     for n in range(8):
         recorder.put("add", rows(*[n] * 1000))
-    assert recorder.dropped == 3000
+    assert recorder.unwritten == "not written: 8000 samples"
     gate.opened.set()
     assert recorder.close(5)
     assert fds(path) == [7] * 100
@@ -293,7 +296,7 @@ def test_close_does_not_wait_for_a_disk_that_hangs(
     assert not recorder.close(0.1)
     assert time.monotonic() - started < 1
     recorder.put("add", rows(1, 2))  # too late: counted
-    assert recorder.dropped == 2
+    assert recorder.unwritten == "not written: 2 samples"
     gate.opened.set()
     assert recorder.close(5)  # it has come back: then all was written
     assert notes.heard == []
@@ -306,6 +309,7 @@ def test_close_is_false_where_not_all_was_written(
     recorder.put("record", event())
     until(lambda: notes.heard)
     assert not recorder.close(5)
+    assert recorder.unwritten == "not written: 1 other record"
     assert len(notes.heard) == 1
 
 
@@ -317,7 +321,7 @@ def test_an_item_that_cannot_be_written_does_not_hold_up_the_rest(
     recorder.put("record", {"event": "raised"})
     until(lambda: notes.heard)
     assert "cannot hold what came to record()" in notes.heard[0]
-    assert (notes.failures, recorder.lost) == (1, 1)
+    assert (notes.failures, recorder.unwritten) == (1, "not written: 1 other record")
     recorder.put("add", rows(1))
     until(lambda: not recorder.trouble)
     assert recorder.close(5)
@@ -395,7 +399,7 @@ def test_a_host_without_room_for_a_thread(
     until(lambda: not recorder.trouble)
     assert recorder.close(5)
     assert fds(path) == [1, 2]
-    assert (notes.failures, recorder.dropped, recorder.lost) == (1, 0, 0)
+    assert (notes.failures, recorder.unwritten) == (1, "")
 
 
 def test_without_a_thread_nothing_is_saved(

@@ -225,16 +225,16 @@ def test_what_was_claimed_is_found_as_it_was(
 ) -> None:
     said = ClaimMark(priority, least, wants, since, most)
     say(tmp_path, said)
-    assert registry.claim(str(tmp_path)) == said
+    assert registry.claim_mark(str(tmp_path)) == said
 
 
 def test_a_claim_changes_as_a_whole(make: Callable[..., Path]) -> None:
     agent = make("home")
-    assert registry.claim(str(agent)) is None
+    assert registry.claim_mark(str(agent)) is None
     say(agent, ClaimMark(400, 10, 20, 30.5, 40))
     say(agent, ClaimMark(400, 10))
-    assert registry.claim(str(agent)) == ClaimMark(400, 10, 0, 0.0, 0)
-    assert registry.claim(f"{agent}/gone") is None
+    assert registry.claim_mark(str(agent)) == ClaimMark(400, 10, 0, 0.0, 0)
+    assert registry.claim_mark(f"{agent}/gone") is None
 
 
 def test_what_is_claimed_is_no_matter_of_whether_it_runs(
@@ -280,7 +280,7 @@ def test_without_attributes_an_agent_is_not_marked_and_that_is_told(
         agent = make("home", "unmarked")
     assert agent.exists()
     assert running(str(tmp_path)) == []
-    assert f"agent unmarked cannot be marked as running: [Errno {code}]" in caplog.text
+    assert f"user.agentres.started cannot be set: [Errno {code}]" in caplog.text
 
 
 def test_a_supervisor_can_mark_and_loads_nothing_dear() -> None:

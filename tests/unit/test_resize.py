@@ -56,7 +56,7 @@ def test_one_value_is_fixed_and_a_range_moves_on_from_what_stands(start: Start) 
     assert [(one.key, one.after) for one in done.changed] == [
         ("memory", 1024 * MIB), ("cpu", 4.0), ("pids", 128),
     ]  # fmt: skip
-    assert registry.claim(str(life.agent)) == registry.ClaimMark(100, 1024 * MIB)
+    assert registry.claim_mark(str(life.agent)) == registry.ClaimMark(100, 1024 * MIB)
 
 
 def test_a_range_starts_where_the_limit_is_as_far_as_it_allows(start: Start) -> None:
@@ -64,7 +64,9 @@ def test_a_range_starts_where_the_limit_is_as_far_as_it_allows(start: Start) -> 
     done = resized(life, memory="256M:2G")
     assert standing(life, "memory.max") == str(512 * MIB)
     assert done.terms.limits.ranges["memory"] == Range(256 * MIB, 2048 * MIB)
-    assert registry.claim(str(life.agent)) == registry.ClaimMark(100, 256 * MIB, most=2048 * MIB)
+    assert registry.claim_mark(str(life.agent)) == registry.ClaimMark(
+        100, 256 * MIB, most=2048 * MIB
+    )
 
 
 def test_memory_below_what_is_in_use_is_refused_and_kills_nobody(start: Start) -> None:
@@ -92,12 +94,12 @@ def test_all_or_none(start: Start) -> None:
     (life.agent / "cpu.max").write_text("100000 100000\n")
     (life.agent / "pids.max").write_text("50\n")
     life.cgroup.refused["pids.max"] = errno.EINVAL
-    claimed = registry.claim(str(life.agent))
+    claimed = registry.claim_mark(str(life.agent))
     with pytest.raises(ControlFileError):
         resized(life, memory="1G", cpu="2", pids="60")
     assert standing(life, "memory.max") == str(512 * MIB)
     assert standing(life, "cpu.max") == "100000 100000"
-    assert registry.claim(str(life.agent)) == claimed
+    assert registry.claim_mark(str(life.agent)) == claimed
 
 
 def test_a_quota_that_falls_lets_its_burst_fall_first(start: Start) -> None:
@@ -115,8 +117,8 @@ def test_disks_all_and_one(start: Start) -> None:
         Limits(memory=512 * MIB, io_write={"": 1000}), io_max=lines, disks={"": ("8:0", "8:16")}
     )
     done = resized(life, io_write="5000", io_read="max")
-    assert [line.wbps for line in life.actuator.lines.values()] == [5000, 5000]
-    assert [line.rbps for line in life.actuator.lines.values()] == ["max", "max"]
+    assert [line.wbps for line in life.actuator.io_max.values()] == [5000, 5000]
+    assert [line.rbps for line in life.actuator.io_max.values()] == ["max", "max"]
     assert done.terms.limits.io_write == {"": 5000}
 
 

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from scaler_life import GRAINS, MEMORY, MIB, RANGES, Life
+from scaler_life import GRAINS, MEMORY, MIB, RANGES, Life, is_sound
 
 from agentres.model.limits import Range
 from agentres.policy.scaling import BALANCED, FROZEN, PHILOSOPHIES, Move, Philosophy, Scaler
@@ -62,7 +62,7 @@ def lives(
 def test_every_move_is_a_move_in_its_direction_within_the_range(
     resource: str, philosophy: Philosophy, looks: list[tuple[float, float, float, bool]]
 ) -> None:
-    assert philosophy.wrong() is None
+    assert is_sound(philosophy)
     for life, move in lives(resource, philosophy, looks):
         if move is None:
             continue

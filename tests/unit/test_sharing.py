@@ -44,7 +44,7 @@ class Member:
 
     @property
     def claimed(self) -> ClaimMark:
-        claimed = registry.claim(str(self.agent))
+        claimed = registry.claim_mark(str(self.agent))
         assert claimed is not None
         return claimed
 
@@ -318,7 +318,7 @@ def test_who_ends_wants_nothing_any_more_and_the_others_look(slice: FakeSlice, j
     member.sharing.want(450 * MIB)
     b.sharing.bell.heard()
     member.close()
-    assert registry.claim(str(member.agent)) == member.claimed
+    assert registry.claim_mark(str(member.agent)) == member.claimed
     assert member.claimed.wants == 0
     assert os.read(b.sharing.bell.fd, 4096)
 

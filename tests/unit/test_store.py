@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any
 
 import pytest
-from history_rows import DAY, FULL_SAMPLE, HOUR, NOW, action, event, run
+from history_rows import DAY, FULL_SAMPLE, HOUR, NOW, action, event, rows_in, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -124,7 +124,7 @@ def test_an_hour_at_speed_stays_within_its_bounds(store: Store, history_path: st
                 found = store.samples(name, now=now)
                 assert len(found) == {0: 1, 1440: 91}.get(tick, 100)
                 assert found[0][0] >= now - HOUR
-    (kept, oldest) = store._db.execute("SELECT count(*), min(time) FROM samples").fetchone()
+    ((kept, oldest),) = rows_in(history_path, "SELECT count(*), min(time) FROM samples")
     assert kept == 20 * 92  # the last purge was at 1488, its hour began at 768
     assert oldest >= now - HOUR - 60
     assert largest < 6_000_000  # 4 MiB of it are the write-ahead log
@@ -132,8 +132,8 @@ def test_an_hour_at_speed_stays_within_its_bounds(store: Store, history_path: st
         store.end(name, now, 0)
     store.purge(now + HOUR + 1)
     assert store.runs() == []
-    assert store._db.execute("SELECT count(*) FROM samples").fetchone() == (0,)
-    assert store._db.execute("SELECT count(*) FROM rings").fetchone() == (0,)
+    assert rows_in(history_path, "SELECT count(*) FROM samples") == [(0,)]
+    assert rows_in(history_path, "SELECT count(*) FROM rings") == [(0,)]
     store.close()
     assert os.path.getsize(history_path) < 200_000
 
@@ -182,7 +182,7 @@ def test_what_cannot_be_kept_costs_its_own_call_alone(store: Store) -> None:
 # What has had its time.
 
 
-def test_purge_keeps_what_has_its_time_yet(store: Store) -> None:
+def test_purge_keeps_what_has_its_time_yet(store: Store, history_path: str) -> None:
     store.begin(run("quiet"))
     store.begin(run("ended"))
     store.begin(run("sampled"))
@@ -205,7 +205,7 @@ def test_purge_keeps_what_has_its_time_yet(store: Store) -> None:
         store.purge(NOW + later)
         assert {found.id for found in store.runs()} == runs
         assert len(store.alerts()) == alerts
-    assert store._db.execute("SELECT DISTINCT alert FROM alert_events").fetchall() == [("b2",)]
+    assert rows_in(history_path, "SELECT DISTINCT alert FROM alert_events") == [("b2",)]
 
 
 def test_a_purge_without_work_waits_for_nobody(store: Store, history_path: str) -> None:

@@ -18,7 +18,7 @@ from agentres import store as store_package
 from agentres.model.errors import UsageError
 from agentres.model.paths import state_directory
 from agentres.model.stats import Sample
-from agentres.store import Store, StoreError, Writer, file
+from agentres.store import NoHistory, Store, StoreError, file
 from agentres.store.schema import MIGRATIONS
 
 # Where it is.
@@ -51,7 +51,7 @@ def test_the_file_is_its_owners_alone(store: Store, history_path: str) -> None:
 
 def test_the_schema_of_a_new_file(store: Store, history_path: str) -> None:
     with sqlite3.connect(history_path) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (7,) == (Store.SCHEMA_VERSION,)
+        assert db.execute("PRAGMA user_version").fetchone() == (7,) == (len(MIGRATIONS),)
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
         tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
@@ -69,10 +69,6 @@ def test_the_schema_of_a_new_file(store: Store, history_path: str) -> None:
     db.close()
 
 
-def test_the_schema_is_that_of_the_last_migration() -> None:
-    assert Store.SCHEMA_VERSION == Writer.SCHEMA_VERSION == len(MIGRATIONS)
-
-
 def test_only_what_is_asked_for_is_loaded() -> None:
     program = "import sys, agentres.store as s; s.Run; print('_sqlite3' in sys.modules); s.Store"
     done = subprocess.run(
@@ -85,7 +81,7 @@ def test_only_what_is_asked_for_is_loaded() -> None:
 
 def test_a_new_field_of_sample_needs_a_new_schema() -> None:
     """Who changes one side changes the other: a migration with add_sample_columns, and this table."""
-    assert {7: 61}[Store.SCHEMA_VERSION] == len(Sample.__match_args__)
+    assert {7: 61}[len(MIGRATIONS)] == len(Sample.__match_args__)
 
 
 def test_odd_characters_in_the_path(tmp_path: Path) -> None:
@@ -101,12 +97,12 @@ def test_odd_characters_in_the_path(tmp_path: Path) -> None:
 
 
 def test_a_reader_makes_nothing(history_path: str) -> None:
-    with pytest.raises(StoreError, match=f"no history yet at {history_path}"):
+    with pytest.raises(NoHistory, match=f"no history yet at {history_path}"):
         Store.open(history_path, write=False)
     assert not os.path.exists(os.path.dirname(history_path))
     os.makedirs(os.path.dirname(history_path))
     Path(history_path).touch()
-    with pytest.raises(StoreError, match=f"no history yet at {history_path}"):
+    with pytest.raises(NoHistory, match=f"no history yet at {history_path}"):
         Store.open(history_path, write=False)
 
 

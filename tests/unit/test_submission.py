@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agentres.daemon import submission
 from agentres.daemon.submission import Submission
 from agentres.model.errors import UsageError
+from agentres.run import control
 
 GOOD = Submission(
     "1.0", {"memory": "64M", "io_read": ["5M"], "best_effort": True}, ["sh", "-c", "é"],
@@ -105,11 +106,11 @@ def test_streams() -> None:
     assert submission.streams(submission.request([0, 2])) == [0, 2]
     assert submission.streams(submission.request([])) == []
     for named in ([2, 0], [0, 0], [3], ["0"], None, [[0]]):
-        line = submission.line(agentres=1, do="run", streams=named)
+        line = control.line(agentres=1, do="run", streams=named)
         with pytest.raises(UsageError, match="streams"):
             submission.streams(line)
     with pytest.raises(UsageError, match='"do"'):
-        submission.streams(submission.line(agentres=2, do="run", streams=[0]))
+        submission.streams(control.line(agentres=2, do="run", streams=[0]))
 
 
 def test_signals() -> None:
@@ -117,4 +118,4 @@ def test_signals() -> None:
     assert submission.asked_signal(line) == (15, True)
     for number in (0, 65, -9, True, "15", None, 1.0):
         with pytest.raises(UsageError, match="signal"):
-            submission.asked_signal(submission.line(signal=number))
+            submission.asked_signal(control.line(signal=number))

@@ -20,7 +20,7 @@ def test_a_named_path_on_a_file_system_that_is_not_charged(
     )
     (tmp_path / "below").mkdir()
     found = _uncounted_names([str(tmp_path / "below")], table)
-    assert [(one.setting.text, one.why) for one in found] == (
+    assert [(one.line.text, one.why) for one in found] == (
         []
         if counted
         else [

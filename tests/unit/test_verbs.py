@@ -133,8 +133,8 @@ def test_what_takes_longer_to_load_than_to_answer_is_not_loaded(
     line: str, tmp_path: os.PathLike[str]
 ) -> None:
     script = (
-        "import sys\nfrom agentres.cli import verbs\n"
-        "status = verbs.main(sys.argv[1:])\nprint('loaded', *sys.modules)"
+        "import sys\nfrom agentres.cli import line\n"
+        "status = line.main(sys.argv[1:])\nprint('loaded', *sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, *line.split()],

@@ -18,7 +18,7 @@ from agentres.model.units import format_duration
 from agentres.policy.alerts import Severity
 from agentres.policy.alerts import show as quantity
 from agentres.policy.resources import RESOURCES
-from agentres.store import AlertRow, Store, StoreError
+from agentres.store import AlertRow, NoHistory, Store
 
 SCHEMA = 1
 """The version of the JSON; it rises when a key changes its meaning or goes."""
@@ -183,8 +183,7 @@ def _severity(text: str | None) -> Severity | None:
 
 
 def _as_json(row: AlertRow) -> dict[str, Any]:
-    values: dict[str, Any] = {field: getattr(row, field) for field in AlertRow.__match_args__}
-    return {**values, "severity": row.severity.name, "last_severity": row.last_severity.name}
+    return {**row.as_dict(), "severity": row.severity.name, "last_severity": row.last_severity.name}
 
 
 def _value(row: AlertRow) -> str:
@@ -315,9 +314,7 @@ def _wait(reader: select.poll) -> tuple[Store, bool]:
     while True:
         try:
             return show.open_history(), waited
-        except StoreError as error:
-            if "no history yet" not in error.message:
-                raise
+        except NoHistory as error:
             if not waited:
                 say(f"{error}; waiting")
             waited = True

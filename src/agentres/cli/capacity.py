@@ -9,7 +9,7 @@ from agentres.cli import show
 from agentres.cli.parameters import Option
 from agentres.cli.show import loaded
 from agentres.kernel import delegation, host, registry, tree
-from agentres.model.limits import page_align
+from agentres.model.limits import PAGE, page_align
 from agentres.model.paths import configuration
 from agentres.model.units import format_size
 from agentres.policy.capacity import Budget, Claim, free
@@ -140,8 +140,7 @@ class _Capacity:
         share = f"{self.share:.0%} of the host"
         if not self.budget.held_by:
             return f"{share}; held by admission alone"
-        page = os.sysconf("SC_PAGE_SIZE")
-        whole = self.budget.limit >= page_align(int(self.budget.host * self.share), page)
+        whole = self.budget.limit >= page_align(int(self.budget.host * self.share), PAGE)
         return f"{share if whole else f'less than {share}'}; held by {self.budget.held_by}"
 
 

@@ -10,6 +10,7 @@ from agentres.cli import show
 from agentres.cli.parameters import Argument, Misuse, Option
 from agentres.model import clock
 from agentres.model.errors import printable
+from agentres.model.limits import WRITTEN
 from agentres.model.stats import Sample
 from agentres.policy.alerts import show as quantity
 from agentres.readers.curves import CURVES, Curve, Curves, curves
@@ -197,7 +198,7 @@ def _as_json(
                 "time": moment,
                 "values": {name: curve.values[at] for name, curve in drawn.by_name.items()},
                 "limits": limits,
-                "raw": {field: getattr(sample, field) for field in Sample.__match_args__},
+                "raw": sample.as_dict(),
             }
         )
     return {
@@ -354,18 +355,15 @@ def _actions(
 
 
 _KINDS = {"throttle": "yellow", "refuse": "yellow", "release": "red", "freeze": "red"}
-_UNITS = {
-    "memory": "bytes",
-    "cpu": "cores",
-    **dict.fromkeys(("io_read", "io_write", "net_in", "net_out"), "bytes/s"),
-}
 
 
 def _unit(row: ActionRow) -> str:
     """The unit of a limit by its key, which may be that of one device: ``io_read=/dev/vda``."""
-    return _UNITS.get(row.resource.partition("=")[0], "count")
+    limit = row.resource.partition("=")[0]
+    return WRITTEN[limit].unit if limit in WRITTEN else "count"
 
 
 def _action_json(row: ActionRow) -> dict[str, Any]:
-    fields = [field for field in ActionRow.__match_args__ if field != "seq"]
-    return {**{field: getattr(row, field) for field in fields}, "unit": _unit(row)}
+    fields = row.as_dict()
+    del fields["seq"]
+    return {**fields, "unit": _unit(row)}

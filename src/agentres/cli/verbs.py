@@ -109,18 +109,3 @@ def call(verb: str, values: Mapping[str, Any]) -> int:
             return EXIT_SIGNAL + signal.SIGPIPE
         say(f"cannot write: {reason(error)}")
         return EXIT_FAILURE
-
-
-def main(words: Sequence[str]) -> int:
-    """Do what a line of words asks for; the exit status."""
-    if "_AGENTRES_COMPLETE" in os.environ:
-        from agentres.cli import completion
-
-        if (told := completion.answer(os.environ)) is not None:
-            print(told[1])
-            return told[0]
-    elif (found := understand(words)) is not None:
-        return call(*found)
-    from agentres.cli import app
-
-    return app.main(words)

@@ -74,12 +74,7 @@ class HostWatch(threading.Thread):
         tell: Callable[[dict[str, Any]], None],
     ) -> None:
         super().__init__(name="hostwatch", daemon=True)
-        self._settings = Settings(
-            **{
-                **{name: getattr(settings, name) for name in Settings.__match_args__},
-                "fastest": max(settings.fastest, LEAST),
-            }
-        )
+        self._settings = settings.but(fastest=max(settings.fastest, LEAST))
         self._slice = slice_path
         self._tell_handlers = tell
         # What is wrong with the history is the agents' alert; the host's figures are then not kept.

@@ -100,7 +100,7 @@ class AlertSection(Section):
         else:
             base, (levels, relative) = _RULE, self._levels()
         given = {key: getattr(self, key) for key in TIMES if key in self.model_fields_set}
-        fields = {field: getattr(base, field) for field in Rule.__match_args__} | given
+        fields = base.as_dict() | given
         fields |= {"name": name, "resource": self.resource, "levels": levels, "relative": relative}
         return [Rule(**{**fields, "of": subject}) for subject in of]
 

@@ -37,7 +37,7 @@ from agentres.model.limits import Limits, defaults
 from agentres.model.paths import state_directory
 from agentres.policy import ceilings
 from agentres.policy.settings import Settings, from_plain
-from agentres.run import agent, explain, launch
+from agentres.run import agent, control, explain, launch
 from agentres.run.agent import Behalf
 from agentres.run.options import check_kinds, understand, variable
 from agentres.run.supervision import Supervision
@@ -77,7 +77,7 @@ class Client:
             return
         try:
             self._sock.settimeout(PATIENCE)
-            self._sock.sendall(submission.line(**fields))
+            self._sock.sendall(control.line(**fields))
         except OSError:
             self._gone = True
 
@@ -269,7 +269,8 @@ def _run(client: Client, who: Caller, asked: Submission, settings: Settings, run
                 f"{who.name} has {running - 1} agents, and may have {allowed.agents}",
                 "wait for one to end",
             )
-        _check_nofile(request.limits, who)
+        hard = (h for number, _, h in who.rlimits if number == resource.RLIMIT_NOFILE)
+        launch.check_nofile(request.limits, next(hard, resource.RLIM_INFINITY))
         said = "priority" in values or variable("priority") in asked.environment
         priority = ceilings.priority_within(priority, allowed, said)
     client.detached = asked.detach
@@ -366,16 +367,6 @@ def _check_user(values: dict[str, object], who: Caller) -> None:
         del values["user"]
     elif user not in (None, launch.OWN_USER):
         raise UsageError(f"--user {user}: only root may run an agent as another user")
-
-
-def _check_nofile(limits: Limits, who: Caller) -> None:
-    hard = next((h for number, _, h in who.rlimits if number == resource.RLIMIT_NOFILE), -1)
-    if (
-        limits.nofile is not None
-        and hard not in (resource.RLIM_INFINITY, -1)
-        and limits.nofile > hard
-    ):
-        raise UsageError(f"--nofile {limits.nofile}: the hard limit here is {hard}")
 
 
 def _groups(who: Caller) -> set[str]:

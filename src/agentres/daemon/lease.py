@@ -10,11 +10,11 @@ import os
 import select
 import signal
 import socket
-import struct
 import time
 
 from agentres.daemon import submission
 from agentres.kernel import delegation
+from agentres.kernel.listener import Peer
 from agentres.kernel.signals import Signal, Signals
 from agentres.kernel.terminal import Terminal
 from agentres.model import log
@@ -63,14 +63,12 @@ def connect(path: str) -> socket.socket | None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.connect(path)
-        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+        if Peer.of(sock).uid == 0:  # somebody else's socket would get our environment
+            return sock
     except OSError:
-        sock.close()
-        return None
-    if struct.unpack("iII", raw)[1] != 0:  # somebody else's socket: it would get our environment
-        sock.close()
-        return None
-    return sock
+        pass
+    sock.close()
+    return None
 
 
 class Lease:

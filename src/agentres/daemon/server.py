@@ -176,10 +176,10 @@ class Daemon:
         self._watch(Kept(pid, os.pidfd_open(pid), who.uid, "", ours=True))
 
     def _refuse(self, sock: socket.socket, error: Exception) -> None:
-        from agentres.daemon import submission
+        from agentres.run import control
 
         words = reason(error) if isinstance(error, OSError) else str(error)
-        line = submission.line(failed={"error": words, "exit_code": EXIT_AGENTRES})
+        line = control.line(failed={"error": words, "exit_code": EXIT_AGENTRES})
         try:
             sock.send(line, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:  # it has gone

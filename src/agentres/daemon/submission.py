@@ -19,7 +19,7 @@ import signal
 
 from agentres.model.errors import UsageError
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.run.control import PROTOCOL
+from agentres.run.control import PROTOCOL, line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,9 +53,7 @@ class Submission(Record):
 
 def write(submission: Submission) -> bytes:
     """As it is sent."""
-    return json.dumps(
-        {field: getattr(submission, field) for field in Submission.__match_args__}
-    ).encode()
+    return json.dumps(submission.as_dict()).encode()
 
 
 def read(data: bytes) -> Submission:
@@ -119,11 +117,6 @@ def asked_signal(text: bytes) -> tuple[int, bool]:
     if type(number) is not int or number not in signal.valid_signals():
         raise UsageError('expected "signal": a number')
     return number, found.get("all") is True
-
-
-def line(**fields: object) -> bytes:
-    """A line of either side."""
-    return json.dumps(fields).encode() + b"\n"
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -13,8 +13,19 @@ from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.model import log
 from agentres.model.errors import ControlFileError, NotEnforceable
-from agentres.model.limits import CPU_PERIOD_USEC, NETWORKS, PAGE, IoMax, Setting
+from agentres.model.figures import parse_cores
+from agentres.model.limits import (
+    DISKS,
+    NETWORKS,
+    PAGE,
+    WRITTEN,
+    ControlLine,
+    IoMax,
+    cpu_max,
+    written,
+)
 from agentres.model.record import TYPE_CHECKING
+from agentres.model.stats import parse_value
 from agentres.model.units import MAX, format_size
 
 if TYPE_CHECKING:
@@ -24,14 +35,6 @@ if TYPE_CHECKING:
     from agentres.kernel.network import Network
     from agentres.model.limits import Refused
     from agentres.model.units import Max
-
-_IO = {
-    "io_read": "rbps",
-    "io_write": "wbps",
-    "io_read_iops": "riops",
-    "io_write_iops": "wiops",
-}
-"""The key in ``io.max``, by the limit's."""
 
 _RECLAIMED = 32 << 20
 """Bytes of page cache that are given back at once, so that the loop is not kept for long."""
@@ -44,7 +47,7 @@ class Actuator:
     """The limits, the tripwire and the freezer of the agent in ``cgroup``.
 
     A limit's key is a field of ``Limits``, or ``io_read=NAME`` for one disk.  ``network`` is what holds its network's rates, None
-    where nothing does.  ``lines`` are those of ``io.max`` by their device, ``disks`` the device numbers behind each name
+    where nothing does.  ``io_max`` is what that file has by its device, ``disks`` the device numbers behind each name
     that an ``io`` limit has ("": every disk).  ``guarded`` makes a deadman for a path, which kills or not.  What the kernel refuses is a
     ControlFileError, what nothing here can hold a NotEnforceable.
     """
@@ -58,17 +61,17 @@ class Actuator:
     ) -> None:
         self.cgroup = cgroup
         self.network: Network | None = None
-        self.lines = {line.device: line for line in io_max}
+        self.io_max = {line.device: line for line in io_max}
         self.disks = dict(disks or {})
         self.io_held = True
-        """Whether the kernel holds the disk rates of ``lines``."""
+        """Whether the kernel holds the disk rates of ``io_max``."""
         self.paced: tuple[str, ...] = ()
         """The disk rates that are held by pausing the agent (:mod:`agentres.run.pacer`), alone where the kernel holds none."""
         self.tripwire: int | Max = MAX
         """What stands in memory.high, by us."""
         self.frozen_by: dict[str, str] = {}
         """On whose account it is frozen (:data:`COMMAND`, :data:`CONTENTION`, :data:`PACING`), and why, in words."""
-        self._written: dict[tuple[str, str], Setting] = {}
+        self._written: dict[tuple[str, str], ControlLine] = {}
         self._guarded = guarded
         self._deadman: Deadman | None = None
         self._kills = False
@@ -82,18 +85,18 @@ class Actuator:
 
     # Limits.
 
-    def apply(self, settings: Iterable[Setting]) -> list[Refused]:
+    def apply(self, lines: Iterable[ControlLine]) -> list[Refused]:
         """Write all of them and read them back; what does not hold, all else stands."""
-        settings = list(settings)
-        refused = self.cgroup.apply(settings)
-        without = {item.setting for item in refused}
-        for setting in settings:
-            if setting not in without:
-                self._written[setting.file, setting.key] = setting
+        lines = list(lines)
+        refused = self.cgroup.apply(lines)
+        without = {item.line for item in refused}
+        for line in lines:
+            if line not in without:
+                self._written[line.file, line.key] = line
         return refused
 
     @property
-    def written(self) -> list[Setting]:
+    def written(self) -> list[ControlLine]:
         """The limits as they were written last; those of the network the kernel keeps elsewhere."""
         return list(self._written.values())
 
@@ -103,22 +106,21 @@ class Actuator:
             network = self._held().read()
             return {"net_in": network.net_in, "net_out": network.net_out, "net_loopback": network.loopback}[key]  # fmt: skip
         if key == "cpu":
-            quota, period = self.cgroup.get_property("cpu.max").split()
-            return MAX if quota == MAX else int(quota) / int(period)
-        if key in _FILES:
-            text = self.cgroup.get_property(_FILES[key]).strip()
-            return MAX if text == MAX else int(text)
-        return min((rate for _, rate in self._rates(key)), key=_number, default=MAX)
+            found = parse_cores(self.cgroup.get_property("cpu.max").encode())
+            return MAX if found is None else found
+        if _is_disks(key):
+            return min((rate for _, rate in self._rates(key)), key=_number, default=MAX)
+        return parse_value(self.cgroup.get_property(WRITTEN[key].file))
 
-    def holds(self, key: str) -> float | str | None:
-        """Likewise; None where nothing holds it here."""
-        if key.partition("=")[0] in _IO:
+    def limit_or_none(self, key: str) -> float | str | None:
+        """Likewise; None where nothing holds it here, or that cannot be read."""
+        if _is_disks(key):
             return self.fastest(key)
         if key.startswith("net") and self.network is None:
             return None
         try:
             return self.standing(key)
-        except ControlFileError:  # its controller is not available
+        except (ControlFileError, ValueError):  # its controller is not available, or it is garbage
             return None
 
     def pace(self, key: str) -> int | None:
@@ -134,25 +136,18 @@ class Actuator:
         """Write a limit that needs no room; memory is not among them."""
         if key == "cpu":
             self._write_cpu(limit, elastic)
-        elif key in _FILES:
-            self._write(Setting(_FILES[key], _text(limit)))
         elif key in NETWORKS:
-            self._write_network(**{key: MAX if limit == MAX else round(float(limit))})
+            self._write_network(**{key: _whole(limit)})
         elif key == "net_loopback":
             self._write_network(loopback=limit)
+        elif _is_disks(key):
+            self._write_disks(key, limit)
         else:
-            if not self.io_held and key not in self.paced:
-                raise NotEnforceable("there is no io controller, and pauses do not hold that")
-            for device, _ in self._rates(key):
-                rate = MAX if limit == MAX else round(float(limit))
-                line = self.lines[device].but(**{_IO[key.partition("=")[0]]: rate})
-                if self.io_held:
-                    self._write(line.setting())
-                self.lines[device] = line
+            self._write(ControlLine(WRITTEN[key].file, str(_whole(limit))))
 
     def write_memory(self, limit: int | Max) -> None:
         """Write memory.max; a lower one than is in use makes the kernel kill."""
-        self._write(Setting("memory.max", str(limit)))
+        self._write(ControlLine("memory.max", str(limit)))
 
     def trim_memory(self, wanted: int) -> int:
         """Lower memory.max to what is wanted, or as near as what is in use allows, if that is worth it.  What it is now."""
@@ -239,7 +234,7 @@ class Actuator:
     def freeze(self, account: str, why: str) -> None:
         """Stop all of its processes, until everybody on whose account they are has thawed it."""
         self._guard()
-        self.cgroup.set_property("cgroup.freeze", "1")
+        self.cgroup.freeze = True
         self._account({**self.frozen_by, account: why})
 
     def thaw(self, account: str = "") -> None:
@@ -249,7 +244,7 @@ class Actuator:
             for key, why in self.frozen_by.items()
             if key != account and (account or key == PACING)
         }
-        self.cgroup.set_property("cgroup.freeze", str(int(bool(left))))
+        self.cgroup.freeze = bool(left)
         self._account(left)
 
     def _account(self, frozen_by: dict[str, str]) -> None:
@@ -279,32 +274,41 @@ class Actuator:
         network = self._held()
         network.write(network.read().but(**some))
 
+    def _write_disks(self, key: str, limit: float | str) -> None:
+        if not self.io_held and key not in self.paced:
+            raise NotEnforceable("there is no io controller, and pauses do not hold that")
+        for device, _ in self._rates(key):
+            rates = self.io_max[device].but(**{written(key).io_key: _whole(limit)})
+            if self.io_held:
+                self._write(rates.line())
+            self.io_max[device] = rates
+
     def _write_cpu(self, limit: float | str, elastic: bool) -> None:
-        quota = MAX if limit == MAX else str(round(float(limit) * CPU_PERIOD_USEC))
-        burst = quota if elastic and quota != MAX else "0"
-        settings = [
-            Setting("cpu.max", f"{quota} {CPU_PERIOD_USEC}"),
-            Setting("cpu.max.burst", burst, optional=True),
+        text = cpu_max(limit)
+        burst = text.split()[0] if elastic and limit != MAX else "0"
+        lines = [
+            ControlLine("cpu.max", text),
+            ControlLine("cpu.max.burst", burst, optional=True),
         ]
         before = self.standing("cpu")
         # The kernel takes no burst above the quota.
         lower = limit != MAX and (before == MAX or float(limit) < float(before))
-        for setting in settings[::-1] if lower else settings:
-            self._write(setting)
+        for line in lines[::-1] if lower else lines:
+            self._write(line)
 
-    def _write(self, setting: Setting) -> None:
+    def _write(self, line: ControlLine) -> None:
         try:
-            self.cgroup.set_property(setting.file, setting.text)
+            self.cgroup.set_property(line.file, line.text)
         except ControlFileError as error:
-            if not setting.optional:
+            if not line.optional:
                 raise
             log.debug(__name__, "without: %s", error)
             return
-        self._written[setting.file, setting.key] = setting
+        self._written[line.file, line.key] = line
 
     def _rates(self, key: str) -> list[tuple[str, int | Max]]:
-        kind, _, name = key.partition("=")
-        return [(dev, getattr(self.lines[dev], _IO[kind])) for dev in self.disks.get(name, ()) if dev in self.lines]  # fmt: skip
+        io_key, name = written(key).io_key, key.partition("=")[2]
+        return [(dev, getattr(self.io_max[dev], io_key)) for dev in self.disks.get(name, ()) if dev in self.io_max]  # fmt: skip
 
     def _in_use(self) -> int:
         return int(self.cgroup.get_property("memory.current"))
@@ -316,11 +320,12 @@ class Actuator:
             log.debug(__name__, "%s", error)
 
 
-_FILES = {"memory": "memory.max", "swap": "memory.swap.max", "pids": "pids.max"}
+def _is_disks(key: str) -> bool:
+    return key.partition("=")[0] in DISKS
 
 
-def _text(limit: float | str) -> str:
-    return MAX if limit == MAX else str(round(float(limit)))
+def _whole(limit: float | str) -> int | Max:
+    return MAX if limit == MAX else round(float(limit))
 
 
 def _number(rate: int | Max) -> float:

@@ -10,10 +10,10 @@ import ctypes
 import os
 import resource
 import signal
-import struct
 from collections.abc import Callable, Mapping, Sequence
 
 from agentres.kernel import libc, process, registry
+from agentres.kernel.listener import Peer
 from agentres.model.errors import UsageError
 from agentres.model.record import TYPE_CHECKING, Record
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import _socket
 
 _SO_PEERGROUPS = 59  # asm-generic/socket.h
-_UCRED = struct.Struct("iII")
 _GROUPS_MAX = 65536
 _NAMESPACES = ("mnt", "net", "pid", "user", "ipc", "uts")
 _LIMITS = sorted({number for name, number in vars(resource).items() if name.startswith("RLIMIT_")})
@@ -53,9 +52,7 @@ def peer(sock: _socket.socket) -> Caller:
     """Who is there, without what only :func:`look` finds.  OSError."""
     import _socket
 
-    pid, uid, gid = _UCRED.unpack(
-        sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)
-    )
+    found = Peer.of(sock)
     # Python's own takes 1 KiB at the most, which is 256 groups.
     packed, length = (ctypes.c_uint32 * _GROUPS_MAX)(), ctypes.c_uint32(4 * _GROUPS_MAX)
     libc.call(
@@ -66,7 +63,8 @@ def peer(sock: _socket.socket) -> Caller:
         packed,
         ctypes.byref(length),
     )
-    return Caller(pid, uid, gid, tuple(packed[: length.value // 4]), process.start_ticks(pid))
+    groups = tuple(packed[: length.value // 4])
+    return Caller(found.pid, found.uid, found.gid, groups, process.start_ticks(found.pid))
 
 
 def look(caller: Caller) -> Caller:

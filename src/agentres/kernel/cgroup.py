@@ -17,7 +17,7 @@ from agentres.kernel import process
 from agentres.kernel.controllers import Controllers
 from agentres.model import figures, log, stats
 from agentres.model.errors import ControlFileError
-from agentres.model.limits import Refused, Setting
+from agentres.model.limits import ControlLine, Refused
 from agentres.model.stats import Running
 
 DELEGATE_XATTR = "user.delegate"
@@ -151,21 +151,21 @@ class Cgroup(Controllers):
 
     # Limits.
 
-    def apply(self, settings: Iterable[Setting]) -> list[Refused]:
-        """Write each setting and read it back; what does not hold is returned, all else stands."""
+    def apply(self, lines: Iterable[ControlLine]) -> list[Refused]:
+        """Write each line and read it back; what does not hold is returned, all else stands."""
         refused = []
-        for setting in settings:
+        for line in lines:
             try:
-                self.set_property(setting.file, setting.text)
-                found = self.get_property(setting.file)
-                held = holds(setting, found)
+                self.set_property(line.file, line.text)
+                found = self.get_property(line.file)
+                held = holds(line, found)
             except ControlFileError as error:
-                refused.append(Refused(setting, _why(setting, error)))
+                refused.append(Refused(line, _why(line, error)))
                 continue
             except stats.StatError:
                 held = False
             if not held:
-                refused.append(Refused(setting, f"{setting.file} reads back {found.strip()!r}"))
+                refused.append(Refused(line, f"{line.file} reads back {found.strip()!r}"))
         return refused
 
     def usage(self, leaf: str = "main") -> tuple[stats.Usage, dict[str, str]]:
@@ -237,19 +237,19 @@ class Cgroup(Controllers):
         self.close()
 
 
-def holds(setting: Setting, found: str) -> bool:
+def holds(line: ControlLine, found: str) -> bool:
     """Whether the control file's text says what was written; pure."""
-    if not setting.key:
-        return found.split() == setting.text.split()
+    if not line.key:
+        return found.split() == line.text.split()
     rows = stats.parse_nested_keyed(found)
-    return rows.get(setting.key) == stats.parse_nested_keyed(setting.text)[setting.key]
+    return rows.get(line.key) == stats.parse_nested_keyed(line.text)[line.key]
 
 
-def _why(setting: Setting, error: ControlFileError) -> str:
+def _why(line: ControlLine, error: ControlFileError) -> str:
     if error.errno == errno.ENOENT:
-        return f"there is no {setting.file}: the {setting.controller} controller is not available"
+        return f"there is no {line.file}: the {line.controller} controller is not available"
     if error.errno == errno.ENODEV:
-        return f"device {setting.key} takes no {setting.file}"
+        return f"device {line.key} takes no {line.file}"
     return error.message
 
 

@@ -73,7 +73,7 @@ class FlatKeyedFile(ControlFile["dict[str, int | Max]"]):
 class Controllers:
     """The control files that agentres uses by name.
 
-    Limits are not here: they are data (:meth:`agentres.model.limits.Limits.settings`), written and read
+    Limits are not here: they are data (:meth:`agentres.model.limits.Limits.lines`), written and read
     back by file name in one loop.
     """
 
@@ -83,4 +83,3 @@ class Controllers:
     events = FlatKeyedFile("cgroup.events")
     freeze = FlagFile("cgroup.freeze")
     kill = FlagFile("cgroup.kill", writeonly=True)
-    memory_events = FlatKeyedFile("memory.events")

@@ -26,7 +26,7 @@ from agentres.kernel.mounts import Mount, mounts
 from agentres.kernel.process import parse_cgroup
 from agentres.model import log
 from agentres.model.errors import AgentresError, ControlFileError, NameTaken, NoCgroup, reason
-from agentres.model.limits import CPU_PERIOD_USEC, Standing
+from agentres.model.limits import Standing, cpu_max
 from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Place(Record):
         try:
             wanted = {
                 "memory.max": f"{memory}",
-                "cpu.max": f"{round(cpu * CPU_PERIOD_USEC)} {CPU_PERIOD_USEC}",
+                "cpu.max": cpu_max(cpu),
             }
             free = [file for file in wanted if _unlimited(f"{slice_path}/{file}")]
             if self.kind == "direct":
@@ -255,7 +255,7 @@ def _no_delegation(uid: int, found: Hierarchy) -> NoCgroup:
 
 
 HELPERS = (
-    ("pids.max", "256"), ("memory.max", str(256 << 20)), ("memory.swap.max", "0"), ("cpu.max", "100000 100000"),
+    ("pids.max", "256"), ("memory.max", str(256 << 20)), ("memory.swap.max", "0"), ("cpu.max", cpu_max(1)),
 )  # fmt: skip
 """What the handlers of a user's alerts may have by the daemon, all of one agent's together: they are beside its limits."""
 

@@ -46,19 +46,19 @@ class Drift:
 
     def _watch_files(self) -> None:
         """Be told of each file that we have written."""
-        for setting in self._actuator.written:
-            if setting.file not in self._files:
-                self._files.add(setting.file)
-                self._inotify.add(f"{self._actuator.cgroup.path}/{setting.file}", MODIFY)
+        for line in self._actuator.written:
+            if line.file not in self._files:
+                self._files.add(line.file)
+                self._inotify.add(f"{self._actuator.cgroup.path}/{line.file}", MODIFY)
 
     def _rewritten(self) -> Iterator[str]:
-        for setting in self._actuator.written:
+        for line in self._actuator.written:
             try:
-                found = self._actuator.cgroup.get_property(setting.file)
-                if not holds(setting, found):
-                    yield f"{setting.file} is {found.strip()!r}, was set to {setting.text!r}"
+                found = self._actuator.cgroup.get_property(line.file)
+                if not holds(line, found):
+                    yield f"{line.file} is {found.strip()!r}, was set to {line.text!r}"
             except (AgentresError, StatError) as error:
-                yield f"{setting.file}: {error}"
+                yield f"{line.file}: {error}"
         if self._actuator.network is not None:
             try:
                 yield from self._actuator.network.undone()

@@ -119,7 +119,7 @@ class Escapes:
             path = process.cgroup(pid)
         except OSError:  # it has ended
             return None
-        if not path or path == self._inside or path.startswith(f"{self._inside}/"):
+        if not path or process.is_inside(path, self._inside):
             return None
         name = process.name(pid)
         return Escaped(pid, name, path) if name else None  # a zombie has left nothing

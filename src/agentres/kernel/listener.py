@@ -30,11 +30,16 @@ _UCRED = struct.Struct("iII")
 
 
 class Peer(Record):
-    """Who is at the other end, as of its connect(2)."""
+    """Who is at the other end, as of its connect(2) (SO_PEERCRED in unix(7))."""
 
     pid: int
     uid: int
     gid: int
+
+    @classmethod
+    def of(cls, sock: _socket.socket) -> Peer:
+        """OSError."""
+        return cls(*_UCRED.unpack(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)))  # fmt: skip
 
 
 class Channel:
@@ -178,8 +183,7 @@ class Listener:
             return False
         sock = _socket.socket(fileno=fd)
         try:
-            raw = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)
-            peer = Peer(*_UCRED.unpack(raw))
+            peer = Peer.of(sock)
             answer = self._refuse(peer)
             if answer:
                 sock.send(answer, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from agentres.kernel.network import Network
-    from agentres.model.figures import File
+    from agentres.model.figures import Format
     from agentres.model.stats import Disks
 
     class Writes(Protocol):
@@ -224,7 +224,7 @@ class Meter:
             self._figures[field] for field in ("usage_usec", "pids_current", "memory_current")
         )
 
-    def _take(self, name: str, file: File) -> None:
+    def _take(self, name: str, file: Format) -> None:
         fd = self._fds.get(name)
         if fd is None:
             return

@@ -123,9 +123,9 @@ class Network:
 
     def write(self, wanted: NetworkMax) -> None:
         """Hold the agent to this from its next packet on."""
-        log.debug(__name__, "%s: %s", self._cgroup.path, wanted.setting().text)
+        log.debug(__name__, "%s: %s", self._cgroup.path, wanted.line().text)
         # The mark first: whoever compares the two in between must not find that somebody else did it.
-        registry.mark_network(self._cgroup.fd, wanted.setting().text)
+        registry.mark_network(self._cgroup.fd, wanted.line().text)
         loopback = LOOPBACKS.index(wanted.loopback)
         for block, rate, seconds in (
             (_IN, wanted.net_in, BURST),
@@ -148,7 +148,7 @@ class Network:
             for does, _, kind in _WAYS
             if not _attached(self._cgroup.fd, kind)
         ]
-        standing, marked = self.read().setting().text, registry.network(self._cgroup.fd)
+        standing, marked = self.read().line().text, registry.network(self._cgroup.fd)
         if marked and marked != standing:
             found.append(f"network is {standing!r}, was set to {marked!r}")
         return found

@@ -27,16 +27,14 @@ _MQ_HANDLE = 0x10000  # 1:, by which mq's queues are called 1:1, 1:2 …
 class Interface:
     """A network interface that is up: its disciplines, and whether all of them are fq.
 
-    ``configured``: somebody chose them, else they are the kernel's own choice.  ``queues``: the number of
-    its transmission queues, each of which has a discipline under ``mq``.  ``hardware``: something outside this
-    kernel is behind it.
+    ``configured``: somebody chose them, else they are the kernel's own choice.  ``hardware``: something outside
+    this kernel is behind it.
     """
 
     name: str
     index: int
     kinds: tuple[str, ...]
     configured: bool
-    queues: int
     hardware: bool
 
     @property
@@ -130,7 +128,6 @@ def _interfaces(netlink: Any) -> Iterator[Interface]:
             link["index"],
             tuple(dict.fromkeys(q.get_attr("TCA_KIND") for q in own)),
             any(q["handle"] for q in own),
-            link.get_attr("IFLA_NUM_TX_QUEUES") or 1,
             os.path.exists(f"/sys/class/net/{name}/device"),
         )
 

@@ -12,22 +12,20 @@ _DEAD = (b"Z", b"X")
 
 def start_ticks(pid: int) -> int | None:
     """When a process started, in clock ticks since boot (proc_pid_stat(5), field 22); None: no such one."""
-    fields = _stat(pid)
-    return None if fields is None else int(fields[19])
+    _, fields = _stat(pid)
+    return int(fields[19]) if fields else None
 
 
 def lived_at(pid: int, when: float) -> bool:
     """Whether the live process ``pid`` is one that had started by ``when``, seconds since boot."""
-    fields = _stat(pid)
-    if fields is None or fields[0] in _DEAD:
-        return False
-    return int(fields[19]) / _TICKS <= when
+    _, fields = _stat(pid)
+    return bool(fields) and fields[0] not in _DEAD and int(fields[19]) / _TICKS <= when
 
 
 def parent(pid: int) -> int:
     """The parent of a process; 0: it has none in our PID namespace, or is no more."""
-    fields = _stat(pid)
-    return 0 if fields is None else int(fields[1])
+    _, fields = _stat(pid)
+    return int(fields[1]) if fields else 0
 
 
 def ignores_children(pid: int) -> bool:
@@ -42,18 +40,13 @@ def ignores_children(pid: int) -> bool:
 
 def is_zombie(pid: int) -> bool:
     """Whether it has ended, and nobody has waited for it."""
-    fields = _stat(pid)
-    return fields is not None and fields[0] == b"Z"
+    return _stat(pid)[1][:1] == [b"Z"]
 
 
 def name(pid: int) -> str:
     """What it calls itself (comm in proc_pid_comm(5)); empty: it has ended."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            before, _, after = file.read().rpartition(b") ")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):  # the last by hidepid
-        return ""
-    return "" if after[:1] in _DEAD else before.partition(b"(")[2].decode(errors="replace")
+    comm, fields = _stat(pid)
+    return comm.decode(errors="replace") if fields and fields[0] not in _DEAD else ""
 
 
 def below(path: str) -> list[int]:
@@ -76,10 +69,24 @@ def below(path: str) -> list[int]:
     return found
 
 
+def populated(path: str) -> bool:
+    """Whether a live process is in the cgroup at ``path`` or below it.  OSError."""
+    fd = os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"populated 1\n" in os.read(fd, 4096)
+    finally:
+        os.close(fd)
+
+
 def cgroup(pid: int | str = "self") -> str:
     """Its cgroup in the v2 hierarchy, starting with ``/``, as seen from our cgroup namespace; empty: it has none.  OSError."""
     with open(f"/proc/{pid}/cgroup") as file:
         return parse_cgroup(file.read())
+
+
+def is_inside(cgroup: str, of: str) -> bool:
+    """Whether a cgroup is another one, or below it; pure."""
+    return cgroup == of or cgroup.startswith(f"{of}/")
 
 
 def parse_cgroup(text: str) -> str:
@@ -87,13 +94,14 @@ def parse_cgroup(text: str) -> str:
     return next((line[3:] for line in text.split("\n") if line.startswith("0::")), "")
 
 
-def _stat(pid: int) -> list[bytes] | None:
-    """What follows the name in /proc/PID/stat (proc_pid_stat(5)), from the state on; None: no such process."""
+def _stat(pid: int) -> tuple[bytes, list[bytes]]:
+    """The name in /proc/PID/stat (proc_pid_stat(5)), and what follows it, from the state on: nothing where there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()
+            before, _, after = file.read().rpartition(b")")
     except (FileNotFoundError, ProcessLookupError, PermissionError):  # the last by hidepid
-        return None
+        return b"", []
+    return before.partition(b"(")[2], after.split()
 
 
 def boot_id() -> str:

@@ -24,6 +24,7 @@ import os
 from agentres.model import log
 from agentres.model.errors import printable
 from agentres.model.record import Record
+from agentres.model.units import PRIORITY_MAX
 
 LEAF = "agent"
 """What the cgroup is called that carries the marks."""
@@ -43,7 +44,6 @@ _PAUSED = "user.agentres.paused"
 
 _PID_MAX = 1 << 22  # PID_MAX_LIMIT in include/linux/threads.h
 _YEAR_9999 = 253402300800.0
-_PRIORITY_MAX = 1000
 _NAME_MAX = 255
 _BYTES_MAX = 1 << 60
 
@@ -85,7 +85,7 @@ def mark_claim(fd: int, claim: ClaimMark) -> None:
     os.setxattr(fd, _CLAIM, text.encode())
 
 
-def claim(path: str) -> ClaimMark | None:
+def claim_mark(path: str) -> ClaimMark | None:
     """What the agent claims whose cgroup is at ``path``; what makes no sense counts as nothing said: None."""
     try:
         priority, least, wants, since, most = os.getxattr(path, _CLAIM).split()
@@ -94,7 +94,7 @@ def claim(path: str) -> ClaimMark | None:
         return None
     # Whoever may make cgroups may write anything there; NaN is no time either.
     sane = (
-        0 < found.priority <= _PRIORITY_MAX
+        0 < found.priority <= PRIORITY_MAX
         and 0 <= found.least < _BYTES_MAX
         and 0 <= found.wants < _BYTES_MAX
         and 0 <= found.since < _YEAR_9999
@@ -109,53 +109,32 @@ def mark(fd: int, name: str, started: float, supervisor: int, owner: int | None 
     values = [(_STARTED, repr(started)), (_SUPERVISOR, str(supervisor)), (_NAME, name)]
     if owner is not None:
         values.insert(0, (_OWNER, str(owner)))
-    try:
-        for attribute, value in values:
-            os.setxattr(fd, attribute, os.fsencode(value))
-    except OSError as error:
-        # The agent runs as well without: only the lists of agents lack it.
-        log.debug(__name__, "agent %s cannot be marked as running: %s", name, error)
+    all(_set(fd, attribute, value) for attribute, value in values)
 
 
 def mark_leased(fd: int) -> None:
     """Say that the agent whose cgroup is open as ``fd`` ends with whoever asked for it, and so with its supervisor."""
-    try:
-        os.setxattr(fd, _LEASED, b"1")
-    except OSError as error:
-        log.debug(__name__, "the agent cannot be marked as leased: %s", error)
+    _set(fd, _LEASED, "1")
 
 
 def leased(path: str) -> bool:
     """Whether that was said."""
-    try:
-        return os.getxattr(path, _LEASED) == b"1"
-    except OSError:  # no such mark, or the agent has gone
-        return False
+    return _get(path, _LEASED) == b"1"
 
 
 def mark_philosophy(path: str, name: str) -> None:
     """Say how the limits of the agent at ``path`` move."""
-    try:
-        os.setxattr(path, _PHILOSOPHY, os.fsencode(name))
-    except OSError as error:
-        log.debug(__name__, "%s cannot be marked with its philosophy: %s", path, error)
+    _set(path, _PHILOSOPHY, name)
 
 
 def philosophy(path: str) -> str:
     """What was said of that, fit for a terminal; empty: nothing."""
-    try:
-        return printable(os.getxattr(path, _PHILOSOPHY)[:_NAME_MAX].decode(errors="replace"))
-    except OSError:  # no such mark, or the agent has gone
-        return ""
+    return printable((_get(path, _PHILOSOPHY) or b"")[:_NAME_MAX].decode(errors="replace"))
 
 
 def is_owned(path: str) -> bool:
     """Whether the daemon has it run for somebody."""
-    try:
-        os.getxattr(path, _OWNER)
-    except OSError:
-        return False
-    return True
+    return _get(path, _OWNER) is not None
 
 
 def journal_identifier(uid: int, name: str) -> str:
@@ -165,19 +144,12 @@ def journal_identifier(uid: int, name: str) -> str:
 
 def name(path: str) -> str:
     """The name of the agent at ``path``; empty: it has none any more."""
-    try:
-        return os.getxattr(path, _NAME).decode(errors="backslashreplace")
-    except OSError:
-        return ""
+    return (_get(path, _NAME) or b"").decode(errors="backslashreplace")
 
 
 def is_marked(path: str) -> bool:
     """Whether an agent's limits stand on the cgroup at ``path``."""
-    try:
-        os.getxattr(path, _NAME)
-    except OSError:
-        return False
-    return True
+    return _get(path, _NAME) is not None
 
 
 def mark_control(fd: int, socket: str) -> None:
@@ -187,63 +159,66 @@ def mark_control(fd: int, socket: str) -> None:
 
 def control(path: str) -> str:
     """Where that is for the agent at ``path``; empty: nowhere that anybody knows of."""
-    try:
-        return os.getxattr(path, _CONTROL).decode(errors="replace")
-    except OSError:  # no such mark, or the agent has gone
-        return ""
+    return (_get(path, _CONTROL) or b"").decode(errors="replace")
 
 
 def mark_network(fd: int, text: str) -> None:
     """Say what the network of the agent whose cgroup is open as ``fd`` is held to, where marks can be made."""
-    try:
-        os.setxattr(fd, _NETWORK, text.encode())
-    except OSError as error:
-        log.debug(__name__, "what the network is held to cannot be marked: %s", error)
+    _set(fd, _NETWORK, text)
 
 
 def network(fd: int) -> str:
     """What was said of it; empty: nothing."""
-    try:
-        return os.getxattr(fd, _NETWORK).decode(errors="replace")
-    except OSError:  # no such mark, or no xattrs here
-        return ""
+    return (_get(fd, _NETWORK) or b"").decode(errors="replace")
 
 
 def mark_writes(fd: int, *counts: int | None) -> None:
     """Say what the agent whose cgroup is open as ``fd`` has read, dirtied and written unbilled by now: bytes, None where that is not known."""
-    try:
-        os.setxattr(fd, _WRITES, " ".join("-" if n is None else str(n) for n in counts).encode())
-    except OSError as error:
-        log.debug(__name__, "what it writes cannot be marked: %s", error)
+    _set(fd, _WRITES, " ".join("-" if n is None else str(n) for n in counts))
 
 
 def writes(path: str) -> tuple[int | None, int | None, int | None]:
     """What was said of that for the agent at ``path``; None: nothing."""
+    words = (_get(path, _WRITES) or b"").split()
     try:
-        words = os.getxattr(path, _WRITES).split()
         read, dirtied, unbilled = (None if word == b"-" else int(word) for word in words)
-    except (OSError, ValueError):  # no such mark, or one that somebody else made
+    except ValueError:  # no such mark, or one that somebody else made
         return None, None, None
     return read, dirtied, unbilled
 
 
 def mark_paused(fd: int, paused: bool) -> None:
     """Say that the agent whose cgroup is open as ``fd`` is frozen for a moment, and wants nothing of others; or no more."""
+    if paused:
+        _set(fd, _PAUSED, "1")
+        return
     try:
-        if paused:
-            os.setxattr(fd, _PAUSED, b"1")
-        else:
-            os.removexattr(fd, _PAUSED)
+        os.removexattr(fd, _PAUSED)
     except OSError as error:
-        log.debug(__name__, "its pause cannot be marked: %s", error)
+        log.debug(__name__, "the mark of its pause stays: %s", error)
 
 
 def is_paused(path: str) -> bool:
     """Whether that was said of the agent at ``path``."""
+    return _get(path, _PAUSED) == b"1"
+
+
+def _set(where: int | str, attribute: str, value: str) -> bool:
+    """Mark a cgroup; False where it cannot be: the agent runs as well without."""
     try:
-        return os.getxattr(path, _PAUSED) == b"1"
-    except OSError:  # no such mark, or the agent has gone
+        os.setxattr(where, attribute, os.fsencode(value))
+    except OSError as error:
+        log.debug(__name__, "%s cannot be set: %s", attribute, error)
         return False
+    return True
+
+
+def _get(where: int | str, attribute: str) -> bytes | None:
+    """What a cgroup is marked with; None: there is no such mark, or the agent has gone."""
+    try:
+        return os.getxattr(where, attribute)
+    except OSError:
+        return None
 
 
 def identity(path: str) -> tuple[str, float]:
@@ -329,8 +304,9 @@ def _owner(path: str) -> int:
 
 def _deserted(home: str) -> bool:
     """Whether neither the supervisor nor anything of the agent is alive."""
+    from agentres.kernel.process import populated
+
     try:
-        with open(f"{home}/cgroup.events") as file:
-            return "populated 0" in file.read().splitlines()
+        return not populated(home)
     except OSError:  # it goes at this moment: whoever reads it next finds that out
         return False

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from agentres.kernel.dbus import Connection
+from agentres.kernel.process import populated
 from agentres.model.errors import NameTaken, SystemdError
 from agentres.model.limits import Standing
 
@@ -188,7 +189,6 @@ def _lives(connection: Connection, unit: str, mount: str) -> bool:
     try:
         (path,) = _call(connection, "GetUnit", "s", unit)
         group = _property(connection, str(path), "Scope", "ControlGroup")
-        with open(f"{mount}{group}/cgroup.events") as events:
-            return "populated 1" in events.read()
+        return populated(f"{mount}{group}")
     except (SystemdError, OSError):  # it went between the two questions
         return False

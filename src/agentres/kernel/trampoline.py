@@ -41,27 +41,28 @@ class Identity(Record):
 
 
 class Plan(Record):
-    """All that the child needs.
-
-    ``nofile`` is RLIMIT_NOFILE, soft and hard (None keeps the caller's); ``cwd`` None keeps the caller's; ``sigmask`` is what the
-    agent starts with.  ``own_network``: a namespace with nothing but loopback, until somebody wires it up;
-    ``resolver`` is what stands for its resolv.conf, empty for the host's own.  ``walls`` is where cgroup2 is mounted,
-    where the agent is isolated (:mod:`agentres.kernel.walls`), with the cgroup namespace ``view``; empty: it is not.
-    ``dropped`` are capabilities that it is not to have, by number.
-    ``caller`` has asked for it from elsewhere: what a process has from its parent it then has from there.
-    """
+    """All that the child needs."""
 
     command: tuple[str, ...]
+    # RLIMIT_NOFILE, soft and hard; None keeps the caller's.
     nofile: int | None = None
     identity: Identity | None = None
+    # None keeps the caller's.
     cwd: str | None = None
     environment: Mapping[str, str] = os.environ
+    # What the agent starts with.
     sigmask: Iterable[int] = ()
+    # A namespace with nothing but loopback, until somebody wires it up.
     own_network: bool = False
+    # What stands for its resolv.conf; empty: the host's own.
     resolver: str = ""
+    # Where cgroup2 is mounted, for an agent that is isolated (agentres.kernel.walls); empty: it is not.
     walls: str = ""
+    # The cgroup namespace of one that is.
     view: int = -1
+    # Who has asked for it from elsewhere: what a process has from its parent it then has from there.
     caller: Caller | None = None
+    # Capabilities that it is not to have, by number.
     dropped: Sequence[int] = ()
 
     def agent_environment(self) -> dict[str, str]:

@@ -12,14 +12,18 @@ import time
 from agentres.kernel import process, registry
 from agentres.kernel.systemd import PREFIX, SLICE, UNIT_PREFIX
 from agentres.model import log
-from agentres.model.limits import page_align
+from agentres.model.figures import one_of, parse_cores, parse_limit
+from agentres.model.limits import PAGE, page_align
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy.capacity import Budget, Claim
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import TypeVar
 
     from agentres.kernel.delegation import Place
+
+    T = TypeVar("T", int, float)
 
 
 def claims(path: str) -> list[Claim]:
@@ -42,8 +46,8 @@ def _claims(path: str, now: float) -> Iterator[Claim]:
         return
     for home in homes:
         try:
-            orphan = not _populated(f"{home}/supervisor")
-            if orphan and not _populated(home):
+            orphan = not process.populated(f"{home}/supervisor")
+            if orphan and not process.populated(home):
                 log.debug(__name__, "%s was left by a run that was killed", home)
                 continue
             yield _claim(home, orphan, now)
@@ -54,21 +58,19 @@ def _claims(path: str, now: float) -> Iterator[Claim]:
 def _claim(home: str, orphan: bool, now: float) -> Claim:
     agent = f"{home}/{registry.LEAF}"
     name, started = registry.identity(agent)
-    said = registry.claim(agent)
+    said = registry.claim_mark(agent)
     if said is None:
         orphan, said = True, registry.ClaimMark()
-    limit = _read(f"{agent}/memory.max")
+    limit = parse_limit(_read(f"{agent}/memory.max"))
     current = int(_read(f"{agent}/memory.current"))
-    stat = _read(f"{agent}/memory.stat")
-    at = stat.index(b"\ninactive_file ") + 15
-    use = max(0, current - int(stat[at : stat.index(b"\n", at)]))
+    use = max(0, current - one_of(_read(f"{agent}/memory.stat"), b"inactive_file"))
     # What is asked for, not whether all tasks have stopped by now: nobody is to be frozen twice.
     frozen = _read(f"{agent}/cgroup.freeze") == b"1\n" and (orphan or not registry.is_paused(agent))
     return Claim(
         agent,
         name,
         started,
-        None if limit == b"max\n" else int(limit),
+        limit,
         use,
         said.priority,
         said.least,
@@ -80,10 +82,6 @@ def _claim(home: str, orphan: bool, now: float) -> Claim:
         # The last of an elastic limit is not reached, and covers it.
         0 if said.most else max(0, int(_read(f"{home}/memory.current")) - current),
     )
-
-
-def _populated(path: str) -> bool:
-    return b"populated 1\n" in _read(f"{path}/cgroup.events")
 
 
 def thaw(path: str) -> None:
@@ -118,18 +116,17 @@ def budget(path: str, host: int, share: float) -> Budget:
     That is ``share`` of it, or what the kernel holds the slice or a cgroup above it to, if that is less.
     In whole pages, as the kernel has limits.
     """
-    most, by = page_align(int(host * share), os.sysconf("SC_PAGE_SIZE")), ""
+    most, by = page_align(int(host * share), PAGE), ""
     for above in _upward(path):
-        limit = _limit(f"{above}/memory.max")
-        if limit is not None and limit[0] <= most:
-            most, by = limit[0], above
+        limit = _limit(f"{above}/memory.max", parse_limit)
+        if limit is not None and limit <= most:
+            most, by = limit, above
     return Budget(host, share, most, by)
 
 
 def cores(path: str) -> float | None:
     """What ``cpu.max`` of the cgroup at ``path`` allows, in cores; None: it sets no limit."""
-    limit = _limit(f"{path}/cpu.max")
-    return None if limit is None else limit[0] / limit[1]
+    return _limit(f"{path}/cpu.max", parse_cores)
 
 
 def cpu_budget(path: str, cpus: int, share: float) -> tuple[float, str]:
@@ -150,12 +147,11 @@ def _upward(path: str) -> Iterator[str]:
         path = os.path.dirname(path)
 
 
-def _limit(file: str) -> list[int] | None:
-    """The numbers of a limit; None where it is ``max``, or there is none: the root has none."""
+def _limit(file: str, parse: Callable[[bytes], T | None]) -> T | None:
+    """A limit; None where it is ``max``, or there is none: the root has none."""
     try:
-        words = _read(file).split()
-        return None if words[0] == b"max" else [int(word) for word in words]
-    except (OSError, ValueError, IndexError) as error:
+        return parse(_read(file))
+    except (OSError, ValueError) as error:
         log.debug(__name__, "%s holds nothing: %s", file, error)
         return None
 

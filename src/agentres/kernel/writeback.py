@@ -12,6 +12,8 @@ import os
 import time
 
 from agentres.kernel.process import ignores_children, is_zombie, parent
+from agentres.model.figures import one_of
+from agentres.model.limits import PAGE
 from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ _SPARES = 3
 """After so many times of that what is written by others does not count any more."""
 
 _SECTOR = 512
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Writeback:
@@ -119,16 +120,11 @@ class HostWrites:
         Of what is dirtied some pages of each processor may be missing for up to a second.  ValueError, OSError.
         """
         data = os.pread(self._fd, 1 << 16, 0)
-        total = _PAGE * _after(data, b"\nnr_dirtied ") + (_after(data, b"\npgpgout ") << 10)
-        return total + (_after(data, b"\npgpgin ") << 10) if reads else total
+        total = PAGE * one_of(data, b"nr_dirtied") + (one_of(data, b"pgpgout") << 10)
+        return total + (one_of(data, b"pgpgin") << 10) if reads else total
 
     def close(self) -> None:
         os.close(self._fd)
-
-
-def _after(data: bytes, name: bytes) -> int:
-    at = data.index(name) + len(name)
-    return int(data[at : data.index(b"\n", at)])
 
 
 class _Process(Record):
@@ -215,8 +211,8 @@ def _host_waits() -> int:
 def _drift() -> int:
     """Bytes by which that may be behind: each processor keeps some pages to itself (calculate_normal_threshold() in mm/vmstat.c)."""
     cpus = os.cpu_count() or 1
-    memory = os.sysconf("SC_PHYS_PAGES") * _PAGE >> 27
-    return min(125, 2 * cpus.bit_length() * (1 + memory.bit_length())) * cpus * _PAGE
+    memory = os.sysconf("SC_PHYS_PAGES") * PAGE >> 27
+    return min(125, 2 * cpus.bit_length() * (1 + memory.bit_length())) * cpus * PAGE
 
 
 def _disks_written(numbers: frozenset[str]) -> int:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class File(Record):
-    """A control file: its parser, and the fields that are absent where it is."""
+class Format(Record):
+    """How a control file is read: its parser, and the fields that are absent where it is."""
 
     parse: Callable[[bytes], dict[str, Any]]
     fields: tuple[str, ...]
@@ -27,7 +27,24 @@ def flat_keyed(data: bytes) -> dict[bytes, bytes]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def _keyed(optional: tuple[str, ...] = (), **keys: str) -> File:
+def one_of(data: bytes, key: bytes) -> int:
+    """The number of one line of a flat-keyed file that is long, and has another line first."""
+    at = data.index(b"\n%b " % key) + len(key) + 2
+    return int(data[at : data.index(b"\n", at)])
+
+
+def parse_limit(data: bytes) -> int | None:
+    """A limit by itself; None: ``max``."""
+    return None if data == b"max\n" else int(data)
+
+
+def parse_cores(data: bytes) -> float | None:
+    """The limit in ``cpu.max``; None: ``max``."""
+    quota, period = data.split()
+    return None if quota == b"max" else int(quota) / int(period)
+
+
+def _keyed(optional: tuple[str, ...] = (), **keys: str) -> Format:
     """Fields by their keys; those that are ``optional`` have their keys' names."""
 
     def parse(data: bytes) -> dict[str, Any]:
@@ -39,31 +56,24 @@ def _keyed(optional: tuple[str, ...] = (), **keys: str) -> File:
         return values
 
     needed = [(field, key.encode()) for field, key in keys.items()]
-    return File(parse, (*keys, *optional))
+    return Format(parse, (*keys, *optional))
 
 
-def _some_of(*keys: str) -> File:
+def _some_of(*keys: str) -> Format:
     """A few lines of a long flat-keyed file, none of them its first."""
-
-    def parse(data: bytes) -> dict[str, Any]:
-        values = {}
-        for name in keys:
-            at = data.index(b"\n%b " % name.encode()) + len(name) + 2
-            values[name] = int(data[at : data.index(b"\n", at)])
-        return values
-
-    return File(parse, keys)
+    lines = [(name, name.encode()) for name in keys]
+    return Format(lambda data: {name: one_of(data, line) for name, line in lines}, keys)
 
 
-def _one(field: str) -> File:
-    return File(lambda data: {field: int(data)}, (field,))
+def _one(field: str) -> Format:
+    return Format(lambda data: {field: int(data)}, (field,))
 
 
-def _limit(field: str) -> File:
-    return File(lambda data: {field: None if data == b"max\n" else int(data)}, (field,))
+def _limit(field: str, parse: Callable[[bytes], float | None] = parse_limit) -> Format:
+    return Format(lambda data: {field: parse(data)}, (field,))
 
 
-def _pressure(kind: str) -> File:
+def _pressure(kind: str) -> Format:
     def parse(data: bytes) -> dict[str, Any]:
         _, *totals = data.split(b"total=")
         if not totals:
@@ -74,7 +84,7 @@ def _pressure(kind: str) -> File:
         }
 
     fields = (f"{kind}_some_usec", f"{kind}_full_usec")
-    return File(parse, fields)
+    return Format(parse, fields)
 
 
 _IO = ("rbytes", "wbytes", "rios", "wios")
@@ -93,11 +103,6 @@ def _io_stat(data: bytes) -> dict[str, Any]:
     return dict(zip(_IO, totals, strict=True)) | {"disks": tuple(disks)}
 
 
-def _cpu_max(data: bytes) -> dict[str, Any]:
-    quota, period = data.split()
-    return {"cpu_limit": None if quota == b"max" else int(quota) / int(period)}
-
-
 FILES = {
     "cpu": {
         # The latter are absent without the cpu controller.
@@ -114,7 +119,7 @@ FILES = {
         "memory.peak": _one("memory_peak"),
         "memory.swap.current": _one("swap_current"),
     },
-    "disk": {"io.stat": File(_io_stat, (*_IO, "disks"))},
+    "disk": {"io.stat": Format(_io_stat, (*_IO, "disks"))},
     "pids": {"pids.current": _one("pids_current")},
     "pressure": {f"{kind}.pressure": _pressure(kind) for kind in ("cpu", "memory", "io")},
     "events": {
@@ -125,7 +130,7 @@ FILES = {
         "cgroup.events": _keyed(cgroup_frozen="frozen"),
     },
     "limits": {
-        "cpu.max": File(_cpu_max, ("cpu_limit",)),
+        "cpu.max": _limit("cpu_limit", parse_cores),
         "memory.max": _limit("memory_limit"),
         "pids.max": _limit("pids_limit"),
     },

@@ -1,6 +1,6 @@
 """What an agent may use, as data; pure.
 
-:class:`Limits` says it once; :meth:`Limits.settings` turns it into (control file, text), which one
+:class:`Limits` says it once; :meth:`Limits.lines` turns it into (control file, text), which one
 place writes (:meth:`agentres.kernel.cgroup.Cgroup.apply`).  Everywhere, ``None`` means "leave it as
 it is" and ``"max"`` means "no limit".  File names and formats: the kernel's
 Documentation/admin-guide/cgroup-v2.rst.
@@ -18,6 +18,7 @@ from types import MappingProxyType
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import (
     MAX,
+    PRIORITY_MAX,
     UnitError,
     format_rate,
     format_size,
@@ -81,8 +82,6 @@ PRIORITIES: Mapping[str, int] = MappingProxyType({"low": 25, "normal": 100, "hig
 """Words for a priority, which is a weight like ``cpu.weight``: its default is 100, and four times as
 much gets four times as much when all want it."""
 
-PRIORITY_MAX = 1000
-
 EVERY_DISK = ""
 """The key in a ``Rates`` for the disks that have no rate of their own."""
 
@@ -119,7 +118,7 @@ class Standing(Record):
         return cls(priority, int(memory) if priority > PRIORITIES["normal"] else 0)
 
 
-class Setting(Record):
+class ControlLine(Record):
     """One line to write to one control file, and to find there afterwards.
 
     ``key`` is the device for nested-keyed files (``io.max``): only that line is compared.
@@ -138,9 +137,9 @@ class Setting(Record):
 
 
 class Refused(Record):
-    """A limit that does not hold: the setting, and why."""
+    """A limit that does not hold: the line, and why."""
 
-    setting: Setting
+    line: ControlLine
     why: str
 
 
@@ -153,9 +152,9 @@ class IoMax(Record):
     riops: int | Max = MAX
     wiops: int | Max = MAX
 
-    def setting(self) -> Setting:
+    def line(self) -> ControlLine:
         rates = f"rbps={self.rbps} wbps={self.wbps} riops={self.riops} wiops={self.wiops}"
-        return Setting("io.max", f"{self.device} {rates}", key=self.device)
+        return ControlLine("io.max", f"{self.device} {rates}", key=self.device)
 
 
 class NetworkMax(Record):
@@ -168,8 +167,8 @@ class NetworkMax(Record):
     net_out: int | Max = MAX
     loopback: str = LOOPBACKS[0]
 
-    def setting(self) -> Setting:
-        return Setting(NETWORK, f"in={self.net_in} out={self.net_out} loopback={self.loopback}")
+    def line(self) -> ControlLine:
+        return ControlLine(NETWORK, f"in={self.net_in} out={self.net_out} loopback={self.loopback}")
 
 
 NETWORK = "network"
@@ -177,56 +176,56 @@ NETWORK = "network"
 
 
 class Limits(Record):
-    """The limits of one agent.
+    """The limits of one agent; of an elastic one, what is written first."""
 
-    ``cpu`` in cores, memory and swap in bytes, ``pids`` in tasks (threads count), the four disk
-    rates a second, ``nofile`` in descriptors of each process (RLIMIT_NOFILE, soft and hard); ``net_in`` and
-    ``net_out`` in bytes a second, ``net``, ``net_loopback`` and ``io_strict`` among :data:`NETS`, :data:`LOOPBACKS`
-    and :data:`ON_OFF`.  ``ranges`` tells which of them are elastic, by field, and ``io_read=/dev/vda`` for the rate of one
-    disk; the field holds what is written first.
-    """
-
+    # Cores.
     cpu: float | Max | None = None
+    # Bytes.
     memory: int | Max | None = None
     swap: int | Max | None = None
+    # Tasks: threads count.
     pids: int | Max | None = None
+    # Bytes a second; then operations a second.
     io_read: Rates = MappingProxyType({})
     io_write: Rates = MappingProxyType({})
     io_read_iops: Rates = MappingProxyType({})
     io_write_iops: Rates = MappingProxyType({})
+    # Descriptors of each process: RLIMIT_NOFILE, soft and hard.
     nofile: int | None = None
+    # Bytes a second.
     net_in: int | Max | None = None
     net_out: int | Max | None = None
+    # Among NETS, LOOPBACKS and ON_OFF.
     net: str = NETS[0]
     net_loopback: str = LOOPBACKS[0]
     io_strict: str = ON_OFF[0]
+    # Which of them are elastic, by field, or ``io_read=/dev/vda`` for the rate of one disk.
     ranges: Mapping[str, Range] = MappingProxyType({})
 
-    def settings(self, io_max: Iterable[IoMax] = ()) -> list[Setting]:
+    def lines(self, io_max: Iterable[IoMax] = ()) -> list[ControlLine]:
         """The control files' contents, in the order in which they are to be written.
 
         ``io_max`` is the disk rates by device number (:func:`io_max_lines`).
         """
-        settings = []
+        lines = []
         if self.cpu is not None:
-            quota = MAX if self.cpu == MAX else str(round(self.cpu * CPU_PERIOD_USEC))
-            settings.append(Setting("cpu.max", f"{quota} {CPU_PERIOD_USEC}"))
-            if "cpu" in self.ranges and quota != MAX:
+            lines.append(ControlLine("cpu.max", text := cpu_max(self.cpu)))
+            if "cpu" in self.ranges and self.cpu != MAX:
                 # An agent idles and then wants all at once: one period's quota that it left unused
                 # helps over the time until the limit is raised.  Over many periods cpu.max holds as
                 # before.  Linux 5.14; the kernel takes no more than the quota, so it comes second.
-                settings.append(Setting("cpu.max.burst", quota, optional=True))
+                lines.append(ControlLine("cpu.max.burst", text.split()[0], optional=True))
         if self.memory is not None:
             # One process is killed, not all of them: a tool call that grows too large must not
             # take the agent and its context with it.
-            settings.append(Setting("memory.oom.group", "0"))
-            settings.append(Setting("memory.max", str(self.memory)))
+            lines.append(ControlLine("memory.oom.group", "0"))
+            lines.append(ControlLine("memory.max", str(self.memory)))
         if self.swap is not None:
-            settings.append(Setting("memory.swap.max", str(self.swap)))
+            lines.append(ControlLine("memory.swap.max", str(self.swap)))
         if self.pids is not None:
-            settings.append(Setting("pids.max", str(self.pids)))
-        settings.extend(line.setting() for line in io_max)
-        return settings
+            lines.append(ControlLine("pids.max", str(self.pids)))
+        lines.extend(rates.line() for rates in io_max)
+        return lines
 
     @property
     def network(self) -> NetworkMax | None:
@@ -243,12 +242,7 @@ class Limits(Record):
     @property
     def disk_rates(self) -> dict[str, Rates]:
         """The four disk rates by their key in ``io.max``."""
-        return {
-            "rbps": self.io_read,
-            "wbps": self.io_write,
-            "riops": self.io_read_iops,
-            "wiops": self.io_write_iops,
-        }
+        return {WRITTEN[key].io_key: getattr(self, key) for key in DISKS}
 
     @property
     def named_devices(self) -> set[str]:
@@ -300,6 +294,11 @@ def defaults(host: Host, share: float = SHARE) -> Limits:
     )
 
 
+def cpu_max(cores: float | str) -> str:
+    """The text of ``cpu.max``."""
+    return f"{MAX if cores == MAX else round(float(cores) * CPU_PERIOD_USEC)} {CPU_PERIOD_USEC}"
+
+
 def page_align(size: int, page: int) -> int:
     """``size`` bytes rounded down to whole pages, as the kernel stores it."""
     return size // page * page
@@ -342,23 +341,27 @@ class LimitError(ValueError):
 
 
 class Written(Record):
-    """How one of the limits is written, and what it may be.
-
-    ``whole`` is what the host has of it, of which nobody gets more.  ``start`` is where an elastic one
-    starts, as near as its range allows; None is at its most.  ``example`` is a range; without one the
-    limit is fixed, and ``unlimited`` tells whether it may be ``max``.  With ``choices`` it is one of those
-    words and no number.
-    """
+    """How one of the limits is written by people and to the kernel, and what it may be."""
 
     parse: Callable[[str, Host], Any]
     least: float
     show: Callable[[float], str]
+    # What the host has of it, of which nobody gets more.
     whole: Callable[[Host], float] | None = None
+    # Where an elastic one starts, as near as its range allows; None: at its most.
     start: float | None = None
+    # A range; without one the limit is fixed.
     example: str = ""
     unlimited: bool = True
     pages: bool = False
+    # It is one of these words, and no number.
     choices: tuple[str, ...] = ()
+    # The control file, and for a disk the key in it; empty: another call holds it.
+    file: str = ""
+    io_key: str = ""
+    # What is looked at to move it, by its name in agentres.policy.resources.
+    resource: str = ""
+    unit: str = "count"
 
 
 def _cores(cores: float) -> str:
@@ -369,55 +372,61 @@ def _one_of(words: tuple[str, ...]) -> Written:
     return Written(lambda text, host: text, 0, str, choices=words)
 
 
-_RATE = Written(lambda text, host: parse_rate(text), 1, format_rate, None, DISK_RATE, "10M:100M")
-_NET = Written(lambda text, host: parse_rate(text), 1, format_rate, None, NET_RATE, "10M:100M")
+_RATE = Written(
+    lambda text, host: parse_rate(text), 1, format_rate, None, DISK_RATE, "10M:100M",
+    file="io.max", unit="bytes/s",
+)  # fmt: skip
+_NET = _RATE.but(start=NET_RATE, file=NETWORK)
 # Nobody asked for few of them: those who want less say less.
-_IOPS = Written(lambda text, host: parse_count(text), 1, str, None, None, "100:5000")
+_IOPS = Written(lambda text, host: parse_count(text), 1, str, example="100:5000", file="io.max")
 WRITTEN: Mapping[str, Written] = MappingProxyType(
     {
         "cpu": Written(
-            lambda text, host: parse_cpu(text),
-            CPU_MIN,
-            _cores,
-            lambda host: host.cpus,
-            CPU_START,
-            "0.5:4",
+            lambda text, host: parse_cpu(text), CPU_MIN, _cores, lambda host: host.cpus, CPU_START, "0.5:4",
+            file="cpu.max", resource="cpu", unit="cores",
         ),
         "memory": Written(
-            lambda text, host: parse_size(text, host.memory),
-            MEMORY_MIN,
-            format_size,
-            lambda host: host.memory,
-            MEMORY_START,
-            "256M:2G",
-            pages=True,
+            lambda text, host: parse_size(text, host.memory), MEMORY_MIN, format_size,
+            lambda host: host.memory, MEMORY_START, "256M:2G",
+            pages=True, file="memory.max", resource="memory", unit="bytes",
         ),
-        "swap": Written(lambda text, host: parse_size(text), 0, format_size, pages=True),
-        "pids": Written(lambda text, host: parse_count(text), 1, str, None, PIDS, "64:512"),
-        "io_read": _RATE,
-        "io_write": _RATE,
-        "io_read_iops": _IOPS,
-        "io_write_iops": _IOPS,
+        "swap": Written(
+            lambda text, host: parse_size(text), 0, format_size,
+            pages=True, file="memory.swap.max", unit="bytes",
+        ),
+        "pids": Written(
+            lambda text, host: parse_count(text), 1, str, None, PIDS, "64:512",
+            file="pids.max", resource="pids",
+        ),
+        "io_read": _RATE.but(io_key="rbps", resource="disk_read"),
+        "io_write": _RATE.but(io_key="wbps", resource="disk_write"),
+        "io_read_iops": _IOPS.but(io_key="riops", resource="disk_read"),
+        "io_write_iops": _IOPS.but(io_key="wiops", resource="disk_write"),
         "nofile": Written(lambda text, host: parse_count(text), 1, str, unlimited=False),
-        "net_in": _NET,
-        "net_out": _NET,
+        "net_in": _NET.but(resource="network_in"),
+        "net_out": _NET.but(resource="network_out"),
         "net": _one_of(NETS),
         "net_loopback": _one_of(LOOPBACKS),
         "io_strict": _one_of(ON_OFF),
     }
-)
+)  # fmt: skip
 """The limits that can be written, by their field of :class:`Limits`."""
 
 NETWORKS = ("net_in", "net_out")
 """Those of them that are rates of the network."""
 
 DISKS = ("io_read", "io_write", "io_read_iops", "io_write_iops")
-"""Those of them that each disk has, and that may be written several times: ``[DEV=]RATE``."""
+"""Those of them that each disk has, and that may be written several times: ``[DEV=]RATE``; in the order of io.stat's counters."""
+
+
+def written(key: str) -> Written:
+    """The limit of a key, which may name a disk: ``io_read=/dev/vda``."""
+    return WRITTEN[key.partition("=")[0]]
 
 
 def read_limits(texts: Mapping[str, str | Sequence[str]], host: Host, standard: Limits) -> Limits:
     """The limits that are written as ``texts``, over those of ``standard``; LimitError."""
-    found: dict[str, Any] = {key: getattr(standard, key) for key in Limits.__match_args__}
+    found = standard.as_dict()
     ranges = found["ranges"] = dict(standard.ranges)
     for key, given in texts.items():
         for text in [given] if isinstance(given, str) else given:

@@ -65,7 +65,11 @@ class Record(metaclass=RecordType):
 
     def but(self, **changed: Any) -> Self:
         """The same value with some fields changed."""
-        return type(self)(**{**{f: getattr(self, f) for f in self.__match_args__}, **changed})
+        return type(self)(**{**self.as_dict(), **changed})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields by their names."""
+        return {field: getattr(self, field) for field in self.__match_args__}
 
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, field) for field in self.__match_args__)

@@ -62,54 +62,56 @@ def parse_nested_keyed(text: str) -> dict[str, dict[str, int | Max]]:
 
 
 class Sample(Record):
-    """What a subject uses at one moment; the fields that count only rise.
+    """What a subject uses at one moment; the fields that count only rise.  None: absent, or, of a limit, none.
 
-    Microseconds, bytes, operations, tasks, files, events.  ``working_set`` is memory.current without
-    inactive_file; ``disks`` is (device, rbytes, wbytes, rios, wios) for each; the ``*_some_usec`` and
-    ``*_full_usec`` are the totals of PSI.  ``rx_*`` was received and ``tx_*`` sent, in bytes and packets of
-    IP: ``dropped`` and ``loopback`` are not in ``rx_bytes``, ``delayed`` is, and was ahead of its rate.
-    ``read_bytes`` and ``dirtied_bytes`` are what its processes read from disks and dirtied, ``unbilled_bytes`` what of the latter went to a disk and is not in ``wbytes``.
-    ``memory_most``, ``working_set_most``, ``swap_most`` and ``pids_most`` are the highest since the sample before.
-    ``fds_most`` are the open files of the process that has the most, ``nofile_limit`` is what each may have.  ``cpu_limit`` in cores, ``net_in_limit`` and ``net_out_limit`` in bytes a second.  None: absent, or, of a
-    limit, none.
+    The order is that of the columns of the history.
     """
 
+    # Of the processors, microseconds; throttled by cpu.max in so many periods.
     usage_usec: int | None = None
     user_usec: int | None = None
     system_usec: int | None = None
     nr_periods: int | None = None
     nr_throttled: int | None = None
     throttled_usec: int | None = None
+    # Bytes; the working set is without inactive_file.
     memory_current: int | None = None
     working_set: int | None = None
     memory_peak: int | None = None
     swap_current: int | None = None
+    # How often each limit of memory was met, and processes killed.
     memory_high: int | None = None
     memory_max: int | None = None
     memory_oom: int | None = None
     memory_oom_kill: int | None = None
+    # What the kernel bills of disks: bytes, operations; and (device, rbytes, wbytes, rios, wios) for each.
     rbytes: int | None = None
     wbytes: int | None = None
     rios: int | None = None
     wios: int | None = None
     disks: Disks | None = None
+    # Tasks, refused forks, open files of all processes.
     pids_current: int | None = None
     pids_max_events: int | None = None
     fds: int | None = None
+    # The totals of PSI.
     cpu_some_usec: int | None = None
     cpu_full_usec: int | None = None
     memory_some_usec: int | None = None
     memory_full_usec: int | None = None
     io_some_usec: int | None = None
     io_full_usec: int | None = None
+    # Bytes of IP, received and sent; neither what was dropped nor loopback is in it.
     rx_bytes: int | None = None
     tx_bytes: int | None = None
     load1: float | None = None
     load5: float | None = None
     load15: float | None = None
+    # Cores, bytes, tasks.
     cpu_limit: float | None = None
     memory_limit: int | None = None
     pids_limit: int | None = None
+    # More of the network, in bytes and packets: what was delayed is in the whole, and was ahead of its rate.
     rx_packets: int | None = None
     rx_dropped_bytes: int | None = None
     rx_dropped_packets: int | None = None
@@ -124,13 +126,17 @@ class Sample(Record):
     tx_loopback_packets: int | None = None
     tx_delayed_bytes: int | None = None
     tx_delayed_packets: int | None = None
+    # Bytes a second.
     net_in_limit: int | None = None
     net_out_limit: int | None = None
+    # What its processes read from disks and dirtied; what of the latter went to a disk and is not in wbytes.
     read_bytes: int | None = None
     dirtied_bytes: int | None = None
     unbilled_bytes: int | None = None
+    # Open files of the process that has the most, and how many each may have.
     fds_most: int | None = None
     nofile_limit: int | None = None
+    # The highest since the sample before, where that was looked at: bytes, tasks.
     memory_most: int | None = None
     working_set_most: int | None = None
     swap_most: int | None = None

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 MAX: Final = "max"
 
+NEVER = float("inf")
+"""Seconds until what does not come."""
+
+PRIORITY_MAX = 1000
+"""The highest priority, which is a weight: 100 for most."""
+
 # No regular expressions: the module of that name is a tenth of all that stays beside an agent.
 _DIGITS = "0123456789"
 _BLANKS = " \t\n\r\f\v"

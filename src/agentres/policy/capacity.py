@@ -27,27 +27,29 @@ class Budget(Record):
 
 
 class Claim(Record):
-    """What one agent has and wants.
+    """What one agent has and wants; bytes, unless said otherwise."""
 
-    Bytes: ``limit`` is its memory.max, None for none; ``use`` is its working set; it may not get less than
-    ``least``, and grow to ``most`` (0: it does not grow, or nobody knows); ``wants`` more than it has since
-    ``since`` (seconds, 0: nothing).  ``started`` in unix seconds.  Of an ``orphan`` nothing can be asked: its
-    supervisor is gone, or has never said what it claims.  ``beside`` is what watches it and tells of its alerts,
-    where its limit leaves no room for that.
-    """
-
+    # The cgroup with its limits.
     path: str
     name: str
+    # Unix seconds.
     started: float
+    # memory.max; None for none.
     limit: int | None
+    # The working set.
     use: int
     priority: int = 100
+    # It may not get less.
     least: int = 0
+    # So much more than it has; since when, in seconds of CLOCK_BOOTTIME.
     wants: int = 0
     since: float = 0.0
     frozen: bool = False
+    # It may grow to that; 0: it does not grow, or nobody knows.
     most: int = 0
+    # Its supervisor is gone, or has never said what it claims: nothing can be asked of it.
     orphan: bool = False
+    # What watches it and tells of its alerts, where its limit leaves no room for that.
     beside: int = 0
 
     @property

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from agentres.model.limits import DISKS, NETWORKS, PAGE, Limits
+from agentres.model.limits import DISKS, NETWORKS, PAGE, Limits, written
 from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.units import NEVER
 from agentres.policy.resources import RESOURCES
 from agentres.policy.scaling import Move, Philosophy, Scaler
 
@@ -12,22 +13,6 @@ if TYPE_CHECKING:
 
     from agentres.model.stats import Sample
     from agentres.model.units import Max
-
-FOLLOWS = {
-    "memory": "memory",
-    "cpu": "cpu",
-    "pids": "pids",
-    "io_read": "disk_read",
-    "io_write": "disk_write",
-    "io_read_iops": "disk_read",
-    "io_write_iops": "disk_write",
-    "net_in": "network_in",
-    "net_out": "network_out",
-}
-"""Which resource is looked at for a limit (:data:`agentres.policy.resources.RESOURCES`)."""
-
-_COUNTERS = {"io_read": 0, "io_write": 1, "io_read_iops": 2, "io_write_iops": 3}
-"""Which counter of one of ``Sample.disks`` a disk rate limits."""
 
 _GRAINS = {"cpu": 0.01, "memory": PAGE}
 
@@ -38,7 +23,6 @@ _NETWORK_SECONDS = 0.5
 """Between two looks at an elastic rate of the network: the kernel tells nobody that one is met."""
 
 _UNBILLED = "unbilled"
-_NEVER = float("inf")
 
 
 class Terms(Record):
@@ -74,7 +58,7 @@ class Elastic:
         self._scalers: dict[str, list[Scaler]] = {}
         for key, between in terms.limits.ranges.items():
             scaler = Scaler(key, terms.philosophy, between, now, _GRAINS.get(key, 1))
-            self._scalers.setdefault(FOLLOWS[key.partition("=")[0]], []).append(scaler)
+            self._scalers.setdefault(written(key).resource, []).append(scaler)
         self._before: dict[str, tuple[float, dict[str, int]]] = {}
         self._rates: dict[str, float] = {}
         self._periods = (0, 0)
@@ -99,13 +83,13 @@ class Elastic:
 
     def moved(self, now: float, move: Move, after: float) -> None:
         """The move was made, and ``after`` stands."""
-        for scaler in self._scalers[FOLLOWS[move.resource.partition("=")[0]]]:
+        for scaler in self._scalers[written(move.resource).resource]:
             if scaler.resource == move.resource:
                 scaler.moved(now, move, after)
 
     def due(self, resource: str, now: float) -> float:
         """Seconds until the next look at the resource, at the latest."""
-        soonest = _NEVER
+        soonest = NEVER
         for scaler in self._scalers.get(resource, ()):
             soonest = min(soonest, scaler.due(now))
             if scaler.resource in NETWORKS:
@@ -167,7 +151,7 @@ class Elastic:
         kind, _, name = key.partition("=")
         totals: dict[str, int] = {}
         for device, *counters in reading.disks:
-            totals[device] = counters[_COUNTERS[kind]]
+            totals[device] = counters[DISKS.index(kind)]
         if key == "io_write":  # to which disk that went nobody can tell
             totals[_UNBILLED] = reading.unbilled_bytes or 0
         then, before = self._before.get(key, (now, {}))
@@ -184,4 +168,4 @@ class Elastic:
 
 def limit_of(key: str) -> Callable[[Sample], float | None] | None:
     """Takes the limit that stands from a reading; None for disk rates, of which none is read."""
-    return None if key.partition("=")[0] in DISKS else RESOURCES[FOLLOWS[key]].limit
+    return None if key.partition("=")[0] in DISKS else RESOURCES[written(key).resource].limit

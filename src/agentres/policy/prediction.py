@@ -190,12 +190,6 @@ class Prediction(Record):
     weight: float
     last: float
 
-    def first(self, resource: str) -> float | None:
-        for forecast in self.forecasts:
-            if forecast.resource == resource:
-                return forecast.first
-        return None
-
     @property
     def why(self) -> tuple[str, ...]:
         """A line for each limit."""

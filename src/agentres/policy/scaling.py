@@ -19,8 +19,9 @@ import math
 from collections import deque
 from types import MappingProxyType
 
+from agentres.model.limits import written
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.units import format_duration
+from agentres.model.units import NEVER, format_duration
 from agentres.policy.alerts import show
 from agentres.policy.tripwire import ROOM
 
@@ -44,62 +45,35 @@ THROTTLED = 0.05
 WORTH = 0.9
 """A lowered limit is at most this fraction of what it was: less is not worth a write."""
 
-_NEVER = float("inf")
 _SOON = 0.05
 _ASK_AGAIN = 1.0
 
-_UNITS = {"cpu": "cores", "memory": "bytes", "io_read": "bytes/s", "io_write": "bytes/s"}
 _HARD = frozenset({"memory", "pids"})
 """At these limits work fails; at the others it only takes longer."""
 
 
 class Philosophy(Record):
-    """How an elastic limit behaves.
-
-    ``up`` and ``down``: fractions of the limit at which it is raised and lowered; ``step``: the factor of a
-    raise; ``aim``: the fraction at which a lowered limit has its use.  Seconds: ``cooldown`` between two
-    policy actions, ``give_back`` until what a burst brought and nobody uses goes back (infinite: only
-    by ``down``).  ``burst``: whether a raise that cannot wait passes over the cooldown.  ``patience``: by how
-    much at most the cooldown grows when a lowering was regretted.  ``margin``: memory is never lowered
-    below use * (1 + margin).  ``moves``: False leaves every limit where it is.
-    """
+    """How an elastic limit behaves; times in seconds."""
 
     name: str
+    # Fractions of the limit at which it is raised and lowered.
     up: float = 0.75
     down: float = 0.25
+    # The factor of a raise.
     step: float = 1.5
+    # The fraction at which a lowered limit has its use.
     aim: float = 0.70
+    # Between two policy actions; a raise that cannot wait passes over it, where ``burst`` says so.
     cooldown: float = 60.0
     burst: bool = True
+    # Until what a burst brought and nobody uses goes back; infinite: only by ``down``.
     give_back: float = 10.0
+    # By how much at most the cooldown grows when a lowering was regretted.
     patience: float = 1.0
+    # Memory is never lowered below use * (1 + margin).
     margin: float = 0.15
+    # False leaves every limit where it is.
     moves: bool = True
-
-    def wrong(self) -> tuple[str, str] | None:
-        """The first key whose value makes no sense, and what was expected of it."""
-        for key, good, expected in (
-            ("up", 0 < self.up < 1, "a fraction between 0 and 1"),
-            ("down", 0 <= self.down < self.up, f"a fraction below up, {self.up:g}"),
-            (
-                "aim",
-                self.down < self.aim < self.up,
-                f"a fraction between down and up, {self.down:g} and {self.up:g}",
-            ),
-            ("step", 1 < self.step <= 10, "a factor above 1, at most 10"),
-            (
-                "step",
-                self.step * self.down < self.up,
-                f"a factor below up / down, {self.up / (self.down or 1):.3g}: a raise must not end in a lowering",
-            ),
-            ("cooldown", 1 <= self.cooldown < _NEVER, "a duration of a second or more"),
-            ("give_back", self.give_back >= 1, "a duration of a second or more"),
-            ("patience", 1 <= self.patience < _NEVER, "a factor of 1 or more"),
-            ("margin", 0 <= self.margin < _NEVER, "a fraction, 0 or more"),
-        ):
-            if not good:
-                return key, expected
-        return None
 
 
 BALANCED = Philosophy("balanced")
@@ -150,7 +124,7 @@ class Scaler:
         self.philosophy = philosophy
         self.range = range
         self._grain = grain
-        self._unit = _UNITS.get(kind, "count")
+        self._unit = written(kind).unit
         self._memory = kind == "memory"
         self._hard = kind in _HARD
         self._room = ROOM if self._memory else 0
@@ -161,8 +135,8 @@ class Scaler:
         self._lent = False  # a burst brought what stands, or a part of it
         self._high = 0.0  # since the last raise
         self._settle: float | None = None
-        self._wants = _NEVER  # when a refused raise is to be asked for again
-        self._acted = self._lowered = self._trimmed = -_NEVER
+        self._wants = NEVER  # when a refused raise is to be asked for again
+        self._acted = self._lowered = self._trimmed = -NEVER
         self._cooldown = philosophy.cooldown
         self._regretted = True  # of the last lowering; there is none to be glad of
 
@@ -199,7 +173,7 @@ class Scaler:
                 self._settle = max(self._settle, now + SETTLE)
         if height is not None and (felt or use >= height):
             return self._raise(now, use, limit, felt, felt or event or self._hard)
-        self._wants = _NEVER
+        self._wants = NEVER
         if self._settle is not None and now >= self._settle:
             after = self._fit(self._high)
             self._settle = None
@@ -229,7 +203,7 @@ class Scaler:
             self._wants = now + _ASK_AGAIN
             self._settle = None  # what is in use by now leaves nothing to trim
         else:
-            self._wants = now + _ASK_AGAIN if after < move.after else _NEVER
+            self._wants = now + _ASK_AGAIN if after < move.after else NEVER
             self._acted = self._began = now
             self._lent = self._lent or move.rule == "burst"
             self._high = max(move.use, self._seen[-1][1] if self._seen else 0.0)
@@ -244,7 +218,7 @@ class Scaler:
     def due(self, now: float) -> float:
         """Seconds from ``now`` until it wants to be asked again, at the latest; infinite: no reason to."""
         if not self.philosophy.moves:
-            return _NEVER
+            return NEVER
         if (
             self._stands is None
         ):  # nothing is known yet: a rate is not before there are two readings
@@ -330,9 +304,9 @@ class Scaler:
     def _lower_at(self, limit: float) -> float:
         """When the limit may be lowered, if no more is used than at the last look; infinite: not then."""
         if not self._seen:
-            return _NEVER
+            return NEVER
         earliest = max(self._lowered + self._cooldown, self._began)
-        soonest = _NEVER
+        soonest = NEVER
         for _, window, enough in self._windows(limit):
             since = self._below_since(enough)
             if since is not None:
@@ -346,7 +320,7 @@ class Scaler:
         if self._fit(0.0) > worth:
             return ()
         rules: list[tuple[Rule, float, float]] = []
-        if self._lent and policy.give_back < _NEVER:
+        if self._lent and policy.give_back < NEVER:
             rules.append(("give_back", policy.give_back, self._filling(worth)))
         rules.append(("down", policy.cooldown, min(policy.down * limit, self._filling(worth))))
         return tuple(rules)
@@ -369,9 +343,7 @@ class Scaler:
         seen.append((since, use))
         policy = self.philosophy
         longest = (
-            policy.cooldown
-            if policy.give_back == _NEVER
-            else max(policy.cooldown, policy.give_back)
+            policy.cooldown if policy.give_back == NEVER else max(policy.cooldown, policy.give_back)
         )
         # What was in use when the window began is the last look before it.
         while len(seen) > 1 and seen[1][0] <= now - longest:

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class Handler(Record):
-    """Who is told of alerts: ``type`` is python, command, webhook, journal or terminal.
-
-    It gets those of ``severity`` and graver, each within ``timeout`` seconds; at most ``queue`` wait for
-    it, what comes then is dropped and counted.  ``options`` depend on the type
-    (:mod:`agentres.companion.handlers`).
-    """
+    """Who is told of alerts."""
 
     name: str
+    # python, command, webhook, journal or terminal.
     type: str
+    # It gets those of this severity and graver.
     severity: Severity = Severity.WARNING
+    # Seconds for each.
     timeout: float = 10.0
+    # So many wait for it at the most; what comes then is dropped and counted.
     queue: int = 100
+    # By the type: agentres.companion.handlers.
     options: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -46,29 +46,32 @@ TERMINAL = Handler("terminal", "terminal")
 
 
 class Settings(Record):
-    """Seconds from one full sample to the next, and the least between two looks; the rest by name.
+    """What a configuration says; what it does not say is as here."""
 
-    ``philosophy`` names that of ``philosophies`` which an agent has that names none.  ``budget_share`` is
-    how much of the host all agents together may use.  ``predict`` tells whether first limits come from
-    earlier runs; ``predictor`` is the entry point of who predicts instead of us, or empty.  ``limits`` are
-    texts as options of ``agentres run`` have them, by their key (:data:`agentres.model.limits.WRITTEN`), ``origins``
-    the file that each key is from, by its name in there (``limits.memory``).  ``ceilings`` are what the daemon lets users have, ``agent`` is what a file in agents.d describes.
-    """
-
+    # Seconds from one full sample to the next.
     interval: float = 5.0
+    # Seconds between two looks at the least.
     fastest: float = 0.1
     history: bool = True
     rules: tuple[Rule, ...] = DEFAULT_RULES
     handlers: tuple[Handler, ...] = (TERMINAL,)
     philosophies: Mapping[str, Philosophy] = PHILOSOPHIES
+    # The one of these of an agent that names none.
     philosophy: str = BALANCED.name
+    # How much of the host all agents together may use.
     budget_share: float = SHARE
+    # Whether first limits come from earlier runs.
     predict: bool = True
+    # The entry point of who predicts instead of us; empty: nobody.
     predictor: str = ""
     prediction: PredictionSettings = PredictionSettings()
+    # Texts as options of ``agentres run`` have them, by their key in agentres.model.limits.WRITTEN.
     limits: Mapping[str, str | Sequence[str]] = MappingProxyType({})
+    # The file that each key is from, by its name in there: ``limits.memory``.
     origins: Mapping[str, str] = MappingProxyType({})
+    # What the daemon lets users have.
     ceilings: tuple[Ceiling, ...] = ()
+    # What a file in agents.d describes.
     agent: Described | None = None
 
     def chosen(self, philosophy: str | None) -> Philosophy:
@@ -82,7 +85,7 @@ class Settings(Record):
 
 def to_plain(settings: Settings) -> dict[str, Any]:
     """The settings as what marshal can carry to another process of this very installation."""
-    plain: dict[str, Any] = {name: getattr(settings, name) for name in Settings.__match_args__}
+    plain = settings.as_dict()
     plain["rules"] = [_plain_rule(rule) for rule in settings.rules]
     plain["handlers"] = [
         (h.name, h.type, int(h.severity), h.timeout, h.queue, dict(h.options))

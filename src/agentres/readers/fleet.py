@@ -19,6 +19,7 @@ from agentres.kernel.meter import Meter
 from agentres.kernel.registry import Found
 from agentres.model import log
 from agentres.model.errors import AgentresError, ControlFileError, NotEnforceable
+from agentres.model.figures import parse_limit
 from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
 from agentres.policy.capacity import Claim, free
@@ -248,11 +249,10 @@ class _Watched:
 
     def _tripwire(self) -> int | None:
         try:
-            with open(f"{self._agent.path}/memory.high") as file:
-                text = file.read().strip()
+            with open(f"{self._agent.path}/memory.high", "rb") as file:
+                return parse_limit(file.read())
         except FileNotFoundError:  # the memory controller is not here
             return None
-        return None if text == "max" else int(text)
 
     def close(self) -> None:
         self._meter.close()

@@ -57,7 +57,7 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Series:
     """A metric of a Sample, or of a Claim: its name behind the prefix, and how the figures are had."""
 
     name: str
@@ -109,33 +109,33 @@ _EVENTS: dict[tuple[str, ...], str] = {
 }
 
 _OF_BOTH = (
-    Figure(
+    Series(
         "cpu_seconds_total",
         "CPU time used, by mode: user or system.",
         _each({("user",): "user_usec", ("system",): "system_usec"}, _USEC),
         ("mode",),
     ),
-    Figure("cpu_limit_cores", "CPU that may be used, in cores.", _one("cpu_limit")),
-    Figure("memory_current_bytes", "Memory in use.", _one("memory_current")),
-    Figure(
+    Series("cpu_limit_cores", "CPU that may be used, in cores.", _one("cpu_limit")),
+    Series("memory_current_bytes", "Memory in use.", _one("memory_current")),
+    Series(
         "memory_working_set_bytes",
         "Memory in use that cannot simply be dropped.",
         _one("working_set"),
     ),
-    Figure("memory_limit_bytes", "Memory that may be used.", _one("memory_limit")),
-    Figure("swap_current_bytes", "Swap in use.", _one("swap_current")),
-    Figure("disk_read_bytes_total", "Bytes read, by disk.", _disk(0), ("device",)),
-    Figure("disk_written_bytes_total", "Bytes written, by disk.", _disk(1), ("device",)),
-    Figure("disk_reads_total", "Read operations, by disk.", _disk(2), ("device",)),
-    Figure("disk_writes_total", "Write operations, by disk.", _disk(3), ("device",)),
-    Figure("network_receive_bytes_total", "Bytes received, without loopback.", _one("rx_bytes")),
-    Figure("network_transmit_bytes_total", "Bytes sent, without loopback.", _one("tx_bytes")),
-    Figure("network_receive_packets_total", "Packets received.", _one("rx_packets")),
-    Figure("network_transmit_packets_total", "Packets sent.", _one("tx_packets")),
-    Figure("network_receive_drop_total", "Packets not received.", _one("rx_dropped_packets")),
-    Figure("network_transmit_drop_total", "Packets not sent.", _one("tx_dropped_packets")),
-    Figure("open_files", "Open files of all processes.", _one("fds")),
-    Figure(
+    Series("memory_limit_bytes", "Memory that may be used.", _one("memory_limit")),
+    Series("swap_current_bytes", "Swap in use.", _one("swap_current")),
+    Series("disk_read_bytes_total", "Bytes read, by disk.", _disk(0), ("device",)),
+    Series("disk_written_bytes_total", "Bytes written, by disk.", _disk(1), ("device",)),
+    Series("disk_reads_total", "Read operations, by disk.", _disk(2), ("device",)),
+    Series("disk_writes_total", "Write operations, by disk.", _disk(3), ("device",)),
+    Series("network_receive_bytes_total", "Bytes received, without loopback.", _one("rx_bytes")),
+    Series("network_transmit_bytes_total", "Bytes sent, without loopback.", _one("tx_bytes")),
+    Series("network_receive_packets_total", "Packets received.", _one("rx_packets")),
+    Series("network_transmit_packets_total", "Packets sent.", _one("tx_packets")),
+    Series("network_receive_drop_total", "Packets not received.", _one("rx_dropped_packets")),
+    Series("network_transmit_drop_total", "Packets not sent.", _one("tx_dropped_packets")),
+    Series("open_files", "Open files of all processes.", _one("fds")),
+    Series(
         "pressure_seconds_total",
         "Time in which some or all (full) tasks waited for the resource: PSI.",
         _each(_PRESSURE, _USEC),
@@ -146,7 +146,7 @@ _OF_BOTH = (
 OF_AGENT = (
     *_OF_BOTH,
     *(
-        Figure(f"network_{way}_{what}_total", f"{word} {words}", _one(f"{of}_{field}"))
+        Series(f"network_{way}_{what}_total", f"{word} {words}", _one(f"{of}_{field}"))
         for way, word, of in (("receive", "Received", "rx"), ("transmit", "Sent", "tx"))
         for what, words, field in (
             ("dropped_bytes", "too fast for the limit, and lost.", "dropped_bytes"),
@@ -156,63 +156,63 @@ OF_AGENT = (
             ("loopback_packets", "likewise, in packets.", "loopback_packets"),
         )
     ),
-    Figure(
+    Series(
         "network_receive_limit_bytes",
         "Bytes a second that may be received.",
         _one("net_in_limit"),
     ),
-    Figure(
+    Series(
         "network_transmit_limit_bytes", "Bytes a second that may be sent.", _one("net_out_limit")
     ),
-    Figure(
+    Series(
         "disk_fetched_bytes_total",
         "Bytes that its processes read from disks, whoever is billed for it.",
         _one("read_bytes"),
     ),
-    Figure(
+    Series(
         "disk_dirtied_bytes_total",
         "Bytes that its processes wrote to files on disks, whoever is billed for it.",
         _one("dirtied_bytes"),
     ),
-    Figure(
+    Series(
         "disk_unbilled_bytes_total",
         "Of these: on a disk, and not among the bytes written by disk.",
         _one("unbilled_bytes"),
     ),
-    Figure("cpu_periods_total", "Periods in which the CPU limit counted.", _one("nr_periods")),
-    Figure("cpu_throttled_periods_total", "Periods cut by the limit.", _one("nr_throttled")),
-    Figure(
+    Series("cpu_periods_total", "Periods in which the CPU limit counted.", _one("nr_periods")),
+    Series("cpu_throttled_periods_total", "Periods cut by the limit.", _one("nr_throttled")),
+    Series(
         "cpu_throttled_seconds_total",
         "Time that tasks were kept from running by the CPU limit.",
         _one("throttled_usec", _USEC),
     ),
-    Figure("memory_peak_bytes", "The most memory that was in use.", _one("memory_peak")),
-    Figure(
+    Series("memory_peak_bytes", "The most memory that was in use.", _one("memory_peak")),
+    Series(
         "memory_events_total",
         "Times at memory.high, at memory.max, and out of memory (oom): memory.events.",
         _each(_EVENTS),
         ("event",),
     ),
-    Figure(
+    Series(
         "process_open_files",
         "Open files of the process that has the most.",
         _one("fds_most"),
     ),
-    Figure(
+    Series(
         "process_open_files_limit", "Open files that each process may have.", _one("nofile_limit")
     ),
-    Figure("oom_kills_total", "Processes killed for memory.", _one("memory_oom_kill")),
-    Figure("tasks", "Processes and their threads.", _one("pids_current")),
-    Figure("tasks_limit", "Processes and threads that there may be.", _one("pids_limit")),
-    Figure("forks_refused_total", "Forks refused by the tasks limit.", _one("pids_max_events")),
+    Series("oom_kills_total", "Processes killed for memory.", _one("memory_oom_kill")),
+    Series("tasks", "Processes and their threads.", _one("pids_current")),
+    Series("tasks_limit", "Processes and threads that there may be.", _one("pids_limit")),
+    Series("forks_refused_total", "Forks refused by the tasks limit.", _one("pids_max_events")),
 )
 """The metrics of each agent, all from its cgroup."""
 
 OF_HOST = (
     *_OF_BOTH,
-    Figure("processes", "Processes, without their threads.", _one("pids_current")),
+    Series("processes", "Processes, without their threads.", _one("pids_current")),
     *(
-        Figure(f"load{minutes}", f"Load average over {minutes} min.", _one(f"load{minutes}"))
+        Series(f"load{minutes}", f"Load average over {minutes} min.", _one(f"load{minutes}"))
         for minutes in (1, 5, 15)
     ),
 )
@@ -222,18 +222,18 @@ STATES = ("running", "throttled", "frozen", "waiting")
 """What :attr:`agentres.policy.capacity.Claim.state` may be."""
 
 OF_CLAIM = (
-    Figure(
+    Series(
         "priority",
         "The weight that tells who goes first; 100 is normal.",
         lambda claim: [((), claim.priority)],
     ),
-    Figure(
+    Series(
         "state",
         "1 for the state that the agent is in, else 0.",
         lambda claim: [((state,), int(claim.state == state)) for state in STATES],
         ("state",),
     ),
-    Figure(
+    Series(
         "short_bytes",
         "Memory that the agent waits for, on top of what it has.",
         lambda claim: [((), max(0, claim.wants - claim.taken))],
@@ -429,7 +429,7 @@ class AgentresCollector(Collector):
 
 
 def _families(
-    metrics: Iterable[tuple[Figure, Metric]], subjects: Sequence[tuple[tuple[str, ...], Any]]
+    metrics: Iterable[tuple[Series, Metric]], subjects: Sequence[tuple[tuple[str, ...], Any]]
 ) -> Iterator[Family]:
     for figure, metric in metrics:
         told = (((*who, *own), value) for who, of in subjects for own, value in figure.figures(of))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentres.model import clock
 from agentres.model.errors import AgentresError, printable, reason
+from agentres.model.limits import WRITTEN
 from agentres.model.record import Record
 from agentres.policy.alerts import Severity, show
 from agentres.readers.curves import Curve, Curves, pieces
@@ -411,18 +412,10 @@ def _mark(axes: Any, times: Sequence[float], alerts: Sequence[AlertRow]) -> None
         )  # fmt: skip
 
 
-_LIMITED = {
-    "io_read": "disk_read",
-    "io_write": "disk_write",
-    "net_in": "network_in",
-    "net_out": "network_out",
-}
-
-
 def _resource_of(action: ActionRow) -> str:
     """What the limit is on; it may be that of one device."""
     limit = action.resource.partition("=")[0]
-    return _LIMITED.get(limit, limit)
+    return WRITTEN[limit].resource if limit in WRITTEN else limit
 
 
 def _mark_actions(axes: Any, times: Sequence[float], actions: Sequence[ActionRow]) -> None:

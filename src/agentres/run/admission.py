@@ -12,8 +12,7 @@ from collections.abc import Callable
 from agentres.kernel import host, registry, tree
 from agentres.kernel.lock import Lock
 from agentres.model import log
-from agentres.model.errors import NoRoom
-from agentres.model.limits import Setting
+from agentres.model.errors import ControlFileError, NoRoom
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import MAX, format_duration, format_size
 from agentres.policy.capacity import Admission, Claim, admit, before, free, line, shortage
@@ -43,6 +42,7 @@ class Applicant(Record):
     """Who asks: the agent's cgroup among those in ``slice``, what it is to have, and how it ranks.
 
     ``share`` of the host is what all may have; ``wait`` seconds at the most, None: not at all.
+    ``write`` writes memory.max.
     """
 
     cgroup: Cgroup
@@ -51,6 +51,7 @@ class Applicant(Record):
     priority: int
     share: float
     wait: float | None
+    write: Callable[[int], None]
 
 
 def enter(who: Applicant, early: Callable[[], None], tell: Callable[[str], None]) -> Limits:
@@ -62,11 +63,11 @@ def enter(who: Applicant, early: Callable[[], None], tell: Callable[[str], None]
     """
     memory = who.limits.memory
     if memory is None or memory == MAX or not who.cgroup.has("memory.max"):
-        _claim(who, 0, 0)
+        _mark_claim(who, 0, 0)
         return who.limits
     between = who.limits.ranges.get("memory")
     least = int(between.least) if between is not None else memory
-    _claim(who, least, 0)
+    _mark_claim(who, least, 0)
     found = _try(who, least, memory, early)
     if not found.granted:
         if least > _budget(who).limit:  # no end of another run makes room for that
@@ -95,8 +96,11 @@ def _try(who: Applicant, least: int, start: int, early: Callable[[], None]) -> A
                 reserved += contention.reserved([c for c in others if not c.waiting], mine, now)
         found = admit(budget.but(limit=max(0, budget.limit - reserved)), others, least, start)
         if found.granted:
-            _claim(who, least, 0)
-            who.cgroup.apply([Setting("memory.max", str(found.granted))])
+            _mark_claim(who, least, 0)
+            try:
+                who.write(found.granted)
+            except ControlFileError as error:  # all limits are written after this, and read back
+                log.debug(__name__, "%s", error)
             return found
         why = shortage(budget, others, least)
         if reserved and least <= budget.limit:
@@ -127,7 +131,7 @@ def _wait(
         poll.register(bell.fd, select.POLLIN)
     began = time.monotonic()
     patience = ASKED_PATIENCE if who.wait is None else who.wait
-    _claim(who, least, least)
+    _mark_claim(who, least, least)
     bell.ring()  # who has more than it uses may give some back
     told = 0
     try:
@@ -156,7 +160,7 @@ def _place(who: Applicant) -> int:
     return paths.index(who.cgroup.path) + 1 if who.cgroup.path in paths else 1
 
 
-def _claim(who: Applicant, least: int, wants: int) -> None:
+def _mark_claim(who: Applicant, least: int, wants: int) -> None:
     since = time.clock_gettime(time.CLOCK_BOOTTIME) if wants else 0.0
     between = who.limits.ranges.get("memory")
     most = 0 if between is None else int(between.most)

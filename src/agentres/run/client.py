@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 from agentres.kernel import delegation, registry
+from agentres.kernel.listener import Peer
 from agentres.kernel.process import start_ticks
 from agentres.kernel.registry import Found
 from agentres.model.errors import AgentresError, UsageError, reason
@@ -99,9 +99,7 @@ def _connected(agent: Found) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.connect(f"\0{address}")
-        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
-        _, uid, _ = struct.unpack("iII", raw)
-        if uid != agent.keeper:
+        if Peer.of(sock).uid != agent.keeper:
             # The mark is its owner's word: root must not be led to say something to somebody else.
             raise AgentresError(
                 f"what is marked as the supervisor of {agent.name} is another user's"

@@ -6,12 +6,11 @@ import time
 
 from agentres.kernel.loop import Loop, Timer
 from agentres.model.record import TYPE_CHECKING
+from agentres.model.units import NEVER
 from agentres.run.sharing import Sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_NEVER = float("inf")
 
 
 class Contender:
@@ -41,7 +40,7 @@ class Contender:
         """Do our part now."""
         wait = self._sharing.contend()
         self._forget_timer()
-        if wait < _NEVER:
+        if wait < NEVER:
             self._timer = self._loop.call_at(time.monotonic() + wait, self.contend)
         if self._sharing.wants:
             self._again()

@@ -62,20 +62,21 @@ def parse(line: bytes) -> Command:
 
 def command(verb: str, **fields: object) -> bytes:
     """The line that asks for it."""
-    return _line({"agentres": PROTOCOL, "do": verb, **fields})
+    return line(agentres=PROTOCOL, do=verb, **fields)
 
 
 def success(**fields: object) -> bytes:
     """The answer that it was done."""
-    return _line({"ok": True, **fields})
+    return line(ok=True, **fields)
 
 
 def failure(error: AgentresError) -> bytes:
     """The answer that it was not, and why."""
-    return _line({"ok": False, "error": error.message, "remedy": error.remedy})
+    return line(ok=False, error=error.message, remedy=error.remedy)
 
 
-def _line(fields: Mapping[str, object]) -> bytes:
+def line(**fields: object) -> bytes:
+    """A line of either side."""
     return json.dumps(fields).encode() + b"\n"
 
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 
-from agentres.kernel.actuator import Actuator
 from agentres.model.errors import NotEnforceable
 from agentres.model.limits import (
-    DISKS,
     EVERY_DISK,
-    NETWORK,
-    NETWORKS,
+    ControlLine,
     Limits,
     Refused,
-    Setting,
     io_max_lines,
+    written,
 )
 from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
+    from agentres.kernel.actuator import Actuator
     from agentres.kernel.delegation import Home
     from agentres.kernel.mounts import Mount
     from agentres.kernel.network import Network, Programs
@@ -53,13 +51,13 @@ class Loaded:
             return None
         self.load()
         if self._programs is None:
-            return Refused(wanted.setting(), self._why)
+            return Refused(wanted.line(), self._why)
         try:
             network = self._programs.attach(home.agent)
             network.write(wanted)
             return network
         except NotEnforceable as error:
-            return Refused(wanted.setting(), str(error))
+            return Refused(wanted.line(), str(error))
         finally:
             self._programs.close()
             self._programs = None
@@ -68,36 +66,40 @@ class Loaded:
 class Enforced(Record):
     """What holds, what does not, how it moves, and who writes it from now on."""
 
-    settings: list[Setting]
+    written: list[ControlLine]
     missing: list[Refused]
-    terms: Callable[[Settings], Terms]
+    terms_for: Callable[[Settings], Terms]
     actuator: Actuator
     # The disk rates that hold by pausing the agent, from the beginning.
     paced: tuple[str, ...] = ()
 
     def holds(self, file: str) -> bool:
         """Whether the limit of this control file was written."""
-        return any(setting.file == file for setting in self.settings)
+        return any(line.file == file for line in self.written)
 
 
-def enforce(request: Request, home: Home, identity: Identity | None, loaded: Loaded) -> Enforced:
-    """Write the limits.  NotEnforceable where one does not hold that has to."""
+def enforce(
+    request: Request, home: Home, identity: Identity | None, loaded: Loaded, actuator: Actuator
+) -> Enforced:
+    """Have the actuator write the limits.  NotEnforceable where one does not hold that has to."""
     from agentres.kernel import devices
     from agentres.kernel.mounts import mounts
 
     limits, table, agent = request.limits, mounts(), home.agent
     named = {name: devices.behind(name) for name in limits.named_devices}
     every = devices.every_disk(table) if limits.limits_every_disk else []
-    lines = io_max_lines(limits, every, named)
-    settings = limits.settings(lines)
+    io_max = io_max_lines(limits, every, named)
+    lines = limits.lines(io_max)
     disks = {name: tuple(numbers) for name, numbers in {**named, EVERY_DISK: every}.items()}
-    actuator = Actuator(agent, lines, disks)
-    missing = actuator.apply(settings)
-    refused = {item.setting for item in missing}
-    missing = [item for item in missing if not item.setting.optional]
-    if limits.limits_every_disk and not any(item.setting.file == "io.max" for item in missing):
+    actuator.io_max, actuator.disks = {rates.device: rates for rates in io_max}, disks
+    missing = actuator.apply(lines)
+    refused = {item.line for item in missing}
+    missing = [item for item in missing if not item.line.optional]
+    if limits.limits_every_disk and not any(item.line.file == "io.max" for item in missing):
         own = identity.home if identity else request.environment.get("HOME", "/")
-        missing += _uncounted(request.cwd or ".", own, table) if every else [_NO_DISK]
+        # Those that an agent is likely to write to.
+        places = ["/", "/tmp", "/var/tmp", request.cwd or ".", own]
+        missing += _uncounted(places, table) if every else [_NO_DISK]
     missing += _uncounted_names(limits.named_written, table)
     actuator.io_held = agent.has("io.max")
     # Where the kernel counts what a process writes (CONFIG_TASK_IO_ACCOUNTING).
@@ -106,30 +108,30 @@ def enforce(request: Request, home: Home, identity: Identity | None, loaded: Loa
         actuator.paced = ("io_write",) if actuator.io_held else ("io_write", "io_read")
     paced = tuple(key for key in actuator.paced if actuator.pace(key) is not None)
     if paced and not actuator.io_held and limits.only_bytes_of_every_disk:
-        missing = [item for item in missing if item.setting.file != "io.max"]
+        missing = [item for item in missing if item.line.file != "io.max"]
     network = loaded.attach(limits, home)
     if isinstance(network, Refused):
         if limits.limits_network:
             missing.append(network)
     elif network is not None:
         actuator.network = network
-        settings.append(network.read().setting())
+        lines.append(network.read().line())
     for item in missing:
         # A rate for one device says nothing about mounts that have none.
-        asked = bool(item.setting.text) or request.every_disk_asked
-        if asked and not request.best_effort and item.setting.file not in request.tolerated:
+        asked = bool(item.line.text) or request.every_disk_asked
+        if asked and not request.best_effort and item.line.file not in request.tolerated:
             from agentres.run.explain import OPTIONS
 
-            option = OPTIONS[item.setting.file]
+            option = OPTIONS[item.line.file]
             raise NotEnforceable(
                 f"cannot enforce {option}: {item.why}",
                 "`agentres doctor` tells how to get it, --best-effort runs without it",
             )
-    enforced = [setting for setting in settings if setting not in refused]
-    held = {setting.file for setting in enforced}
-    moving = {key: r for key, r in limits.ranges.items() if _FILES[key.partition("=")[0]] in held}
+    lines = [line for line in lines if line not in refused]
+    held = {line.file for line in lines}
+    moving = {key: r for key, r in limits.ranges.items() if written(key).file in held}
 
-    def terms(settings: Settings) -> Terms:
+    def terms_for(settings: Settings) -> Terms:
         from agentres.policy.elastic import Terms
 
         return Terms(
@@ -140,27 +142,20 @@ def enforce(request: Request, home: Home, identity: Identity | None, loaded: Loa
             os.path.dirname(home.cgroup.path),
         )
 
-    return Enforced(enforced, missing, terms, actuator, paced)
+    return Enforced(lines, missing, terms_for, actuator, paced)
 
 
-_FILES = {
-    "cpu": "cpu.max",
-    "memory": "memory.max",
-    "pids": "pids.max",
-    **dict.fromkeys(DISKS, "io.max"),
-    **dict.fromkeys(NETWORKS, NETWORK),
-}
-_NO_DISK = Refused(Setting("io.max", ""), "no disk is to be seen in /sys/block")
+_NO_DISK = Refused(ControlLine("io.max", ""), "no disk is to be seen in /sys/block")
 
 
-def _uncounted(cwd: str, own: str, table: list[Mount]) -> list[Refused]:
-    """The mounts an agent is likely to write to whose disk ``io.max`` does not hold."""
+def _uncounted(places: Iterable[str], table: list[Mount], text: str = "") -> list[Refused]:
+    """The mounts of these places whose disk ``io.max`` does not hold; ``text`` is what was asked for there."""
     from agentres.kernel import devices
 
-    places = ["/", "/tmp", "/var/tmp", cwd, own]
     return [
         Refused(
-            Setting("io.max", "", key=found.mount.point), f"on {found.mount.point}: {found.why}"
+            ControlLine("io.max", text, key=found.mount.point),
+            f"on {found.mount.point}: {found.why}",
         )
         for found in devices.uncounted(places, table)
     ]
@@ -170,11 +165,5 @@ def _uncounted_names(names: Iterable[str], table: list[Mount]) -> list[Refused]:
     """The files and directories, named for their disk, whose file system escapes the rate."""
     from agentres.kernel import devices
 
-    return [
-        Refused(
-            Setting("io.max", name, key=found.mount.point), f"on {found.mount.point}: {found.why}"
-        )
-        for name in names
-        if not devices.is_device(name)
-        for found in devices.uncounted([name], table)
-    ]
+    paths = (name for name in names if not devices.is_device(name))
+    return [refused for path in paths for refused in _uncounted([path], table, path)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from agentres.model.errors import exit_status, printable
-from agentres.model.limits import NETWORK, NETWORKS, Limits, Refused, Setting
+from agentres.model.limits import NETWORK, NETWORKS, ControlLine, Limits, Refused
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.stats import Escaped, OomKill, Running, Usage
 from agentres.model.units import MAX, format_duration, format_rate, format_size
@@ -46,37 +46,38 @@ class Hit(Record):
 
 
 class Outcome(Record):
-    """How a run ended.
-
-    ``returncode`` is the main process's: its exit status, or -N when signal N ended it.  Times in
-    seconds.  ``killed_after_grace`` tells that SIGKILL had to follow ``timeout``'s SIGTERM.  ``memory_max`` is
-    the limit at the end; ``left`` still ran when the main process had ended, and was killed; ``escaped`` lived outside of its cgroup then; ``stopped`` tells, in words, who has ended it by command; ``paced`` are
-    the disk rates that were held by pausing it, all of them where ``io_held`` is false; ``short`` tells, in words, why it was not raised when it had to be;
-    ``footprint`` is what was in memory when its limit was met, None: it was not; ``grown`` by how many bytes each tmpfs of the host has grown
-    meanwhile.
-    """
+    """How a run ended; times in seconds."""
 
     name: str
     command: Sequence[str]
     limits: Limits
+    # The main process's exit status, or -N when signal N ended it.
     returncode: int
     wall: float
     timeout: float | None = None
     timed_out: bool = False
+    # SIGKILL had to follow the time limit's SIGTERM.
     killed_after_grace: bool = False
+    # Who has ended it by command, in words.
     stopped: str = ""
     usage: Usage = Usage()
     unreadable: Mapping[str, str] = MappingProxyType({})
-    enforced: Sequence[Setting] = ()
+    enforced: Sequence[ControlLine] = ()
     not_enforced: Sequence[Refused] = ()
     oom_kills: Sequence[OomKill] = ()
+    # What still ran when the main process had ended, and was killed.
     left: Sequence[Running] = ()
+    # What lived outside of its cgroup then.
     escaped: Sequence[Escaped] = ()
     cgroup: str = ""
-    memory_max: int | str | None = None
+    # The limit at the end.
+    memory_max: float | str | None = None
+    # Why it was not raised when it had to be, in words.
     short: str = ""
+    # The disk rates that were held by pausing it, all of them where the kernel held none.
     paced: Sequence[str] = ()
     io_held: bool = True
+    # What was in memory when its limit was met, None: it was not; by how many bytes each tmpfs of the host has grown meanwhile.
     footprint: Footprint | None = None
     grown: Mapping[str, int] = MappingProxyType({})
 
@@ -298,7 +299,7 @@ def not_enforced(refused: Sequence[Refused]) -> list[str]:
     """One line for each limit that does not hold, the devices of ``io.max`` told together."""
     whys: dict[str, list[str]] = {}
     for item in refused:
-        seen = whys.setdefault(item.setting.file, [])
+        seen = whys.setdefault(item.line.file, [])
         if item.why not in seen:
             seen.append(item.why)
     return [f"NOT enforced: {file} ({'; '.join(texts)})" for file, texts in whys.items()]
@@ -350,7 +351,7 @@ def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
         "timed_out": outcome.timed_out,
         "stopped": outcome.stopped or None,
         "wall_seconds": round(outcome.wall, 6),
-        "usage": {key: getattr(usage, key) for key in Usage.__match_args__},
+        "usage": usage.as_dict(),
         "unreadable": dict(outcome.unreadable),
         "limits": {
             "cpu": limits.cpu,
@@ -371,26 +372,18 @@ def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
         "paced": list(outcome.paced),
         "enforced": [{"file": s.file, "text": s.text} for s in outcome.enforced],
         "not_enforced": [
-            {"file": r.setting.file, "text": r.setting.text, "why": r.why}
-            for r in outcome.not_enforced
+            {"file": r.line.file, "text": r.line.text, "why": r.why} for r in outcome.not_enforced
         ],
-        "limits_hit": [
-            {"limit": h.limit, "events": h.events, "text": h.text} for h in hits(outcome)
-        ],
-        "left_running": [{"pid": each.pid, "name": each.name} for each in outcome.left],
+        "limits_hit": [hit.as_dict() for hit in hits(outcome)],
+        "left_running": [each.as_dict() for each in outcome.left],
         "footprint": None
         if outcome.footprint is None
         else {
             **outcome.footprint.kinds,
-            "biggest": [
-                {"pid": one.pid, "name": one.name, "size": one.size}
-                for one in outcome.footprint.biggest
-            ],
+            "biggest": [one.as_dict() for one in outcome.footprint.biggest],
             "tmpfs_grown": dict(outcome.grown),
         },
-        "escaped": [
-            {key: getattr(each, key) for key in Escaped.__match_args__} for each in outcome.escaped
-        ],
+        "escaped": [each.as_dict() for each in outcome.escaped],
         "oom_kills": [
             {"pid": k.pid, "task": k.task, "cgroup": k.cgroup, "limit_cgroup": k.limit_cgroup}
             for k in outcome.oom_kills

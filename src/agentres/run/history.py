@@ -56,18 +56,17 @@ class History:
 
     def act(self, action: Action) -> None:
         """Something was done with a limit."""
-        fields = {name: getattr(action, name) for name in Action.__match_args__}
-        self._keep("act", {"run": self._run.id, "agent": self._run.name, **fields})
+        self._keep("act", {"run": self._run.id, "agent": self._run.name, **action.as_dict()})
 
     def end(self, exit_code: int) -> str:
-        """The run has ended; returns when all is written, or after a while, with why it could not be, in words."""
+        """The run has ended; returns when all is written, or after a while, with why it could not be and what was lost, in words."""
         self._keep("end", self._run.id, time.time(), exit_code)
         if self.recorder is None:
             return ""
         self.recorder.close(_PATIENCE)
         self._loop.unwatch(self._wake)
         os.close(self._wake)
-        return self.recorder.trouble
+        return "; ".join(filter(None, (self.recorder.trouble, self.recorder.unwritten)))
 
     def _keep(self, method: str, *args: Any) -> None:
         if self.recorder is not None:

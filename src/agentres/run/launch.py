@@ -12,6 +12,7 @@ import time
 from functools import partial
 
 from agentres.kernel import bell, delegation, host, registry
+from agentres.kernel.actuator import Actuator
 from agentres.model.errors import (
     ControlFileError,
     Interrupted,
@@ -21,7 +22,6 @@ from agentres.model.errors import (
 )
 from agentres.model.limits import Standing, cpu_hints
 from agentres.model.record import TYPE_CHECKING
-from agentres.model.units import MAX
 from agentres.run.admission import Applicant, enter
 from agentres.run.enforcement import Loaded, enforce
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from agentres.kernel.caller import Caller
-    from agentres.kernel.cgroup import Cgroup
     from agentres.kernel.loop import Loop
     from agentres.kernel.trampoline import Child, Identity
     from agentres.kernel.walls import OwnUser
@@ -76,7 +75,10 @@ class Launch:
         self._request, self._tell = request, tell
         # No ExitStack: contextlib is a tenth of a megabyte that would stay beside the agent.
         self._taken: list[Callable[[], object]] = []
-        _check_nofile(request.limits)
+        if os.geteuid() != 0:
+            import resource
+
+            check_nofile(request.limits, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
         self._wired, self._resolver = _isolation(request.limits)
         self._heard: set[int] = set()
         behalf = request.behalf
@@ -139,14 +141,18 @@ class Launch:
     def admit(self) -> None:
         """Take room in the budget, with as much memory to start with as there is."""
         asked = self._request
+        self._actuator = Actuator(self._home.agent)
         who = Applicant(
-            self._home.agent, self._slice, asked.limits, asked.priority, asked.share, asked.wait
-        )
+            self._home.agent, self._slice, asked.limits, asked.priority, asked.share, asked.wait,
+            self._actuator.write_memory,
+        )  # fmt: skip
         self._request = asked.but(limits=enter(who, self._check_early, self._tell))
 
     def enforce(self) -> None:
         """Write the limits."""
-        self._enforced = enforce(self._request, self._home, self._identity, self._loaded)
+        self._enforced = enforce(
+            self._request, self._home, self._identity, self._loaded, self._actuator
+        )
         self._taken.append(self._enforced.actuator.close)
         self._check_early()
 
@@ -224,7 +230,7 @@ class Launch:
             self._slice, int(machine.memory * request.share), machine.cpus * request.share
         )
         settings = request.settings() if request.settings else Settings(handlers=())
-        terms = self._enforced.terms(settings)
+        terms = self._enforced.terms_for(settings)
         registry.mark_philosophy(agent.path, terms.philosophy.name)
         watched = Watched(
             request.name,
@@ -364,13 +370,13 @@ class Launch:
             killed_after_grace=ended.killed_after_grace,
             usage=usage,
             unreadable=unreadable,
-            enforced=enforced.settings,
+            enforced=enforced.written,
             not_enforced=enforced.missing,
             oom_kills=ended.oom_kills,
             left=left,
             escaped=escaped,
             cgroup=agent.path,
-            memory_max=_memory_max(agent),
+            memory_max=enforced.actuator.limit_or_none("memory"),
             short=ended.short,
             stopped=ended.stopped,
             paced=enforced.paced,
@@ -428,15 +434,6 @@ def _theirs(caller: Caller) -> Identity:
     return Identity(caller.uid, caller.gid, caller.groups, caller.name, "")
 
 
-def _memory_max(agent: Cgroup) -> int | str | None:
-    """What stands; None where there is no such limit, or its file is not to be read."""
-    try:
-        text = agent.get_property("memory.max").strip()
-        return text if text == MAX else int(text)
-    except (ControlFileError, ValueError):
-        return None
-
-
 def _gaps(identity: Identity | None, walled: bool) -> list[str]:
     """What an agent that root starts could do against its limits, a line each."""
     if os.geteuid() != 0:
@@ -485,11 +482,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 20
 
 
-def _check_nofile(limits: Limits) -> None:
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limits.nofile is None or os.geteuid() == 0 or hard == resource.RLIM_INFINITY:
-        return
-    if limits.nofile > hard:
+def check_nofile(limits: Limits, hard: int) -> None:
+    """UsageError where it is to have more open files than this hard limit allows; -1 is none."""
+    if limits.nofile is not None and 0 <= hard < limits.nofile:
         raise UsageError(f"--nofile {limits.nofile}: the hard limit here is {hard}")

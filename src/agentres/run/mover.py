@@ -38,9 +38,6 @@ if TYPE_CHECKING:
         def read(self, group: str) -> Sample: ...
 
 
-_NEVER = float("inf")
-
-
 class Mover:
     """Moves the limits of one agent by ``terms``; ``act`` gets what was done.
 

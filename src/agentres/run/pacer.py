@@ -243,8 +243,7 @@ class Pacer:
         self._thawed_at = time.monotonic()
 
     def _is_frozen_by_somebody(self) -> bool:
-        asked = self._actuator.cgroup.get_property("cgroup.freeze").strip() == "1"
-        return asked and not self._actuator.frozen_by
+        return self._actuator.cgroup.freeze and not self._actuator.frozen_by
 
     def _tell_ends(self, now: float) -> None:
         """Where it has been level for a while, tell how long it was paused since that was told last."""

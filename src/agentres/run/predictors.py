@@ -48,13 +48,11 @@ from agentres.policy.prediction import Forecast, Prediction, predict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, NoReturn, Protocol
+    from typing import Any, NoReturn
 
     from agentres.model.limits import Range
     from agentres.policy.prediction import Profile
     from agentres.policy.settings import Settings
-else:
-    Protocol = object  # a run loads this as well, and typing is dear
 
 ENTRY_POINTS = "agentres.predictors"
 
@@ -65,12 +63,6 @@ SCHEMA = 1
 
 _MOST = 1 << 16
 """Bytes of an answer, or an error, that are looked at."""
-
-
-class Predictor(Protocol):
-    """What the entry point is; see the module."""
-
-    def __call__(self, question: dict[str, Any], /) -> Mapping[str, float]: ...
 
 
 class PredictorFailed(AgentresError):

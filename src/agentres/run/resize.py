@@ -90,7 +90,7 @@ class Resize:
         if name and name not in self._actuator.disks:
             self._actuator.disks[name] = tuple(devices.behind(name))
         for device in self._actuator.disks.get(name, ()):
-            self._actuator.lines.setdefault(device, IoMax(device))
+            self._actuator.io_max.setdefault(device, IoMax(device))
         if not self._actuator.disks.get(name):
             raise UsageError(
                 f"--{kind.replace('_', '-')}: no disk is to be seen for {name or 'it'}"
@@ -113,14 +113,14 @@ class Resize:
             self._actuator.write(key, after, elastic=key in self._limits.ranges)
         elif after != MAX and (before == MAX or float(after) < float(before)):
             self._actuator.lower_memory(int(after))
-            self._claim(int(after))
+            self._mark_claim(int(after))
         else:
             self._raise(before, after)
 
     def _raise(self, before: float | str, after: float | str) -> None:
         if after == MAX:
             self._actuator.write_memory(MAX)
-            self._claim(0)
+            self._mark_claim(0)
             return
         wanted, terms = int(after), self._before
         budget = tree.budget(terms.slice, host.memory(), terms.share)
@@ -137,9 +137,9 @@ class Resize:
         if got < wanted:
             why = shortage(budget, tree.claims(terms.slice), wanted - got)
             raise NoRoom(why, "set less, or wait until others have ended")
-        self._claim(wanted)
+        self._mark_claim(wanted)
 
-    def _claim(self, limit: int) -> None:
+    def _mark_claim(self, limit: int) -> None:
         """Have the others count it so; an elastic one claims for itself (:mod:`agentres.run.sharing`)."""
         between: Range | None = self._limits.ranges.get("memory")
         least = limit if between is None else int(between.least)
@@ -162,7 +162,7 @@ class Resize:
             raise AgentresError("; ".join(lost))
 
     def _undo(self, key: str, before: float | str) -> Callable[[], None]:
-        claimed: ClaimMark | None = registry.claim(self._actuator.cgroup.path)
+        claimed: ClaimMark | None = registry.claim_mark(self._actuator.cgroup.path)
 
         def undo() -> None:
             if key == "memory":

@@ -17,6 +17,7 @@ from agentres.model import log
 from agentres.model.errors import AgentresError
 from agentres.model.limits import PAGE
 from agentres.model.record import TYPE_CHECKING
+from agentres.model.units import NEVER
 from agentres.policy import contention
 from agentres.policy.capacity import Budget, Claim, grant, shortage
 
@@ -31,8 +32,6 @@ _BUDGET_KEPT = 1.0
 
 _GROWTH_PATIENCE = 0.5
 """Seconds to wait for the lock before growing without it: the agent waits at its tripwire meanwhile."""
-
-_NEVER = float("inf")
 
 
 def take(
@@ -177,7 +176,7 @@ class Sharing:
         if done:
             self.bell.ring()
         scarce = any(claim.wants or claim.frozen for claim in claims)
-        return CONTEND_AGAIN if scarce else _NEVER
+        return CONTEND_AGAIN if scarce else NEVER
 
     def _hold(self, released: bool, claims: list[Claim]) -> None:
         """Whether it meets its hard limit, by what is asked for now: others may have made room again."""

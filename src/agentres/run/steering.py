@@ -88,7 +88,7 @@ class Steering:
     def _shown(self) -> dict[str, Any]:
         monitor = self._monitor
         pausing = monitor.actuator.frozen_by.keys() == {PACING}
-        frozen = monitor.agent.get_property("cgroup.freeze").strip() == "1" and not pausing
+        frozen = monitor.agent.freeze and not pausing
         by = monitor.actuator.frozen_by.get(COMMAND) or monitor.subject.detail.get("frozen", "")
         sample = monitor.meter.sample()
         monitor.check_drift()
@@ -117,7 +117,7 @@ class Steering:
         shown = {}
         for key in control.SETTABLE:
             for named in [key, *(k for k in terms.limits.ranges if k.startswith(f"{key}="))]:
-                if (standing := actuator.holds(named)) is None:
+                if (standing := actuator.limit_or_none(named)) is None:
                     continue
                 between = terms.limits.ranges.get(named)
                 shown[named] = {
@@ -211,7 +211,7 @@ def refusal(peer: Peer, owners: set[int], inside: str) -> AgentresError | None:
         at = process.cgroup(peer.pid)
     except OSError:  # it has gone already, or is of a PID namespace that we do not see
         return UsageError("who asks cannot be seen")
-    if at == inside or at.startswith(f"{inside}/"):
+    if process.is_inside(at, inside):
         return UsageError("an agent does not command itself")
     return None
 

@@ -8,7 +8,7 @@ from agentres.kernel import process
 from agentres.kernel.actuator import COMMAND, Actuator
 from agentres.model.errors import ControlFileError
 from agentres.model.record import TYPE_CHECKING
-from agentres.model.units import format_size
+from agentres.model.units import NEVER, format_size
 from agentres.policy import stall, tripwire
 from agentres.policy.settings import Settings
 from agentres.policy.tripwire import ROOM
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from agentres.run.mover import Mover
     from agentres.run.pacer import Pacer
     from agentres.store import Run
-
-_NEVER = float("inf")
 
 _STALLED_LOOK = 1.0
 """Seconds between two looks at one that may be getting nowhere."""
@@ -76,7 +74,7 @@ class AgentSubject(Subject):
         if resource == "memory_pressure":
             return self._break_stall(reading, now)
         if self.mover is None:
-            return _NEVER
+            return NEVER
         return self.mover.observe(resource, value, reading, now, self.event)
 
     def ceiling(self, resource: str) -> float | None:
@@ -115,7 +113,7 @@ class AgentSubject(Subject):
         # One that is short waits for others, which are asked (agentres.policy.contention); a frozen one waits for its thaw.
         if not seconds or self.starved or self.meter.reading.cgroup_frozen:
             self._state("stalled", False, "")
-            return _NEVER
+            return NEVER
         if seconds >= stall.DEADLINE and not self.states["stalled"]:
             self._note("stalled", 1, self._let_go(now))
         return _STALLED_LOOK

@@ -13,8 +13,8 @@ failed call was written.
 
 from __future__ import annotations
 
-from agentres.model.errors import AgentresError
-from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.record import TYPE_CHECKING
+from agentres.store.run import NoHistory, Run, StoreError
 
 if TYPE_CHECKING:
     from agentres.store.reading import ActionRow, AlertRow, Store
@@ -32,29 +32,4 @@ else:
         return getattr(module, name)
 
 
-__all__ = ["ActionRow", "AlertRow", "Run", "Store", "StoreError", "Writer"]
-
-
-class StoreError(AgentresError):
-    """The history cannot be read or written, or does not hold what was asked for."""
-
-
-class Run(Record):
-    """One subject from its begin to its end: an agent, or the host or a slice while it is watched.
-
-    ``supervisor`` is a pid, ``supervisor_start`` the ticks of field 22 of its ``/proc/PID/stat``: with
-    ``boot_id`` they tell it from another process that got the same number.
-    """
-
-    id: str
-    name: str
-    of: str
-    command: tuple[str, ...]
-    uid: int
-    cgroup: str
-    supervisor: int
-    supervisor_start: int
-    boot_id: str
-    started: float
-    ended: float | None = None
-    exit_code: int | None = None
+__all__ = ["ActionRow", "AlertRow", "NoHistory", "Run", "Store", "StoreError", "Writer"]

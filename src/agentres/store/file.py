@@ -10,7 +10,7 @@ import time
 
 from agentres.model.errors import reason
 from agentres.model.record import TYPE_CHECKING
-from agentres.store import StoreError
+from agentres.store.run import NoHistory, StoreError
 from agentres.store.schema import MIGRATIONS
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def connect(path: str, write: bool) -> sqlite3.Connection:
     if write:
         _create(path)
     elif not os.path.exists(path):
-        raise StoreError(f"no history yet at {path}")
+        raise NoHistory(path)
     quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     try:
         db = _sqlite3.connect(
@@ -43,7 +43,7 @@ def connect(path: str, write: bool) -> sqlite3.Connection:
             uri=True,
         )
     except _sqlite3.Error as error:
-        raise told(path, error) from error
+        raise store_error(path, error) from error
     try:
         # Before the first page is read: then as many are set aside, if they are less than 20.
         db.execute(f"PRAGMA cache_size = {WRITERS_CACHE if write else READERS_CACHE}")
@@ -51,7 +51,7 @@ def connect(path: str, write: bool) -> sqlite3.Connection:
     except BaseException as error:
         db.close()
         if isinstance(error, _sqlite3.Error):
-            raise told(path, error) from error
+            raise store_error(path, error) from error
         raise
     return db
 
@@ -92,7 +92,7 @@ def _prepare(path: str, db: sqlite3.Connection, write: bool) -> None:
         )
     if not write:
         if version == 0:
-            raise StoreError(f"no history yet at {path}")
+            raise NoHistory(path)
         if version < known:
             raise StoreError(
                 f"{path} was written by an older agentres (schema {version}, this one knows {known})",
@@ -153,7 +153,7 @@ class Transaction:
         try:
             self._db.execute(self._begin)
         except _sqlite3.Error as error:
-            raise told(self._path, error) from error
+            raise store_error(self._path, error) from error
         return self._db
 
     def __exit__(
@@ -175,7 +175,7 @@ class Transaction:
         except _sqlite3.Error:  # the first error is the one that tells why
             pass
         if isinstance(error, _sqlite3.Error):
-            raise told(self._path, error) from error
+            raise store_error(self._path, error) from error
 
 
 _WHERE_ELSE = "set AGENTRES_STATE_DIR to where it can be written"
@@ -185,7 +185,7 @@ def _move(path: str) -> str:
     return f"move {path} away with its -wal and -shm, and a new one is made"
 
 
-def told(path: str, error: sqlite3.Error) -> StoreError:
+def store_error(path: str, error: sqlite3.Error) -> StoreError:
     """What happened to the file and what to do about it (https://sqlite.org/rescode.html)."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == _sqlite3.SQLITE_FULL:

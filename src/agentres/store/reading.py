@@ -8,7 +8,6 @@ from agentres.model import clock
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
-from agentres.store import StoreError
 from agentres.store.rows import (
     ALL_SLOTS,
     DISKS,
@@ -22,14 +21,15 @@ from agentres.store.rows import (
     plain,
     runs,
 )
+from agentres.store.run import StoreError
 from agentres.store.writing import Writer
 
 if TYPE_CHECKING:
     import sqlite3
     from typing import Any
 
-    from agentres.store import Run
     from agentres.store.rows import Values
+    from agentres.store.run import Run
 
 # By the order in which they came, which is that of time until somebody sets the clock.
 _SELECT_SAMPLES = (

@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Sample
-from agentres.store import Run
+from agentres.store.run import Run
 
 if TYPE_CHECKING:
     import sqlite3

@@ -10,10 +10,10 @@ from agentres.model import log
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
-from agentres.store import StoreError, rows
-from agentres.store.file import Transaction, connect, inode, told
+from agentres.store import rows
+from agentres.store.file import Transaction, connect, inode, store_error
 from agentres.store.rows import OF_ACTION, OF_ALERT, PER_EVENT, WORST, marks, names, plain
-from agentres.store.schema import MIGRATIONS
+from agentres.store.run import StoreError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from agentres.policy.observer import Observed
     from agentres.policy.prediction import Profile
-    from agentres.store import Run
+    from agentres.store.run import Run
 
 _SAMPLE_COLUMNS = ("slot", "run", "time", *Sample.__match_args__)
 _INSERT_SAMPLE = (
@@ -67,8 +67,6 @@ class Writer:
 
     __slots__ = ("_db", "_inode", "_read", "_write", "path")
 
-    SCHEMA_VERSION = len(MIGRATIONS)
-
     def __init__(self, path: str, db: sqlite3.Connection) -> None:
         self.path = path
         self._db = db
@@ -86,7 +84,7 @@ class Writer:
         try:
             self._db.close()
         except _sqlite3.Error as error:
-            raise told(self.path, error) from error
+            raise store_error(self.path, error) from error
 
     @property
     def moved(self) -> bool:
@@ -268,7 +266,7 @@ class Writer:
         try:  # execute() would free one page
             self._db.executescript("PRAGMA incremental_vacuum(2000)")
         except _sqlite3.Error as error:
-            raise told(self.path, error) from error
+            raise store_error(self.path, error) from error
 
     def _purge_rings(self, at: dict[str, float]) -> bool:
         """Purge some of the rings; whether there were any.  All at once would keep others waiting."""

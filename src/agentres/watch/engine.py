@@ -14,6 +14,7 @@ from collections.abc import Callable
 from agentres.kernel.loop import Loop, Timer
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Sample
+from agentres.model.units import NEVER
 from agentres.policy.alerts import Alert, Event, Watch, message
 from agentres.policy.resources import OWN, RATE, RESOURCES
 from agentres.policy.settings import Settings
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
         def sample(self) -> Sample: ...
 
-
-_NEVER = float("inf")
 
 TOGETHER = 0.1
 """Seconds: samples of many subjects are taken at multiples of this, many in one turn of the loop.
@@ -83,7 +82,7 @@ class Subject:
 
     def observed(self, resource: str, value: float | None, reading: Sample, now: float) -> float:
         """Called with each value of a reading before the rules judge it; seconds until the next look, at the latest."""
-        return _NEVER
+        return NEVER
 
     def settled(self) -> None:
         """Called when all that was read has been judged."""

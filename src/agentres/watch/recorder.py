@@ -17,6 +17,7 @@ from collections import deque
 
 from agentres.kernel.process import boot_id, start_ticks
 from agentres.model.record import TYPE_CHECKING
+from agentres.model.units import NEVER, counted
 from agentres.store import Run, StoreError
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ MOST_SAMPLES = 5000
 
 _ASK = ""
 _NOW = float("-inf")
-_NEVER = float("inf")
 
 
 def new_run(
@@ -74,7 +74,7 @@ def alive(run: Run) -> bool:
 class Recorder:
     """Writes the history in ``path``; no thread and no file before the first :meth:`put`.
 
-    ``trouble`` is empty while all is well, else one line for people.  ``dropped`` samples and ``lost`` other items were not written.  ``notify`` is
+    ``trouble`` is empty while all is well, else one line for people.  ``dropped`` samples and ``lost`` other items were left out.  ``notify`` is
     called when ``trouble`` has changed or a question was answered, in the thread or in :meth:`put`, and never
     once :meth:`close` has been called; it must not block.  ``caller`` is whose file it is, where not our own user's.
     """
@@ -89,7 +89,7 @@ class Recorder:
         self._waiting: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._answers: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._samples = 0
-        self._write_at = _NEVER
+        self._write_at = NEVER
         self._runs: dict[str, Run] = {}
         self._lock = _thread.RLock()  # notify() may put()
         self._bell = _thread.allocate_lock()  # locked: nothing has changed since the last look
@@ -110,7 +110,7 @@ class Recorder:
             self._waiting.append((method, args))
             if method == "add":
                 self._samples += len(args[0])
-                if self._write_at == _NEVER:
+                if self._write_at == NEVER:
                     self._write_at = time.monotonic() + BATCH_SECONDS
                     self._ring()
             else:
@@ -130,6 +130,16 @@ class Recorder:
         while self._answers:
             then, answer = self._answers.popleft()
             then(answer)
+
+    @property
+    def unwritten(self) -> str:
+        """What was not written by now, in words; empty: all was, or there was nothing."""
+        with self._lock:
+            # What is no record is a question, or the run's own begin and end.
+            waiting = sum(method in ("record", "act") for method, _ in self._waiting)
+            counts = (self.dropped + self._samples, "sample"), (self.lost + waiting, "other record")
+        words = " and ".join(counted(number, what) for number, what in counts if number)
+        return f"not written: {words}" if words else ""
 
     def close(self, timeout: float) -> bool:
         """Write what waits and end the thread; False when that was not done within ``timeout`` s."""
@@ -270,7 +280,7 @@ class Recorder:
         """The next item; samples that follow one another as one."""
         with self._lock:
             if not self._waiting:
-                self._write_at = _NEVER
+                self._write_at = NEVER
                 return None
             method, args = self._waiting.popleft()
             if method != "add":

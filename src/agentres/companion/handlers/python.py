@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     Function = Callable[[dict[str, Any]], object]
 
-ENTRY_POINTS = "agentres.alert_handlers"
-"""The entry point group: what has no colon is a name in it."""
-
 IMPORT_LIMIT = 60.0
 """Seconds after which a worker that is still importing is killed at the next alert."""
 
@@ -37,7 +34,7 @@ _CLOSING = 0.2
 
 
 class PythonHandler(Once):
-    """A callable: ``package.module:function``, an entry point's name, or a function itself."""
+    """A callable: ``package.module:function``, as :mod:`agentres.config` makes of an entry point's name, too; or a function itself."""
 
     def __init__(self, target: str | Function) -> None:
         # A function of the program's own may need descriptors that the program has open.
@@ -244,19 +241,11 @@ def _has_child() -> bool:
 
 
 def _load(target: str) -> Function:
-    """Import ``package.module:function``, or what an installed package registered by that name."""
-    module, colon, path = target.partition(":")
-    if colon:
-        found: Any = importlib.import_module(module)
-        for name in path.split("."):
-            found = getattr(found, name)
-    else:
-        from importlib.metadata import entry_points
-
-        points = list(entry_points(group=ENTRY_POINTS, name=target))
-        if not points:
-            raise LookupError(f"no entry point {target!r} in the group {ENTRY_POINTS}")
-        found = points[0].load()
+    """Import ``package.module:function``."""
+    module, _, path = target.partition(":")
+    found: Any = importlib.import_module(module)
+    for name in path.split("."):
+        found = getattr(found, name)
     if not callable(found):
         raise TypeError(f"{target} is not callable")
     function: Function = found
