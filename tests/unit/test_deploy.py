@@ -17,9 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("prometheus_client", reason="pip install 'agentres[metrics]'")
-
 from pyroute2 import IPRoute, netns
 
 from agentres.readers.metrics import TABLE

@@ -159,7 +159,7 @@ class _Page(HTMLParser):
 
 @pytest.mark.usefixtures("filled")
 def test_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="the VM's image has no matplotlib")
     file = tmp_path / "r.html"
     done = report("-o", str(file))
     assert (done.returncode, done.stderr) == (0, "")
@@ -301,7 +301,7 @@ def test_what_was_there_stays_where_the_new_one_fails(tmp_path: Path) -> None:
 
 
 def test_five_hundred_runs_in_time(store: Store, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="the VM's image has no matplotlib")
     now = time.time()
     for number in range(500):
         run = a_run(f"agent-{number % 20}", f"{number:08x}", started=now - 500 + number, ended=None)
