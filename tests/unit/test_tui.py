@@ -329,6 +329,19 @@ def test_only_what_matches(recorded: RecordedHost) -> None:
     driven(recorded, body)
 
 
+def test_a_filter_from_the_beginning_is_seen_and_goes_like_any_other(
+    recorded: RecordedHost,
+) -> None:
+    async def body(there: Driven) -> None:
+        assert there.names == ["fixer", "fixer"]  # its line, and the filter's
+        assert there.screen.splitlines()[-2] == "fixer"
+        await there.press("escape")
+        assert len(there.names) == 5
+        assert there.screen.splitlines()[-2] == ""
+
+    driven(recorded, body, view=View(text="fixer"))
+
+
 # What keys do.
 
 
@@ -458,7 +471,7 @@ def test_a_filter_is_seen_while_it_holds(recorded: RecordedHost) -> None:
 
     async def body(there: Driven) -> None:
         await there.go_on()
-        await there.press("slash", *"er")
+        await there.press("slash", *"fix")
         assert_is("filter", there.screen)
 
     driven(recorded, body)

@@ -86,7 +86,9 @@ class Top(App[None]):
         yield Static(id="head")
         yield AgentTable("agents")
         yield Input(
+            self.view.text,
             id="filter",
+            classes="on" if self.view.text else "",
             placeholder="name, user or state; Enter keeps it, Escape ends it",
             compact=True,
         )
