@@ -14,15 +14,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from fake_slice import keep_attributes
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded import BEGIN, GIB, RecordedHost
+from recorded import BEGIN, RecordedHost, pretend
 from rich.console import Console
 from textual.pilot import Pilot
 
-from agentres.kernel import host, registry
-from agentres.model.limits import Host
 from agentres.store import Store
 from agentres.tui import rows
 from agentres.tui.app import Top, parse_limits
@@ -32,18 +29,17 @@ from agentres.tui.rows import View
 @pytest.fixture
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecordedHost:
     """The host."""
-    keep_attributes(tmp_path, monkeypatch)
-    monkeypatch.setattr(host, "read", lambda: Host(cpus=8, memory=16 * GIB))
-    monkeypatch.setattr(registry, "user_name", lambda uid: "dev")
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     monkeypatch.delenv("NO_COLOR", raising=False)
-    return RecordedHost(Path(os.path.realpath(tmp_path)))
+    return pretend(tmp_path, monkeypatch)
 
 
 SNAPSHOTS = Path(__file__).parent / "screens"
 
 NARROW = (80, 24)
+
+ALL = {"planner", "fixer", "crawler", "trainer", "lost", "patient"}
 
 
 def screen_of(app: Top) -> str:
@@ -96,9 +92,8 @@ class Driven:
     @property
     def names(self) -> list[str]:
         """Who stands in the table, from the top down."""
-        known = {"planner", "fixer", "crawler", "trainer", "lost"}
         words = [line.split()[:1] for line in self.screen.splitlines()]
-        return [word[0] for word in words if word and word[0] in known]
+        return [word[0] for word in words if word and word[0] in ALL]
 
 
 def driven(
@@ -209,15 +204,15 @@ def test_without_colour_all_is_told_by_text(
 
 
 def test_five_hundred_agents(recorded: RecordedHost) -> None:
-    for number in range(495):
+    for number in range(494):
         recorded.slice.agent(f"many-{number:03}", started=BEGIN - 600)
 
     async def body(there: Driven) -> None:
-        assert "1 frozen, 497 running, 1 throttled, 1 unsupervised" in there.screen
+        assert "1 frozen, 496 running, 1 throttled, 1 unsupervised, 1 waiting" in there.screen
         await there.press("s", "end")
         assert len(there.app.table._lines) == 500
         await there.press("slash", *"many-49")
-        assert len(there.app.table._lines) == 5
+        assert len(there.app.table._lines) == 4
 
     driven(recorded, body)
 
@@ -228,13 +223,13 @@ def test_five_hundred_agents(recorded: RecordedHost) -> None:
 def test_who_comes_and_goes(recorded: RecordedHost) -> None:
     async def body(there: Driven) -> None:
         await there.go_on()
-        assert set(there.names) == {"planner", "fixer", "crawler", "trainer", "lost"}
+        assert set(there.names) == ALL
         shutil.rmtree(recorded.path("fixer").parent)
         await there.go_on()
-        assert set(there.names) == {"planner", "crawler", "trainer", "lost"}
+        assert set(there.names) == ALL - {"fixer"}
         recorded.slice.agent("fixer", started=recorded.now)
         await there.go_on()
-        assert set(there.names) == {"planner", "fixer", "crawler", "trainer", "lost"}
+        assert set(there.names) == ALL
 
     driven(recorded, body)
 
@@ -242,12 +237,12 @@ def test_who_comes_and_goes(recorded: RecordedHost) -> None:
 def test_sorted_and_turned_around(recorded: RecordedHost) -> None:
     async def body(there: Driven) -> None:
         await there.go_on()
-        assert there.names == ["trainer", "planner", "fixer", "lost", "crawler"]
+        assert there.names == ["trainer", "planner", "fixer", "lost", "crawler", "patient"]
         await there.press("r")
-        assert there.names == ["crawler", "lost", "fixer", "planner", "trainer"]
+        assert there.names == ["crawler", "patient", "lost", "fixer", "planner", "trainer"]
         await there.press("r", "s")
         assert there.app.view.sort == "memory"
-        assert there.names == ["trainer", "planner", "fixer", "crawler", "lost"]
+        assert there.names == ["trainer", "planner", "fixer", "crawler", "lost", "patient"]
 
     driven(recorded, body)
 
@@ -324,7 +319,7 @@ def test_only_what_matches(recorded: RecordedHost) -> None:
         await there.press("enter")
         assert there.names == ["trainer"]
         await there.press("slash", "escape")
-        assert len(there.names) == 5
+        assert set(there.names) == ALL
 
     driven(recorded, body)
 
@@ -336,7 +331,7 @@ def test_a_filter_from_the_beginning_is_seen_and_goes_like_any_other(
         assert there.names == ["fixer", "fixer"]  # its line, and the filter's
         assert there.screen.splitlines()[-2] == "fixer"
         await there.press("escape")
-        assert len(there.names) == 5
+        assert set(there.names) == ALL
         assert there.screen.splitlines()[-2] == ""
 
     driven(recorded, body, view=View(text="fixer"))
@@ -429,7 +424,7 @@ def test_acknowledge(recorded: RecordedHost) -> None:
 def test_a_refusal_is_told(recorded: RecordedHost) -> None:
     async def body(there: Driven) -> None:
         await there.go_on()
-        await there.press("s", "end", "f", "y")
+        await there.press("s", "end", "up", "f", "y")
         assert "nobody supervises lost" in " ".join(there.screen.split())
 
     driven(recorded, body)
