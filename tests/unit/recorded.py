@@ -110,6 +110,7 @@ class RecordedHost:
         self.slice.limit(memory=6 * GIB)
         self.now = BEGIN
         self.done: list[tuple[Any, ...]] = []
+        self.command = ["python", "agent.py"]
         for name, given in _AGENTS.items():
             path = self.slice.agent(name, started=BEGIN - 600, **given)
             registry.mark_philosophy(str(path), "balanced")
@@ -234,12 +235,19 @@ class Recorded(Source):
             why="use of 390 MiB reached 75% of 512 MiB", values="", took=0.001,
         )  # fmt: skip
         processes = [
-            Process(4000 + at, "dev", 0.5 / (at + 1), (80 - at) * MIB, 2, f"python worker {at}")
+            Process(
+                4000 + at,
+                "dev",
+                0.5 / (at + 1),
+                (80 - at) * MIB,
+                2,
+                " ".join([*self._host.command, f"--worker={at}"]),
+            )
             for at in range(20)
         ]
         answer = {
             "name": agent.name, "started": agent.started, "frozen": False, "frozen_by": "",
-            "command": ["python", "agent.py"], "main": 4000, "supervisor": 3999, "priority": 100,
+            "command": self._host.command, "main": 4000, "supervisor": 3999, "priority": 100,
             "philosophy": "moderate", "cgroup": agent.path.replace(str(self._host.slice.mount), "/sys/fs/cgroup"), "drift": "",
             "used": {
                 "working_set": 300 * MIB, "swap_current": 0, "pids_current": 20, "rx_bytes": None,
@@ -252,4 +260,15 @@ class Recorded(Source):
             },
             "alerts": [],
         }  # fmt: skip
-        return Detail(answer, curves(samples), tuple(processes), (action,), (), ())
+        return Detail(
+            answer, curves(samples), tuple(processes), (action,), self._alerts(agent.name), ()
+        )
+
+    def _alerts(self, name: str) -> tuple[AlertRow, ...]:
+        try:
+            store = Store.open(self._host.history, write=False)
+        except AgentresError:
+            return ()
+        found = store.alerts(agent=name)
+        store.close()
+        return tuple(found)

@@ -14,13 +14,16 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from fake_slice import FakeSlice
 from hypothesis import given
 from hypothesis import strategies as st
 from recorded import BEGIN, RecordedHost, pretend
 from rich.console import Console
 from textual.pilot import Pilot
+from told import event
 
 from agentres.store import Store
+from agentres.store.rows import RING
 from agentres.tui import rows
 from agentres.tui.app import Top, parse_limits
 from agentres.tui.rows import View
@@ -140,25 +143,113 @@ def test_all_agents_at_once(recorded: RecordedHost, size: tuple[int, int]) -> No
 
 def test_below_their_slices(recorded: RecordedHost) -> None:
     recorded.tell()
+    other = FakeSlice(
+        recorded.slice.mount, "user.slice/user-1000.slice/user@1000.service/agentres.slice"
+    )
+    for name in ("reviewer", "writer"):
+        other.agent(name, started=BEGIN - 600)
 
     async def body(there: Driven) -> None:
         await there.go_on()
         await there.press("t")
         assert_is("tree", there.screen)
+        await there.press("down", *["down"] * 6)  # the heading of the second
+        assert there.app.selected is None
+        await there.press("enter", "x", "down")
+        assert there.app.selected is not None
+        assert there.app.selected.name == "reviewer"
 
     driven(recorded, body)
 
 
 @pytest.mark.parametrize(("name", "height"), [("page-80", 24), ("page-100", 60)])
 def test_the_page_of_an_agent(recorded: RecordedHost, name: str, height: int) -> None:
+    recorded.tell()
+
     async def body(there: Driven) -> None:
+        await there.go_on(2)
         await there.press("enter")
         assert_is(name, there.screen)
-        await there.press("escape")
-        assert len(there.app.screen_stack) == 1
+        for key in ("escape", "left", "backspace"):
+            await there.press(key)
+            assert len(there.app.screen_stack) == 1
+            await there.press("enter")
+            assert len(there.app.screen_stack) == 2
 
-    recorded.now = BEGIN
     driven(recorded, body, (int(name[5:]), height))
+
+
+def test_the_page_says_what_the_agent_does_now(recorded: RecordedHost) -> None:
+    """What a narrow table has no column for."""
+
+    async def body(there: Driven) -> None:
+        await there.go_on()
+        await there.press("enter")
+        await there.go_on()
+        words = " ".join(there.screen.split())
+        assert "now read 85M/s write 9.0M/s in 12M/s out 730k/s files 4321" in words
+        assert "psi cpu 30% memory 30% io 30% tripwire 2.6G" in words
+
+    driven(recorded, body)
+
+
+def test_a_long_command_is_cut_and_pushes_nothing_down(recorded: RecordedHost) -> None:
+    recorded.command = ["python", "-c", "x" * 300]
+
+    async def body(there: Driven) -> None:
+        await there.go_on()
+        await there.press("enter")
+        lines = there.screen.splitlines()
+        assert lines[1].startswith(" trainer: running, started")
+        assert "…" in lines[1]
+        assert lines[2].startswith(" main process")
+        at = next(number for number, line in enumerate(lines) if line.startswith("    4000 dev"))
+        assert lines[at + 1].startswith("    4001 dev")
+
+    driven(recorded, body)
+
+
+def test_alerts_on_the_page(recorded: RecordedHost) -> None:
+    recorded.tell()
+    store = Store.open(recorded.history)
+    over = {"agent": "trainer", "severity": "INFO", "message": "it was short"}
+    store.record(event("raised", "03", BEGIN - 300, **over))
+    store.record(event("resolved", "03", BEGIN - 300, resolved=BEGIN - 200, **over))
+    store.close()
+
+    async def body(there: Driven) -> None:
+        await there.go_on()
+        await there.press("enter")
+        lines = [" ".join(line.split()) for line in there.screen.splitlines()]
+        first = lines.index("alerts") + 1
+        assert [line.partition(" ")[2].partition(" ")[2] for line in lines[first : first + 2]] == [
+            r"CRITICAL cpu of trainer is \x1b[31mat its limit (open)",
+            "INFO it was short (resolved)",
+        ]
+        await there.press("a", *"seen", "enter")
+        await there.go_on()
+        screen = " ".join(there.screen.split())
+        assert r"\x1b[31mat its limit (open, acknowledged by me)" in screen
+
+    driven(recorded, body, (120, 40))
+
+
+def test_who_has_ended_is_told_of_and_takes_no_commands(
+    recorded: RecordedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(there: Driven) -> None:
+        await there.go_on()
+        await there.press("enter")
+        shutil.rmtree(recorded.path("trainer").parent)
+        await there.go_on()
+        said = []
+        monkeypatch.setattr(there.app, "notify", lambda what, **_: said.append(what))
+        await there.press("x", "f", "l", "a")
+        assert len(there.app.screen_stack) == 2
+        assert said == ["it has ended"] * 4
+        assert recorded.done == []
+
+    driven(recorded, body, (132, 40))
 
 
 def test_a_question_before_anything_is_done(recorded: RecordedHost) -> None:
@@ -195,8 +286,11 @@ def test_without_colour_all_is_told_by_text(
         await there.go_on(5)
         assert_is("agents-80", there.screen)
         assert bool(there.hues) is coloured
+        cursor = there.app.table.render_line(1)
+        assert all(part.style and bool(part.style.reverse) is not coloured for part in cursor)
 
     coloured = True
+
     driven(recorded, body)
     monkeypatch.setenv("NO_COLOR", "1")
     coloured = False
@@ -242,7 +336,23 @@ def test_sorted_and_turned_around(recorded: RecordedHost) -> None:
         assert there.names == ["crawler", "patient", "lost", "fixer", "planner", "trainer"]
         await there.press("r", "s")
         assert there.app.view.sort == "memory"
+        assert " memory▼ " in there.screen
         assert there.names == ["trainer", "planner", "fixer", "crawler", "lost", "patient"]
+
+    driven(recorded, body)
+
+
+def test_what_it_is_sorted_by_is_seen_on_a_narrow_terminal_too(recorded: RecordedHost) -> None:
+    async def body(there: Driven) -> None:
+        await there.go_on()
+        for sort in rows.SORTS:
+            while there.app.view.sort != sort:
+                await there.press("s")
+            rising = sort in ("name", "state")
+            assert re.search(rf" {sort}{'▲' if rising else '▼'}( |$)", there.screen, re.MULTILINE)
+            await there.press("r")
+            assert re.search(rf" {sort}{'▼' if rising else '▲'}( |$)", there.screen, re.MULTILINE)
+            await there.press("r")
 
     driven(recorded, body)
 
@@ -272,8 +382,8 @@ def test_the_cursor_is_in_sight_and_the_heading_too(recorded: RecordedHost) -> N
         recorded.slice.agent(f"many-{number:02}", started=BEGIN - 600)
 
     async def body(there: Driven) -> None:
-        await there.press("s", "s", "s", "s", "s", "s", "s", "s")  # by name
-        assert there.app.view.sort == "name"
+        while there.app.view.sort != "name":
+            await there.press("s")
         for keys in (
             ("end",),
             ("pageup",),
@@ -281,11 +391,13 @@ def test_the_cursor_is_in_sight_and_the_heading_too(recorded: RecordedHost) -> N
             ("home",),
             ("down",) * 40,
             ("k", "j"),
+            ("g",),
+            ("G",),
         ):
             await there.press(*keys)
             assert there.app.selected is not None
             assert re.search(rf"^ {there.app.selected.name} ", there.screen, re.MULTILINE), keys
-            assert re.search("^ name +state", there.screen, re.MULTILINE), keys
+            assert re.search("^ name▲ +state", there.screen, re.MULTILINE), keys
         await there.press("end")
         last = there.app.selected
         assert last is not None
@@ -491,15 +603,24 @@ def test_sparks_have_their_width(values: list[float | None], width: int, top: fl
 @given(st.floats(0, 2**59))
 def test_what_is_short_is(value: float) -> None:
     assert len(rows.short(value)) <= 5
+    assert len(rows.rate(value)) <= 5
+    assert len(rows.count(min(value, 9e8))) <= 4
     assert len(rows.cores(min(value, 9999))) <= 4
 
 
-@given(st.integers(20, 300))
-def test_columns_fit(width: int) -> None:
-    chosen = rows.columns(width)
+def test_rates_and_counts_are_decimal_and_sizes_binary() -> None:
+    assert (rows.rate(8_000_000), rows.rate(39_600)) == ("8.0M", "40k")
+    assert (rows.short(8 << 20), rows.short(512 << 10)) == ("8.0M", "512K")
+    assert [rows.count(n) for n in (1500, 9999, 12_000)] == ["1500", "9999", "12k"]
+
+
+@given(st.integers(20, 300), st.sampled_from(["", *rows.SORTS]))
+def test_columns_fit(width: int, sort: str) -> None:
+    chosen = rows.columns(width, sort)
     needed = sum(column.width + rows.GAP for column in chosen)
-    assert needed <= width or all(column.drop == 0 for column in chosen)
+    assert needed <= width or all(column.drop == 0 or column.name == sort for column in chosen)
     assert chosen[0].name == "name"
+    assert not sort or sort in [column.name for column in chosen]
 
 
 @given(
@@ -511,8 +632,17 @@ def test_bars_have_their_width(parts: list[tuple[float, str]], total: float, wid
     assert len(rows.bar(parts, total, width)) == width
 
 
-def test_all_sorts_are_columns() -> None:
-    assert set(rows.SORTS) <= {column.name for column in rows.COLUMNS}
+def test_the_documentation_says_which_columns_go_first() -> None:
+    going = sorted((c for c in rows.COLUMNS if c.drop), key=lambda c: -c.drop)
+    text = (Path(__file__).parents[2] / "docs/dashboard.md").read_text()
+    assert f"{', '.join(c.name for c in going)} go first" in text
+    assert f"curves of the last {RING} samples" in text
+
+
+def test_all_sorts_are_columns_with_room_for_the_mark() -> None:
+    columns = {column.name: column for column in rows.COLUMNS}
+    for name in rows.SORTS:
+        assert len(rows.heading(columns[name], View(sort=name))) <= columns[name].width
     assert View().sort in rows.SORTS
 
 
@@ -563,6 +693,12 @@ def test_what_makes_no_sense_is_one_line(words: list[str], said: str) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"agentres: {said}")
     assert done.stderr.count("\n") == 1
+
+
+def test_help_names_all_that_it_sorts_by() -> None:
+    told = " ".join(top("--help", COLUMNS="200").stdout.replace("│", " ").split())
+    *names, last = rows.SORTS
+    assert f"{', '.join(names)} or {last}." in told
 
 
 def test_without_textual_it_says_what_to_install(tmp_path: Path) -> None:
