@@ -259,6 +259,8 @@ def test_a_question_before_anything_is_done(recorded: RecordedHost) -> None:
         await there.go_on()
         await there.press("x")
         assert_is("stop", there.screen)
+        await there.press("n")
+        assert "⏎ Detail" in there.screen
 
     driven(recorded, body)
 
