@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
-import os
 import re
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from driven import ALL, Driven, assert_is, driven
 from fake_slice import FakeSlice
-from hypothesis import given
-from hypothesis import strategies as st
 from recorded import BEGIN, RecordedHost, pretend
-from rich.console import Console
-from textual.pilot import Pilot
 from told import event
 
 from agentres.store import Store
-from agentres.store.rows import RING
 from agentres.tui import rows
-from agentres.tui.app import Top, parse_limits
 from agentres.tui.rows import View
 
 
@@ -36,95 +25,6 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecordedHost:
     time.tzset()
     monkeypatch.delenv("NO_COLOR", raising=False)
     return pretend(tmp_path, monkeypatch)
-
-
-SNAPSHOTS = Path(__file__).parent / "screens"
-
-NARROW = (80, 24)
-
-ALL = {"planner", "fixer", "crawler", "trainer", "lost", "patient"}
-
-
-def screen_of(app: Top) -> str:
-    """What stands on the terminal, without its colours."""
-    width, height = app.size
-    console = Console(
-        width=width, height=height, file=io.StringIO(), record=True, force_terminal=True,
-        legacy_windows=False,
-    )  # fmt: skip
-    console.print(app.screen._compositor.render_update(full=True))
-    lines = console.export_text().splitlines()
-    return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
-
-
-class Driven:
-    """The dashboard, its keys pressed and the host moved on."""
-
-    def __init__(self, host: RecordedHost, app: Top, pilot: Pilot[None]) -> None:
-        self.host, self.app, self.pilot = host, app, pilot
-
-    async def settle(self) -> None:
-        await self.pilot.pause()
-        while self.app.workers:  # one may begin another
-            await self.app.workers.wait_for_complete()
-            await self.pilot.pause()
-
-    async def go_on(self, looks: int = 1) -> None:
-        for _ in range(looks):
-            self.host.go_on()
-            self.app.look()
-            await self.settle()
-
-    async def press(self, *keys: str) -> None:
-        await self.pilot.press(*keys)
-        await self.settle()
-
-    @property
-    def screen(self) -> str:
-        return screen_of(self.app)
-
-    @property
-    def hues(self) -> set[str]:
-        """Colours that are no grey."""
-        console = Console(width=self.app.size.width, color_system="truecolor", force_terminal=True)
-        update = self.app.screen._compositor.render_update(full=True)
-        styles = [segment.style for segment in console.render(update) if segment.style]
-        colours = [c for style in styles for c in (style.color, style.bgcolor) if c is not None]
-        return {c.name for c in colours if len(set(c.get_truecolor())) > 1}
-
-    @property
-    def names(self) -> list[str]:
-        """Who stands in the table, from the top down."""
-        words = [line.split()[:1] for line in self.screen.splitlines()]
-        return [word[0] for word in words if word and word[0] in ALL]
-
-
-def driven(
-    host: RecordedHost,
-    body: Callable[[Driven], Awaitable[None]],
-    size: tuple[int, int] = NARROW,
-    **given: object,
-) -> None:
-    """Run ``body`` against a dashboard that looks only when it is told to."""
-
-    async def run() -> None:
-        app = Top(host.source(), interval=1e6, **given)  # type: ignore[arg-type]
-        async with app.run_test(size=size, notifications=True) as pilot:
-            there = Driven(host, app, pilot)
-            await there.settle()
-            await body(there)
-        app.source.close()
-
-    asyncio.run(run())
-
-
-def assert_is(name: str, screen: str) -> None:
-    """The screen is as it was when somebody looked at it: ``AGENTRES_SCREENS=write`` takes it anew."""
-    file = SNAPSHOTS / f"{name}.txt"
-    if os.environ.get("AGENTRES_SCREENS") == "write":
-        SNAPSHOTS.mkdir(exist_ok=True)
-        file.write_text(screen)
-    assert screen == file.read_text()
 
 
 # What is drawn.
@@ -584,132 +484,3 @@ def test_a_filter_is_seen_while_it_holds(recorded: RecordedHost) -> None:
         assert_is("filter", there.screen)
 
     driven(recorded, body)
-
-
-# The pure part.
-
-
-@given(
-    st.lists(st.one_of(st.none(), st.floats(0, 1e15)), max_size=70),
-    st.integers(1, 40),
-    st.one_of(st.none(), st.floats(0, 1e15)),
-)
-def test_sparks_have_their_width(values: list[float | None], width: int, top: float | None) -> None:
-    drawn = rows.spark(values, width, top)
-    assert len(drawn) == width
-    assert set(drawn) <= set(rows.BARS + " ")
-    last = values[-width:]
-    assert [c == " " for c in drawn[width - len(last) :]] == [value is None for value in last]
-
-
-@given(st.floats(0, 2**59))
-def test_what_is_short_is(value: float) -> None:
-    assert len(rows.short(value)) <= 5
-    assert len(rows.rate(value)) <= 5
-    assert len(rows.count(min(value, 9e8))) <= 4
-    assert len(rows.cores(min(value, 9999))) <= 4
-
-
-def test_rates_and_counts_are_decimal_and_sizes_binary() -> None:
-    assert (rows.rate(8_000_000), rows.rate(39_600)) == ("8.0M", "40k")
-    assert (rows.short(8 << 20), rows.short(512 << 10)) == ("8.0M", "512K")
-    assert [rows.count(n) for n in (1500, 9999, 12_000)] == ["1500", "9999", "12k"]
-
-
-@given(st.integers(20, 300), st.sampled_from(["", *rows.SORTS]))
-def test_columns_fit(width: int, sort: str) -> None:
-    chosen = rows.columns(width, sort)
-    needed = sum(column.width + rows.GAP for column in chosen)
-    assert needed <= width or all(column.drop == 0 or column.name == sort for column in chosen)
-    assert chosen[0].name == "name"
-    assert not sort or sort in [column.name for column in chosen]
-
-
-@given(
-    st.lists(st.tuples(st.floats(-10, 1e9), st.sampled_from("█▒")), max_size=3),
-    st.floats(-1, 1e9),
-    st.integers(1, 80),
-)
-def test_bars_have_their_width(parts: list[tuple[float, str]], total: float, width: int) -> None:
-    assert len(rows.bar(parts, total, width)) == width
-
-
-def test_the_documentation_says_which_columns_go_first() -> None:
-    going = sorted((c for c in rows.COLUMNS if c.drop), key=lambda c: -c.drop)
-    text = (Path(__file__).parents[2] / "docs/dashboard.md").read_text()
-    assert f"{', '.join(c.name for c in going)} go first" in text
-    assert f"curves of the last {RING} samples" in text
-
-
-def test_all_sorts_are_columns_with_room_for_the_mark() -> None:
-    columns = {column.name: column for column in rows.COLUMNS}
-    for name in rows.SORTS:
-        assert len(rows.heading(columns[name], View(sort=name))) <= columns[name].width
-    assert View().sort in rows.SORTS
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("memory=2G", {"memory": "2G"}),
-        ("--net-in=1MB/s pids=9", {"net_in": "1MB/s", "pids": "9"}),
-        (
-            "io_write=/dev/vda=1M io_write=/dev/vdb=2M",
-            {"io_write": ["/dev/vda=1M", "/dev/vdb=2M"]},
-        ),
-        ("", {}),
-    ],
-)
-def test_limits_as_they_are_typed(text: str, found: dict[str, object]) -> None:
-    assert parse_limits(text) == found
-
-
-@pytest.mark.parametrize("text", ["memory", "memory=", "=2G", "colour=blue", "pids=1 pids=2"])
-def test_limits_that_make_no_sense(text: str) -> None:
-    with pytest.raises(ValueError, match=r"expected|twice"):
-        parse_limits(text)
-
-
-# The command.
-
-
-def top(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "agentres", "top", *words],
-        capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
-        env={**os.environ, **environment},
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ([], "top draws on a terminal; agentres ps prints the same once"),
-        (["--interval", "0.1s"], "--interval 0.1s: expected 0.2s or more"),
-        (["--interval", "soon"], "--interval soon: expected"),
-        (["--sort", "colour"], "--sort colour: expected one of name, cpu,"),
-    ],
-)
-def test_what_makes_no_sense_is_one_line(words: list[str], said: str) -> None:
-    done = top(*words)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"agentres: {said}")
-    assert done.stderr.count("\n") == 1
-
-
-def test_help_names_all_that_it_sorts_by() -> None:
-    told = " ".join(top("--help", COLUMNS="200").stdout.replace("│", " ").split())
-    *names, last = rows.SORTS
-    assert f"{', '.join(names)} or {last}." in told
-
-
-def test_without_textual_it_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "textual.py").write_text("raise ModuleNotFoundError('none', name='textual')")
-    done = subprocess.run(
-        [sys.executable, "-m", "agentres", "top"], capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (
-        1,
-        "agentres: top needs the package textual; pip install 'agentres[tui]'\n",
-    )
