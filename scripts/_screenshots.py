@@ -104,7 +104,7 @@ def chromium() -> Iterator[Any]:
     profile = tempfile.mkdtemp()
     options = webdriver.ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu",
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars",
                  "--window-size=1280,560", f"--user-data-dir={profile}", "--no-proxy-server"):  # fmt: skip
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
@@ -130,6 +130,14 @@ def await_drawn(driver: Any, pattern: str) -> None:
         time.sleep(0.2)
 
 
+def save(driver: Any, file: Path) -> None:
+    """The terminal in the page as a picture, which has all its lines."""
+    below = "return innerHeight - document.querySelector('.xterm-screen').clientHeight"
+    if driver.execute_script(below) < 0:
+        raise SystemExit(f"screenshots: {file.name} would lack its last lines")
+    driver.save_screenshot(str(file))
+
+
 def dashboard(driver: Any, where: str, folder: Path) -> None:
     """The list of agents, and the page of one."""
     driver.get(where)
@@ -137,12 +145,12 @@ def dashboard(driver: Any, where: str, folder: Path) -> None:
     terminal = driver.find_element(By.CSS_SELECTOR, ".xterm-helper-textarea")
     terminal.send_keys("s")  # by memory
     time.sleep(60)  # the sparklines are to have something to show
-    driver.save_screenshot(str(folder / "dashboard.png"))
+    save(driver, folder / "dashboard.png")
     driver.set_window_size(1280, 1150)
     terminal.send_keys(Keys.ENTER)
     await_drawn(driver, "main process")
     time.sleep(10)
-    driver.save_screenshot(str(folder / "agent.png"))
+    save(driver, folder / "agent.png")
 
 
 def report(driver: Any, state: Path, folder: Path) -> None:
@@ -154,7 +162,13 @@ def report(driver: Any, state: Path, folder: Path) -> None:
         subprocess.run(line, env=environment, stdout=subprocess.DEVNULL, check=True)
         driver.set_window_size(1180, 1500)
         driver.get(f"file://{page}")
-        driver.save_screenshot(str(folder / "report.png"))
+        # As far as the curves of the first run: a picture ends between two things, not within one.
+        end = "return document.querySelector('figure').getBoundingClientRect().top"
+        clip = {"x": 0, "y": 0, "width": 1180, "height": driver.execute_script(end), "scale": 1}
+        taken = driver.execute_cdp_cmd(
+            "Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True}
+        )
+        (folder / "report.png").write_bytes(base64.b64decode(taken["data"]))
 
 
 def main() -> None:
@@ -193,4 +207,5 @@ def wait_for_port(port: int) -> None:
             time.sleep(0.2)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -146,6 +146,8 @@ class _Run:
         say("summary")
         for part in self._parts.all:
             print(f"  {part.name:<38} {part.verdict:<24} {part.seconds:5.0f} s")
+        for line in self._parts.skips():
+            print(line)
         if self._flaky:
             print(f"flaky, for mending (outputs: {self._kept}):")
             for flaky in self._flaky:

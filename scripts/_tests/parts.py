@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from typing import Any
 # pytest's last line; where it is missing, pytest did not come to its end.
 _SUMMARY = re.compile(r"^=+ (?:.* )?in [0-9.]+s(?: \([0-9:]+\))? =+$")
 _COUNT = re.compile(r"(\d+) (passed|failed|skipped|error)")
+# A line of its short summary (-rs): how many, where, and why.
+_SKIPPED = re.compile(r"^SKIPPED \[(\d+)\] \S+: (.+)$", re.MULTILINE)
 _NO_TESTS = 5  # pytest's status where -k left none
 
 _printing = threading.Lock()
@@ -88,6 +91,7 @@ class Part:
     verdict: str = ""
     seconds: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
+    skips: Counter[str] = field(default_factory=Counter)
 
     @property
     def failed(self) -> bool:
@@ -151,13 +155,19 @@ class Parts:
         """How many tests passed, failed or were skipped in all."""
         return sum(part.counts.get(word, 0) for part in self.all)
 
+    def skips(self) -> list[str]:
+        """Why tests were skipped: a line a reason, with how many, the most first."""
+        every = sum((part.skips for part in self.all), Counter[str]())
+        return [f"{number:4} skipped: {why}" for why, number in every.most_common()]
+
 
 def ended(name: str, status: int, output: str) -> Part:
     """A part from its exit status and what it printed."""
-    counts = counted(output)
+    counts, skips = counted(output), skipped(output)
     if status == _NO_TESTS and summary_line(output):
-        return Part(name, "no test selected", counts=counts)
-    return Part(name, f"FAILED (exit {status})" if status else "passed", counts=counts)
+        return Part(name, "no test selected", counts=counts, skips=skips)
+    verdict = f"FAILED (exit {status})" if status else "passed"
+    return Part(name, verdict, counts=counts, skips=skips)
 
 
 def summary_line(output: str) -> str | None:
@@ -173,3 +183,11 @@ def counted(output: str) -> dict[str, int]:
         kind = "failed" if word == "error" else word
         counts[kind] = counts.get(kind, 0) + int(number)
     return counts
+
+
+def skipped(output: str) -> Counter[str]:
+    """How many tests pytest skipped for which reason."""
+    found = Counter[str]()
+    for number, why in _SKIPPED.findall(output):
+        found[why] += int(number)
+    return found

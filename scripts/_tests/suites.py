@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from .parts import Part, child, counted, say, summary_line
+from .parts import Part, child, counted, say, skipped, summary_line
 
 TREE = Path(__file__).resolve().parents[2]
 VM = str(TREE / "scripts" / "vm")
@@ -222,7 +222,8 @@ def run(
         verdict = TESTS_FAILED
     elif outcomes.status == _NO_TESTS and not outcomes.of:
         verdict = "no test selected"
-    return Part(suite.name, verdict, counts=counts), outcomes
+    skips = skipped(log.read_text(errors="replace"))
+    return Part(suite.name, verdict, counts=counts, skips=skips), outcomes
 
 
 def _misheard(call: Outcomes, output: str) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fake_slice import MIB, FakeSlice
+import pytest
+from fake_slice import MIB, FakeSlice, keep_attributes
 from told import event
 
-from agentres.kernel import registry
+from agentres.kernel import host, meter, network, registry
+from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.registry import ClaimMark, Found
 from agentres.model.errors import AgentresError
+from agentres.model.limits import Host
 from agentres.model.stats import Sample
 from agentres.readers.curves import curves
 from agentres.readers.fleet import Fleet
@@ -34,15 +38,66 @@ _AGENTS: Mapping[str, dict[str, Any]] = {
     "crawler": {"use": 60 * MIB, "limit": 256 * MIB, "frozen": True},
     "trainer": {"use": 5 * GIB // 2, "limit": 3 * GIB, "claimed": ClaimMark(priority=400)},
     "lost": {"use": 20 * MIB, "limit": 256 * MIB, "supervised": False},
+    "patient": {"use": 0, "limit": "max", "claimed": ClaimMark(wants=2 * GIB)},
 }
-# By agent: microseconds of CPU, bytes written, in each second; and tasks.
+
+
+class Rates(NamedTuple):
+    """What an agent does in each second: microseconds of CPU and bytes; and the tasks and open files that it has."""
+
+    cpu: int = 0
+    read: int = 0
+    write: int = 0
+    received: int = 0
+    sent: int = 0
+    tasks: int = 0
+    files: int = 0
+
+
 _RATES = {
-    "planner": (1_800_000, 1_200_000, 34),
-    "fixer": (250_000, 40_000, 7),
-    "crawler": (0, 0, 3),
-    "trainer": (3_100_000, 9_000_000, 212),
-    "lost": (10_000, 0, 1),
+    "planner": Rates(1_800_000, 20_000, 1_200_000, 350_000, 42_000, 34, 180),
+    "fixer": Rates(250_000, 3_400_000, 40_000, 0, 0, 7, 61),
+    "crawler": Rates(tasks=3, files=12),
+    "trainer": Rates(3_100_000, 85_000_000, 9_000_000, 12_500_000, 730_000, 1500, 4321),
+    "lost": Rates(10_000, tasks=1, files=4),
+    "patient": Rates(tasks=1, files=3),
 }
+
+
+class Traffic:
+    """The network of an agent, counted since it began: stands in for :class:`agentres.kernel.network.Network`."""
+
+    def __init__(self, host: RecordedHost, rates: Rates) -> None:
+        self._host, self._rates = host, rates
+
+    def figures(self) -> dict[str, int | None]:
+        counted = dict.fromkeys(network.FIELDS[:-2], 0)  # all but the limits
+        counted["rx_bytes"] = int(self._rates.received * self._host.passed)
+        counted["tx_bytes"] = int(self._rates.sent * self._host.passed)
+        return {**counted, "net_in_limit": None, "net_out_limit": None}
+
+    def close(self) -> None:
+        pass
+
+
+def pretend(folder: Path, patch: pytest.MonkeyPatch) -> RecordedHost:
+    """The recorded host in this folder, and all that is asked of the kernel elsewhere as it would be there."""
+    keep_attributes(folder, patch)
+    patch.setattr(host, "read", lambda: Host(cpus=8, memory=16 * GIB))
+    patch.setattr(registry, "user_name", lambda uid: "dev")
+    recorded = RecordedHost(Path(os.path.realpath(folder)))
+    names = list(_RATES)
+
+    def find(cgroup: Cgroup) -> Traffic:
+        name = Path(cgroup.path).parent.name.removeprefix("agentres-").removesuffix(".scope")
+        return Traffic(recorded, _RATES.get(name, Rates()))
+
+    def open_files(path: str) -> int:
+        return _RATES[names[int(path.split("/")[2])]].files
+
+    patch.setattr(network, "find", find)
+    patch.setattr(meter, "_open_files", open_files)
+    return recorded
 
 
 class RecordedHost:
@@ -55,6 +110,7 @@ class RecordedHost:
         self.slice.limit(memory=6 * GIB)
         self.now = BEGIN
         self.done: list[tuple[Any, ...]] = []
+        self.command = ["python", "agent.py"]
         for name, given in _AGENTS.items():
             path = self.slice.agent(name, started=BEGIN - 600, **given)
             registry.mark_philosophy(str(path), "balanced")
@@ -69,35 +125,55 @@ class RecordedHost:
         self.now += seconds
         self._count()
 
+    @property
+    def passed(self) -> float:
+        """Seconds since the agents began."""
+        return self.now - BEGIN + 600
+
     def _count(self) -> None:
-        passed = self.now - BEGIN + 600
-        for name, (usec, wrote, tasks) in _RATES.items():
+        for pid, (name, rates) in enumerate(_RATES.items()):
             if (path := self.path(name)).exists():
-                used = int(usec * passed)
-                (path / "cpu.stat").write_text(
-                    f"usage_usec {used}\nuser_usec {used}\nsystem_usec 0\n"
-                )
-                (path / "io.stat").write_text(
-                    f"8:0 rbytes=0 wbytes={int(wrote * passed)} rios=0 wios=1 dbytes=0 dios=0\n"
-                )
-                (path / "pids.current").write_text(f"{tasks}\n")
-                (path / "pids.max").write_text("512\n")
-                stalled = int(tasks * 1000 * passed)
-                for kind in ("cpu", "memory", "io"):
-                    (path / f"{kind}.pressure").write_text(
-                        f"some avg10=0.00 avg60=0.00 avg300=0.00 total={stalled}\n"
-                        f"full avg10=0.00 avg60=0.00 avg300=0.00 total={stalled // 2}\n"
-                    )
-                high = int((path / "memory.max").read_text()) * 7 // 8
-                (path / "memory.high").write_text(f"{high}\n")
+                self._write(path, pid, rates)
+
+    def _write(self, path: Path, pid: int, rates: Rates) -> None:
+        used, periods = int(rates.cpu * self.passed), int(10 * self.passed)
+        stalled = int(min(rates.tasks, 300) * 1000 * self.passed)
+        limit = (path / "memory.max").read_text()
+        pressure = "".join(
+            f"{kind} avg10=0.00 avg60=0.00 avg300=0.00 total={total}\n"
+            for kind, total in (("some", stalled), ("full", stalled // 2))
+        )
+        files = {
+            "cpu.stat": f"usage_usec {used}\nuser_usec {used}\nsystem_usec 0\n"
+            f"nr_periods {periods}\nnr_throttled {periods // 4}\nthrottled_usec {periods * 5000}\n",
+            "io.stat": f"8:0 rbytes={int(rates.read * self.passed)} wbytes={int(rates.write * self.passed)} "
+            "rios=0 wios=1 dbytes=0 dios=0\n",
+            "pids.current": f"{rates.tasks}\n",
+            "pids.max": "4096\n" if rates.tasks > 512 else "512\n",
+            "pids.events": "max 0\n",
+            "pids.events.local": "max 0\n",
+            "cgroup.stat": "nr_descendants 1\n",
+            "main/cgroup.procs": f"{pid}\n",
+            "memory.high": limit if limit == "max\n" else f"{int(limit) * 7 // 8}\n",
+            **{f"{kind}.pressure": pressure for kind in ("cpu", "memory", "io")},
+        }
+        (path / "main").mkdir(exist_ok=True)
+        for file, text in files.items():
+            (path / file).write_text(text)
 
     def tell(self) -> None:
-        """Have alerts of two agents in the history."""
+        """Have alerts of two agents in the history, and what was done with a limit."""
         store = Store.open(self.history)
         message = "memory of planner is at 78% of its limit"
         store.record(event("raised", "01", BEGIN - 60, agent="planner", message=message))
         more = {"severity": "CRITICAL", "message": "cpu of trainer is \x1b[31mat its limit"}
         store.record(event("raised", "02", BEGIN - 30, agent="trainer", resource="cpu", **more))
+        store.act(
+            {
+                "run": "aaaa0001", "agent": "planner", "time": BEGIN - 20, "resource": "memory",
+                "kind": "raise", "before": 1.0, "after": 2.0, "rule": "up", "why": "w", "took": None,
+            }
+        )  # fmt: skip
         store.close()
 
     def source(self) -> Source:
@@ -159,12 +235,19 @@ class Recorded(Source):
             why="use of 390 MiB reached 75% of 512 MiB", values="", took=0.001,
         )  # fmt: skip
         processes = [
-            Process(4000 + at, "dev", 0.5 / (at + 1), (80 - at) * MIB, 2, f"python worker {at}")
+            Process(
+                4000 + at,
+                "dev",
+                0.5 / (at + 1),
+                (80 - at) * MIB,
+                2,
+                " ".join([*self._host.command, f"--worker={at}"]),
+            )
             for at in range(20)
         ]
         answer = {
             "name": agent.name, "started": agent.started, "frozen": False, "frozen_by": "",
-            "command": ["python", "agent.py"], "main": 4000, "supervisor": 3999, "priority": 100,
+            "command": self._host.command, "main": 4000, "supervisor": 3999, "priority": 100,
             "philosophy": "moderate", "cgroup": agent.path.replace(str(self._host.slice.mount), "/sys/fs/cgroup"), "drift": "", "escaped": "",
             "used": {
                 "working_set": 300 * MIB, "swap_current": 0, "pids_current": 20, "rx_bytes": None,
@@ -177,4 +260,15 @@ class Recorded(Source):
             },
             "alerts": [],
         }  # fmt: skip
-        return Detail(answer, curves(samples), tuple(processes), (action,), (), ())
+        return Detail(
+            answer, curves(samples), tuple(processes), (action,), self._alerts(agent.name), ()
+        )
+
+    def _alerts(self, name: str) -> tuple[AlertRow, ...]:
+        try:
+            store = Store.open(self._host.history, write=False)
+        except AgentresError:
+            return ()
+        found = store.alerts(agent=name)
+        store.close()
+        return tuple(found)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from fake_slice import MIB, keep_attributes
+from fake_slice import MIB
 from prometheus_client import CollectorRegistry
-from recorded import BEGIN, GIB, RecordedHost
+from recorded import BEGIN, pretend
 
 from agentres.cli.metrics import serve
-from agentres.kernel import host
+from agentres.kernel import network
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.meter import GROUPS, Meter
-from agentres.model.limits import Host
 from agentres.model.stats import Sample
 from agentres.readers.metrics import AgentresCollector
 from agentres.store import Store
@@ -25,21 +23,20 @@ from agentres.store import Store
 
 def read(path: str) -> Sample:
     """All of an agent."""
-    Cgroup(path).close()
-    meter = Meter(path)
+    cgroup = Cgroup(path)
+    meter = Meter(path, network=network.find(cgroup))
+    cgroup.close()
     for group in GROUPS:
         meter.read(group)
     meter.close()
-    return meter.reading.but(rx_bytes=0, tx_bytes=0, rx_dropped_bytes=0, tx_dropped_bytes=0)
+    return meter.reading
 
 
 def main() -> None:
     """Serve until ended."""
     folder, address, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     patch = pytest.MonkeyPatch()
-    keep_attributes(folder, patch)
-    patch.setattr(host, "read", lambda: Host(cpus=8, memory=16 * GIB))
-    recorded = RecordedHost(Path(os.path.realpath(folder)))
+    recorded = pretend(folder, patch)
     recorded.tell()
     # The one that a test has at its limit.
     full = recorded.slice.agent("full", limit=256 * MIB, use=250 * MIB, started=BEGIN - 600)

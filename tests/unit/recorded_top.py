@@ -5,18 +5,14 @@ Its folder has a file ``done`` with what was commanded, a line each.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
-from fake_slice import keep_attributes
-from recorded import GIB, RecordedHost
+from recorded import pretend
 
-from agentres.kernel import host, registry
 from agentres.kernel.registry import Found
-from agentres.model.limits import Host
 from agentres.readers.fleet import Picture
 from agentres.tui.app import Top, show
 
@@ -25,10 +21,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     home = Path(tempfile.mkdtemp(dir=folder))
     patch = pytest.MonkeyPatch()
-    keep_attributes(home, patch)
-    patch.setattr(host, "read", lambda: Host(cpus=8, memory=16 * GIB))
-    patch.setattr(registry, "user_name", lambda uid: "dev")
-    recorded = RecordedHost(Path(os.path.realpath(home)))
+    recorded = pretend(home, patch)
     recorded.tell()
     source = recorded.source()
     look, stop = source.look, source.stop

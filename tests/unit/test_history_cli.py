@@ -361,7 +361,7 @@ def test_no_actions_and_no_such_name() -> None:
 @pytest.mark.usefixtures("filled")
 class TestPictures:
     def test_a_png_beside_the_json(self, tmp_path: Path) -> None:
-        pytest.importorskip("matplotlib")
+        pytest.importorskip("matplotlib", reason="the VM's image has no matplotlib")
         file = tmp_path / "x.PNG"
         assert json.loads(ok("host", "--json", "--plot", str(file)))["run"]["name"] == "host"
         assert file.read_bytes().startswith(b"\x89PNG")
@@ -369,7 +369,7 @@ class TestPictures:
     def test_a_page_holds_all_it_needs_and_nothing_of_a_name_is_markup(
         self, tmp_path: Path
     ) -> None:
-        pytest.importorskip("matplotlib")
+        pytest.importorskip("matplotlib", reason="the VM's image has no matplotlib")
         file = tmp_path / "x.html"
         assert ok(NAME, "--plot", str(file)) == f"wrote {file}\n"
         page = file.read_text()

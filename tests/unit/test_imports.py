@@ -63,21 +63,22 @@ def test_a_run_loads_the_standard_library_its_own_core_and_two_modules_of_cgroup
     assert {name for name in others if not name.startswith("agentres.")} <= OURS_OR_CGROUPSPY
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "agentres.cli.app", "agentres.cli.doctor", "agentres.readers.doctor", "agentres.readers.fleet",
-        "agentres.readers.probe", "agentres.readers.plot", "agentres.run.progress", "agentres.report",
-        "agentres.tui", "agentres.readers.web", "aiohttp", "matplotlib", "prometheus_client", "textual",
-    ],
-)  # fmt: skip
+OF_OTHER_VERBS = [
+    "agentres.cli.app", "agentres.cli.doctor", "agentres.readers.doctor", "agentres.readers.fleet",
+    "agentres.readers.probe", "agentres.readers.plot", "agentres.report", "agentres.tui",
+    "agentres.readers.web", "aiohttp", "matplotlib", "plotille", "prometheus_client", "textual",
+    "textual_serve",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [*OF_OTHER_VERBS, "agentres.run.progress"])
 def test_a_run_does_not_load_the_other_verbs(module: str) -> None:
     assert module not in loaded_by(ENTRY)
     assert module not in loaded_by(WATCHING)
 
 
 @pytest.mark.parametrize(
-    "module", ["asyncio", "click", "psutil", "pydantic", "rich", "textual", "typer"]
+    "module", ["asyncio", "click", "psutil", "pydantic", "rich", "typer", *OF_OTHER_VERBS]
 )
 def test_the_daemon_and_the_companion_load_no_packages(module: str) -> None:
     assert module not in loaded_by("import agentres.daemon.server, agentres.daemon.keeper")

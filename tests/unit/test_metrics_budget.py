@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("prometheus_client", reason="pip install 'agentres[metrics]'")
-
 from fake_slice import MIB, FakeSlice, keep_attributes
 from prometheus_client import CollectorRegistry, generate_latest
 from scraped import no_history, series

@@ -16,9 +16,6 @@ from typing import Any
 
 import pytest
 from command_line import agentres as in_process
-
-pytest.importorskip("prometheus_client", reason="pip install 'agentres[metrics]'")
-
 from fake_slice import MIB
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from scraped import series

@@ -405,6 +405,12 @@ def test_a_bad_value_is_one_line_with_option_value_and_expectation(
     assert "\n" not in line
 
 
+@pytest.mark.parametrize("other", ["quiet", "detach"])
+def test_progress_wants_somebody_who_looks(other: str) -> None:
+    with pytest.raises(UsageError, match=f"^--progress and --{other}: there is nobody"):
+        understand(progress=True, **{other: True})
+
+
 @pytest.mark.parametrize(
     ("command", "start"),
     [

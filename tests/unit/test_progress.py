@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import signal
 import socket
 import struct
 import termios
@@ -67,6 +68,7 @@ def terminal() -> Iterator[int]:
     pid, fd = pty.fork()
     if pid == 0:
         fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+        signal.alarm(60)  # who waits for the terminal below would wait for ever
         os.environ["TERM"] = "xterm"
         assert StatusLine.possible()
         status = StatusLine()
@@ -76,6 +78,9 @@ def terminal() -> Iterator[int]:
         status.draw("second")
         status.clear()
         status.clear()
+        termios.tcflow(2, termios.TCOOFF)  # Ctrl-S
+        status.draw("unseen")
+        termios.tcflow(2, termios.TCOON)
         os.environ["TERM"] = "dumb"
         os.write(2, f"possible {StatusLine.possible()}\n".encode())
         # Another process group has the terminal, and whoever else writes is stopped.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
 from agentres.policy.observer import Observed
 from agentres.policy.prediction import Profile, learn
-from agentres.report import RunReport, run_report
+from agentres.report import AgentReport, Report, RunReport, run_report
 from agentres.report.advice import advise
 from agentres.report.kills import Kill
+from agentres.report.page import to_html
 from agentres.store import ActionRow, AlertRow
 
 
@@ -118,10 +120,30 @@ def test_what_it_used_is_told_of_what_it_had_then() -> None:
 
 
 def test_the_last_figure_that_is_known_counts() -> None:
-    """The last sample of a run is taken when its cgroup may have gone."""
-    rows = [*samples(5), (1050.0, Sample())]
+    """The first sample of a run may lack what is not counted yet, the last is taken when its cgroup may have gone."""
+    rows = [(990.0, Sample()), *samples(5), (1050.0, Sample())]
     one = run_report(a_run(), rows, [], [])
     assert (one.throttled, one.peak, one.killed) == (0.25, 600 * MIB, 0)
+    assert one.stalled == {"io": 0.2}
+    assert one.uses["memory"].limit == 1024 * MIB
+
+
+def test_a_limit_that_was_lifted_is_none_at_the_end() -> None:
+    rows = [*samples(5), (1050.0, sample(5, memory_limit=None))]
+    memory = run_report(a_run(), rows, [], []).uses["memory"]
+    assert memory.limit is None
+
+
+def test_an_alert_is_drawn_as_grave_as_it_was() -> None:
+    drawn = {}
+    for severity in Severity:
+        one = run_report(a_run(), [], [], [alert(1010.0).but(severity=severity)])
+        agents = (AgentReport("planner", (one,), (), "nothing is known"),)
+        page = to_html(Report(1100.0, None, "builder", agents))
+        drawn[severity.name] = re.findall(rf'<td class="(\w+)">{severity.name}</td>', page)
+    assert drawn == {
+        "INFO": ["dim"], "WARNING": ["warn"], "CRITICAL": ["bad"], "EMERGENCY": ["bad"],
+    }  # fmt: skip
 
 
 # Kills for memory.

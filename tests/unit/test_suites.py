@@ -102,6 +102,13 @@ def test_what_pytest_said_is_counted(fake: Fake) -> None:
     assert outcomes.of["tests/kernel/test_a.py::test_two[a b-1]"] == "SKIPPED"
 
 
+def test_why_tests_were_skipped_is_known(fake: Fake) -> None:
+    summary = "=== short test summary info ===\nSKIPPED [1] tests/kernel/test_a.py:3: not here\n"
+    fake.says((0, GREEN.replace("=====", f"{summary}=====", 1)))
+    part, _ = fake.run()
+    assert part.skips == {"not here": 1}
+
+
 def test_what_somebody_prints_meanwhile_hides_no_failure(fake: Fake) -> None:
     disturbed = (
         "tests/kernel/test_a.py::test_one[0.3-1] agentres: no agent runs yet\nFAILED [ 50%]\n"

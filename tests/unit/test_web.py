@@ -480,6 +480,19 @@ def test_with_the_token_a_browser_commands(browse: Callable[..., Browser]) -> No
 
 
 @needs_chromium
+def test_the_last_line_stays_in_sight_when_the_window_grows(browse: Callable[..., Browser]) -> None:
+    browser = browse()
+    browser.driver.set_window_size(1280, 560)
+    browser.open()
+    browser.wait_for("trainer")
+    below = 'return innerHeight - document.querySelector(".xterm-screen").clientHeight'
+    browser.driver.set_window_size(1280, 1150)
+    wait_until(lambda: browser.driver.execute_script("return innerHeight") > 900, "it has grown")
+    wait_until(lambda: browser.driver.execute_script(below) < 100, "the terminal has grown, too")
+    assert 0 <= browser.driver.execute_script(below) < 30  # less than two lines
+
+
+@needs_chromium
 def test_the_page_says_that_it_has_ended(browse: Callable[..., Browser]) -> None:
     browser = browse()
     browser.open()

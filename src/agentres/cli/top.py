@@ -24,7 +24,13 @@ _INSTALL = "pip install 'agentres[tui]'"
 
 def top(
     interval: Annotated[str, Option(metavar="DURATION", help="Look again so often.")] = "2s",
-    sort: Annotated[str, Option(metavar="COLUMN", help="What to sort by at first.")] = "cpu",
+    sort: Annotated[
+        str,
+        Option(
+            metavar="COLUMN",
+            help="What to sort by at first: name, cpu, memory, read, write, in, out, tasks, files, psi, prio, alerts or state.",
+        ),
+    ] = "cpu",
     match: Annotated[
         str,
         Option(

@@ -70,14 +70,13 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What the agents of one slice share: bytes, and cores; ``path`` is below the mount."""
+    """What the agents of one slice share, in bytes; ``path`` is below the mount."""
 
     path: str
     budget: int
     allocated: int
     used: int
     free: int
-    cores: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +164,9 @@ class Fleet:
     def _slice(self, path: str, claims: Sequence[Claim]) -> Slice:
         machine = host.read()
         budget = tree.budget(path, machine.memory, self._share)
-        cores, _ = tree.cpu_budget(path, machine.cpus, self._share)
         taken, used = sum(claim.taken for claim in claims), sum(claim.use for claim in claims)
         below = path.removeprefix(self._mount) or "/"
-        return Slice(below, budget.limit, taken, used, free(budget, claims), cores)
+        return Slice(below, budget.limit, taken, used, free(budget, claims))
 
     def _alerts(self) -> tuple[list[AlertRow], dict[str, str], str]:
         """Those that are open, the cgroup of each run that has not ended, and why they cannot be had."""

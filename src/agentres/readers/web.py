@@ -81,16 +81,19 @@ body { margin: 0; overflow: hidden; background: #121212; color: #e0e0e0; font: 1
 .told { display: none; position: absolute; inset: 0; margin: auto; width: 20em; height: 4em; z-index: 1;
         text-align: center; background: #121212; }
 body.-closed .told { display: block; }
+.font { position: absolute; visibility: hidden; margin: 0; }
 a { color: inherit; }
 </style>
 </head>
 <body>
 <noscript>The dashboard needs JavaScript; agentres ps --json does not.</noscript>
 <p class="told">It has ended. <a href="/">Look again</a></p>
+<p class="font" aria-hidden="true">agentres</p>
 <div id="terminal" class="textual-terminal" data-session-websocket-url="/ws" data-font-size="14"></div>
 </body>
 </html>
 """
+"""The page.  Its hidden word has the font loaded before the terminal measures it: else that has too many lines once the window grows."""
 
 
 class Dashboard:

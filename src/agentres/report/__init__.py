@@ -196,7 +196,7 @@ def _use(name: str, curve: Curve, times: Sequence[float]) -> Use | None:
         _quantile(values, 0.95),
         values[-1],
         curve.limits[highest],
-        curve.limit,
+        curve.limits[known[-1]],  # a sample after that has no figures at all
         reserved or None,
         idle if reserved else None,
     )
@@ -213,13 +213,13 @@ def _throttled(samples: Sequence[tuple[float, Sample]]) -> float | None:
 
 
 def _stalled(samples: Sequence[tuple[float, Sample]]) -> Iterator[tuple[str, float]]:
-    if len(samples) < 2:
-        return
-    (begin, first), (end, last) = samples[0], samples[-1]
     for kind in ("cpu", "memory", "io"):
-        before, after = (getattr(sample, f"{kind}_some_usec") for sample in (first, last))
-        if before is not None and after is not None and after >= before and end > begin:
-            yield kind, (after - before) / 1e6 / (end - begin)
+        counted = ((at, getattr(sample, f"{kind}_some_usec")) for at, sample in samples)
+        known = [(at, count) for at, count in counted if count is not None]
+        if known:
+            (begin, before), (end, after) = known[0], known[-1]
+            if after >= before and end > begin:
+                yield kind, (after - before) / 1e6 / (end - begin)
 
 
 def _findings(one: RunReport) -> Iterator[Remark]:

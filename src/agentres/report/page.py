@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from agentres.model import clock
 from agentres.model.errors import printable
 from agentres.model.units import counted, format_duration
-from agentres.policy.alerts import show
+from agentres.policy.alerts import Severity, show
 from agentres.readers import plot, portrait
 from agentres.report import USED, AgentReport, Remark, Report, RunReport, Use, Weight
 
@@ -38,6 +38,10 @@ _CLASSES = {
     Weight.REFUSED: ' class="bad"',
     Weight.SLOWED: ' class="warn"',
 }
+
+_SEVERITIES = {
+    Severity.INFO: "dim", Severity.WARNING: "warn", Severity.CRITICAL: "bad", Severity.EMERGENCY: "bad",
+}  # fmt: skip
 
 _NUMBERS = frozenset(
     {
@@ -284,7 +288,7 @@ def _alerts(runs: Sequence[RunReport]) -> str:
     rows = [
         f'<td class="whole">{clock.date(alert.raised)}</td>'
         f"<td><code>{_safe(one.run.id)}</code></td>"
-        f'<td class="{"warn" if alert.severity.name == "WARNING" else "bad"}">{alert.severity.name}</td>'
+        f'<td class="{_SEVERITIES[alert.severity]}">{alert.severity.name}</td>'
         f'<td class="whole">{"" if alert.resolved is None else clock.date(alert.resolved)}</td>'
         f'<td class="words">{_safe(alert.message)}</td>'
         for one, alert in found[:_ROWS]

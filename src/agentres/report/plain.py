@@ -14,9 +14,11 @@ SCHEMA = 1
 """The version of the JSON; it rises when a key changes its meaning or goes."""
 
 _RUN = ("id", "name", "uid", "started", "ended", "exit_code")
-_USE = ("median", "high", "most", "had", "limit", "reserved", "idle")
+_USE = ("median", "high", "most", "had", "limit", "reserved", "idle", "waste")
+_STALLED = ("cpu", "memory", "io")
 COLUMNS = (
     *_RUN, "command", "memory_peak", "throttled", "killed", "refused", "alerts", "actions",
+    *(f"stalled_{kind}" for kind in _STALLED),
     *(f"{resource}_{figure}" for resource in USED for figure in _USE),
 )  # fmt: skip
 """The columns of the CSV."""
@@ -57,11 +59,7 @@ def _run(one: RunReport) -> dict[str, Any]:
         "killed": one.killed,
         "refused": one.refused,
         "use": {
-            use.resource: {
-                "unit": use.unit,
-                **{key: getattr(use, key) for key in _USE},
-                "waste": use.waste,
-            }
+            use.resource: {"unit": use.unit, **{key: getattr(use, key) for key in _USE}}
             for use in one.uses.values()
         },
         "kills": [
@@ -98,6 +96,7 @@ def _row(one: RunReport) -> list[object]:
     known = [getattr(one.run, key) for key in _RUN]
     known += [shlex.join(one.run.command), one.peak, one.throttled, one.killed, one.refused]
     known += [len(one.alerts), len(one.actions)]
+    known += [one.stalled.get(kind) for kind in _STALLED]
     for resource in USED:
         use = one.uses.get(resource)
         known += [None if use is None else getattr(use, key) for key in _USE]

@@ -86,7 +86,9 @@ class Top(App[None]):
         yield Static(id="head")
         yield AgentTable("agents")
         yield Input(
+            self.view.text,
             id="filter",
+            classes="on" if self.view.text else "",
             placeholder="name, user or state; Enter keeps it, Escape ends it",
             compact=True,
         )
@@ -100,14 +102,16 @@ class Top(App[None]):
         if self._read_only and action in _COMMANDS:
             return False
         if isinstance(self.screen, ModalScreen):  # a question waits for its answer
-            return action not in _COMMANDS | _OF_TABLE | {"quit"}
+            return action not in _COMMANDS | _OF_TABLE | {"quit", "pop_screen"}
         return len(self.screen_stack) == 1 or action not in _OF_TABLE
 
     def look(self) -> None:
-        """Have the next picture read, unless one still is."""
+        """Have the next picture read, and the page that is shown, unless one still is."""
         if not self._looking:
             self._looking = True
             self.run_worker(self._look, thread=True, group="look")
+        if (page := self._page) is not None:
+            page.look()
 
     def _look(self) -> None:
         try:
@@ -155,7 +159,9 @@ class Top(App[None]):
             for characters, style in (("█+", "cyan"), ("▒+", "blue"), ("^\\w+", "bold")):
                 text.highlight_regex(re.compile(characters, re.MULTILINE), style)
             self.query_one("#head", Static).update(text)
-            self.table.show_lines(rows.lines(self.picture, self.view), self.view.sort, width)
+            self.table.show_lines(rows.lines(self.picture, self.view), self.view, width)
+            if (page := self._page) is not None:
+                page.draw()
 
     def on_resize(self) -> None:
         self.refresh_view()
@@ -170,9 +176,18 @@ class Top(App[None]):
         """The agent that the cursor is on, or whose page is shown."""
         if self.picture is None:
             return None
-        page = next((s for s in self.screen_stack if isinstance(s, DetailScreen)), None)
-        key = self.table.selected if page is None else page.key
+        key = self.table.selected if (page := self._page) is None else page.key
         return next((shown for shown in self.picture.agents if rows.key_of(shown) == key), None)
+
+    @property
+    def _page(self) -> DetailScreen | None:
+        return next((s for s in self.screen_stack if isinstance(s, DetailScreen)), None)
+
+    def _addressed(self) -> Shown | None:
+        """The agent that a command is about; where its page is all that is left of it, that is said."""
+        if (shown := self.selected) is None and self._page is not None:
+            self._say("it has ended")
+        return shown
 
     # What keys do.
 
@@ -182,7 +197,7 @@ class Top(App[None]):
     def action_detail(self) -> None:
         """Show all about the agent."""
         if (shown := self.selected) is not None:
-            self.push_screen(DetailScreen(self.source, shown, self._interval))
+            self.push_screen(DetailScreen(self.source, shown, lambda: self.selected))
 
     def action_filter(self) -> None:
         """Show only what matches."""
@@ -231,9 +246,10 @@ class Top(App[None]):
 
     def action_acknowledge(self) -> None:
         """Say that somebody looks after the agent's alerts."""
-        shown = self.selected
-        waiting = [] if shown is None else [a for a in shown.alerts if a.acknowledged is None]
-        if shown is None or not waiting:
+        if (shown := self._addressed()) is None:
+            return
+        waiting = [alert for alert in shown.alerts if alert.acknowledged is None]
+        if not waiting:
             self._say("no alert of this agent waits for anybody")
             return
 
@@ -254,7 +270,7 @@ class Top(App[None]):
 
     def action_freeze(self) -> None:
         """Freeze the agent, or let it go on."""
-        if (shown := self.selected) is None:
+        if (shown := self._addressed()) is None:
             return
         verb = "thaw" if shown.state == "frozen" else "freeze"
         self._confirmed(
@@ -265,7 +281,7 @@ class Top(App[None]):
 
     def action_stop(self) -> None:
         """End the agent."""
-        if (shown := self.selected) is None:
+        if (shown := self._addressed()) is None:
             return
         question = f"Stop {shown.name}? SIGTERM, and SIGKILL for what is left after {GRACE:g} s."
         self._confirmed(
@@ -274,7 +290,7 @@ class Top(App[None]):
 
     def action_set(self) -> None:
         """Give the agent other limits."""
-        if (shown := self.selected) is None:
+        if (shown := self._addressed()) is None:
             return
 
         def answered(text: str | None) -> None:

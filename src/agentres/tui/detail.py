@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 from rich.text import Text
@@ -25,18 +25,21 @@ _PROCESSES = 15
 
 
 class DetailScreen(Screen[None]):
-    """The page of the agent that ``shown`` is, read anew every ``interval`` seconds."""
+    """The page of the agent that ``shown`` is, read when it is shown and when :meth:`look` is called.
+
+    ``current`` is the agent in the picture of now, None where it has ended.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,backspace,left", "app.pop_screen", "Back", key_display="esc"),
     ]
 
-    def __init__(self, source: Source, shown: Shown, interval: float) -> None:
+    def __init__(self, source: Source, shown: Shown, current: Callable[[], Shown | None]) -> None:
         super().__init__()
         self.key = rows.key_of(shown)
         self._source = source
         self._shown = shown
-        self._interval = interval
+        self._current = current
         self._looking = False
         self._detail: Detail | None = None
 
@@ -48,10 +51,9 @@ class DetailScreen(Screen[None]):
 
     def on_mount(self) -> None:
         self.look()
-        self.set_interval(self._interval, self.look)
 
     def on_resize(self) -> None:
-        self._draw()
+        self.draw()
 
     def look(self) -> None:
         """Have it read again, unless that is being done."""
@@ -70,27 +72,33 @@ class DetailScreen(Screen[None]):
     def _show(self, detail: Detail) -> None:
         self._looking = False
         self._detail = detail
-        self._draw()
+        self.draw()
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
+        """Have it as it was read last, with what the agent does now."""
         if self._detail is not None:
             width = max(40, self.size.width - 4)
-            lines = Text("\n").join(_page(self._detail, width, self._source.now()))
-            self.query_one("#all", Static).update(lines)
+            lines = list(_page(self._detail, self._current(), width, self._source.now()))
+            for line in lines:
+                if line.no_wrap:  # which a text that is joined of several does not keep
+                    line.truncate(width, overflow="ellipsis")
+            self.query_one("#all", Static).update(Text("\n").join(lines))
 
 
-def _page(detail: Detail, width: int, now: float) -> Iterator[Text]:
+def _page(detail: Detail, shown: Shown | None, width: int, now: float) -> Iterator[Text]:
     if detail.answer:
         for line in portrait.facts(detail.answer, now):
-            yield Text(line, no_wrap=True, overflow="ellipsis")
+            yield Text(line, no_wrap=True)
+    if shown is not None:
+        for line in rows.now_lines(shown, width):
+            yield Text(line, no_wrap=True)
+    if detail.answer:
         yield from _limits(detail)
     for line in detail.trouble:
         yield Text(printable(line), "yellow")
     if detail.alerts:
         yield from _section("alerts", [_alert(alert) for alert in detail.alerts])
-    yield from _section(
-        f"processes ({len(detail.processes)})", list(_processes(detail.processes, width))
-    )
+    yield from _section(f"processes ({len(detail.processes)})", list(_processes(detail.processes)))
     if detail.actions:
         yield from _section(
             "what was done with its limits", [_action(a) for a in reversed(detail.actions)]
@@ -128,11 +136,10 @@ def _limits(detail: Detail) -> Iterator[Text]:
             f"{key}  {holds}  {between}  {used}  {row.origin}",
             "bold" if row is head else "",
             no_wrap=True,
-            overflow="ellipsis",
         )
 
 
-def _processes(found: Sequence[Process], width: int) -> Iterator[Text]:
+def _processes(found: Sequence[Process]) -> Iterator[Text]:
     if not found:
         return
     yield Text(f"{'pid':>7} {'user':8} {'cpu':>4} {'rss':>5} {'thr':>3} command", "dim")
@@ -141,7 +148,7 @@ def _processes(found: Sequence[Process], width: int) -> Iterator[Text]:
             f"{process.pid:>7} {process.user[:8]:8} {rows.cores(process.cpu):>4} "
             f"{rows.short(process.memory):>5} {process.threads:>3} {printable(process.command)}"
         )
-        yield Text(line[:width], no_wrap=True)
+        yield Text(line, no_wrap=True)
     if len(found) > _PROCESSES:
         yield Text(f"… and {len(found) - _PROCESSES} more", "dim")
 

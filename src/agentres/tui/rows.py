@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os.path import dirname
+from typing import Literal
 
 from agentres.policy.alerts import Severity
 from agentres.readers.fleet import Picture, Shown, Slice
@@ -27,7 +28,8 @@ SEVERITY_STYLES = {
 class Column:
     """A column: its heading and width in characters, how a cell's text and style are had, and what sorts by it.
 
-    ``drop`` tells which goes first where there is no room: the highest; 0 stays.
+    ``drop`` tells which goes first where there is no room: the highest; 0 stays.  ``rising``: what sorts by it has the least
+    at the top, not the most.
     """
 
     name: str
@@ -37,17 +39,28 @@ class Column:
     drop: int = 0
     style: Callable[[Shown], str] = lambda shown: ""
     right: bool = True
+    rising: bool = False
 
 
-def short(value: float | None) -> str:
-    """A count of bytes or of anything, in at most five characters: ``512M``, ``1.2G``."""
+def short(value: float | None, base: Literal[1000, 1024] = 1024) -> str:
+    """Bytes in at most five characters: ``512M``, ``1.2G``; of base 1000 (``k`` is small then) anything else."""
     if value is None:
         return ABSENT
-    for unit in ("", "K", "M", "G", "T", "P"):
+    for unit in ("", "K" if base == 1024 else "k", "M", "G", "T", "P"):
         if value < 999.5 or unit == "P":
             break
-        value /= 1024
+        value /= base
     return f"{value:.1f}{unit}" if unit and value < 9.95 else f"{value:.0f}{unit}"
+
+
+def rate(value: float | None) -> str:
+    """Bytes a second, decimal as disks and networks are sold: ``8.0M`` is 8 MB/s."""
+    return short(value, 1000)
+
+
+def count(value: float | None) -> str:
+    """A number of things, to the last one below ten thousand; in at most four characters up to a billion."""
+    return short(value, 1000) if value is None or value >= 9999.5 else f"{value:.0f}"
 
 
 def cores(value: float | None) -> str:
@@ -153,39 +166,44 @@ def _gravest(shown: Shown) -> float:
 
 
 COLUMNS = (
-    Column("name", 13, lambda s: s.name, lambda s: s.name, right=False),
-    Column("user", 8, lambda s: s.user, lambda s: s.user, 9, right=False),
-    Column("state", 12, lambda s: s.state, lambda s: s.state, style=lambda s: STATE_STYLES.get(s.state, ""), right=False),
+    Column("name", 13, lambda s: s.name, lambda s: s.name, right=False, rising=True),
+    Column("user", 8, lambda s: s.user, lambda s: s.user, 9, right=False, rising=True),
+    Column("state", 12, lambda s: s.state, lambda s: s.state, style=lambda s: STATE_STYLES.get(s.state, ""), right=False, rising=True),
     Column("cpu", 9, _used("cpu", cores), _by("cpu")),
     Column("cpu ~", 8, _spark("cpu", 8, 1.0), _by("cpu"), 2, _fullness("cpu")),
     Column("memory", 9, _used("memory", short), _by("memory")),
     Column("mem ~", 8, _spark("memory", 8), _by("memory"), 1, _fullness("memory")),
-    Column("trip", 5, lambda s: short(s.tripwire), lambda s: float(s.tripwire or 0), 11),
-    Column("read", 5, _figure("disk_read", short), _by("disk_read"), 4),
-    Column("write", 5, _figure("disk_write", short), _by("disk_write"), 3),
-    Column("in", 5, _figure("network_in", short), _by("network_in"), 6),
-    Column("out", 5, _figure("network_out", short), _by("network_out"), 5),
-    Column("tasks", 8, _used("pids", short), _by("pids"), 8),
-    Column("files", 5, _figure("fds", short), _by("fds"), 12),
+    Column("trip", 5, lambda s: short(s.tripwire), lambda s: -float(s.tripwire or 0), 11),
+    Column("read", 5, _figure("disk_read", rate), _by("disk_read"), 4),
+    Column("write", 6, _figure("disk_write", rate), _by("disk_write"), 3),
+    Column("in", 5, _figure("network_in", rate), _by("network_in"), 6),
+    Column("out", 5, _figure("network_out", rate), _by("network_out"), 5),
+    Column("tasks", 9, _used("pids", count), _by("pids"), 8),
+    Column("files", 6, _figure("fds", count), _by("fds"), 12),
     Column("psi", 4, lambda s: percent(_pressure(s)), lambda s: -(_pressure(s) or 0.0), 7),
-    Column("prio", 4, lambda s: ABSENT if s.priority is None else str(s.priority), lambda s: -float(s.priority or 0), 10),
-    Column("moves", 12, lambda s: s.philosophy or ABSENT, lambda s: s.philosophy, 13, right=False),
+    Column("prio", 5, lambda s: ABSENT if s.priority is None else str(s.priority), lambda s: -float(s.priority or 0), 10),
+    Column("moves", 12, lambda s: s.philosophy or ABSENT, lambda s: s.philosophy, 13, right=False, rising=True),
     Column("alerts", 7, _alerts, _gravest, style=_severity_style, right=False),
 )  # fmt: skip  # a table
 """All columns, in their order."""
 
-SORTS = ("name", "cpu", "memory", "write", "out", "tasks", "prio", "alerts", "state")
+SORTS = (
+    "name", "cpu", "memory", "read", "write", "in", "out", "tasks", "files", "psi", "prio", "alerts", "state",
+)  # fmt: skip
 """What agents can be ordered by."""
 
 GAP = 1
 """Characters between columns."""
 
 
-def columns(width: int) -> tuple[Column, ...]:
-    """Those that there is room for in so many characters; the name gets what is left."""
+def columns(width: int, keep: str = "") -> tuple[Column, ...]:
+    """Those that there is room for in so many characters, and the one called ``keep``; the name gets what is left."""
     chosen = list(COLUMNS)
-    while sum(c.width + GAP for c in chosen) > width and any(c.drop for c in chosen):
-        chosen.remove(max(chosen, key=lambda c: c.drop))
+    while sum(c.width + GAP for c in chosen) > width:
+        droppable = [c for c in chosen if c.drop and c.name != keep]
+        if not droppable:
+            break
+        chosen.remove(max(droppable, key=lambda c: c.drop))
     return tuple(chosen)
 
 
@@ -197,6 +215,13 @@ class View:
     upside_down: bool = False
     text: str = ""
     tree: bool = False
+
+
+def heading(column: Column, view: View) -> str:
+    """What stands above a column, with the way that it sorts where it does: told by a character, for who sees no colour."""
+    if column.name != view.sort:
+        return column.name
+    return f"{column.name}{'▲' if column.rising != view.upside_down else '▼'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,3 +291,24 @@ def host_lines(picture: Picture, width: int) -> list[str]:
         parts.append(f"{name} {drawn} {against(form(used), form(most))}")
     line = f"host    {'  '.join(parts)}"
     return [f"{line}  {told}"] if len(line) + 2 + len(told) <= width else [line, f"agents  {told}"]
+
+
+def now_lines(shown: Shown, width: int) -> list[str]:
+    """What a narrow table has no column for, of one agent: in two lines where one is too short."""
+    figures = shown.figures
+    rates = (
+        f"{label} {rate(figures.get(name))}/s"
+        for label, name in (
+            ("read", "disk_read"),
+            ("write", "disk_write"),
+            ("in", "network_in"),
+            ("out", "network_out"),
+        )
+    )
+    moved = f"{'  '.join(rates)}  files {count(figures.get('fds'))}"
+    stalled = " ".join(
+        f"{name} {percent(figures.get(f'{name}_pressure'))}" for name in ("cpu", "memory", "io")
+    )
+    held = f"psi {stalled}  tripwire {short(shown.tripwire)}"
+    line = f"now  {moved}  {held}"
+    return [line] if len(line) <= width else [f"now  {moved}", f"     {held}"]

@@ -91,7 +91,7 @@ class Source:
                 ]
                 if here:  # else it is another user's, or has just begun
                     run = here[0].id
-                    drawn = curves(store.samples(run))
+                    drawn = curves(store.samples(run, now=self._fleet.now()))
                     actions = tuple(store.actions(run_id=run, limit=_ACTIONS))
                     told = store.alerts(agent=agent.name, since=agent.started - 1.0)
                     alerts = tuple(alert for alert in told if alert.run == run)[:_ALERTS]

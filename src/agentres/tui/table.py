@@ -21,7 +21,7 @@ from textual.strip import Strip
 from agentres.model.errors import printable
 from agentres.model.units import counted
 from agentres.tui import rows
-from agentres.tui.rows import GAP, Column, Line
+from agentres.tui.rows import GAP, Column, Line, View
 
 _WIDEST_NAME = 24
 """Characters that the name gets at the most on top of its column's own."""
@@ -40,6 +40,7 @@ class AgentTable(ScrollView, can_focus=True):
         & > .table--head { background: $panel; text-style: bold; }
         & > .table--cursor { background: $surface-lighten-2; text-style: bold; }
         &:focus > .table--cursor { background: $primary-darken-2; }
+        &:nocolor > .table--cursor { text-style: reverse; }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -69,12 +70,12 @@ class AgentTable(ScrollView, can_focus=True):
         """The key of the line that the cursor is on."""
         return self._lines[self._cursor].key if self._lines else None
 
-    def show_lines(self, lines: Sequence[Line], sort: str, width: int) -> None:
-        """Have these lines, in this order; ``sort`` is the column that made it, ``width`` in characters."""
-        columns = rows.columns(width)
+    def show_lines(self, lines: Sequence[Line], view: View, width: int) -> None:
+        """Have these lines, in the order of ``view``; ``width`` in characters."""
+        columns = rows.columns(width, view.sort)
         spare = min(_WIDEST_NAME, max(0, width - sum(c.width + GAP for c in columns)))
         cells = [_cells(line, columns, spare) for line in lines]
-        head = _head(columns, spare, sort)
+        head = _head(columns, spare, view)
         self._follow(lines)
         before, self._cells = self._cells, cells
         if head != self._head or len(before) != len(cells):
@@ -144,6 +145,10 @@ class AgentTable(ScrollView, can_focus=True):
         """Put the cursor so many screens further."""
         self.action_move(by * max(1, self.size.height - 1))
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        # Its key is in the last line, which is not to be read below a question.
+        return action != "choose" or self.app.screen is self.screen
+
     def action_choose(self) -> None:
         """Tell that the line is chosen."""
         self.post_message(self.Chosen())
@@ -163,11 +168,11 @@ def _style(words: str) -> Style:
     return Style.parse(words)
 
 
-def _head(columns: Sequence[Column], spare: int, sort: str) -> _Cells:
+def _head(columns: Sequence[Column], spare: int, view: View) -> _Cells:
     return tuple(
         (
-            _fitted(column.name, column, 0 if at else spare),
-            "underline" if column.name == sort else "",
+            _fitted(rows.heading(column, view), column, 0 if at else spare),
+            "underline" if column.name == view.sort else "",
         )
         for at, column in enumerate(columns)
     )
