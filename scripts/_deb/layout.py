@@ -124,7 +124,8 @@ def _complete_for(python: str, site: Path) -> None:
 
 def copyright_of(tree: Path) -> str:
     """The copyright file; takes out of the tree the licences that stand in it, as Debian has it."""
-    own, others = [], []
+    own: list[str] = []
+    others: list[str] = []
     for info in sorted((tree / SITE).glob("*.dist-info"), key=lambda path: path.name.lower()):
         told = message_from_string((info / "METADATA").read_text())
         part = _paragraph(told, list(_texts(info)))
@@ -155,9 +156,7 @@ def _paragraph(told: Message, texts: Sequence[str]) -> str:
         if told[header]:
             lines.append(f"{header}: {told[header]}")
     for text in texts:
-        beginning = text[:300]
-        common = next((name for mark, name in _COMMON.items() if mark in beginning), None)
-        if common:
-            text = f"The licence is in /usr/share/common-licenses/{common}."
-        lines += ["", *(f"  {line}".rstrip() for line in text.splitlines())]
+        common = next((name for mark, name in _COMMON.items() if mark in text[:300]), None)
+        told_here = f"The licence is in /usr/share/common-licenses/{common}." if common else text
+        lines += ["", *(f"  {line}".rstrip() for line in told_here.splitlines())]
     return "\n".join([*lines, ""])
