@@ -35,7 +35,9 @@ def apt(*line: str) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     done = subprocess.run(["apt-get", "--yes", "--quiet", *line], env=environment, capture_output=True, text=True, check=False, timeout=500)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "warning" not in (done.stdout + done.stderr).lower(), done.stdout + done.stderr
+    # Debian 12's systemd has its folders by their old name, below /lib: dpkg takes them for the package's alone.
+    told = [line for line in (done.stdout + done.stderr).splitlines() if "'/usr/lib/systemd" not in line]  # fmt: skip
+    assert not [line for line in told if "warning" in line.lower()], told
 
 
 def named() -> set[str]:
