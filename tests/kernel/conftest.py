@@ -44,6 +44,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--matrix", action="store_true", help="each disk rate for each way of writing, too"
     )
+    parser.addoption(
+        "--package",
+        metavar="FILE",
+        help="the Debian package's tests, for this one: scripts/build-deb --test",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -75,11 +80,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     but = set(config.getoption("--but"))
-    matrix = config.getoption("--matrix")
+    absent = [mark for mark in ("matrix", "package") if not config.getoption(f"--{mark}")]
     items[:] = [
         item
         for item in items
-        if item.nodeid not in but and (matrix or not item.get_closest_marker("matrix"))
+        if item.nodeid not in but and not any(map(item.get_closest_marker, absent))
     ]
     try:
         delegation.find()

@@ -56,6 +56,19 @@ def test_units_stand_where_systemd_looks(
     assert f"ExecStart={tmp_path}/agentres daemon" in made[f"{units}/systemd/system/agentres.service"][0]  # fmt: skip
 
 
+def test_below_a_root_it_is_called_as_seen_from_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there = tmp_path / "usr/lib/agentres/bin"
+    there.mkdir(parents=True)
+    (there / "agentres").touch(0o755)
+    monkeypatch.setattr("sys.executable", str(there / "python3"))
+    made = install.contents("/usr", app, str(tmp_path))
+    assert "ExecStart=/usr/lib/agentres/bin/agentres daemon\n" in made["/usr/lib/systemd/system/agentres.service"][0]  # fmt: skip
+    generator = made["/usr/lib/systemd/system-generators/agentres"][0]
+    assert "exec /usr/lib/agentres/bin/python3 -P" in generator
+
+
 def test_without_a_script_to_call_there_is_nothing_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -43,26 +43,26 @@ def install_units(
 ) -> None:  # fmt: skip
     """Put the units, the group that may ask the daemon, completion and the man page in place.
 
-    They call this installation by its path. Nothing is started: systemctl enable --now agentres.socket does that. For root.
+    They call this installation by its path, as it is seen from --root. Nothing is started: systemctl enable --now agentres.socket does that. For root.
     """
     from agentres.cli.app import app
 
     live = root == "/" and systemd.running()
-    made = contents(prefix, app)
+    made = contents(prefix, app, root)
     if remove:
         _remove(Path(root), made, live)
     else:
         _install(Path(root), made, live)
 
 
-def contents(prefix: str, app: Typer) -> dict[str, tuple[str, int]]:
-    """Path -> its text and mode."""
+def contents(prefix: str, app: Typer, root: str = "/") -> dict[str, tuple[str, int]]:
+    """Path -> its text and mode; what is called stands below ``root``, or is this host's."""
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
     from typer.main import get_command
 
     # systemd looks nowhere else.
     lib = f"{prefix}/lib" if prefix in ("/usr", "/usr/local") else "/etc"
-    where = _executable()
+    where = _executable(Path(root))
     made = {f"{lib}/systemd/system/{unit}": (_source(unit, where), 0o644) for unit in _UNITS}
     made[f"{lib}/systemd/system-generators/agentres"] = (_source("agentres.generator", where), 0o755)  # fmt: skip
     made[f"{lib}/sysusers.d/agentres.conf"] = (_source("agentres.sysusers", where), 0o644)
@@ -76,11 +76,14 @@ def contents(prefix: str, app: Typer) -> dict[str, tuple[str, int]]:
     return made
 
 
-def _executable() -> Mapping[str, str]:
-    beside = os.path.join(os.path.dirname(sys.executable), "agentres")
+def _executable(root: Path) -> Mapping[str, str]:
+    python = Path(sys.executable)
+    beside = python.with_name("agentres")
     if not os.access(beside, os.X_OK):
         raise UsageError(f"there is no {beside}", "install agentres with pip, then call that one")
-    return {"@AGENTRES@": beside, "@PYTHON@": sys.executable}
+    if python.is_relative_to(root):  # an image's, or a package's: it will be called from in there
+        beside, python = ("/" / path.relative_to(root) for path in (beside, python))
+    return {"@AGENTRES@": str(beside), "@PYTHON@": str(python)}
 
 
 def _source(name: str, where: Mapping[str, str]) -> str:
