@@ -79,11 +79,12 @@ def _build(image: Image, box: Path) -> None:
         with host.step("making a disk that boots"):
             host.run_logged(_as_root(image, work), log, cwd=Path(__file__).resolve().parents[1])
         with host.step("compressing it"):
-            disks: list[str | Path] = [work / "disk.raw", work / "box.img"]
-            host.run_logged(["qemu-img", "convert", "-c", "-O", "qcow2", *disks], log)
+            convert = ["qemu-img", "convert", "-c", "-O", "qcow2"]
+            host.run_logged([*convert, work / "disk.raw", work / "box.img"], log)
         (work / "metadata.json").write_text(json.dumps(_METADATA))
-        pack = ["tar", "-C", work, "-cf", work / "box", "metadata.json", "box.img"]
-        host.run_logged(pack, log)
+        host.run_logged(
+            ["tar", "--directory", work, "-cf", work / "box", "metadata.json", "box.img"], log
+        )
         for old in image.folder.glob("vagrant-*.box"):
             old.unlink()  # of earlier code
         (work / "box").rename(box)
