@@ -327,7 +327,9 @@ def _git_path(name: str) -> Path:
 
 
 def _commit() -> str:
-    """What is checked out; empty where the tree has more than that, or is no clone."""
+    """What is checked out; empty where the tree has more than that, or is no clone, or there is no git."""
+    if not shutil.which("git"):
+        return ""
     git = ["git", "-C", str(TREE)]
     dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
