@@ -41,7 +41,7 @@ def test_a_box_has_a_second_name_and_replaces_what_was_there(tmp_path: Path) -> 
 
 def test_a_box_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "box").touch()
-    with pytest.raises(VmError, match="cannot write .*nowhere/output: No such file or directory"):
+    with pytest.raises(VmError, match=r"cannot write .*nowhere/output: No such file or directory"):
         box.copy(tmp_path / "box", tmp_path / "nowhere" / "output")
 
 
