@@ -44,6 +44,7 @@ _BOOT_SECONDS = 600  # emulated, on processors that others want too
 
 # Where libvirt keeps what it knows. Only its clients' configuration is a file of the host's.
 _STATE = ("/etc/libvirt", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt")
+_NOTE = "made"  # those of them that were made for this run
 
 # Root: else QEMU's abilities would be looked at anew for each definition, and our folder be out of reach.
 _QEMU_CONF = """\
@@ -109,7 +110,6 @@ def steps(release: str, folder: Path, arguments: Sequence[str]) -> Steps:
     vagrant = ["vagrant", "--no-tty"]
     tests = shlex.join(["scripts/test", "--here", "--kernel", "--", *arguments])
     begin = f"net-define {folder}/network.xml; net-start {_NETWORK_NAME}; pool-create-as {_POOL} dir --target {folder}/pool"
-    end = f"pool-destroy {_POOL}; net-destroy {_NETWORK_NAME}; net-undefine {_NETWORK_NAME}"
     # The ordinary user first, by his own login; sudo would have the tests run as him a second time.
     as_user = f"cd /vagrant && {tests}"
     as_root = f"cd /vagrant && sudo env --unset=SUDO_USER PATH=$PATH {tests}"
@@ -126,7 +126,8 @@ def steps(release: str, folder: Path, arguments: Sequence[str]) -> Steps:
         (
             ("vagrant destroy", [*vagrant, "destroy", "--force"]),
             ("vagrant box remove", [*vagrant, "box", "remove", "--force", box]),
-            ("no network and no pool", ["virsh", end]),
+            # The network has gone with the machine: Vagrant sees that nobody else uses it.
+            ("no pool", ["virsh", "pool-destroy", _POOL]),
         ),
     )
 
@@ -162,51 +163,55 @@ def _run_steps(parts: Parts, by: Sequence[str], steps: Steps) -> None:
 
 @contextlib.contextmanager
 def _fresh(folder: Path) -> Iterator[None]:
-    """An empty folder, which a run that was killed may have left full; removed in the end."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    (folder / "pool").mkdir()
+    """An empty folder, removed in the end; a run that was killed may have left it full."""
+    _sweep(folder)
+    (folder / "pool").mkdir(parents=True)
     (folder / "qemu.conf").write_text(_QEMU_CONF)
     (folder / "libvirtd.conf").write_text(_LIBVIRTD_CONF)
     (folder / "network.xml").write_text(_NETWORK)
     try:
         yield
     finally:
-        shutil.rmtree(folder)
+        _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the folder, and those elsewhere that were made for a run."""
+    note = folder / _NOTE
+    for path in note.read_text().split() if note.exists() else ():
+        with contextlib.suppress(OSError):  # not made after all, or in use by now
+            Path(path).rmdir()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _libvirt(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """libvirtd that answers, in namespaces of its own; the process that waits for their end."""
-    made = _make_mount_points()
+    _make_mount_points(folder / _NOTE)
     reading, writing = os.pipe()
     script = _PROCESS_1.format(state=" ".join(_STATE), pipe=reading)
     line = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc"]
     line += ["sh", "-c", script, "sh", str(folder)]
     log = folder / "libvirtd.log"
-    try:
-        with (
-            log.open("wb") as output,
-            child(line, stdout=output, stderr=output, pass_fds=(reading,)) as process,
-        ):
-            os.close(reading)
-            try:
-                _await(process, log)
-                yield process
-            finally:
-                os.close(writing)  # process 1 ends, and the kernel has all others end first
-                process.wait()
-    finally:
-        for path in made:
-            path.rmdir()
+    with (
+        log.open("wb") as output,
+        child(line, stdout=output, stderr=output, pass_fds=(reading,)) as process,
+    ):
+        os.close(reading)
+        try:
+            _await(process, log)
+            yield process
+        finally:
+            os.close(writing)  # process 1 ends, and the kernel has all others end first
+            process.wait()
 
 
-def _make_mount_points() -> list[Path]:
-    """Folders that something private is to hide; those of them that were not there."""
-    missing = [path for path in map(Path, _STATE) if not path.exists()]
+def _make_mount_points(note: Path) -> None:
+    """Make the folders that something private is to hide, noting first which of them were not there."""
+    missing = [path for path in _STATE if not Path(path).exists()]
+    note.write_text("\n".join(missing))
     for path in missing:
-        path.mkdir()
-    return missing
+        Path(path).mkdir()
 
 
 def _await(process: subprocess.Popen[bytes], log: Path) -> None:
