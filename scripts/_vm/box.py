@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import bootdisk, host
 from .config import VmError, cache_dir
-from .image import Image, images_dir
+from .image import Image, images_dir, remove_tree
 
 _PACKAGES = {
     "mke2fs": "e2fsprogs",
@@ -70,7 +70,8 @@ def _build(image: Image, box: Path) -> None:
     if os.geteuid() != 0:
         # Here, where it can ask for a password: what is logged has no terminal.
         subprocess.run(["sudo", "--validate"])
-    # By this name the next build sweeps it, should nobody be left to do so now.
+    for leftover in images_dir().glob(".build-*"):
+        remove_tree(leftover)  # of a build that was killed
     work = Path(tempfile.mkdtemp(prefix=".build-", dir=images_dir()))
     log = cache_dir() / "box.log"
     log.write_bytes(b"")
@@ -89,7 +90,7 @@ def _build(image: Image, box: Path) -> None:
             old.unlink()  # of earlier code
         (work / "box").rename(box)
     finally:
-        shutil.rmtree(work)
+        remove_tree(work)
 
 
 def _as_root(image: Image, work: Path) -> list[str | Path]:
