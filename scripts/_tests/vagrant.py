@@ -42,11 +42,12 @@ _PACKAGES = {
 _READY_SECONDS = 60
 _BOOT_SECONDS = 600  # emulated, on processors that others want too
 
-# Where libvirt keeps what it knows. Only its clients' configuration is a file of the host's.
+# Where libvirt keeps what it knows.
 _STATE = ("/etc/libvirt", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt")
 _NOTE = "made"  # those of them that were made for this run
 
 # Root: else QEMU's abilities would be looked at anew for each definition, and our folder be out of reach.
+# The host's cgroups are not to be touched, and what the machine prints goes to a file without virtlogd.
 _QEMU_CONF = """\
 user = "root"
 group = "root"
