@@ -137,7 +137,7 @@ def copyright_of(tree: Path) -> str:
                 path.unlink()
     head = (
         f"This package was made by scripts/build-deb of agentres. Below /{SITE} it\n"
-        "brings the Python projects that follow, unchanged, as they were published on https://pypi.org.\n"
+        "brings the Python projects that follow, unchanged, as they were published.\n"
     )
     return "\n".join([*own, head, *others])
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import suites
+from . import suites, vagrant
 from .parts import Part, Parts, end_children, ended, say
 from .suites import PYTEST, TREE, VM, Machine, Suite
 
@@ -64,6 +64,8 @@ _MIB_FOR_MANY = 20 << 10
 def main() -> int:
     """Run what is asked for; 0 where all of it is green."""
     options = _parser().parse_args()
+    if options.vagrant and (options.unit or options.here or options.stock or options.repeat):
+        raise SystemExit("test: --vagrant goes with --release and pytest's arguments alone")
     if options.repeat and (options.unit or options.here):
         raise SystemExit("test: --repeat is about kernel tests in the VM")
     del os.environ["PYTHONPATH"]  # this package's, and nobody else's
@@ -82,11 +84,15 @@ def main() -> int:
     try:
         if options.repeat:
             return run.repeat(options.repeat)
-        run.all()
+        if options.vagrant:
+            run.in_vagrant()
+        else:
+            run.all()
     finally:
         run.close()
     verdict = run.tell(time.monotonic() - start)
     whole = not (options.unit or options.kernel or options.here or options.stock or options.release)
+    whole = whole and not options.vagrant
     if verdict == 0 and whole and not options.pytest and commit and commit == _commit():
         _git_path("agentres-tested").write_text(f"{commit} {run.counts}\n")
     return verdict
@@ -96,7 +102,8 @@ class _Run:
     """One call of the tests."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self._unit, self._kernel, self._here = not options.kernel, not options.unit, options.here
+        self._unit, self._kernel = not options.kernel, not options.unit
+        self._machines = self._kernel and not (options.here or options.vagrant)
         self._pytest: list[str] = options.pytest
         self._parts = Parts(TREE / ".tests")
         self._red: list[tuple[Part, Suite, list[str], Path]] = []
@@ -107,7 +114,7 @@ class _Run:
 
     def all(self) -> None:
         """Every part, beside each other where they bear it."""
-        vm = self._kernel and not self._here and (why := _refusal()) is not None
+        vm = self._machines and (why := _refusal()) is not None
         # What the machines are made of is made beside the unit tests; the tests in them want the processors.
         first = [self._units] if self._unit else []
         if vm:
@@ -120,6 +127,10 @@ class _Run:
             self._once_more()
         elif self._kernel and not vm:
             self._on_this_host()
+
+    def in_vagrant(self) -> None:
+        """The kernel tests in a Vagrant machine."""
+        vagrant.run(self._parts, self._pytest)
 
     def repeat(self, times: int) -> int:
         """The kernel tests so many times; a table of what failed."""
@@ -205,7 +216,7 @@ class _Run:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # a second one must not leave a machine behind
         end_children()
-        if self._kernel and not self._here:
+        if self._machines:
             for name in _MANY:
                 Machine(name).down()
 
@@ -320,7 +331,9 @@ def _git_path(name: str) -> Path:
 
 
 def _commit() -> str:
-    """What is checked out; empty where the tree has more than that, or is no clone."""
+    """What is checked out; empty where the tree has more than that, or is no clone, or there is no git."""
+    if not shutil.which("git"):
+        return ""
     git = ["git", "-C", str(TREE)]
     dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
@@ -347,6 +360,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--release", help="in a VM of that Debian (trixie or bookworm), with its own kernel"
+    )
+    parser.add_argument(
+        "--vagrant",
+        action="store_true",
+        help="kernel tests in a Vagrant machine, with a box and a libvirt made for that (root)",
     )
     parser.add_argument(
         "--repeat",

@@ -137,14 +137,14 @@ class Parts:
         self.all.append(part)
         return part
 
-    def command(self, name: str, line: Sequence[str], cwd: Path) -> Part:
-        """Run a command as a part."""
+    def command(self, name: str, line: Sequence[str], cwd: Path, by: Sequence[str] = ()) -> Part:
+        """Run a command as a part, ``by`` other words that nobody has to read."""
         say(f"{name}: {' '.join(line)}")
 
         def work(log: Path) -> Part:
             with (
                 log.open("ab") as output,
-                child(line, cwd=cwd, stdout=output, stderr=output) as process,
+                child([*by, *line], cwd=cwd, stdout=output, stderr=output) as process,
             ):
                 status = process.wait()
             return ended(name, status, log.read_text(errors="replace"))

@@ -7,9 +7,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import NoReturn
 
-from . import host, image
+from . import box, host, image
 from .clone import Clone, choose
 from .config import EXIT_FAILURE, VmError
 from .guest import guest_path
@@ -105,6 +106,15 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
+def _box(options: argparse.Namespace) -> int:
+    clone = Clone()
+    made = box.ensure_box(image.ensure_image(clone.recipe, clone.settings), force=options.force)
+    if options.output:
+        box.copy(made, options.output)
+    print(options.output or made)
+    return 0
+
+
 def _status(options: argparse.Namespace) -> int:
     clone = Clone()
     state = clone.state
@@ -161,6 +171,11 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--force", action="store_true", help="build both anew, from what Debian has now"
     )
+    boxed = command(
+        "box", _box, "build a Vagrant box of the image, unless it is there; print its path"
+    )
+    boxed.add_argument("--output", type=Path, metavar="FILE", help="have it at FILE")
+    boxed.add_argument("--force", action="store_true", help="build the box anew")
     return parser
 
 

@@ -54,7 +54,7 @@ def ensure_image(recipe: Recipe, settings: Settings, force: bool = False) -> Ima
 
 def _build(recipe: Recipe, settings: Settings, image: Image) -> None:
     for leftover in images_dir().glob(".build-*"):
-        _remove_tree(leftover)
+        remove_tree(leftover)
     work = Path(tempfile.mkdtemp(prefix=".build-", dir=images_dir()))
     log = cache_dir() / "build.log"
     log.write_bytes(b"")
@@ -63,7 +63,7 @@ def _build(recipe: Recipe, settings: Settings, image: Image) -> None:
         build_files(recipe, settings.mirror, work, log)
         _install(work, image.folder)
     finally:
-        _remove_tree(work)
+        remove_tree(work)
 
 
 def _install(work: Path, folder: Path) -> None:
@@ -87,10 +87,10 @@ def sweep_images(current: str, used: Collection[str]) -> None:
     for folder in folders[_NEWEST_KEPT:]:
         recent = time.time() - folder.stat().st_mtime < _RECENT_SECONDS
         if folder.name != current and folder.name not in used and not recent:
-            _remove_tree(folder)
+            remove_tree(folder)
 
 
-def _remove_tree(path: Path) -> None:
+def remove_tree(path: Path) -> None:
     """Remove a folder, also one that holds files of subordinate users or is still written to."""
     try:
         shutil.rmtree(path)
