@@ -38,3 +38,11 @@ def test_the_kinds_and_who_has_most(tmp_path: Path) -> None:
 def test_a_cgroup_that_has_gone(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         footprint.read(str(tmp_path / "gone"), ())
+
+
+def test_what_was_in_it_before_somebody_was_killed(tmp_path: Path) -> None:
+    stat = tmp_path / "memory.stat"
+    stat.write_text("anon 4096\nfile 10\nkernel 1\nshmem 3\n")
+    before = b"anon 81920\nfile 20\nkernel 2\nshmem 20\n"
+    assert footprint.read(str(tmp_path), (), before).kinds["anon"] == 81920
+    assert footprint.read(str(tmp_path), (), b"anon 5\nfile 0\nkernel 0\nshmem 0\n").kinds["anon"] == 4096  # fmt: skip

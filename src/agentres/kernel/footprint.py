@@ -12,14 +12,23 @@ from agentres.model.oom import KINDS, Footprint, Resident, biggest
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def read(path: str, pids: Iterable[int]) -> Footprint:
+def _kinds(text: bytes) -> dict[str, int]:
+    found = flat_keyed(text)
+    return {key: int(found[key.encode()]) for key in KINDS if key.encode() in found}
+
+
+def _total(kinds: dict[str, int]) -> int:
+    return sum(size for key, size in kinds.items() if key != "shmem")  # which is part of file
+
+
+def read(path: str, pids: Iterable[int], before: bytes = b"") -> Footprint:
     """What the cgroup at ``path`` has in memory, and which of these processes have most of it.
 
+    ``before`` is the text of memory.stat as it was read last: where more was in it then, somebody has been killed since, and it stands.
     Kinds that the kernel does not tell are left out, and so are processes that end meanwhile.  OSError.
     """
     with open(f"{path}/memory.stat", "rb") as file:
-        found = flat_keyed(file.read())
-    kinds = {key: int(found[key.encode()]) for key in KINDS if key.encode() in found}
+        kinds = max(_kinds(file.read()), _kinds(before), key=_total)
     processes = []
     for pid in pids:
         try:

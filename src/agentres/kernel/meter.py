@@ -137,6 +137,11 @@ class Meter:
         return self._fds.get(name)
 
     @property
+    def memory_stat(self) -> bytes:
+        """The text of memory.stat as it was read last; empty: it never was, or is not there."""
+        return self._before.get("memory.stat", b"")
+
+    @property
     def reading(self) -> Reading:
         """Each figure as it was read last; None where it never was."""
         if self._reading is None:

@@ -33,8 +33,7 @@ _LONG_AGO = float("-inf")
 class Hearing:
     """Hears from :meth:`begin` to :meth:`close`.
 
-    ``on_full`` is called as soon as the limit on memory was met, and told whether a process was killed for that; ``on_move``
-    when one may have left it.
+    ``on_move`` is called when a process may have left the agent.
     """
 
     def __init__(
@@ -43,16 +42,13 @@ class Hearing:
         engine: Engine,
         agent: AgentSubject,
         meter: Meter,
-        on_full: Callable[[bool], None],
         on_move: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._agent = agent
         self._meter = meter
-        self._on_full = on_full
         self._on_move = on_move
         self._notifications = Notifications(loop)
-        self._met = self._oom_kills = 0
         self._moved_at = _LONG_AGO
 
     def begin(self, cgroup: Cgroup) -> None:
@@ -74,18 +70,11 @@ class Hearing:
         self._engine.look(self._agent, *groups)
         self._agent.event = False
 
-    def note_memory(self) -> None:
-        """Take how often the limit on memory was met, and who was killed for that, before an alert tells of it."""
-        events = self._meter.read("events")
-        met, killed = events.memory_max or 0, events.memory_oom_kill or 0
-        if met > self._met or killed > self._oom_kills:
-            self._on_full(killed > self._oom_kills)
-            self._met, self._oom_kills = met, killed
-
     def _memory(self) -> None:
         limit = self._meter.reading.memory_limit
-        self.note_memory()
-        self.look("memory", "events")
+        self.look(
+            "events", "memory"
+        )  # what memory held before is known as long as it is not read anew
         now = time.monotonic()
         if self._meter.reading.memory_limit != limit:
             self._moved_at = now

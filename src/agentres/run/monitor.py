@@ -112,8 +112,8 @@ class Monitor:
         )
         self.meter.read("limits")
         self._engine = Engine(loop, settings, self._tell, self._sampled)
-        self.subject = AgentSubject(self.run, self.meter, self.actuator, settings, watched.started, self._note)  # fmt: skip
-        self._hearing = Hearing(loop, self._engine, self.subject, self.meter, self._full, self._check_escapes)  # fmt: skip
+        self.subject = AgentSubject(self.run, self.meter, self.actuator, settings, watched.started, self._note, self._full)  # fmt: skip
+        self._hearing = Hearing(loop, self._engine, self.subject, self.meter, self._check_escapes)  # fmt: skip
         if self._history.recorder is not None:
             self.subject.learning = Learning(
                 self._history.recorder, settings, watched.named, watched.command, watched.started
@@ -122,6 +122,7 @@ class Monitor:
         self.terms = watched.terms
         self._begin_moving(watched.started)
         self.subject.follow("memory_pressure", watched.started)
+        self.subject.follow("oom_kill", None)
         if self.drift.fd >= 0:
             loop.watch(self.drift.fd, self._limit_written)
         self._hearing.begin(self.agent)
@@ -167,7 +168,9 @@ class Monitor:
         known = self._on_oom() if killed else None
         self._footprint_at = now
         try:
-            self.footprint = known or footprint.read(self.agent.path, self.meter.pids)
+            self.footprint = known or footprint.read(
+                self.agent.path, self.meter.pids, self.meter.memory_stat
+            )
         except OSError as error:  # the cgroup has gone, or has no memory.stat
             log.debug(__name__, "what its memory consists of is not known: %s", error)
             return
@@ -274,7 +277,7 @@ class Monitor:
     def note_end(self) -> None:
         """Take what the main process wrote to the last, and whether memory was full, before nobody can be asked any more."""
         self.meter.read("disk")
-        self._hearing.note_memory()
+        self.subject.note_full(self.meter.read("events"))
 
     @property
     def writes(self) -> dict[str, int | None]:

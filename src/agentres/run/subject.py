@@ -34,7 +34,8 @@ _LIFTED_SECONDS = 60.0
 class AgentSubject(Subject):
     """Has its limits moved by ``mover``, its disk rates held by ``pacer``, and is learnt from by ``learning``, where there are such.
 
-    ``note`` takes a state that no meter reads (:meth:`agentres.watch.engine.Engine.note`).
+    ``note`` takes a state that no meter reads (:meth:`agentres.watch.engine.Engine.note`); ``on_full`` is called as soon as the limit on
+    memory was met, and told whether a process was killed for that, before an alert is.
     """
 
     meter: Meter
@@ -47,10 +48,13 @@ class AgentSubject(Subject):
         settings: Settings,
         since: float,
         note: Callable[[str, float, str], None],
+        on_full: Callable[[bool], None],
     ) -> None:
         super().__init__(run.id, run.name, "agent", meter, settings, since)
         self._actuator = actuator
         self._note = note
+        self._on_full = on_full
+        self._met = self._kills = 0
         self._without_tripwire = False
         self._stall = stall.Stall()
         self._lifted_until = 0.0
@@ -71,11 +75,21 @@ class AgentSubject(Subject):
         if resource == "nofile" and value is not None:
             name = process.name(self.meter.most_open)
             self.detail["nofile"] = f"{name} (pid {self.meter.most_open})" if name else ""
+        if resource == "oom_kill":
+            self.note_full(reading)
         if resource == "memory_pressure":
             return self._break_stall(reading, now)
         if self.mover is None:
             return NEVER
         return self.mover.observe(resource, value, reading, now, self.event)
+
+    def note_full(self, reading: Sample) -> None:
+        """Take how often the limit on memory was met, and how many were killed for that."""
+        met, kills = reading.memory_max or 0, reading.memory_oom_kill or 0
+        if met > self._met or kills > self._kills:
+            killed = kills > self._kills
+            self._met, self._kills = met, kills
+            self._on_full(killed)
 
     def ceiling(self, resource: str) -> float | None:
         highest = None if self.mover is None else self.mover.ceiling(resource)
