@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from conftest import (
     DEADLINE,
@@ -18,7 +17,6 @@ from conftest import (
     Watched,
     home_of,
     not_by_daemon,
-    once,
     python,
     runs,
     wait_until,
@@ -198,24 +196,6 @@ def test_what_is_not_yet_on_the_disk_is_told(watched: Watched) -> None:
     assert re.search(r"; [123]\d\.\d MiB not yet written to the disk", run.err), run.err
 
 
-@pytest.fixture
-def held() -> Iterator[Callable[[int], None]]:
-    """Has so many MiB held by a process that is no agent's."""
-    holding: list[subprocess.Popen[bytes]] = []
-    code = "import sys; held = bytearray(int(sys.argv[1]) << 20); held[::4096] = b'x' * (len(held) >> 12); print(flush=True); sys.stdin.read()"
-
-    def hold(mib: int) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        holding.append(subprocess.Popen(python(code, mib), **pipes))
-        assert holding[-1].stdout is not None
-        assert holding[-1].stdout.readline() == b"\n"
-
-    yield hold
-    for one in holding:
-        one.kill()
-        one.communicate()
-
-
 def test_an_agent_goes_before_its_supervisor_where_the_host_runs_out(
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
@@ -229,29 +209,6 @@ def test_an_agent_goes_before_its_supervisor_where_the_host_runs_out(
     assert {int(Path(f"/proc/{pid}/oom_score_adj").read_text()) <= ours for pid in beside} == {True}
     assert os.getxattr(home / "supervisor", "user.oomd_avoid") == b"1"
     agent.communicate("")
-
-
-@once
-@pytest.mark.alone
-@not_by_daemon("the host is the same")
-def test_a_host_that_has_run_out_of_memory_loses_the_agent_and_not_its_supervisor(
-    watched: Watched, held: Callable[[int], None]
-) -> None:
-    whole = psutil.virtual_memory()
-    held(int(whole.available * 0.5) >> 20)
-    code = """
-import mmap
-piece = mmap.mmap(-1, 8 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)
-for at in range(0, 8 << 30, 4096): piece[at] = 1
-"""
-    limit = f"{int(whole.total * 0.75) >> 20}M"
-    run = watched.run(NO_SAMPLES, "--memory", limit, "--name", "large", command=python(code))
-    assert run.status == 128 + signal.SIGKILL, run.err
-    assert run.summary is not None
-    (kill,) = run.summary["oom_kills"]
-    assert (kill["task"][:6], kill["limit_cgroup"]) == ("python", "")
-    assert "not by this agent's limit: the host ran out of memory" in run.err
-    assert watched.story("oom_kill")[0] == ("raised", "EMERGENCY")
 
 
 @pytest.fixture

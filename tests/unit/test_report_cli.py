@@ -321,7 +321,7 @@ def test_five_hundred_runs_in_time(store: Store, tmp_path: Path) -> None:
     done = report("-o", str(tmp_path / "r.html"))
     took = time.monotonic() - begin
     assert done.returncode == 0, done.stderr
-    assert took < 30  # eight times what it takes on a machine that does nothing else
+    assert took < 180  # fifty times what it takes on a machine that does nothing else
     print(f"a page of 500 runs: {took:.1f} s, {(tmp_path / 'r.html').stat().st_size >> 10} KiB")
     page = _Page()
     page.feed((tmp_path / "r.html").read_text())

@@ -130,6 +130,7 @@ class Supervision:
         self._listener: Listener | None = None
         self._steering: Steering | None = None
         self._stopped = ""
+        self._ending = False  # it was told to
         self._loop = Loop()
         self._loop.watch(child.pidfd, self._reap)
         if attach is not None:
@@ -254,6 +255,8 @@ class Supervision:
         if self._memory_events >= 0:  # the monitor hears them from now on
             self._loop.unwatch(self._memory_events)
         self._monitor = self._watch(self._loop, self._note_oom_kills)
+        if self._ending:
+            self._monitor.let_end()
         try:
             self._listener = Listener(self._loop, self._refusal, self._commanded)
             registry.mark_control(self._agent.fd, self._listener.name)
@@ -344,6 +347,7 @@ class Supervision:
         self._end(GRACE_SECONDS)
 
     def _end(self, grace: float) -> None:
+        self._ending = True
         if self._monitor is not None:
             self._monitor.let_end()
         self._send(signal.SIGTERM)
