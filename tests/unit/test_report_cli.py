@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import resource
 import stat
 import subprocess
 import sys
@@ -317,11 +318,12 @@ def test_five_hundred_runs_in_time(store: Store, tmp_path: Path) -> None:
         store.begin(run)
         store.add((run.id, run.started + at, sample(at)) for at in range(5))
         store.end(run.id, now, 0)
-    begin = time.monotonic()
+    begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = report("-o", str(tmp_path / "r.html"))
-    took = time.monotonic() - begin
+    took, after = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
-    assert took < 180  # fifty times what it takes on a machine that does nothing else
+    # Of a processor, which others do not take from it: several times what it takes where nothing else runs.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 30
     print(f"a page of 500 runs: {took:.1f} s, {(tmp_path / 'r.html').stat().st_size >> 10} KiB")
     page = _Page()
     page.feed((tmp_path / "r.html").read_text())

@@ -214,7 +214,9 @@ def test_signals_go_to_the_main_process(listener: Life) -> None:
 
 def test_when_its_time_is_up_it_is_told_to_end_and_then_killed(listener: Life, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
-    ended = listener.end(timeout=0.3)
+    # Its time counts from its start, and it may have taken long until it was ready: first it is watched.
+    ready = time.monotonic() - listener.child.started
+    ended = listener.end(timeout=ready + module.UNWATCHED_SECONDS + 0.3)
     assert (ended.timed_out, ended.killed_after_grace) == (True, True)
     assert ended.returncode == -signal.SIGKILL
     assert listener.lines() == [str(int(signal.SIGTERM))]
