@@ -8,18 +8,28 @@ from __future__ import annotations
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def _run_line() -> tuple[dict[str, Any], list[str]] | None:
+    """The values and the command of a well-formed ``run``; None for any other line."""
+    if sys.argv[1:2] != ["run"] or "_AGENTRES_COMPLETE" in os.environ:
+        return None
+    from agentres.run.options import parse
+
+    return parse(sys.argv[2:])
+
 
 def main() -> None:
     """Run the command line; this process exits with its status."""
-    if sys.argv[1:2] == ["run"] and "_AGENTRES_COMPLETE" not in os.environ:
-        from agentres.run import options
+    if (line := _run_line()) is not None:
+        from agentres.cli.run import run
 
-        if (line := options.parse(sys.argv[2:])) is not None:
-            from agentres.cli.run import run
-
-            # All is written and removed; the kernel frees the rest faster than the interpreter
-            # would (50 ms of a 600 ms launch on a slow machine).
-            os._exit(run(*line))
+        # All is written and removed; the kernel frees the rest faster than the interpreter
+        # would (50 ms of a 600 ms launch on a slow machine).
+        os._exit(run(*line))
     if sys.argv[1:3] == ["unit", "run"] and sys.argv[3:] and not sys.argv[3].startswith("-"):
         from agentres.cli.unit import run as run_unit
 

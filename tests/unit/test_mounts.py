@@ -198,3 +198,9 @@ def test_file_systems_in_memory_are_asked_once_each(monkeypatch: pytest.MonkeyPa
     assert set(mounts.in_memory()) == {"/tmp"}
     size = mounts.in_memory()["/tmp"]
     assert 0 <= size <= found.f_blocks * found.f_frsize
+
+
+def test_what_is_in_memory_can_be_sent() -> None:
+    used = {"/tmp": 5, "/a b\nc": 0, "/\udcff": 1 << 40}
+    assert mounts.from_text(mounts.as_text(used)) == used
+    assert mounts.from_text(b"") == {}

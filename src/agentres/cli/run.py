@@ -16,8 +16,7 @@ from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, reas
 from agentres.model.limits import SHARE
 from agentres.model.paths import DAEMON_SOCKET, configuration
 from agentres.model.record import TYPE_CHECKING
-from agentres.run import agent, explain
-from agentres.run.options import RunOptions, understand
+from agentres.run import agent
 
 if TYPE_CHECKING:
     import socket
@@ -26,7 +25,11 @@ if TYPE_CHECKING:
 
     from agentres.kernel.terminal import StatusLine
     from agentres.policy.settings import Settings
-    from agentres.run.options import Values
+    from agentres.run.explain import Outcome
+    from agentres.run.options import RunOptions, Values
+
+_NOT_BESIDE = ("agentres.run.options", "agentres.run.explain")
+"""What a run begins and ends with: a quarter of a megabyte that is not needed in between."""
 
 
 def run(values: Values, command: Sequence[str]) -> int:
@@ -35,7 +38,7 @@ def run(values: Values, command: Sequence[str]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C this early: no traceback
     try:
         configured = _configured(values)
-        options = understand(values, command, host.read(), configured, os.environ)
+        options = _understand(values, command, configured)
         return _run(options, values, command, configured)
     except AgentresError as error:
         say(str(error))
@@ -46,6 +49,12 @@ def run(values: Values, command: Sequence[str]) -> int:
         return EXIT_AGENTRES
 
 
+def _understand(values: Values, command: Sequence[str], configured: Settings | None) -> RunOptions:
+    from agentres.run.options import understand
+
+    return understand(values, command, host.read(), configured, os.environ)
+
+
 def _run(
     options: RunOptions, values: Values, command: Sequence[str], configured: Settings | None
 ) -> int:
@@ -53,7 +62,7 @@ def _run(
         import logging  # here, because of what it costs every other run
 
         logging.basicConfig(level=logging.DEBUG, format="agentres: %(message)s")
-        say(f"{options.request.name}: {explain.limits_line(options.request.limits)}")
+        say(_limits_line(options.request))
     tell = (lambda line: None) if options.quiet else say
     status = _status(options)
     if status is not None:
@@ -71,6 +80,8 @@ def _run(
             settings=partial(_when_needed, options, configured),
         )
         outcome = agent.run(request, tell) if status is None else _drawn(request, tell, status)
+        from agentres.run import explain
+
         for line in explain.summary(outcome):
             tell(line)
         if file is not None:
@@ -79,6 +90,12 @@ def _run(
     finally:
         if file is not None:
             os.close(file)
+
+
+def _limits_line(request: agent.Request) -> str:
+    from agentres.run.explain import limits_line
+
+    return f"{request.name}: {limits_line(request.limits)}"
 
 
 def _status(options: RunOptions) -> StatusLine | None:
@@ -95,9 +112,7 @@ def _say_above(status: StatusLine, line: str) -> None:
     say(line)
 
 
-def _drawn(
-    request: agent.Request, tell: Callable[[str], None], status: StatusLine
-) -> explain.Outcome:
+def _drawn(request: agent.Request, tell: Callable[[str], None], status: StatusLine) -> Outcome:
     from agentres.run.progress import Progress
 
     progress = Progress(request.name, status.draw)
@@ -188,6 +203,7 @@ def small(settings: Settings) -> Settings:
     from agentres.kernel import frugal
 
     # The agent may have huge pages: it is forked by now.
+    frugal.let_go(_NOT_BESIDE)
     frugal.one_heap()
     frugal.huge_pages(allowed=False)
     return settings

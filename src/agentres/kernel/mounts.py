@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from agentres.model.record import Record
 
@@ -68,6 +69,17 @@ def in_memory() -> dict[str, int]:
             continue
         used[mount.point] = (found.f_blocks - found.f_bfree) * found.f_frsize
     return used
+
+
+def as_text(used: Mapping[str, int]) -> bytes:
+    """What :func:`in_memory` has found, to be sent."""
+    return b"\0".join(b"%d %b" % (size, os.fsencode(point)) for point, size in used.items())
+
+
+def from_text(text: bytes) -> dict[str, int]:
+    """What was sent."""
+    pairs = (each.partition(b" ") for each in text.split(b"\0") if each)
+    return {os.fsdecode(point): int(size) for size, _, point in pairs}
 
 
 def mount_of(path: str, table: list[Mount]) -> Mount:

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from agentres.kernel import mounts
 from agentres.kernel.cgroup import Cgroup
 from agentres.model.errors import NotExecutable, NotFound, SetupError, reason
 from agentres.model.record import TYPE_CHECKING, Record
@@ -21,6 +22,12 @@ from agentres.model.record import TYPE_CHECKING, Record
 if TYPE_CHECKING:
     from agentres.kernel.caller import Caller
 
+
+_END = b"\0\0"
+"""Between what is in memory and what has gone wrong, in the child's report."""
+
+_MOUNTS_MAX = 16384
+"""Bytes that are told of them: the pipe takes four times as many while nobody reads."""
 
 RUN = "AGENTRES_RUN"
 """The variable of the agent's environment that says to which run a process belongs, by the run's id."""
@@ -78,7 +85,8 @@ class Plan(Record):
 class Child:
     """A command on its way: forked by the constructor, running once :meth:`confirm` returns.
 
-    ``started`` is time.monotonic() at the fork.  ``secure`` is called while the child gets ready: without it
+    ``started`` is time.monotonic() at the fork; ``in_memory`` is what was in the host's tmpfs then
+    (:func:`agentres.kernel.mounts.as_text`), once it is confirmed.  ``secure`` is called while the child gets ready: without it
     having returned, or once we are dead, nothing is executed.
     """
 
@@ -86,6 +94,7 @@ class Child:
         self, plan: Plan, cgroup: Cgroup, secure: Callable[[Child], None] = lambda child: None
     ) -> None:
         self._plan = plan
+        self.in_memory = b""
         self._report, write_end = os.pipe()
         gate, opened = os.pipe()
         self._ready, ready = os.pipe()
@@ -125,8 +134,8 @@ class Child:
     def confirm(self) -> None:
         """Wait for exec.  Raises NotFound, NotExecutable or SetupError, with the child reaped."""
         with open(self._report, "rb") as pipe:
-            report = pipe.read().decode(errors="replace")
-        if report:
+            self.in_memory, _, told = pipe.read().partition(_END)
+        if report := told.decode(errors="replace"):
             os.waitpid(self.pid, 0)
             self.close()
             step, number, detail = report.split("\0", 2)
@@ -138,6 +147,8 @@ class Child:
 
 
 def _become(plan: Plan, procs: int, ready: int, gate: int, report: int) -> None:
+    # Here, not in the parent, where what it touches would stay for as long as the agent runs.
+    os.write(report, mounts.as_text(mounts.in_memory())[:_MOUNTS_MAX].rstrip(b"\0") + _END)
     step = "cgroup"
     try:
         os.write(procs, b"0")

@@ -158,7 +158,6 @@ class Launch:
 
     def start(self) -> None:
         """Have the command executed, and tell what does not hold."""
-        from agentres.kernel import mounts
         from agentres.kernel.escapes import Escapes
         from agentres.kernel.kmsg import KernelLog
         from agentres.kernel.terminal import Terminal
@@ -182,14 +181,15 @@ class Launch:
         )
         move = self._home.main.move_here if request.escaped == "move" else None
         self._escapes = Escapes(self._run, self._inside, move)
-        # Before the agent can change or fill them.
-        self._terminal, kernel_log, self._in_memory = Terminal(), KernelLog(), mounts.in_memory()
+        # Before the agent can change the one or fill the other.
+        self._terminal, kernel_log = Terminal(), KernelLog()
         self._taken.append(kernel_log.close)
         child = Child(plan, self._home.main, self._secure)
         from agentres.run import explain  # noqa: F401 -- both while the child gets to its exec
         from agentres.run.supervision import Supervision
 
         child.confirm()
+        self._in_memory = child.in_memory
         self._announce()  # not before: a launch that fails says one thing only
         self._supervision = Supervision(
             child,
@@ -221,15 +221,17 @@ class Launch:
     def watch(self, child: Child, loop: Loop, on_oom: Callable[[], Footprint | None]) -> Monitor:
         """What watches the agent from now on, for :class:`~agentres.run.supervision.Supervision`."""
         from agentres.policy.settings import Settings
+
+        request, behalf, agent = self._request, self._request.behalf, self._home.agent
+        # First: whoever makes them may let go of what is not needed any more, and what follows takes its memory.
+        settings = request.settings() if request.settings else Settings(handlers=())
         from agentres.run.monitor import Monitor
         from agentres.run.watched import Watched
 
-        request, behalf, agent = self._request, self._request.behalf, self._home.agent
         machine = host.read()
         self._place.hold(
             self._slice, int(machine.memory * request.share), machine.cpus * request.share
         )
-        settings = request.settings() if request.settings else Settings(handlers=())
         terms = self._enforced.terms_for(settings)
         registry.mark_philosophy(agent.path, terms.philosophy.name)
         watched = Watched(
@@ -389,8 +391,8 @@ class Launch:
         """By how much each file system whose files are memory has grown, bytes; whoever it was."""
         from agentres.kernel import mounts
 
-        now = mounts.in_memory()
-        grown = {point: used - self._in_memory.get(point, 0) for point, used in now.items()}
+        before, now = mounts.from_text(self._in_memory), mounts.in_memory()
+        grown = {point: used - before.get(point, 0) for point, used in now.items()}
         return {point: size for point, size in grown.items() if size > 0}
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from agentres.kernel import registry
+from agentres.kernel import frugal, registry
 from agentres.kernel.drift import Drift
 from agentres.kernel.escapes import told
 from agentres.kernel.loop import Loop
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from agentres.model.stats import Escaped
     from agentres.policy.prediction import Prediction
     from agentres.run.messenger import Handle
+
+_SETTLED = 2
+"""Samples after which all is loaded that most agents need."""
 
 _READ_BACK_EVERY = 12
 """Samples between two comparisons of all limits, beside those that inotify asks for."""
@@ -206,6 +209,8 @@ class Monitor:
         if self.subject.learning is not None:
             self.subject.learning.sampled(sample, time.monotonic(), self.subject.starved)
         self._samples += 1
+        if self._samples == _SETTLED:
+            frugal.give_back()
         if self._samples % _READ_BACK_EVERY == 0:
             self.check_drift()
         self._check_escapes()
