@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from subprocess import Popen
 
 import pytest
@@ -88,8 +89,12 @@ os.execv(sys.executable, [sys.executable, "-m", "agentres", "run", "--", "echo",
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "")
 
 
-def test_an_ignored_sigchld_does_not_lose_the_status() -> None:
-    line = f"trap '' CHLD; exec {' '.join(AGENTRES)} run --quiet -- sh -c 'exit 7'"
+@pytest.mark.parametrize("text", ["", "[limits]\npids = 50\n"])
+def test_an_ignored_sigchld_does_not_lose_the_status(tmp_path: Path, text: str) -> None:
+    config = tmp_path / "agentres.toml"  # read by a process of its own
+    config.write_text(text)
+    run = f"{' '.join(AGENTRES)} run --quiet --config {config}"
+    line = f"trap '' CHLD; exec {run} -- sh -c 'exit 7'"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (7, "")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import marshal
 import os
+import signal
 import sys
 
 from agentres.model.errors import UsageError
@@ -32,6 +33,8 @@ def read_files(paths: Sequence[str], environment: Mapping[str, str]) -> Settings
 
 
 def _compile(files: Sequence[str], environment: Mapping[str, str]) -> bytes:
+    # Inherited as ignored, it would make the kernel throw the status away.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Not by tempfile: with all that it imports it would stay beside the agent.
     with open(os.memfd_create("out"), "w+b") as out, open(os.memfd_create("err"), "w+b") as err:
         pid = os.posix_spawn(
