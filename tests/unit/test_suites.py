@@ -188,7 +188,7 @@ def test_a_machine_that_does_not_start_is_a_failure(fake: Fake) -> None:
 def test_machines_that_die_again_and_again_are_a_failure(fake: Fake) -> None:
     fake.says(*[(125, f"tests/kernel/test_a.py::test_{n} ") for n in range(3)])
     part, _ = fake.run()
-    assert part.verdict.startswith("FAILED (the machine is out of reach, or ended")
+    assert "a panic of its kernel" in part.verdict  # found out by whichever look is first
     assert len(fake.asked) == 3
 
 
