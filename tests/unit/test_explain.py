@@ -151,7 +151,7 @@ OOM = Usage(memory_oom=1, memory_oom_kill=1, memory_peak=512 * MIB, memory_max_e
                 "memory.max", 1,
                 "memory limit: 1 process was killed for memory: cc1plus (pid 77); limit 512 MiB, peak 512 MiB;"
                 " it held 400 MiB anonymous, 80.0 MiB files in tmpfs and shared memory, 20.0 MiB page cache;"
-                " most had cc1 plus (pid 7) 390 MiB; raise --memory or have it hold less at once",
+                " most of it in cc1 plus (pid 7) 390 MiB; raise --memory or have it hold less at once",
             ),
             id="what was in memory",
         ),
@@ -477,7 +477,7 @@ def test_the_json_summary_is_this() -> None:
                 "events": 9,
                 "text": "memory limit: 9 processes were killed for memory: cc1plus (pid 77); limit 512 MiB,"
                 " peak 6 B; it held 400 MiB anonymous, 80.0 MiB files in tmpfs and shared memory, 20.0 MiB page cache;"
-                " most had cc1 plus (pid 7) 390 MiB; raise --memory or have it hold less at once",
+                " most of it in cc1 plus (pid 7) 390 MiB; raise --memory or have it hold less at once",
             },
             {
                 "limit": "cpu.max",

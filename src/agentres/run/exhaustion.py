@@ -41,7 +41,7 @@ def held(footprint: Footprint) -> str:
         f"{printable(one.name)} (pid {one.pid}) {format_size(one.size)}"
         for one in footprint.biggest
     )
-    return f"it held {told or 'nothing'}" + (f"; most had {who}" if who else "")
+    return f"it held {told or 'nothing'}" + (f"; most of it in {who}" if who else "")
 
 
 def _kinds(footprint: Footprint) -> dict[str, int]:
