@@ -347,6 +347,7 @@ def test_root_has_no_ceiling(daemon: Daemon) -> None:
     [
         (["--user", "root"], "only root may run an agent as another user"),
         (["--isolate=no"], "--local runs it without"),
+        (["--escaped=move"], "--escaped kill ends them with the run"),
     ],
 )
 def test_what_is_roots_alone_is_refused(daemon: Daemon, options: list[str], words: str) -> None:

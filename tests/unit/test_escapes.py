@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -147,6 +148,56 @@ def test_it_is_moved_back_or_told_why_not(sleeper: Sleeper) -> None:
 
 
 def test_names_from_outside_cannot_draw() -> None:
-    text = told(Escaped(7, "a\x1b[2Jb", "/x\n.slice", "ended"))
+    one = Escaped(7, "a\x1b[2Jb", "/x\n.slice", "ended")
+    text = told([one])
     assert text.isprintable()
     assert text.endswith(", ended")
+    assert told([one] * 9).endswith("; and 4 more")
+
+
+def test_another_users_process_is_left_alone(sleeper: Sleeper) -> None:
+    moved: list[int] = []
+    escapes = Escapes(MINE, ELSEWHERE, moved.append, uid=os.geteuid() + 1)
+    one = sleeper(MINE)
+    assert escapes.look((), now()) == []
+    assert escapes.look([one.pid], now()) == []
+    assert [each.fate for each in escapes.look((), now())] == ["not moved back: another user's"]
+    assert moved == []
+    assert [each.fate for each in escapes.end()] == ["not ended: it has not the mark"]
+    assert one.poll() is None
+
+
+def test_a_number_is_not_trusted_for_long(
+    sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the number of one that was found is not taken for it."""
+    escapes = Escapes(MINE, ELSEWHERE)
+    one = sleeper(MINE)
+    assert len(escapes.look((), now())) == 1
+    monkeypatch.setattr(process, "start_ticks", lambda pid: 7)
+    other = Escapes(MINE, ELSEWHERE)
+    other._out = escapes._out
+    assert other.look((), now()) == []
+    monkeypatch.undo()
+    assert [each.pid for each in escapes.end()] == [one.pid]
+
+
+def test_one_that_left_after_the_last_look_is_found_at_the_end(sleeper: Sleeper) -> None:
+    escapes = Escapes(MINE, ELSEWHERE)
+    one = sleeper(MINE)
+    for _ in range(3):
+        assert escapes.look([one.pid], now()) == []
+    assert [each.fate for each in escapes.end()] == ["ended"]
+    assert one.wait(60) == -9
+
+
+def test_a_cgroup_may_have_any_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "cgroup"
+    file.write_bytes(b"0::/a\xff\n")
+    real = open
+
+    def opened(path: str, *given: object, **named: object) -> object:
+        return real(file if path.endswith("/cgroup") else path, *given, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("builtins.open", opened)
+    assert process.cgroup(1) == "/a\udcff"

@@ -191,7 +191,7 @@ def test_overlays_that_seem_to_be_on_each_other_have_an_end(tmp_path: Path) -> N
 
 
 def test_file_systems_in_memory_are_asked_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    again = "41 25 0:35 / /var/tmp rw - tmpfs tmpfs rw"
+    again = "41 25 0:35 / /var/tmp rw - tmpfs tmpfs rw"  # of the same file system
     gone = "42 25 0:36 / /gone/away rw - tmpfs tmpfs rw"
     monkeypatch.setattr(mounts, "mounts", lambda: table(ROOT, TMP, again, gone))
     found = os.statvfs("/tmp")
@@ -202,5 +202,23 @@ def test_file_systems_in_memory_are_asked_once_each(monkeypatch: pytest.MonkeyPa
 
 def test_what_is_in_memory_can_be_sent() -> None:
     used = {"/tmp": 5, "/a b\nc": 0, "/\udcff": 1 << 40}
-    assert mounts.from_text(mounts.as_text(used)) == used
+    assert mounts.from_text(mounts.as_text(used, 1000)) == used
+    assert mounts.from_text(mounts.as_text(used, 12)) == {"/tmp": 5}
     assert mounts.from_text(b"") == {}
+
+
+def test_what_is_covered_or_behind_a_server_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    nfs = "50 25 0:50 / /var rw - nfs4 server:/x rw"
+    behind = "51 50 0:51 / /var/tmp rw - tmpfs tmpfs rw"
+    cover = "52 25 8:3 / /tmp rw - ext4 /dev/sda3 rw"
+    monkeypatch.setattr(mounts, "mounts", lambda: table(ROOT, TMP, nfs, behind, cover))
+    monkeypatch.setattr(os, "statvfs", lambda path: pytest.fail(f"{path} was asked"))
+    assert mounts.in_memory() == {}
+
+
+def test_what_cannot_be_known_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> list[Mount]:
+        raise PermissionError
+
+    monkeypatch.setattr(mounts, "mounts", refused)
+    assert mounts.in_memory() == {}

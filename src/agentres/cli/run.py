@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from agentres.run.explain import Outcome
     from agentres.run.options import RunOptions, Values
 
-_NOT_BESIDE = ("agentres.run.options", "agentres.run.explain")
-"""What a run begins and ends with: a quarter of a megabyte that is not needed in between."""
+_NOT_BESIDE = ("agentres.run.options",)
+"""What a run begins with, and never needs again.
+
+Not what it ends with: that would be read from files which an upgrade may have replaced.
+"""
 
 
 def run(values: Values, command: Sequence[str]) -> int:

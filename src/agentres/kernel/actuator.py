@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from agentres.model.limits import Refused
     from agentres.model.units import Max
 
+_BATCH = 1 << 20
+"""Bytes by which the kernel's count is behind, at the most: it charges in batches, for each processor."""
+
 _RECLAIMED = 32 << 20
 """Bytes of page cache that are given back at once, so that the loop is not kept for long."""
 
@@ -208,9 +211,9 @@ class Actuator:
         return True
 
     def lift_high(self) -> str:
-        """Have no memory.high, whoever wrote it; what stood there, empty where nothing did."""
+        """Have no memory.high that holds the agent, whoever wrote it; what stood there, empty where none did."""
         found = self.cgroup.get_property("memory.high").strip()
-        if found == MAX:
+        if found == MAX or self._in_use() + _BATCH < int(found):
             return ""
         self.cgroup.set_property("memory.high", MAX)
         self.tripwire = MAX

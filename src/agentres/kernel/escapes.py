@@ -10,111 +10,164 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from agentres.kernel import process
 from agentres.kernel.trampoline import RUN
 from agentres.model.errors import ControlFileError, printable, reason
+from agentres.model.record import Record
 from agentres.model.stats import Escaped
 
 ENDED = "ended"
 """What has become of one that was killed."""
 
+NAMED = 5
+"""Of many so many are named."""
+
 _SECONDS = 2.0
 """For how long processes are ended that go on to start others."""
+
+
+class _Known(Record):
+    """One that was found, and when it had started: its number may be another's by now."""
+
+    ticks: int | None
+    told: Escaped
 
 
 class Escapes:
     """Looks for what has left one run's cgroup.
 
     ``run`` is the run's id; ``inside`` its cgroup as /proc/PID/cgroup names it; ``move`` takes a process into that again, None: it stays where it is.
+    ``uid`` is the agent's user: nobody else's process is asked, moved or killed, as the agent itself could not do that either; None: it is root.
     Made before the run begins: who is there already is none of it.  A process is asked for its mark in the first two looks at it, as a new
     one may not have its own environment yet.
     """
 
-    def __init__(self, run: str, inside: str, move: Callable[[int], object] | None = None) -> None:
+    def __init__(
+        self,
+        run: str,
+        inside: str,
+        move: Callable[[int], object] | None = None,
+        uid: int | None = None,
+    ) -> None:
         self.run = run
         self._move = move
+        self._uid = uid
         self._mark = f"\0{RUN}={run}\0".encode()
         self._inside = inside
         self._asked = self._before = _live()
         self._seen: dict[int, float] = {}
-        self._out: dict[int, Escaped] = {}
+        self._out: dict[int, _Known] = {}
 
     def look(self, pids: Iterable[int], now: float) -> list[Escaped]:
-        """Those that live outside now.
+        """Those that live outside now, moved back where that is to be.
 
         ``pids`` are the agent's; ``now`` is seconds since boot (CLOCK_BOOTTIME).  A process ID that is not the agent's any
         more belongs to the same process if that one had started before we saw it, else the number was given out anew.
         """
-        inside, live = set(pids), _live()
-        found = {pid: each for pid in self._out if (each := self._outside(pid))}
+        return [self._brought_back(each) for each in self._find(set(pids), now)]
+
+    def all(self) -> list[Escaped]:
+        """Those that live outside now that nothing lives inside any more."""
+        return [each.told for each in self._find(set(), time.clock_gettime(time.CLOCK_BOOTTIME))]
+
+    def end(self) -> list[Escaped]:
+        """SIGKILL for all of them that have the mark, also for what they start meanwhile; what became of each."""
+        told: dict[int, Escaped] = {}
+        end = time.monotonic() + _SECONDS
+        while left := self._left(told):
+            sent: dict[int, int] = {}
+            for each in left:
+                told[each.told.pid] = each.told.but(fate=self._kill(each, sent))
+            for pid in _still_there(sent, end):
+                told[pid] = told[pid].but(fate="not ended: SIGKILL was sent, and it is still there")
+            if time.monotonic() > end:
+                break
+        return list(told.values())
+
+    def _left(self, told: dict[int, Escaped]) -> list[_Known]:
+        found = self._find(set(), time.clock_gettime(time.CLOCK_BOOTTIME))
+        return [each for each in found if each.told.pid not in told]
+
+    def _find(self, inside: set[int], now: float) -> list[_Known]:
+        live = _live()
+        found = {
+            pid: each
+            for pid, known in self._out.items()
+            if process.start_ticks(pid) == known.ticks and (each := self._outside(pid))
+        }
         for pid in self._seen.keys() - inside:
             if process.lived_at(pid, self._seen.pop(pid)) and (each := self._outside(pid)):
                 found[pid] = each
-        for pid in live - self._asked - inside:
+        for pid in live - self._asked - inside - found.keys():
             if self._is_marked(pid) and (each := self._outside(pid)):
                 found[pid] = each
         self._asked, self._before = live & self._before, live
         self._seen.update((pid, self._seen.get(pid, now)) for pid in inside)
         self._out = found
-        return [self._brought_back(found[pid]) for pid in sorted(found)]
+        return [found[pid] for pid in sorted(found)]
 
-    def all(self) -> list[Escaped]:
-        """Those that have the mark, and live outside now."""
-        new = (_live() - self._asked) | self._out.keys()
-        found = (self._outside(pid) for pid in sorted(new) if self._is_marked(pid))
-        return [each for each in found if each is not None]
-
-    def end(self) -> list[Escaped]:
-        """SIGKILL for all that have the mark, also for what they start meanwhile; what became of each."""
-        told: dict[int, Escaped] = {}
-        end = time.monotonic() + _SECONDS
-        while left := [each for each in self.all() if each.pid not in told]:
-            for each in left:
-                told[each.pid] = each.but(fate=self._kill(each.pid, end))
-            if time.monotonic() > end:
-                break
-        return list(told.values())
-
-    def _brought_back(self, escaped: Escaped) -> Escaped:
+    def _brought_back(self, known: _Known) -> Escaped:
+        escaped = known.told
         if self._move is None:
             return escaped
+        if not self._is_its_own(escaped.pid):
+            return escaped.but(fate="not moved back: another user's")
         try:
-            self._move(escaped.pid)
+            # Nothing keeps the number from being another's after this but the time that it takes.
+            if process.start_ticks(escaped.pid) == known.ticks:
+                self._move(escaped.pid)
         except ControlFileError as error:
             return escaped.but(fate=f"not moved back: {os.strerror(error.errno)}")
         return escaped.but(fate="moved back")
 
-    def _kill(self, pid: int, end: float) -> str:
+    def _kill(self, known: _Known, sent: dict[int, int]) -> str:
+        """Send SIGKILL; ``sent`` gets its pidfd by its number."""
+        pid = known.told.pid
         try:
             fd = os.pidfd_open(pid)
         except ProcessLookupError:
             return ENDED
+        except OSError as error:
+            return f"not ended: {reason(error)}"
         try:
             # Only now is it certain that who is asked is who is killed.
-            if self._is_marked(pid):
-                signal.pidfd_send_signal(fd, signal.SIGKILL)
-                poll = select.poll()
-                poll.register(fd, select.POLLIN)
-                if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
-                    return "not ended: SIGKILL was sent, and it is still there"
+            if process.start_ticks(pid) != known.ticks:
+                return ENDED
+            if not self._is_marked(pid):
+                return "not ended: it has not the mark"
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            sent[pid], fd = fd, -1
         except ProcessLookupError:
             pass
         except OSError as error:
             return f"not ended: {reason(error)}"
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
         return ENDED
 
+    def _is_its_own(self, pid: int) -> bool:
+        """Whether it is the agent's user's; one that runs a setuid program is root's."""
+        if self._uid is None:
+            return True
+        try:
+            return os.stat(f"/proc/{pid}").st_uid == self._uid
+        except OSError:  # it has ended
+            return False
+
     def _is_marked(self, pid: int) -> bool:
+        if not self._is_its_own(pid):
+            return False
         try:
             with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
                 return self._mark in b"\0" + file.readall() + b"\0"
         except OSError:  # it has ended, or is not ours to ask
             return False
 
-    def _outside(self, pid: int) -> Escaped | None:
+    def _outside(self, pid: int) -> _Known | None:
+        ticks = process.start_ticks(pid)
         try:
             path = process.cgroup(pid)
         except OSError:  # it has ended
@@ -122,13 +175,39 @@ class Escapes:
         if not path or process.is_inside(path, self._inside):
             return None
         name = process.name(pid)
-        return Escaped(pid, name, path) if name else None  # a zombie has left nothing
+        return (
+            _Known(ticks, Escaped(pid, name, path)) if name else None
+        )  # a zombie has left nothing
 
 
-def told(escaped: Escaped) -> str:
-    """Which it is and where it lives, in words."""
-    name, fate = printable(escaped.name), f", {escaped.fate}" if escaped.fate else ""
-    return f"{name} (pid {escaped.pid}) in {printable(escaped.cgroup)}{fate}"
+def _still_there(sent: dict[int, int], end: float) -> list[int]:
+    """Wait for those that were killed, until then; who is left.  Closes their pidfds."""
+    waiting = {fd: pid for pid, fd in sent.items()}
+    poll = select.poll()
+    for fd in waiting:
+        poll.register(fd, select.POLLIN)
+    while waiting:
+        ready = poll.poll(max(0.0, end - time.monotonic()) * 1000)
+        if not ready:
+            break
+        for fd, _ in ready:
+            poll.unregister(fd)
+            os.close(fd)
+            del waiting[fd]
+    for fd in waiting:
+        os.close(fd)
+    return list(waiting.values())
+
+
+def told(escaped: Sequence[Escaped]) -> str:
+    """Which they are and where they live, in words."""
+    named = [
+        f"{printable(one.name)} (pid {one.pid}) in {printable(one.cgroup)}"
+        + (f", {one.fate}" if one.fate else "")
+        for one in escaped[:NAMED]
+    ]
+    more = [f"and {len(escaped) - NAMED} more"] if len(escaped) > NAMED else []
+    return "; ".join([*named, *more])
 
 
 def _live() -> set[int]:

@@ -50,12 +50,18 @@ class KernelLog:
             if self._report is None:
                 if b"oom" not in record:
                     continue
-                from agentres.model.oom import Report  # few agents are killed
-
+                try:
+                    from agentres.model.oom import Report  # few agents are killed
+                except (
+                    ImportError
+                ):  # agentres was upgraded or removed meanwhile: victims stay unnamed
+                    continue
                 self._report = Report(os.sysconf("SC_PAGE_SIZE"))
             kill = self._report.take(record.decode(errors="replace"))
             if kill is not None and f"{cgroup}/" in f"{kill.cgroup}/":
-                found.append(kill)
+                own = f"{cgroup}/" in f"{kill.limit_cgroup}/"
+                # Of a cgroup above it the report has what is others'.
+                found.append(kill if own else kill.but(footprint=None))
         return found
 
     def close(self) -> None:

@@ -214,8 +214,7 @@ class Meter:
                     self._trouble(name, error)
             figures[most] = value
         above = (figures["memory_most"] or 0) - (figures["memory_current"] or 0)
-        if above > 0:
-            self._take("memory.events", FILES["events"]["memory.events"])
+        # As it was heard of last: to read it here would take the notification from who waits for it.
         before = self._reclaims
         self._reclaims = (figures["memory_high"] or 0) + (figures["memory_max"] or 0)
         used = figures["working_set"]
@@ -259,7 +258,7 @@ class Meter:
         if fd is None:
             return False
         try:
-            pids = [int(pid) for pid in os.pread(fd, _LONG, 0).split()]
+            pids = [int(pid) for pid in _whole(fd).split()]
             if (
                 int(flat_keyed(os.pread(self._fds["cgroup.stat"], _ENOUGH, 0))[b"nr_descendants"])
                 > 1
@@ -313,6 +312,14 @@ class Meter:
         self._put({"fds": count, "fds_most": most})
         if self.unreadable:
             self.unreadable.pop("/proc/PID/fd", None)
+
+
+def _whole(fd: int) -> bytes:
+    """All of a list that the kernel gives a page at a time."""
+    data = os.pread(fd, _LONG, 0)
+    while more := os.pread(fd, _LONG, len(data)) if len(data) >= _ENOUGH - 16 else b"":
+        data += more
+    return data
 
 
 def _open_files(path: str) -> int:

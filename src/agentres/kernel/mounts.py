@@ -23,6 +23,9 @@ class Mount(Record):
     options: dict[str, str]
 
 
+_REMOTE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "autofs", "glusterfs", "afs", "lustre")
+"""File systems, by how their type begins, that may keep whoever asks waiting for ever."""
+
 UNKNOWN = Mount("/", "/", "0:0", "unknown", "none", {})
 """What a path is on in a chroot whose root is no mount point of its own."""
 
@@ -57,10 +60,14 @@ def mounts() -> list[Mount]:
 
 
 def in_memory() -> dict[str, int]:
-    """What is used of each file system whose files are memory, bytes, by its mount point; what is not ours to ask is left out."""
+    """What is used of each tmpfs, bytes, by its mount point; what cannot be asked, or not for certain, is left out."""
     used, seen = {}, set()
-    for mount in mounts():
-        if mount.fstype not in ("tmpfs", "ramfs") or mount.device in seen:
+    try:
+        table = mounts()
+    except (OSError, ValueError):
+        return {}
+    for mount in table:
+        if mount.fstype != "tmpfs" or mount.device in seen or not _is_local(mount, table):
             continue
         seen.add(mount.device)
         try:
@@ -71,9 +78,18 @@ def in_memory() -> dict[str, int]:
     return used
 
 
-def as_text(used: Mapping[str, int]) -> bytes:
-    """What :func:`in_memory` has found, to be sent."""
-    return b"\0".join(b"%d %b" % (size, os.fsencode(point)) for point, size in used.items())
+def _is_local(mount: Mount, table: list[Mount]) -> bool:
+    """Whether who asks for its mount point gets an answer, and from it: nothing covers it, no server is on the way."""
+    point = f"{mount.point.rstrip('/')}/"
+    on_the_way = [each for each in table if point.startswith(f"{each.point.rstrip('/')}/")]
+    top = max(reversed(on_the_way), key=lambda each: len(each.point))
+    return top is mount and not any(each.fstype.startswith(_REMOTE) for each in on_the_way)
+
+
+def as_text(used: Mapping[str, int], most: int) -> bytes:
+    """What :func:`in_memory` has found, to be sent; as many of them as fit ``most`` bytes."""
+    text = b"\0".join(b"%d %b" % (size, os.fsencode(point)) for point, size in used.items())
+    return text if len(text) <= most else text[:most].rpartition(b"\0")[0]
 
 
 def from_text(text: bytes) -> dict[str, int]:

@@ -80,7 +80,7 @@ def populated(path: str) -> bool:
 
 def cgroup(pid: int | str = "self") -> str:
     """Its cgroup in the v2 hierarchy, starting with ``/``, as seen from our cgroup namespace; empty: it has none.  OSError."""
-    with open(f"/proc/{pid}/cgroup") as file:
+    with open(f"/proc/{pid}/cgroup", errors="surrogateescape") as file:
         return parse_cgroup(file.read())
 
 

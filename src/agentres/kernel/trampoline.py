@@ -148,7 +148,7 @@ class Child:
 
 def _become(plan: Plan, procs: int, ready: int, gate: int, report: int) -> None:
     # Here, not in the parent, where what it touches would stay for as long as the agent runs.
-    os.write(report, mounts.as_text(mounts.in_memory())[:_MOUNTS_MAX].rstrip(b"\0") + _END)
+    os.write(report, mounts.as_text(mounts.in_memory(), _MOUNTS_MAX) + _END)
     step = "cgroup"
     try:
         os.write(procs, b"0")
@@ -212,7 +212,10 @@ def _become(plan: Plan, procs: int, ready: int, gate: int, report: int) -> None:
 
 def _put_first_for_oom() -> None:
     """Where the host runs out of memory the kernel takes this process, and what it starts, before those beside it, and before us."""
-    fd = os.open("/proc/self/oom_score_adj", os.O_RDWR)
+    try:
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR)
+    except OSError:  # a /proc that nobody may write: it is killed in the order of all others
+        return
     adj = min(int(os.read(fd, 16)) + OOM_SCORE_ADJ, 1000)
     os.pwrite(fd, str(adj).encode(), 0)
     os.close(fd)

@@ -180,7 +180,8 @@ class Launch:
             dropped=self._dropped(),
         )
         move = self._home.main.move_here if request.escaped == "move" else None
-        self._escapes = Escapes(self._run, self._inside, move)
+        uid = os.geteuid() if self._identity is None else self._identity.uid
+        self._escapes = Escapes(self._run, self._inside, move, uid or None)
         # Before the agent can change the one or fill the other.
         self._terminal, kernel_log = Terminal(), KernelLog()
         self._taken.append(kernel_log.close)
@@ -247,7 +248,7 @@ class Launch:
             origins=request.origins,
             warn=self._tell,
             caller=None if behalf is None else behalf.caller,
-            environment=os.environ if behalf is None else behalf.environment,
+            environment=_unmarked(os.environ if behalf is None else behalf.environment),
             state="" if behalf is None else behalf.state,
             within=None if behalf is None else behalf.within,
         )
@@ -392,7 +393,7 @@ class Launch:
         from agentres.kernel import mounts
 
         before, now = mounts.from_text(self._in_memory), mounts.in_memory()
-        grown = {point: used - before.get(point, 0) for point, used in now.items()}
+        grown = {point: now.get(point, 0) - used for point, used in before.items()}
         return {point: size for point, size in grown.items() if size > 0}
 
 
@@ -415,6 +416,13 @@ def _clear_the_wires(tell: Callable[[str], None]) -> None:
 
     if why := netns.clear():
         tell(f"what --net isolated needed is still there: {why}; agentres gc tries again")
+
+
+def _unmarked(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Without the mark of a run that this one is in: its helpers are none of that."""
+    from agentres.kernel.trampoline import RUN
+
+    return {key: value for key, value in environment.items() if key != RUN}
 
 
 def _least(limits: Limits) -> float:

@@ -165,9 +165,13 @@ class Monitor:
         now = time.monotonic()
         if not killed and now - self._footprint_at < _FOOTPRINT_EVERY:
             return
-        from agentres.kernel import footprint
-        from agentres.run import exhaustion
-
+        try:
+            from agentres.kernel import footprint
+            from agentres.run import exhaustion
+        except ImportError as error:  # agentres was upgraded or removed meanwhile
+            log.debug(__name__, "what its memory consists of is not known: %s", error)
+            self._on_oom()
+            return
         known = self._on_oom() if killed else None
         self._footprint_at = now
         try:
@@ -198,7 +202,7 @@ class Monitor:
 
     def note_escapes(self, found: Sequence[Escaped]) -> None:
         """Take how many of its processes are outside of its cgroup, and which."""
-        self._note("escaped", len(found), "; ".join(map(told, found)))
+        self._note("escaped", len(found), told(found))
 
     # What the engine tells.
 
