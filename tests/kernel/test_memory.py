@@ -47,15 +47,16 @@ def test_a_kill_is_explained(agentres_run: RunAgent) -> None:
     assert "peak" in line
     assert "--memory" in line
     assert run.summary is not None
-    assert re.search(r"it held \d\d\.\d MiB anonymous", line), line
     if ROOT or by_daemon():
+        assert re.search(r"it held \d\d\.\d MiB anonymous", line), line
         assert run.summary["footprint"]["anon"] >= 48 * MIB
         assert run.summary["footprint"]["biggest"][0]["name"].startswith("python")
         (kill,) = run.summary["oom_kills"]
         assert kill["task"].startswith("python")
         assert f"pid {kill['pid']}" in line
         assert kill["limit_cgroup"].endswith("hog.scope/agent")
-    else:  # the kernel log is root's
+    else:  # the kernel log is root's: what it held is known where it was looked at in time
+        assert re.search(r"it held \d\d\.\d MiB anonymous", line) or "it held" not in line, line
         assert "very likely the main process" in line
 
 

@@ -205,12 +205,12 @@ def test_what_was_in_memory_is_told_with_the_kill_and_not_again_with_each_hit(
     watching: Watching,
 ) -> None:
     stat = watching.agent / "memory.stat"
-    stat.write_text(f"anon {30 * MIB}\nfile {90 * MIB}\nshmem {60 * MIB}\ninactive_file 0\n")
+    stat.write_text(f"anon {50 * MIB}\nfile {90 * MIB}\nshmem {60 * MIB}\ninactive_file 0\n")
     watching.events(max=1)
     watching.notify("memory.events")
     first = watching.monitor.footprint
     assert first is not None
-    assert first.kinds == {"anon": 30 * MIB, "file": 90 * MIB, "shmem": 60 * MIB}
+    assert first.kinds == {"anon": 50 * MIB, "file": 90 * MIB, "shmem": 60 * MIB}
     watching.events(max=2)
     watching.loop.run(1)
     watching.notify("memory.events")
@@ -219,7 +219,7 @@ def test_what_was_in_memory_is_told_with_the_kill_and_not_again_with_each_hit(
     watching.loop.run(1)
     watching.notify("memory.events")
     assert watching.monitor.footprint is not first
-    told = "60.0 MiB files in tmpfs and shared memory, 30.0 MiB anonymous"
+    told = "60.0 MiB files in tmpfs and shared memory, 50.0 MiB anonymous"
     assert told in watching.monitor.subject.detail["oom_kill"]
 
 

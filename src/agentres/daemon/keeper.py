@@ -255,7 +255,9 @@ def _run(client: Client, who: Caller, asked: Submission, settings: Settings, run
         )
     if who.uid and values.get("escaped") == "move":
         # By number: a process that takes it in that moment would be put inside by root, whose ever it is.
-        raise UsageError("--escaped move: not by the daemon", "--escaped kill ends them with the run")
+        raise UsageError(
+            "--escaped move: not by the daemon", "--escaped kill ends them with the run"
+        )
     if who.uid:
         _check_user(values, who)
     options = understand(values, asked.command, machine, configured, asked.environment)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from agentres.kernel import process
 from agentres.model.figures import flat_keyed
@@ -17,7 +17,8 @@ def _kinds(text: bytes) -> dict[str, int]:
     return {key: int(found[key.encode()]) for key in KINDS if key.encode() in found}
 
 
-def _total(kinds: dict[str, int]) -> int:
+def total(kinds: Mapping[str, int]) -> int:
+    """All of it, bytes."""
     return sum(size for key, size in kinds.items() if key != "shmem")  # which is part of file
 
 
@@ -28,7 +29,7 @@ def read(path: str, pids: Iterable[int], before: bytes = b"") -> Footprint:
     Kinds that the kernel does not tell are left out, and so are processes that end meanwhile.  OSError.
     """
     with open(f"{path}/memory.stat", "rb") as file:
-        kinds = max(_kinds(file.read()), _kinds(before), key=_total)
+        kinds = max(_kinds(file.read()), _kinds(before), key=total)
     processes = []
     for pid in pids:
         try:

@@ -173,14 +173,20 @@ class Monitor:
             self._on_oom()
             return
         known = self._on_oom() if killed else None
-        self._footprint_at = now
+        before = self.footprint if now - self._footprint_at < _FOOTPRINT_EVERY else None
         try:
-            self.footprint = known or footprint.read(
+            found = known or footprint.read(
                 self.agent.path, self.meter.pids, self.meter.memory_stat
             )
         except OSError as error:  # the cgroup has gone, or has no memory.stat
             log.debug(__name__, "what its memory consists of is not known: %s", error)
             return
+        if known is None and before and footprint.total(before.kinds) > footprint.total(found.kinds):  # fmt: skip
+            found = before  # whoever was killed has gone by now
+        limit = self.meter.read("limits").memory_limit or 0
+        if known is None and footprint.total(found.kinds) < limit / 2:
+            return  # so has all that filled it: nobody saw that
+        self.footprint, self._footprint_at = found, now
         if killed:
             self.subject.detail["oom_kill"] = exhaustion.held(self.footprint)
 
