@@ -126,6 +126,7 @@ def test_what_is_counted_is_what_the_interface_counts(
 
 
 @as_root
+@pytest.mark.alone
 def test_loopback_is_free_unless_it_is_to_count(agentres_run: RunAgent) -> None:
     script = f"""
 import subprocess, sys

@@ -234,6 +234,8 @@ def test_pauses_are_told_and_can_be_turned_off(watched: Watched, theirs: Path) -
         assert run.usage["paused_usec"] is None
 
 
+@pytest.mark.alone
+@not_by_daemon("it is paced as by root")
 def test_a_reader_is_not_kept_for_longer_than_a_pause(agentres_run: RunAgent, theirs: Path) -> None:
     run = agentres_run("--io-write", "2MB/s", *LITTLE, command=python(BESIDE, theirs), check=True)
     assert run.usage["paused_usec"] > 1e6
