@@ -29,9 +29,11 @@ _WORKERS = ("-n", "4", "--dist", "worksteal") if importlib.util.find_spec("xdist
 _OF_THE_HOST = tuple(
     f"tests/kernel/test_{n}.py" for n in ("daemon", "daemon_replaced", "installed")
 )
+# Typed as an ordinary user would.
+_OF_DEV = ("tests/kernel/test_documented.py",)
 # Root's in three parts of about the same length.
 _ALERTS = tuple(f"tests/kernel/test_{n}.py" for n in ("breaches", "elastic", "pacing", "places"))
-_ENDS = tuple(f"tests/kernel/test_{n}.py" for n in ("io", "network", "teardown"))
+_ENDS = tuple(f"tests/kernel/test_{n}.py" for n in ("io", "network", "swap", "teardown"))
 
 
 def _but(*paths: str) -> tuple[str, ...]:
@@ -39,25 +41,30 @@ def _but(*paths: str) -> tuple[str, ...]:
 
 
 _HOST = Suite("the host's daemon", "root", paths=_OF_THE_HOST)
-_ROOT = Suite("as root", "root", options=_but(*_OF_THE_HOST))
+_DOCUMENTATION = Suite("as dev, the documentation", "dev", paths=_OF_DEV)
+_OF_ONE = (*_OF_THE_HOST, *_OF_DEV)
+_ROOT = Suite("as root", "root", options=_but(*_OF_ONE))
 _ROOT_IN_PARTS = (
     Suite("as root, alerts and limits that move", "root", paths=_ALERTS),
     Suite("as root, disks, network, ends", "root", paths=_ENDS),
-    Suite("as root, all others", "root", options=_but(*_OF_THE_HOST, *_ALERTS, *_ENDS)),
+    Suite("as root, all others", "root", options=_but(*_OF_ONE, *_ALERTS, *_ENDS)),
 )
-_DEV = Suite("as dev", "dev", options=_but(*_OF_THE_HOST))
-_BY_DAEMON = Suite("as dev, by the daemon", "dev", options=(*_but(*_OF_THE_HOST), "--daemon"))
+_DEV = Suite("as dev", "dev", options=_but(*_OF_ONE))
+_BY_DAEMON = Suite("as dev, by the daemon", "dev", options=(*_but(*_OF_ONE), "--daemon"))
 _ALONE = (_ROOT, _DEV, _BY_DAEMON)
 
 # Machines at once, and the suites of each. What tests wait for is time, mostly: five machines keep two processors busy.
 _MANY: dict[str, tuple[Suite, ...]] = {
     "": (_HOST, _ROOT_IN_PARTS[2]),
-    "second": (_ROOT_IN_PARTS[0],),
+    "second": (_ROOT_IN_PARTS[0], _DOCUMENTATION),
     "third": (_ROOT_IN_PARTS[1],),
     "fourth": (_DEV,),
     "fifth": (_BY_DAEMON,),
 }
-_TWO: dict[str, tuple[Suite, ...]] = {"": (_HOST, _ROOT), "second": (_DEV, _BY_DAEMON)}
+_TWO: dict[str, tuple[Suite, ...]] = {
+    "": (_HOST, _ROOT),
+    "second": (_DEV, _DOCUMENTATION, _BY_DAEMON),
+}
 _MIB_FOR_MANY = 20 << 10
 
 
@@ -69,6 +76,8 @@ def main() -> int:
     if options.repeat and (options.unit or options.here):
         raise SystemExit("test: --repeat is about kernel tests in the VM")
     del os.environ["PYTHONPATH"]  # this package's, and nobody else's
+    # With it each program that a test starts would compile the project anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["AGENTRES_VM_NAME"] = ""  # the machines are ours to name
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
+from _pytest.mark import ParameterSet
 
 from agentres.kernel import delegation
 from agentres.model.errors import AgentresError
@@ -29,6 +30,10 @@ AGENTRES = [sys.executable, "-m", "agentres"]
 
 # The emulated VM is up to 20 times slower than a host: deadlines only have to catch a hang.
 DEADLINE = 60.0
+
+FAST = '[sampling]\ninterval = "1s"\n'
+# Samples so far apart that no alert can have waited for one: the kernel told.
+NO_SAMPLES = '[sampling]\ninterval = "1h"\n'
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,9 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--daemon", action="store_true", help="run agents by a daemon, which sudo starts"
     )
-    parser.addoption(
-        "--matrix", action="store_true", help="each disk rate for each way of writing, too"
-    )
+    parser.addoption("--matrix", action="store_true", help="all cases of what is alike, too")
     parser.addoption(
         "--package",
         metavar="FILE",
@@ -212,10 +215,14 @@ def watched(tmp_path: Path, agentres_run: RunAgent) -> Watched:
 
 def wait_until(true: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
     """Wait for something that has no event to wait on; fails with ``what`` after ``deadline`` s."""
-    end = time.monotonic() + deadline
+    began = time.monotonic()
+    end = began + deadline
     while not true():
-        assert time.monotonic() < end, f"not within {deadline} s: {what}"
-        time.sleep(0.02)
+        now = time.monotonic()
+        assert now < end, f"not within {deadline} s: {what}"
+        # A look that starts a program leaves others as much of the processor as it took.
+        time.sleep(max(0.02, now - began))
+        began = time.monotonic()
 
 
 def runs(pid: int) -> bool:
@@ -238,8 +245,19 @@ def not_by_daemon(why: str) -> pytest.MarkDecorator:
 
 once = pytest.mark.skipif(
     not ROOT,
-    reason="it waits for long, and what it shows does not depend on who runs it: once is enough",
+    reason="what it shows does not depend on who runs it, or hardly: once is enough",
 )
+
+
+def alike(*cases: Any, always: int = 2) -> list[ParameterSet]:
+    """Cases of one way through the program: root has them all; others have the first ``always``, and by ``--matrix`` the rest."""
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)),
+            marks=() if ROOT or number < always else pytest.mark.matrix,
+        )
+        for number, case in enumerate(cases)
+    ]
 
 
 def agents_cgroup() -> Path:

@@ -48,16 +48,28 @@ class _Maker:
             sh("wipefs", "-q", "-a", part)
         return parts
 
-    def filesystem(self, device: str, kind: str = "ext4", *more: str) -> None:
+    def filesystem(self, device: str, kind: str = "ext4", *more: str, options: str = "rw") -> None:
         force = ["-q"] if kind == "ext4" else ["-q", "-f"]
         sh(f"mkfs.{kind}", *force, device, *more)
-        sh("mount", device, self.made.mount)
+        sh("mount", "-o", options, device, self.made.mount)
         self.made.undo.append(["umount", str(self.made.mount)])
 
     def partition(self) -> None:
         self.filesystem(*self.parts(1))
 
     def loop(self) -> None:
+        self.filesystem(self.in_memory())
+
+    def project(self) -> None:
+        features = ("-O", "project,quota", "-E", "quotatype=prjquota")
+        self.filesystem(self.in_memory(), "ext4", *features, options="prjquota")
+
+    def few_inodes(self) -> None:
+        sh("mount", "-t", "tmpfs", "-o", "size=10m,nr_inodes=200", "tmpfs", self.made.mount)
+        self.made.undo.append(["umount", str(self.made.mount)])
+
+    def in_memory(self) -> str:
+        """A loop device."""
         # In memory: on a disk the rate would hold there as well, for as much of what the loop driver
         # writes as the kernel charges to the agent.
         image = Path(sh("mktemp", "/dev/shm/agentres-XXXXXX"))
@@ -65,7 +77,7 @@ class _Maker:
         sh("fallocate", "-l", f"{PART_MB}M", image)
         loop = sh("losetup", "--find", "--show", image)
         self.made.undo.append(["losetup", "--detach", loop])
-        self.filesystem(loop)
+        return loop
 
     def lvm(self) -> None:
         (part,) = self.parts(1)

@@ -18,6 +18,8 @@ import pytest
 from conftest import (
     AGENTRES,
     DEADLINE,
+    FAST,
+    NO_SAMPLES,
     ROOT,
     Run,
     Watched,
@@ -28,10 +30,6 @@ from conftest import (
     runs,
     wait_until,
 )
-
-# Samples so far apart that no alert below can have waited for one: the kernel told.
-NO_SAMPLES = '[sampling]\ninterval = "1h"\n'
-FAST = '[sampling]\ninterval = "1s"\n'
 
 OWN = """
 import mmap, os, sys, time

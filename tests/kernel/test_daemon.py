@@ -273,6 +273,7 @@ users = ["dev"]
 agents = 2
 memory = "200M"
 pids = 50
+cpuset = 1
 """
 
 
@@ -286,12 +287,15 @@ def test_nobody_gets_more_than_the_ceilings_let(daemon: Daemon) -> None:
     inside = home_of("low") / "agent"
     assert int((inside / "pids.max").read_text()) == 50
     assert int((inside / "memory.max").read_text()) <= 200 * 2**20
+    assert (inside / "cpuset.cpus").read_text().strip().isdecimal()
     raised = subprocess.run(
         ["runuser", "-u", DEV, "--", "env", f"PATH={os.environ['PATH']}", *AGENTRES, "set", "low", "--memory", "300M"],
         capture_output=True, text=True, check=False, timeout=DEADLINE,
     )  # fmt: skip
     assert raised.returncode != 0
     assert "ceiling" in raised.stderr
+    refused = daemon.run("--cpuset", "0-1", command=["true"])
+    assert "--cpuset: 2 CPUs is above the ceiling of 1 CPU for dev" in refused.stderr
     other = daemon.begin("--name", "two", command=["sh", "-c", "echo ready; exec sleep 1000"])
     ready(other)
     third = daemon.run(command=["true"])

@@ -144,7 +144,7 @@ assert _whole.__version__ == "0.1.999", "of another version"
 
 @pytest.fixture
 def newer(tmp_path: Path) -> Path:
-    """The tree of a version that shares no module with this one."""
+    """The wheel of a version that shares no module with this one, made without an environment of its own."""
     tree = tmp_path / "newer"
     shutil.copytree(TREE, tree, ignore=shutil.ignore_patterns("tests", "__pycache__", ".*"))
     package = tree / "src" / "agentres"
@@ -153,10 +153,29 @@ def newer(tmp_path: Path) -> Path:
             path.write_text(path.read_text() + OF_ONE_VERSION)
     first = package / "__init__.py"
     first.write_text(re.sub('__version__ = ".*"', '__version__ = "0.1.999"', (package / "__init__.py").read_text()).replace(OF_ONE_VERSION, ""))  # fmt: skip
-    return tree
+    call(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation",
+         "--wheel-dir", str(tmp_path), str(tree))  # fmt: skip
+    [wheel] = tmp_path.glob("*.whl")
+    return wheel
 
 
-def test_an_upgrade_loses_none_of_twenty_agents_and_no_alert(newer: Path) -> None:
+@pytest.fixture
+def clean() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def end(*agents: subprocess.Popen[str]) -> None:
+    """Leave none to the next test, whatever became of this one."""
+    for agent in agents:
+        if agent.poll() is None:
+            agent.kill()
+            agent.communicate()
+    homes = agents_cgroup()
+    wait_until(lambda: not [*homes.glob("*kept-*"), *homes.glob("*alone*")], "they have gone")
+
+
+def test_an_upgrade_loses_none_of_twenty_agents_and_no_alert(newer: Path, clean: contextlib.ExitStack) -> None:  # fmt: skip
     older = PREFIX / "older"
     ends = (
         'for n in 3 4 5 6 7 8 9; do eval "exec $n</dev/null"; done; echo ready; read line; exit 7'
@@ -177,6 +196,7 @@ def test_an_upgrade_loses_none_of_twenty_agents_and_no_alert(newer: Path) -> Non
 
     kept = [begin(f"kept-{n}", *user) for n in range(20)]
     alone = begin("alone")
+    clean.callback(end, *kept, alone)
     for agent in (*kept, alone):
         assert agent.stdout is not None
         assert agent.stdout.readline() == "ready\n"
@@ -187,7 +207,7 @@ def test_an_upgrade_loses_none_of_twenty_agents_and_no_alert(newer: Path) -> Non
     call("systemctl", "start", "agentres.service")
     assert "fds" in as_user(DEV, *shown).stdout
     environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(WHEELS)}
-    line = [str(newer / "scripts" / "install"), "--prefix", str(PREFIX)]
+    line = [str(TREE / "scripts" / "install"), "--wheel", str(newer), "--prefix", str(PREFIX)]
     [packages] = (PREFIX / "lib" / "agentres" / "lib").glob("python3*/site-packages")
     shutil.copytree(packages, older, symlinks=True)
     try:

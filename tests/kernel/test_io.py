@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, RunAgent, by_daemon, not_by_daemon, python
+from conftest import ROOT, RunAgent, alike, by_daemon, not_by_daemon, python
 from stacks import SPARE_DISK, Stack, stack
 
 from agentres.kernel import delegation
@@ -145,7 +145,7 @@ def test_read_rate(reported: Reported, disk_file: Path, rate: int) -> None:
 
 
 @needs_io
-@pytest.mark.parametrize("iops", [50, 200])
+@pytest.mark.parametrize("iops", alike(200, 50, always=1))
 def test_read_operations(reported: Reported, disk_file: Path, iops: int) -> None:
     disk_file.write_bytes(os.urandom(4096) * 5 * iops)
     subprocess.run(["sync", str(disk_file)], check=True)
@@ -166,7 +166,7 @@ print(int(sys.argv[2]) / (time.monotonic() - start))
 
 
 @needs_io
-@pytest.mark.parametrize("iops", [50, 200])
+@pytest.mark.parametrize("iops", alike(200, 50, always=1))
 def test_write_operations(reported: Reported, disk_file: Path, iops: int) -> None:
     disk_file.write_bytes(os.urandom(4096) * 5 * iops)  # overwritten: no operation is metadata's
     subprocess.run(["sync", str(disk_file)], check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -221,7 +222,53 @@ def test_who_is_frozen_does_nothing_until_thawed(running: Run) -> None:
     agentres("kill", "ice")
 
 
+def test_a_freeze_has_an_end(running: Run) -> None:
+    agent = running("brief", command=["sh", "-c", "echo up; exec sleep 1000"])
+    told = agentres("freeze", "brief", "--for", "max").stdout
+    assert told == "brief: frozen until thawed\n"
+    wait_until(lambda: agent.events("cgroup.events", "frozen") == 1, "frozen")
+    assert str(shown("brief")["frozen_by"]).endswith(", until it is thawed")
+    told = agentres("freeze", "brief", "--for", "1s").stdout  # what was said last holds
+    assert re.fullmatch(r"brief: frozen until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\n", told)
+    wait_until(lambda: agent.events("cgroup.events", "frozen") == 0, "it goes on")
+    *_, thawed = commanded(3, "brief")
+    assert thawed["kind"] == "thaw"
+    assert str(thawed["why"]).startswith(f"its time is up: frozen for 1.00 s by uid {os.geteuid()}")
+    assert shown("brief")["frozen"] is False
+    refused = agentres("freeze", "brief", "--for", "never", check=False)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    agentres("kill", "brief")
+
+
+@not_by_daemon("no agent outlives its keeper")
+def test_who_is_frozen_goes_on_when_the_supervisor_is_killed(running: Run) -> None:
+    command = ["sh", "-c", "echo up; exec sleep 1000"]
+    agent = running("left", "--orphan", "keep", command=command)
+    agentres("freeze", "left")
+    wait_until(lambda: agent.events("cgroup.events", "frozen") == 1, "frozen")
+    os.kill(agent.process.pid, signal.SIGKILL)
+    # A second is promised, of a processor that is not shared with other machines.
+    wait_until(lambda: agent.events("cgroup.events", "frozen") == 0, "it goes on", deadline=5)
+    agent.process.wait(DEADLINE)
+    agentres("kill", "left")
+
+
 # Ends.
+
+
+@pytest.mark.parametrize("told", ["by its time limit", "by SIGTERM"])
+def test_who_is_frozen_hears_that_it_is_to_end(running: Run, told: str) -> None:
+    # Long enough for a busy machine to have it frozen by then.
+    options = ["--timeout", "10s"] if told == "by its time limit" else []
+    command = ["sh", "-c", "trap 'echo heard; exit 9' TERM; echo up; sleep 1000 & wait"]
+    agent = running("ends", *options, command=command)
+    agentres("freeze", "ends")
+    wait_until(lambda: agent.events("cgroup.events", "frozen") == 1, "frozen")
+    if not options:
+        agent.process.terminate()
+    out, err = agent.process.communicate(timeout=DEADLINE)
+    assert out == "heard\n", err
+    assert agent.process.returncode == (124 if options else 9)
 
 
 def test_stop_asks_first(running: Run) -> None:

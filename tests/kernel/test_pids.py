@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import RunAgent, python
+from conftest import RunAgent, alike, python
 
 FORK = """
 import os, time
@@ -32,7 +32,7 @@ stop.set()
 """
 
 
-@pytest.mark.parametrize("limit", [12, 40])
+@pytest.mark.parametrize("limit", alike(12, 40, always=1))
 def test_fork_is_refused_at_the_limit(agentres_run: RunAgent, limit: int) -> None:
     run = agentres_run("--pids", str(limit), command=python(FORK), check=True)
     assert run.out.split() == ["refused", "11", "after", str(limit - 1)]  # EAGAIN; 1 is the agent

@@ -13,7 +13,7 @@ from pathlib import Path
 from subprocess import Popen
 
 import pytest
-from conftest import AGENTRES, python
+from conftest import AGENTRES, alike, python
 
 Start = Callable[..., Popen[str]]
 
@@ -33,7 +33,8 @@ while True:
 
 
 @pytest.mark.parametrize(
-    "name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGCONT", "SIGQUIT"]
+    "name",
+    alike("SIGTERM", "SIGCONT", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGQUIT"),
 )
 def test_passed_on_once(start: Start, name: str) -> None:
     process = start(command=python(COUNT, name))

@@ -17,7 +17,7 @@ from subprocess import Popen
 
 import psutil
 import pytest
-from conftest import AGENTRES, DEADLINE, ROOT, by_daemon, home_of, wait_until
+from conftest import AGENTRES, DEADLINE, ROOT, by_daemon, home_of, once, wait_until
 from test_terminal import Screen
 
 from agentres.daemon.keeper import PATIENCE
@@ -158,6 +158,7 @@ def test_what_is_anothers_is_seen_and_not_touched(screen: Screen) -> None:
         agent.wait(timeout=DEADLINE)
 
 
+@once
 def test_in_the_place_of_a_browser(busy: Popen[str], tmp_path: Path) -> None:
     """What is sent to be drawn names the agent; agents' supervisors have none of the server's modules."""
     pytest.importorskip("textual_serve", reason="the server's packages are an extra")

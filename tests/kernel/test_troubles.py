@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 from conftest import (
+    AGENTRES,
     DEADLINE,
+    FAST,
+    NO_SAMPLES,
     ROOT,
     Run,
     Watched,
@@ -23,10 +26,6 @@ from conftest import (
 )
 
 from agentres.kernel import process
-
-FAST = '[sampling]\ninterval = "1s"\n'
-NO_SAMPLES = '[sampling]\ninterval = "1h"\n'
-
 
 inside_walls = not_by_daemon("walls keep it from any manager, and from other cgroups")
 
@@ -214,6 +213,18 @@ def test_an_agent_goes_before_its_supervisor_where_the_host_runs_out(
     assert {int(Path(f"/proc/{pid}/oom_score_adj").read_text()) <= ours for pid in beside} == {True}
     assert os.getxattr(home / "supervisor", "user.oomd_avoid") == b"1"
     agent.communicate("")
+
+
+@pytest.mark.skipif(not ROOT, reason="only root may mount")
+def test_an_agent_that_is_killed_in_the_order_of_all_others_is_told_of() -> None:
+    read_only = 'mount -o remount,bind,ro /proc && exec "$@"'
+    line = ["unshare", "--mount", "sh", "-c", read_only, "-", *AGENTRES, "run", "--"]
+    run = subprocess.run(
+        [*line, "cat", "/proc/self/oom_score_adj"], capture_output=True, text=True, check=False, timeout=DEADLINE
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == Path("/proc/self/oom_score_adj").read_text()
+    assert "NOT enforced: where the host runs out of memory it is not killed before" in run.stderr
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from pathlib import Path
 from recorded import RecordedHost
 from rich.console import Console
 from textual.pilot import Pilot
+from textual.widgets import Footer
+from textual.widgets._footer import FooterKey
 
 from agentres.tui.app import Top
 
@@ -43,6 +45,9 @@ class Driven:
         await self.pilot.pause()
         while self.app.workers:  # one may begin another
             await self.app.workers.wait_for_complete()
+            await self.pilot.pause()
+        # The line of keys makes itself anew when it comes to that.
+        while (line := self.app.screen.query(Footer)) and not line.first().query(FooterKey):
             await self.pilot.pause()
 
     async def go_on(self, looks: int = 1) -> None:

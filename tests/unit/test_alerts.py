@@ -332,6 +332,7 @@ def test_default_rules_are_the_promised_ones() -> None:
     assert found["fds", "agent"] == (((WARNING, 1000.0),), False)
     for resource in ("oom_kill", "fork_refused", "drift", "escaped"):
         assert found[resource, "agent"] == (((EMERGENCY, 1.0),), False)
+    assert found["space", "agent"] == (((WARNING, 0.90), (CRITICAL, 0.97)), False)
     assert found["unreadable", "agent"][0][0][0] == INFO
 
 
@@ -363,6 +364,7 @@ MESSAGES = {
     "pids": (90.0, 100.0, 75.0, "pids of a is at 90% of its limit (90 of 100)"),
     "fds": (1048576.0, None, 1000.0, "fds of a is at 1048576, threshold 1000"),
     "nofile": (60.0, 70.0, 56.0, "nofile of a is at 86% of its limit (60 of 70)"),
+    "space": (0.9316, None, 0.9, "a file system that a writes to is 93.2% full"),
     "load": (3.26, 4.0, 3.0, "load of a is at 82% of its limit (3.26 of 4)"),
     "cpu_pressure": (0.5, None, 0.4, "cpu pressure of a is at 50%, threshold 40%"),
     "memory_pressure": (1.0, None, 0.4, "memory pressure of a is at 100%, threshold 40%"),

@@ -19,7 +19,7 @@ from agentres.model.errors import NoCgroup
 from agentres.model.limits import Host
 
 GIB = 1 << 30
-AGENT = {"name", "cgroup", "started", "priority", "state", "limit", "use", "least", "most", "wants", "share", "cpu_limit", "supervised"}  # fmt: skip
+AGENT = {"name", "cgroup", "started", "priority", "state", "limit", "use", "least", "most", "wants", "share", "cpu_limit", "cpuset", "supervised"}  # fmt: skip
 
 
 @pytest.fixture
@@ -97,6 +97,17 @@ def test_each_agent_has_a_row(fake: FakeSlice) -> None:
     ]
 
 
+def test_who_is_bound_to_cpus_has_them_told(fake: FakeSlice) -> None:
+    path = fake.agent("a", GIB, GIB)
+    os.setxattr(fake.agent("b", GIB, GIB, started=2000.0), "user.agentres.cpus", b"garbage\x1b")
+    assert "cpuset" not in capacity()[1]
+    os.setxattr(path, "user.agentres.cpus", b"0-1,4")
+    head, *rows = capacity()[1].split("\n\n")[1].splitlines()
+    assert head.split()[-1] == "cpuset"
+    assert [row.split()[-1] for row in rows] == ["0-1,4", "-"]
+    assert [agent["cpuset"] for agent in read()["agents"]] == ["0-1,4", None]
+
+
 def test_json_has_bytes_and_cores(fake: FakeSlice) -> None:
     fake.limit(4 * GIB, "200000 100000")
     claimed = ClaimMark(400, 32 * MIB, 3 * GIB, 7.5)
@@ -131,6 +142,7 @@ def test_json_has_bytes_and_cores(fake: FakeSlice) -> None:
                 "wants": 3 * GIB,
                 "share": 0.25,
                 "cpu_limit": 0.5,
+                "cpuset": None,
                 "supervised": True,
             }
         ],

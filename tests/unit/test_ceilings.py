@@ -7,7 +7,15 @@ import pytest
 from agentres.model.errors import UsageError
 from agentres.model.limits import EVERY_DISK, Host, Limits, Range, defaults, read_limits
 from agentres.model.units import MAX
-from agentres.policy.ceilings import AGENTS, Allowed, Ceiling, allowed, priority_within, within
+from agentres.policy.ceilings import (
+    AGENTS,
+    Allowed,
+    Ceiling,
+    allowed,
+    no_ceilings,
+    priority_within,
+    within,
+)
 
 GIB = 2**30
 HOST = Host(cpus=8, memory=16 * GIB)
@@ -50,6 +58,18 @@ def test_of_two_groups_what_is_more_holds() -> None:
 @pytest.mark.parametrize("group", ["staff", "50"])
 def test_a_group_is_known_by_name_and_number(group: str) -> None:
     assert top("bob", 1000, group).top.memory == 4 * GIB
+
+
+def test_how_many_cpus_an_agent_is_bound_to_has_a_ceiling() -> None:
+    four = allowed([Ceiling("all", limits={"cpuset": "4"})], "bob", 1000, (), HOST)
+    assert within(STANDARD, four, STANDARD).cpuset == 4
+    for text, cpuset in (("2", 2), ("1,3-5", "1,3-5")):
+        assert within(asked(cpuset=text), four, STANDARD).cpuset == cpuset
+    for text, figure in (("5", "5 CPUs"), ("0-7", "8 CPUs"), (MAX, "no limit")):
+        with pytest.raises(UsageError, match=f"--cpuset: {figure} is above the ceiling of 4 CPUs"):
+            within(asked(cpuset=text), four, STANDARD)
+    assert no_ceilings({"cpuset": "4"}, HOST) == []
+    assert no_ceilings({"cpuset": "0-3"}, HOST) == ["cpuset"]
 
 
 @pytest.mark.parametrize(("user", "uid"), [("ann", 7), ("zoe", 1001)])

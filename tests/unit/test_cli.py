@@ -28,7 +28,32 @@ def agentres(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+# Refused before it is asked where an agent could be, or by whom it is to be run.
+VALUES = [
+    (["--memory", "12Q"], "--memory 12Q: expected a size"),
+    (["--memory", "-1"], "--memory -1: must not be negative"),
+    (["--memory", "0"], "--memory 0: must be above 0"),
+    (["--memory", "900T"], "--memory 900T: is above the host's"),
+    (["--memory", "101%"], "--memory 101%: is more than the host has"),
+    (["--memory", "4k"], "--memory 4k: is below the least, 1.0 MiB"),
+    (["--cpu", "0"], "--cpu 0: must be above 0"),
+    (["--cpu", "4000"], "--cpu 4000: is above the host's"),
+    (["--cpu", "nan"], "--cpu nan: expected cores"),
+    (["--pids", "0"], "--pids 0: must be above 0"),
+    (["--pids", "many"], "--pids many: expected a whole number"),
+    (["--nofile", "0"], "--nofile 0: must be above 0"),
+    (["--timeout", "0"], "--timeout 0: must be above 0"),
+    (["--timeout", "5 parsecs"], "--timeout 5 parsecs: expected a duration"),
+    (["--io-read", "0"], "--io-read 0: must be above 0"),
+    (["--io-read", "fast"], "--io-read fast: expected bytes a second"),
+    (["--io-write", "vda=5M"], "--io-write vda=5M: a device is a path"),
+    (["--name", "a/b"], "--name a/b: expected at most 64 letters"),
+    (["--name", ".."], "--name ..: expected"),
+    (["--name", "x" * 65], f"--name {'x' * 65}: expected at most 64 letters"),
+]
+
 WRONG = [
+    *((("run", *options, "--", "true"), 125, words) for options, words in VALUES),
     (("run", "--bogus", "true"), 125, "No such option: --bogus"),
     (("run",), 125, "Missing argument 'COMMAND'"),
     (("run", "--cpu", "1", "--"), 125, "Missing argument 'COMMAND'"),
@@ -51,6 +76,11 @@ WRONG = [
         125,
         "--summary /nowhere/run.json: no such file",
     ),
+    (("run", "--events", "/nowhere/e", "--", "true"), 125, "--events /nowhere/e: no such file"),
+    (("run", "--events", "/tmp", "--", "true"), 125, "--events /tmp: is a directory"),
+    (("run", "--events", "", "--", "true"), 125, "--events : no such file"),
+    (("run", "--events", "77", "--", "true"), 125, "--events 77: bad file descriptor"),
+    (("run", "--events", "9" * 9, "--", "true"), 125, "--events 999999999: bad file descriptor"),
     (("launch",), 2, "No such command 'launch'"),
     (("--bogus",), 2, "No such option: --bogus"),
     (("doctor", "--bogus"), 2, "No such option: --bogus"),
@@ -118,3 +148,25 @@ def test_a_refused_run_makes_no_summary(tmp_path: object) -> None:
     path = f"{tmp_path}/run.json"
     assert agentres("run", "--summary", path, "--cpu", "many", "--", "true").returncode == 125
     assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("line", [["--version"], ["config", "path"]])
+def test_a_stdout_that_is_closed_takes_what_is_said(line: list[str]) -> None:
+    closed = ["/bin/sh", "-c", 'exec "$@" >&-', "-", sys.executable, "-m", "agentres", *line]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("line", [["--version"], ["config", "path"]])
+def test_a_stdout_that_is_full_or_has_no_reader_is_told_without_a_traceback(
+    line: list[str],
+) -> None:
+    command = [sys.executable, "-m", "agentres", *line]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "agentres: cannot write: no space left on device\n")  # fmt: skip
+    out, into = os.pipe()
+    os.close(out)
+    done = subprocess.run(command, stdout=into, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(into)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -75,7 +75,7 @@ def test_the_documentation_has_the_built_in_rules_as_they_are() -> None:
     built_in = sections(Settings())["alerts"]
     assert [row[0] for row in rows] == [f"`{name}`" for name in built_in]
     for row, (name, section) in zip(rows, built_in.items(), strict=True):
-        assert section["resource"] == name
+        assert section["resource"] == name.removesuffix("_long")
         levels = [f"{key} {section[key]}" for key in schema.LEVELS if key in section]
         rest = [section.get(key, "") for key in ("duration", "keep_firing_for", "cooldown")]
         assert row[1:] == [

@@ -16,7 +16,6 @@ from agentres.policy.contention import (
     FROZEN_MOST,
     HUNGRY,
     MARGIN,
-    NEAR,
     OVERDUE,
     PATIENCE,
     THAWED_LEAST,
@@ -26,7 +25,7 @@ from agentres.policy.contention import (
     stuck,
 )
 from agentres.policy.scaling import WORTH
-from agentres.policy.tripwire import ROOM
+from agentres.policy.tripwire import NEAR, ROOM
 
 NOW = 1000.0
 

@@ -16,7 +16,6 @@ from agentres.policy.contention import (
     FROZEN_LEAST,
     FROZEN_MOST,
     HUNGRY,
-    NEAR,
     PATIENCE,
     Step,
     at_tripwire,
@@ -24,7 +23,7 @@ from agentres.policy.contention import (
     reserved,
 )
 from agentres.policy.scaling import WORTH
-from agentres.policy.tripwire import ROOM
+from agentres.policy.tripwire import NEAR, ROOM
 
 # A model: agents whose use follows a curve, each with a supervisor that does as ours.
 

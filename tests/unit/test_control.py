@@ -20,6 +20,7 @@ from agentres.kernel.listener import Channel, Listener, Peer
 from agentres.kernel.loop import Loop
 from agentres.kernel.registry import Found
 from agentres.model.errors import AgentresError, NotEnforceable, UsageError
+from agentres.model.units import NEVER
 from agentres.run import client, control, steering
 
 # Lines.
@@ -34,6 +35,9 @@ def test_what_is_asked_is_what_arrives() -> None:
     assert control.parse(control.command("stop")).fields == {"grace": 5.0}
     assert control.parse(control.command("stop", grace=0)).fields == {"grace": 0.0}
     assert control.parse(b'{"agentres": 1, "do": "wait"}').fields == {}
+    assert control.parse(control.command("freeze")).fields == {"for": 1800.0}
+    assert control.parse(control.command("freeze", **{"for": 0.5})).fields == {"for": 0.5}
+    assert control.parse(control.command("freeze", **{"for": "max"})).fields == {"for": NEVER}
 
 
 def test_answers() -> None:
@@ -58,6 +62,10 @@ def test_answers() -> None:
         (b'{"agentres": 1, "do": "stop", "grace": -1}', 'expected "grace"'),
         (b'{"agentres": 1, "do": "stop", "grace": NaN}', 'expected "grace"'),
         (b'{"agentres": 1, "do": "stop", "grace": true}', 'expected "grace"'),
+        (b'{"agentres": 1, "do": "freeze", "for": 0}', 'expected "for"'),
+        (b'{"agentres": 1, "do": "freeze", "for": "never"}', 'expected "for"'),
+        (b'{"agentres": 1, "do": "freeze", "for": true}', 'expected "for"'),
+        (b'{"agentres": 1, "do": "freeze", "for": Infinity}', 'expected "for"'),
         (b'{"agentres": 1, "do": "set"}', 'expected "limits"'),
         (b'{"agentres": 1, "do": "set", "limits": {}}', 'expected "limits"'),
         (b'{"agentres": 1, "do": "set", "limits": {"disk": "1"}}', "there is no limit 'disk'"),

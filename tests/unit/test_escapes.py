@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 
 from agentres.kernel import process
-from agentres.kernel.escapes import Escapes, told
-from agentres.kernel.trampoline import RUN
+from agentres.kernel.escapes import RUN, Escapes
 from agentres.model.errors import ControlFileError
-from agentres.model.stats import Escaped
 
 # Other processes run these tests too.
 MINE = f"f00d{os.getpid()}"
@@ -25,10 +23,6 @@ MINE = f"f00d{os.getpid()}"
 ELSEWHERE = "/agentres.slice/a/agent"
 
 Sleeper = Callable[..., subprocess.Popen[bytes]]
-
-
-def now() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @pytest.fixture
@@ -53,7 +47,7 @@ def sleeper() -> Iterator[Sleeper]:
 def test_only_those_with_the_mark_are_found(sleeper: Sleeper) -> None:
     escapes = Escapes(MINE, ELSEWHERE)
     marked, other = sleeper(MINE), sleeper(f"{MINE}1")
-    found = escapes.all()
+    found = escapes.look()
     assert [each.pid for each in found] == [marked.pid]
     assert found[0].name.startswith("python")
     assert found[0].cgroup == process.cgroup(marked.pid)
@@ -67,49 +61,53 @@ def test_one_in_its_cgroup_or_below_has_not_left(sleeper: Sleeper) -> None:
     one = sleeper(MINE)
     assert process.cgroup(one.pid) == cgroup
     if cgroup != "/":
-        assert [escapes.all() for escapes in inside] == [[], []]
-    assert [each.pid for each in beside.all()] == [one.pid]
+        assert [escapes.look() for escapes in inside] == [[], []]
+    assert [each.pid for each in beside.look()] == [one.pid]
 
 
 def test_who_was_there_before_the_run_is_none_of_it(sleeper: Sleeper) -> None:
     one = sleeper(MINE)
     escapes = Escapes(MINE, ELSEWHERE)
-    assert escapes.look((), now()) == []
+    assert escapes.look() == []
     assert escapes.end() == []
     assert one.poll() is None
 
 
 def test_it_is_told_until_it_ends(sleeper: Sleeper) -> None:
     escapes = Escapes(MINE, ELSEWHERE)
-    assert escapes.look((), now()) == []
+    assert escapes.look() == []
     one = sleeper(MINE)
     for _ in range(4):
-        assert [each.pid for each in escapes.look((), now())] == [one.pid]
+        assert [each.pid for each in escapes.look()] == [one.pid]
     one.kill()
     one.wait()
-    assert escapes.look((), now()) == []
+    assert escapes.look() == []
 
 
 def test_one_that_was_seen_inside_is_found_without_a_mark(sleeper: Sleeper) -> None:
     escapes, one = Escapes(MINE, ELSEWHERE), sleeper("")
-    assert escapes.look([one.pid], now()) == []
-    assert [each.pid for each in escapes.look((), now())] == [one.pid]
+    assert escapes.look([one.pid]) == []
+    assert [each.pid for each in escapes.look()] == [one.pid]
 
 
-def test_a_number_that_was_given_out_anew_is_another_process(sleeper: Sleeper) -> None:
+def test_a_number_that_was_given_out_anew_is_another_process(
+    sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = sleeper("")
-    before = now() - 3600
+    before = time.clock_gettime(time.CLOCK_BOOTTIME) - 3600
     escapes = Escapes(MINE, ELSEWHERE)
-    escapes.look([one.pid], before)
-    assert escapes.look((), now()) == []
+    with monkeypatch.context() as then:
+        then.setattr(time, "clock_gettime", lambda clock: before)
+        escapes.look([one.pid])
+    assert escapes.look() == []
 
 
 def test_one_whose_environment_comes_late_is_asked_again() -> None:
     escapes = Escapes(MINE, ELSEWHERE)
-    escapes.look((), now())
+    escapes.look()
     line = ["/bin/sh", "-c", f"read line; {RUN}={MINE} exec cat"]
     with subprocess.Popen(line, env={}, stdin=subprocess.PIPE) as late:
-        assert escapes.look((), now()) == []
+        assert escapes.look() == []
         assert late.stdin is not None
         late.stdin.write(b"\n")
         late.stdin.flush()
@@ -118,8 +116,29 @@ def test_one_whose_environment_comes_late_is_asked_again() -> None:
         environ = Path(f"/proc/{late.pid}/environ")
         while RUN.encode() not in environ.read_bytes() and time.monotonic() < end:
             time.sleep(0.001)
-        assert [each.pid for each in escapes.look((), now())] == [late.pid]
+        assert [each.pid for each in escapes.look()] == [late.pid]
         late.stdin.close()
+
+
+def test_one_in_the_midst_of_execve_at_the_end_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    escapes = Escapes(MINE, ELSEWHERE)
+    line = ["/bin/sh", "-c", f"echo; read line; {RUN}={MINE} exec cat"]
+    with subprocess.Popen(line, env={}, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as late:
+        assert late.stdin is not None
+        assert late.stdout is not None
+        stdin, environ = late.stdin, Path(f"/proc/{late.pid}/environ")
+        assert late.stdout.readline() == b"\n"
+        assert environ.read_bytes() == b""  # as it is in the midst of it
+
+        def pause(seconds: float) -> None:
+            stdin.write(b"\n")
+            stdin.flush()
+            end = time.monotonic() + 60
+            while RUN.encode() not in environ.read_bytes() and time.monotonic() < end:
+                pass
+
+        monkeypatch.setattr(time, "sleep", pause)
+        assert [(each.pid, each.fate) for each in escapes.end()] == [(late.pid, "ended")]
 
 
 def test_it_ends_them_and_what_they_start_meanwhile(sleeper: Sleeper) -> None:
@@ -130,7 +149,7 @@ def test_it_ends_them_and_what_they_start_meanwhile(sleeper: Sleeper) -> None:
     assert one.wait(60) == -9
     assert len(ended) == 2
     assert {each.fate for each in ended} == {"ended"}
-    assert escapes.all() == []
+    assert escapes.look() == []
     assert escapes.end() == []
 
 
@@ -138,7 +157,7 @@ def test_it_is_moved_back_or_told_why_not(sleeper: Sleeper) -> None:
     moved: list[int] = []
     escapes = Escapes(MINE, ELSEWHERE, moved.append)
     one = sleeper(MINE)
-    assert [each.fate for each in escapes.look((), now())] == ["moved back"]
+    assert [each.fate for each in escapes.look()] == ["moved back"]
     assert moved == [one.pid]
 
     def refused(pid: int) -> None:
@@ -146,24 +165,16 @@ def test_it_is_moved_back_or_told_why_not(sleeper: Sleeper) -> None:
 
     escapes = Escapes(MINE, ELSEWHERE, refused)
     sleeper(MINE)
-    assert [each.fate for each in escapes.look((), now())] == ["not moved back: Permission denied"]
-
-
-def test_names_from_outside_cannot_draw() -> None:
-    one = Escaped(7, "a\x1b[2Jb", "/x\n.slice", "ended")
-    text = told([one])
-    assert text.isprintable()
-    assert text.endswith(", ended")
-    assert told([one] * 9).endswith("; and 4 more")
+    assert [each.fate for each in escapes.look()] == ["not moved back: Permission denied"]
 
 
 def test_another_users_process_is_left_alone(sleeper: Sleeper) -> None:
     moved: list[int] = []
     escapes = Escapes(MINE, ELSEWHERE, moved.append, uid=os.geteuid() + 1)
     one = sleeper(MINE)
-    assert escapes.look((), now()) == []
-    assert escapes.look([one.pid], now()) == []
-    assert [each.fate for each in escapes.look((), now())] == ["not moved back: another user's"]
+    assert escapes.look() == []
+    assert escapes.look([one.pid]) == []
+    assert [each.fate for each in escapes.look()] == ["not moved back: another user's"]
     assert moved == []
     assert [each.fate for each in escapes.end()] == ["not ended: it has not the mark"]
     assert one.poll() is None
@@ -175,20 +186,38 @@ def test_a_number_is_not_trusted_for_long(
     """Whoever has the number of one that was found is not taken for it."""
     escapes = Escapes(MINE, ELSEWHERE)
     one = sleeper(MINE)
-    assert len(escapes.look((), now())) == 1
+    assert len(escapes.look()) == 1
     monkeypatch.setattr(process, "start_ticks", lambda pid: 7)
     other = Escapes(MINE, ELSEWHERE)
     other._out = escapes._out
-    assert other.look((), now()) == []
+    assert other.look() == []
     monkeypatch.undo()
     assert [each.pid for each in escapes.end()] == [one.pid]
+
+
+def test_one_whose_number_is_anothers_by_now_was_not_moved(
+    sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[int] = []
+    escapes = Escapes(MINE, ELSEWHERE, moved.append)
+    one = sleeper(MINE)
+    ticks = process.start_ticks
+    looked: list[int] = []
+
+    def anew(pid: int) -> int | None:
+        looked.append(pid)
+        return ticks(pid) if looked.count(one.pid) == 1 else 7
+
+    monkeypatch.setattr(process, "start_ticks", anew)
+    assert [(each.pid, each.fate) for each in escapes.look()] == [(one.pid, "ended")]
+    assert moved == []
 
 
 def test_one_that_left_after_the_last_look_is_found_at_the_end(sleeper: Sleeper) -> None:
     escapes = Escapes(MINE, ELSEWHERE)
     one = sleeper(MINE)
     for _ in range(3):
-        assert escapes.look([one.pid], now()) == []
+        assert escapes.look([one.pid]) == []
     assert [each.fate for each in escapes.end()] == ["ended"]
     assert one.wait(60) == -9
 

@@ -8,11 +8,21 @@ from typing import Any
 
 import pytest
 
+from agentres.kernel.project import Added
 from agentres.model.limits import EVERY_DISK, ControlLine, IoMax, Limits, Range, Refused
 from agentres.model.oom import Footprint, Resident
 from agentres.model.stats import Escaped, OomKill, Running, Usage
 from agentres.model.units import MAX
-from agentres.run.explain import Hit, Outcome, as_json, hits, limits_line, not_enforced, summary
+from agentres.run.explain import (
+    Hit,
+    Outcome,
+    as_json,
+    escaped,
+    hits,
+    limits_line,
+    not_enforced,
+    summary,
+)
 
 MIB = 2**20
 LIMITS = Limits(cpu=1.5, memory=512 * MIB, swap=0, pids=64, nofile=1000)
@@ -66,153 +76,31 @@ HELD = Footprint(
 OOM = Usage(memory_oom=1, memory_oom_kill=1, memory_peak=512 * MIB, memory_max_events=9)
 
 
+# What is called so, how the run ended, and the limit that it met.
+HITS = [
+    ("victim named by the kernel log", ended(usage=OOM, oom_kills=[KILL]), Hit("memory.max", 1, "memory limit: 1 process was killed for memory: cc1plus (pid 77); limit 512 MiB, peak 512 MiB; raise --memory or have it hold less at once")),
+    ("two victims, no peak, no limit of its own", ended(usage=Usage(memory_oom=2, memory_oom_kill=2), oom_kills=[KILL, OomKill(78, "ld", "/a", "/a")], limits=Limits(memory=MAX)), Hit("memory.max", 2, "memory limit: 2 processes were killed for memory: cc1plus (pid 77), ld (pid 78); limit no limit; raise --memory or have it hold less at once")),
+    ("no kernel log, main process killed", ended(-signal.SIGKILL, usage=OOM), Hit("memory.max", 1, "memory limit: 1 process was killed for memory: very likely the main process, which SIGKILL ended; limit 512 MiB, peak 512 MiB; raise --memory or have it hold less at once")),
+    ("no kernel log, another process killed", ended(1, usage=OOM), Hit("memory.max", 1, "memory limit: 1 process was killed for memory (the kernel log names it: journalctl -k); limit 512 MiB, peak 512 MiB; raise --memory or have it hold less at once")),
+    ("the host ran out", ended(usage=ABOVE, oom_kills=[KILL.but(limit_cgroup="")]), Hit("memory.max", 1, "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit: the host ran out of memory, peak 1.0 MiB")),
+    ("the budget", ended(usage=ABOVE, oom_kills=[KILL.but(limit_cgroup="/agentres.slice")]), Hit("memory.max", 1, "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit but by the budget of all agents (agentres.slice), peak 1.0 MiB")),
+    ("a parent's", ended(usage=ABOVE, oom_kills=[KILL.but(limit_cgroup="/user.slice")]), Hit("memory.max", 1, "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit but by that of /user.slice, peak 1.0 MiB")),
+    ("nobody says whose", ended(1, usage=ABOVE), Hit("memory.max", 1, "1 process was killed for memory (the kernel log names it: journalctl -k); not by this agent's limit but by one above it, or the host ran out, peak 1.0 MiB")),
+    ("what was in memory", ended(usage=OOM, oom_kills=[KILL], footprint=HELD), Hit("memory.max", 1, "memory limit: 1 process was killed for memory: cc1plus (pid 77); limit 512 MiB, peak 512 MiB; it held 400 MiB anonymous, 80.0 MiB files in tmpfs and shared memory, 20.0 MiB page cache; most of it in cc1 plus (pid 7) 390 MiB; raise --memory or have it hold less at once")),
+    ("files in tmpfs", ended(usage=OOM, oom_kills=[KILL], grown={"/run": 1, "/dev/shm": 300 * MIB}, footprint=Footprint({"anon": 9 * MIB, "file": 303 * MIB, "shmem": 303 * MIB}, ())), Hit("memory.max", 1, "memory limit: 1 process was killed for memory: cc1plus (pid 77); limit 512 MiB, peak 512 MiB; it held 303 MiB files in tmpfs and shared memory, 9.0 MiB anonymous; files in tmpfs are memory until they are removed (grown: /dev/shm by 300 MiB, /run by 1 B): have it write them to a disk, or raise --memory")),
+    ("time limit", ended(-15, timed_out=True, timeout=90.0), Hit("timeout", 1, "time limit: 1 min 30 s had passed, ended by SIGTERM; a larger --timeout gives it longer")),
+    ("time limit and grace", ended(-9, timed_out=True, timeout=0.5, killed_after_grace=True), Hit("timeout", 1, "time limit: 0.50 s had passed, ended by SIGTERM, then SIGKILL; a larger --timeout gives it longer")),
+    ("one fork", ended(usage=Usage(pids_max_events=1)), Hit("pids.max", 1, "process limit: 1 fork was refused at --pids 64; threads count as well")),
+    ("many forks", ended(usage=Usage(pids_max_events=12)), Hit("pids.max", 12, "process limit: 12 forks were refused at --pids 64; threads count as well")),
+    ("reclaim", ended(usage=Usage(memory_max_events=5, memory_oom_kill=0)), Hit("memory.max", 5, "memory limit: held at 512 MiB by reclaiming, which costs time")),
+    ("throttled", ended(usage=Usage(nr_throttled=3, throttled_usec=1500000)), Hit("cpu.max", 3, "CPU limit: throttled for 1.50 s at 1.5 cores")),
+    ("throttled by a limit above", ended(usage=Usage(nr_throttled=3), limits=Limits(cpu=MAX)), Hit("cpu.max", 3, "CPU limit: throttled for 0.00 s at no limit")),
+]  # fmt: skip  # texts as they are printed
+
+
 @pytest.mark.parametrize(
-    ("outcome", "hit"),
-    [
-        pytest.param(
-            ended(usage=OOM, oom_kills=[KILL]),
-            Hit(
-                "memory.max", 1,
-                "memory limit: 1 process was killed for memory: cc1plus (pid 77); limit 512 MiB,"
-                " peak 512 MiB; raise --memory or have it hold less at once",
-            ),
-            id="victim named by the kernel log",
-        ),
-        pytest.param(
-            ended(
-                usage=Usage(memory_oom=2, memory_oom_kill=2),
-                oom_kills=[KILL, OomKill(78, "ld", "/a", "/a")],
-                limits=Limits(memory=MAX),
-            ),
-            Hit(
-                "memory.max", 2,
-                "memory limit: 2 processes were killed for memory: cc1plus (pid 77), ld (pid 78); limit"
-                " no limit; raise --memory or have it hold less at once",
-            ),
-            id="two victims, no peak, no limit of its own",
-        ),
-        pytest.param(
-            ended(-signal.SIGKILL, usage=OOM),
-            Hit(
-                "memory.max", 1,
-                "memory limit: 1 process was killed for memory: very likely the main process, which"
-                " SIGKILL ended; limit 512 MiB, peak 512 MiB; raise --memory or have it hold less at once",
-            ),
-            id="no kernel log, main process killed",
-        ),
-        pytest.param(
-            ended(1, usage=OOM),
-            Hit(
-                "memory.max", 1,
-                "memory limit: 1 process was killed for memory (the kernel log names it: journalctl -k);"
-                " limit 512 MiB, peak 512 MiB; raise --memory or have it hold less at once",
-            ),
-            id="no kernel log, another process killed",
-        ),
-        pytest.param(
-            ended(usage=ABOVE, oom_kills=[KILL.but(limit_cgroup="")]),
-            Hit(
-                "memory.max", 1,
-                "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit: the host ran out"
-                " of memory, peak 1.0 MiB",
-            ),
-            id="the host ran out",
-        ),
-        pytest.param(
-            ended(usage=ABOVE, oom_kills=[KILL.but(limit_cgroup="/agentres.slice")]),
-            Hit(
-                "memory.max", 1,
-                "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit but by the budget"
-                " of all agents (agentres.slice), peak 1.0 MiB",
-            ),
-            id="the budget",
-        ),
-        pytest.param(
-            ended(usage=ABOVE, oom_kills=[KILL.but(limit_cgroup="/user.slice")]),
-            Hit(
-                "memory.max", 1,
-                "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit but by that of"
-                " /user.slice, peak 1.0 MiB",
-            ),
-            id="a parent's",
-        ),
-        pytest.param(
-            ended(1, usage=ABOVE),
-            Hit(
-                "memory.max", 1,
-                "1 process was killed for memory (the kernel log names it: journalctl -k); not by this agent's"
-                " limit but by one above it, or the host ran out, peak 1.0 MiB",
-            ),
-            id="nobody says whose",
-        ),
-        pytest.param(
-            ended(usage=OOM, oom_kills=[KILL], footprint=HELD),
-            Hit(
-                "memory.max", 1,
-                "memory limit: 1 process was killed for memory: cc1plus (pid 77); limit 512 MiB, peak 512 MiB;"
-                " it held 400 MiB anonymous, 80.0 MiB files in tmpfs and shared memory, 20.0 MiB page cache;"
-                " most of it in cc1 plus (pid 7) 390 MiB; raise --memory or have it hold less at once",
-            ),
-            id="what was in memory",
-        ),
-        pytest.param(
-            ended(
-                usage=OOM, oom_kills=[KILL], grown={"/run": 1, "/dev/shm": 300 * MIB},
-                footprint=Footprint({"anon": 9 * MIB, "file": 303 * MIB, "shmem": 303 * MIB}, ()),
-            ),
-            Hit(
-                "memory.max", 1,
-                "memory limit: 1 process was killed for memory: cc1plus (pid 77); limit 512 MiB, peak 512 MiB;"
-                " it held 303 MiB files in tmpfs and shared memory, 9.0 MiB anonymous; files in tmpfs are memory"
-                " until they are removed (grown: /dev/shm by 300 MiB, /run by 1 B): have it write them to a disk, or raise"
-                " --memory",
-            ),
-            id="files in tmpfs",
-        ),
-        pytest.param(
-            ended(-15, timed_out=True, timeout=90.0),
-            Hit(
-                "timeout", 1,
-                "time limit: 1 min 30 s had passed, ended by SIGTERM; a larger --timeout gives it longer",
-            ),
-            id="time limit",
-        ),
-        pytest.param(
-            ended(-9, timed_out=True, timeout=0.5, killed_after_grace=True),
-            Hit(
-                "timeout", 1,
-                "time limit: 0.50 s had passed, ended by SIGTERM, then SIGKILL; a larger --timeout gives"
-                " it longer",
-            ),
-            id="time limit and grace",
-        ),
-        pytest.param(
-            ended(usage=Usage(pids_max_events=1)),
-            Hit("pids.max", 1, "process limit: 1 fork was refused at --pids 64; threads count as well"),
-            id="one fork",
-        ),
-        pytest.param(
-            ended(usage=Usage(pids_max_events=12)),
-            Hit("pids.max", 12, "process limit: 12 forks were refused at --pids 64; threads count as well"),
-            id="many forks",
-        ),
-        pytest.param(
-            ended(usage=Usage(memory_max_events=5, memory_oom_kill=0)),
-            Hit("memory.max", 5, "memory limit: held at 512 MiB by reclaiming, which costs time"),
-            id="reclaim",
-        ),
-        pytest.param(
-            ended(usage=Usage(nr_throttled=3, throttled_usec=1_500_000)),
-            Hit("cpu.max", 3, "CPU limit: throttled for 1.50 s at 1.5 cores"),
-            id="throttled",
-        ),
-        pytest.param(
-            ended(usage=Usage(nr_throttled=3), limits=Limits(cpu=MAX)),
-            Hit("cpu.max", 3, "CPU limit: throttled for 0.00 s at no limit"),
-            id="throttled by a limit above",
-        ),
-    ],
-)  # fmt: skip  # texts as they are printed
+    ("outcome", "hit"), [row[1:] for row in HITS], ids=[row[0] for row in HITS]
+)
 def test_a_hit_says_what_was_met_and_what_to_do(outcome: Outcome, hit: Hit) -> None:
     assert hits(outcome) == [hit]
 
@@ -301,6 +189,25 @@ def test_who_had_left_the_cgroup_is_told_with_what_became_of_them() -> None:
     ]
 
 
+def test_names_from_outside_cannot_draw() -> None:
+    one = Escaped(7, "a\x1b[2Jb", "/x\n.slice", "ended")
+    text = escaped([one])
+    assert text.isprintable()
+    assert text.endswith(", ended")
+    assert escaped([one] * 9).endswith("; and 4 more")
+
+
+def test_what_was_added_to_a_directory_is_told() -> None:
+    added = Added("/wo\x1brk", 2**30, 512 * MIB)
+    assert "  space      512 MiB of 1.0 GiB added to /wo\\x1brk" in summary(ended(space=added))
+    assert "  space      not counted here" in summary(ended(space=added.but(used=None)))
+    assert as_json(ended(space=added), "1")["disk_space"] == {
+        "directory": "/wo\x1brk",
+        "limit": 2**30,
+        "used": 512 * MIB,
+    }
+
+
 def test_what_is_not_on_the_disk_yet_is_told() -> None:
     usage = Usage(rbytes=0, wbytes=0, file_dirty=29 * MIB, file_writeback=MIB)
     assert "  disk       read 0 B, wrote 0 B; 30.0 MiB not yet written to the disk" in summary(
@@ -360,10 +267,10 @@ def test_nothing_that_does_not_hold_is_no_line() -> None:
         ),
         (
             Limits(
-                cpu=MAX, memory=MAX, swap=MAX, pids=MAX, nofile=5,
+                cpu=MAX, cpuset="0,2", memory=MAX, swap=MAX, pids=MAX, nofile=5,
                 io_read={EVERY_DISK: 50_000_000, "/dev/vda": MAX}, io_write_iops={"/dev/vda": 100},
             ),
-            "cpu no limit, memory no limit, swap no limit, pids max, rbps 50 MB/s, wiops 100 on /dev/vda, nofile 5",
+            "cpu no limit, cpuset 0,2, memory no limit, swap no limit, pids max, rbps 50 MB/s, wiops 100 on /dev/vda, nofile 5",
         ),
     ],
 )  # fmt: skip
@@ -379,7 +286,7 @@ def test_the_json_summary_is_this() -> None:
         name="fixer",
         command=("make", "test"),
         limits=Limits(
-            cpu=1.5, memory=512 * MIB, swap=MAX, pids=64,
+            cpu=1.5, cpuset="0-1", memory=512 * MIB, swap=MAX, pids=64,
             io_read={EVERY_DISK: 5}, io_write={"/dev/vda": MAX}, nofile=1000,
             net_in=6, net_loopback="limited", io_strict="off",
             ranges={"cpu": Range(0.5, 4)},
@@ -398,6 +305,8 @@ def test_the_json_summary_is_this() -> None:
         grown={"/tmp": 5},
         cgroup="/sys/fs/cgroup/a/agent",
         memory_max=512 * MIB,
+        alerts_left_out={"memory": 31},
+        moves_left_out=2,
     )  # fmt: skip
     assert json.loads(json.dumps(as_json(outcome, "1.2.3"))) == {
         "schema": 1,
@@ -446,6 +355,7 @@ def test_the_json_summary_is_this() -> None:
         "unreadable": {"io.stat": "garbage"},
         "limits": {
             "cpu": 1.5,
+            "cpuset": "0-1",
             "memory": 536870912,
             "swap": "max",
             "pids": 64,
@@ -485,6 +395,7 @@ def test_the_json_summary_is_this() -> None:
                 "text": "CPU limit: throttled for 0.00 s at up to 4 cores",
             },
         ],
+        "disk_space": None,
         "left_running": [],
         "footprint": {
             "anon": 400 * MIB,
@@ -499,6 +410,8 @@ def test_the_json_summary_is_this() -> None:
         "oom_kills": [
             {"pid": 77, "task": "cc1plus", "cgroup": "/a/agent/main", "limit_cgroup": "/a/agent"},
         ],
+        "alerts_left_out": {"memory": 31},
+        "moves_left_out": 2,
     }
 
 
@@ -529,3 +442,18 @@ def test_a_kill_at_an_elastic_limit_tells_why_it_was_not_raised() -> None:
     )  # fmt: skip
     (hit,) = hits(outcome)
     assert "limit 512 MiB (of up to 2.0 GiB), not raised: others have it" in hit.text
+
+
+def test_what_was_left_out_is_counted() -> None:
+    told = summary(ended(alerts_left_out={"memory": 30, "frozen": 1}, moves_left_out=1))
+    assert told[-2:] == [
+        "  31 changes were left out of what was told of alerts, as there were too many: memory 30, frozen 1",
+        "  1 move of a limit was left out of the history, as there were too many",
+    ]
+
+
+def test_of_many_that_were_killed_a_few_are_named() -> None:
+    kills = [KILL.but(pid=n) for n in range(100)]
+    (hit,) = hits(ended(usage=OOM.but(memory_oom_kill=3000), oom_kills=kills))
+    assert "3000 processes were killed for memory: cc1plus (pid 0), " in hit.text
+    assert "cc1plus (pid 4), and 2995 more; " in hit.text

@@ -139,21 +139,24 @@ def test_a_close_delivers_what_is_queued_within_the_time_limit(handlers_pipe: Pi
 def test_a_close_gives_up_at_the_time_limit_and_names_who_did_not_get_all(
     handlers_pipe: Pipe,
 ) -> None:
-    def hang(_told: dict[str, Any]) -> None:
-        handlers_pipe.say("hangs")
-        signal.pause()
+    def hang(told: dict[str, Any]) -> None:
+        if told["id"] != "ready":
+            signal.pause()
 
     told = function(hang, timeout=0.3)
-    for n in range(3):
+    while told.tell(event(id="ready")):  # on a busy machine its process takes longer than that
+        pass
+    lost = told.drops[-1][1] if told.drops else 0
+    # So many that they are not all killed, one after another, however late the close looks.
+    for n in range(50):
         told.dispatcher.dispatch(event(id=str(n)))
-    handlers_pipe.line()
+    assert "was killed" in str(told.next())
     began = time.monotonic()
     assert told.dispatcher.close() == ["python"]
     assert time.monotonic() - began < 5
-    errors = [told.next() for _ in range(3)]
-    assert "was killed" in str(errors[0])
+    errors = [told.next() for _ in range(49)]
     assert errors[-1] == "not delivered when agentres ended"
-    assert told.drops[-1] == ("python", 3)
+    assert told.drops[-1] == ("python", lost + 50)
     handlers_pipe.await_end()
 
 

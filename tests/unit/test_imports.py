@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
+
+import agentres
 
 DEAR = [
     "asyncio",
@@ -92,3 +96,36 @@ def test_importing_the_package_loads_nothing_else() -> None:
         if name.partition(".")[0] not in sys.stdlib_module_names
     }
     assert others == {"agentres"}
+
+
+ROOMS = ("daemon", "kernel", "model", "policy", "run", "store", "watch")
+"""What a keeper is made of."""
+
+NOT_A_KEEPERS = {"agentres.companion.main"}
+"""Forked for callables of a library's user alone."""
+
+
+def imported_late() -> set[str]:
+    """The modules that functions of a keeper's rooms import when they are called."""
+    found = set()
+    package = Path(agentres.__file__).parent
+    for file in (file for room in ROOMS for file in (package / room).glob("*.py")):
+        functions = (
+            each
+            for each in ast.walk(ast.parse(file.read_text()))
+            if isinstance(each, ast.FunctionDef)
+        )
+        for each in (node for function in functions for node in ast.walk(function)):
+            if isinstance(each, ast.ImportFrom) and (each.module or "").startswith("agentres"):
+                for name in each.names:
+                    module = f"{each.module}.{name.name}"
+                    is_module = (package.parent / f"{module.replace('.', '/')}.py").exists()
+                    found.add(module if is_module else str(each.module))
+    return found
+
+
+def test_a_keeper_has_loaded_all_that_it_may_need() -> None:
+    """Its files may be replaced under it by an upgrade."""
+    shared = "from agentres.daemon import server; import importlib; [importlib.import_module(each) for each in server._SHARED]"
+    reading = {"agentres.store.reading"}  # by who asks for it by name
+    assert imported_late() - loaded_by(shared) == NOT_A_KEEPERS | reading

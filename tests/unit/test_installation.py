@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from agentres.cli import install, manual
 from agentres.cli.app import app
 from agentres.run.options import OPTIONS
 
+ROOT = Path(__file__).parents[2]
 PAGE = manual.page(get_command(app))
 
 
@@ -75,3 +80,79 @@ def test_without_a_script_to_call_there_is_nothing_to_install(
     monkeypatch.setattr("sys.executable", str(tmp_path / "python3"))
     with pytest.raises(install.UsageError, match=f"there is no {tmp_path}/agentres"):
         install.contents("/usr", app)
+
+
+# scripts/install, into the root of a system that does not run.
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("hatchling", reason="only development has what builds")
+    into = tmp_path_factory.mktemp("wheel")
+    line = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(into)]
+    subprocess.run(line, cwd=ROOT, check=True, capture_output=True)
+    return next(into.glob("*.whl"))
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """One of scripts/, with DESTDIR.  pip and what agentres imports are this environment's: nothing is fetched."""
+    python = tmp_path / "python3"
+    python.write_text(
+        f'#!/bin/sh\ntest "$1 $2" != "-m venv" || set -- -m venv --without-pip "$3"\nexec {getattr(sys, "_base_executable")} "$@"\n'  # noqa: B009
+    )
+    python.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": sysconfig.get_path("purelib"),
+        "PIP_NO_DEPS": "1",
+        "PIP_NO_INDEX": "1",
+        "PIP_COMPILE": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "DESTDIR": f"{tmp_path}/root",
+    }
+
+    def call(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [ROOT / "scripts" / name, "--prefix", "/usr", *words], env=environment, cwd=tmp_path,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    return call
+
+
+def files(root: Path) -> dict[str, bytes | str]:
+    """What lies there, but for bytecode and the sums of files, one of which was changed."""
+    found = [path for path in root.rglob("*") if not path.is_dir() or path.is_symlink()]
+    return {
+        str(path.relative_to(root)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
+        for path in found
+        if path.suffix != ".pyc" and path.name != "RECORD"
+    }  # fmt: skip
+
+
+def test_destdir_and_prefix_are_respected_twice_is_once_and_nothing_stays(
+    wheel: Path, script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    done = script("install", "--wheel", str(wheel))
+    assert done.returncode == 0, done.stderr
+    first = files(root)
+    for path in ("lib/systemd/system/agentres.service", "lib/systemd/system/agentres.slice", "lib/sysusers.d/agentres.conf",
+                 "lib/tmpfiles.d/agentres.conf", "share/man/man1/agentres.1", "share/zsh/site-functions/_agentres"):  # fmt: skip
+        assert f"usr/{path}" in first
+    assert first["usr/bin/agentres"] == "/usr/lib/agentres/bin/agentres"
+    for path, text in first.items():  # nothing knows where it was made
+        if "site-packages" not in path:
+            assert str(root) not in str(text), path
+    assert first["usr/lib/agentres/bin/agentres"].startswith(b"#!/usr/lib/agentres/bin/python\n")  # type: ignore[arg-type]
+    done = script("install", "--wheel", str(wheel))
+    assert done.returncode == 0, done.stderr
+    assert files(root) == first
+    done = script("uninstall")
+    assert done.returncode == 0, done.stderr
+    assert files(root) == {}
+    done = script("uninstall")
+    assert done.returncode == 125
+    assert "nothing was installed" in done.stderr

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +70,7 @@ class Place:
         self.missing: list[Refused] = []
         self.on: dict[str, Callable[[], object]] = {}
         monkeypatch.setattr(delegation, "find", self.find)
+        monkeypatch.setattr(module, "Actuator", partial(Actuator, guarded=Guard))
         monkeypatch.setattr(module, "enter", self.enter)
         monkeypatch.setattr(module, "enforce", self.enforce)
         monkeypatch.setattr(kmsg, "KernelLog", Silent)
@@ -99,10 +101,10 @@ class Place:
 
     def enforce(self, *given: Any) -> Enforced:
         self.step("enforce")
-        actuator = Actuator(self.agent, guarded=Guard)
+        actuator: Actuator = given[-1]
         close = actuator.close
         actuator.close = lambda: (close(), self.step("let go"))  # type: ignore[method-assign,assignment,func-returns-value]
-        return Enforced([], self.missing, lambda settings: None, actuator)  # type: ignore[arg-type,return-value]
+        return Enforced([], self.missing, lambda settings: None)  # type: ignore[arg-type,return-value]
 
     def hold(self, *given: Any) -> None:
         pass
@@ -143,6 +145,16 @@ def test_what_does_not_hold_is_told_once_it_runs(place: Place) -> None:
     outcome = run(request(), told.append)
     assert any("NOT enforced: io.max" in line for line in told)
     assert outcome.not_enforced == place.missing
+
+
+def test_an_agent_that_cannot_be_put_first_for_the_oom_killer_is_told_of(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "oom" not in path and may(path, mode))
+    told: list[str] = []
+    run(request(), told.append)
+    assert any("it is not killed before others" in line for line in told)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,9 @@ def test_unset_limits_write_nothing() -> None:
         (Limits(memory=MAX), [("memory.oom.group", "0"), ("memory.max", "max")]),
         (Limits(swap=0), [("memory.swap.max", "0")]),
         (Limits(swap=MAX), [("memory.swap.max", "max")]),
+        (Limits(cpuset="0-3,8"), [("cpuset.cpus", "0-3,8")]),
+        (Limits(cpuset=2), []),  # they are chosen at the launch
+        (Limits(cpuset=MAX), []),
         (Limits(pids=512), [("pids.max", "512")]),
         (Limits(pids=MAX), [("pids.max", "max")]),
         (Limits(nofile=1000), []),
@@ -237,6 +240,12 @@ def test_every_disk_may_be_an_iterator() -> None:
         (Limits(cpu=2.5), "3"),
         (Limits(cpu=1.0, ranges={"cpu": Range(1, 2.5)}), "3"),
         (Limits(cpu=3.5), ""),  # as many as there are
+        (Limits(cpuset="0,2"), "2"),
+        (Limits(cpu=1.0, cpuset="0-2"), "1"),
+        (Limits(cpu=2.5, cpuset="0"), "1"),
+        (Limits(cpu=2.5, cpuset="0-3"), "3"),
+        (Limits(cpuset="0-3"), ""),
+        (Limits(cpuset=MAX), ""),
         (Limits(cpu=MAX), ""),
         (Limits(), ""),
     ],

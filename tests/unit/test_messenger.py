@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,14 +33,15 @@ class Line:
         self.fifo = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
         self.loop = Loop()
         self.adopted: list[int] = []
-        self.troubles: list[tuple[str, int]] = []
+        self.troubles: list[tuple[str, float]] = []
         argv = ["sh", "-c", f"cat >{fifo}"]
         handler = Handler("pipe", "command", Severity.INFO, options={"argv": argv})
         self.messenger = Messenger(
-            self.loop, Settings(handlers=(handler,)), "", self.adopted.append, self._trouble
+            self.loop, Settings(handlers=(handler,)), "", self.adopted.append, self._note
         )
 
-    def _trouble(self, what: str, total: int) -> None:
+    def _note(self, resource: str, total: float, what: str) -> None:
+        assert resource == "handlers"
         self.troubles.append((what, total))
 
     def told(self) -> dict[str, Any]:
@@ -75,14 +77,25 @@ def test_a_companion_that_dies_is_replaced_and_knows_what_was_told(line: Line) -
     assert len(line.adopted) == 2
 
 
-def test_one_that_always_dies_is_started_with_pauses_and_what_is_lost_counts(line: Line) -> None:
+def test_one_that_always_dies_is_started_with_pauses_and_what_is_lost_counts(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(messenger, "time", SimpleNamespace(monotonic=lambda: now))
     line.messenger.alert(event())
     assert line.told()
     line.kill_companion()
     line.messenger.alert(event(id="00000001"))
     assert len(line.adopted) == 1
     assert line.troubles[-1] == ("alerts dropped (all: 2)", 2)
-    assert messenger._RESTART_LEAST < line.messenger._pause <= messenger._RESTART_MOST
+    for pause in (1.0, 2.0, 4.0):
+        now += pause - 0.5
+        line.messenger.start()
+        assert line.messenger._socket is None
+        now += 0.5
+        line.messenger.start()
+        line.kill_companion()
+    assert len(line.adopted) == 4
 
 
 @pytest.mark.parametrize("words", [b"\xe9\x00", b"-1 pipe", b"many pipe", b" pipe", b"9" * 500])
@@ -94,3 +107,49 @@ def test_garbage_from_the_companion_is_its_end(monkeypatch: pytest.MonkeyPatch, 
     while not line.troubles:
         line.loop.tick()
     assert line.troubles == [("the handlers' process has gone", 1)]
+
+
+def test_what_was_dropped_counts_to_the_last_packet(
+    monkeypatch: pytest.MonkeyPatch, line: Line
+) -> None:
+    last = 3 * messenger._AT_ONCE
+    code = (
+        "import socket, sys\nsock = socket.socket(fileno=int(sys.argv[1]))\nwhile sock.recv(1 << 20): pass\n"
+        f"for count in range(1, {last} + 1): sock.send(b'%d pipe' % count)"
+    )
+    monkeypatch.setattr(messenger, "_COMPANION", (sys.executable, "-c", code))
+    line.messenger.start()
+    line.messenger.close()
+    assert line.troubles[-1] == (f"alerts dropped (pipe: {last})", last)
+
+
+LISTENS_AND_COUNTS = "import socket, sys; sock = socket.socket(fileno=int(sys.argv[1]))\nwhile sock.recv(1 << 20): pass\nsock.send(b'3 pipe')"
+
+
+def test_what_is_told_of_the_handlers_at_the_end_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch, line: Line) -> None:  # fmt: skip
+    """The history has it; the companion has gone by then, and none is started anew."""
+    monkeypatch.setattr(messenger, "_COMPANION", (sys.executable, "-c", LISTENS_AND_COUNTS))
+    taken = []
+
+    def note(resource: str, total: float, what: str) -> None:
+        line.troubles.append((what, total))
+        line.messenger.alert(event())
+        taken.append(line.messenger.tell({"event": "alert"}))
+
+    line.messenger._note = note
+    line.messenger.begin_events({"run": "1"})
+    assert line.messenger.tell({"event": "start"})
+    line.messenger.close()
+    assert line.troubles == [("alerts dropped (pipe: 3)", 3)]
+    assert taken == [False]
+    assert len(line.adopted) == 1
+
+
+def test_the_end_is_told_by_a_new_companion_at_once(monkeypatch: pytest.MonkeyPatch, line: Line) -> None:  # fmt: skip
+    monkeypatch.setattr(messenger, "_COMPANION", (sys.executable, "-c", LISTENS_AND_COUNTS))
+    line.messenger.begin_events({"run": "1"})
+    assert line.messenger.tell({"event": "start"})
+    line.kill_companion()
+    assert not line.messenger.tell({"event": "alert"})  # there is a pause first
+    assert line.messenger.tell({"event": "end"})
+    assert len(line.adopted) == 2

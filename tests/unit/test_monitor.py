@@ -24,6 +24,7 @@ from agentres.policy.scaling import BALANCED, FROZEN
 from agentres.policy.settings import Handler, Settings
 from agentres.run import monitor as module
 from agentres.run import notifications
+from agentres.run.explain import Outcome
 from agentres.run.monitor import Monitor
 from agentres.run.watched import Watched
 from agentres.watch.engine import Engine
@@ -79,13 +80,21 @@ class Told:
     def __init__(self, *given: Any) -> None:
         self.events: list[dict[str, Any]] = []
         self.closed = False
-        self._on_trouble = given[4]
+        self._note = given[4]
 
     def start(self) -> None:
-        self._on_trouble(self.trouble, 1)
+        self._note("handlers", 1, self.trouble)
 
     def alert(self, event: dict[str, Any]) -> None:
         self.events.append(event)
+
+    def begin_events(self, head: dict[str, Any]) -> None:
+        pass
+
+    def tell(self, event: dict[str, Any]) -> bool:
+        if event["event"] == "start":
+            self.start()
+        return False
 
     def watch_host(self, lock: str, slice_path: str) -> None:
         pass
@@ -97,7 +106,7 @@ class Told:
 class Watching:
     """A monitor of an agent in a folder, and all that it is wired to."""
 
-    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: int = -1) -> None:
         keep_attributes(tmp_path, monkeypatch)
         monkeypatch.setattr(host, "memory", lambda: 8000 * MIB)
         clock = Clock()
@@ -127,7 +136,7 @@ class Watching:
         watched = Watched(
             "a", ("sleep",), self.actuator, self.loop.now, Escapes("f00d", "/agentres.slice/a/agent"), str(slice_.path),
             lambda pid: None, Terms(limits, BALANCED, 100, 0.8, str(slice_.path)),
-        )  # fmt: skip
+        ).but(events=events)  # fmt: skip
         handlers = (Handler("j", "journal"),) if Told.trouble else ()
         settings = Settings(history=False, rules=RULES, handlers=handlers)
         self.monitor = Monitor(self.loop, watched, settings, self._oom)  # type: ignore[arg-type]
@@ -159,7 +168,7 @@ class Watching:
         return (self.agent / file).read_text().strip()
 
     def close(self) -> None:
-        self.monitor.finish(0)
+        self.monitor.finish(lambda: Outcome("a", ("sleep",), Limits(), 0, 1.0))
         self.actuator.close()
         self.cgroup.close()
 
@@ -208,17 +217,17 @@ def test_what_was_in_memory_is_told_with_the_kill_and_not_again_with_each_hit(
     stat.write_text(f"anon {50 * MIB}\nfile {90 * MIB}\nshmem {60 * MIB}\ninactive_file 0\n")
     watching.events(max=1)
     watching.notify("memory.events")
-    first = watching.monitor.footprint
+    first = watching.monitor.subject.footprint
     assert first is not None
     assert first.kinds == {"anon": 50 * MIB, "file": 90 * MIB, "shmem": 60 * MIB}
     watching.events(max=2)
     watching.loop.run(1)
     watching.notify("memory.events")
-    assert watching.monitor.footprint is first
+    assert watching.monitor.subject.footprint is first
     watching.events(max=3, oom=1, oom_kill=1)
     watching.loop.run(1)
     watching.notify("memory.events")
-    assert watching.monitor.footprint is not first
+    assert watching.monitor.subject.footprint is not first
     told = "60.0 MiB files in tmpfs and shared memory, 50.0 MiB anonymous"
     assert told in watching.monitor.subject.detail["oom_kill"]
 
@@ -258,23 +267,23 @@ def test_a_file_that_notifies_all_the_time_is_heard_once_a_breath(watching: Watc
 def test_an_agent_that_does_nothing_is_looked_at_seldom(
     watching: Watching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    terms = watching.monitor.terms
+    terms = watching.monitor.moving.terms
     ranges = {"cpu": Range(0.5, 4.0), **MEMORY}
     (watching.agent / "cpu.stat").unlink(missing_ok=True)  # its use is not known, nor will be
     looks: list[str] = []
     read = watching.monitor.meter.read
     monkeypatch.setattr(watching.monitor.meter, "read", lambda group: looks.append(group) or read(group))  # fmt: skip
-    watching.monitor.anew(lambda: terms.but(limits=terms.limits.but(cpu=1.0, ranges=ranges)))
+    watching.monitor.moving.anew(lambda: terms.but(limits=terms.limits.but(cpu=1.0, ranges=ranges)))
     watching.loop.run(1.0)
     assert looks.count("cpu") <= 30
 
 
 def test_what_somebody_else_wrote_is_drift_and_our_own_moves_are_not(watching: Watching) -> None:
     watching.actuator.write("pids", 100)
-    watching.loop.watched[watching.monitor.drift.fd]()
+    watching.loop.watched[watching.monitor.integrity.drift.fd]()
     assert watching.told == []
     (watching.agent / "pids.max").write_text("max\n")
-    watching.loop.watched[watching.monitor.drift.fd]()
+    watching.loop.watched[watching.monitor.integrity.drift.fd]()
     assert watching.told == [("raised", "drift", "WARNING")]
     assert "pids.max is 'max', was set to '100'" in watching.monitor.subject.detail["drift"]
     assert watching.monitor.meter.reading.pids_limit is None
@@ -291,20 +300,21 @@ def test_a_frozen_agent_is_told_of_and_who_froze_it(watching: Watching, by_us: b
     assert watching.monitor.subject.detail["frozen"] == why
 
 
+@pytest.mark.parametrize("events", [-1, 2])
 def test_handlers_that_cannot_be_started_are_told_of_from_the_first_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: int
 ) -> None:
     monkeypatch.setattr(Told, "trouble", "the handlers cannot be started: no memory")
-    watching = Watching(tmp_path, monkeypatch)
+    watching = Watching(tmp_path, monkeypatch, events)
     assert watching.told[0] == ("raised", "handlers", "WARNING")
     assert watching.monitor.subject.detail["handlers"] == Told.trouble
     watching.close()
 
 
 def test_other_terms_hold_from_then_on(watching: Watching) -> None:
-    terms = watching.monitor.terms
+    terms = watching.monitor.moving.terms
     fixed = terms.but(limits=terms.limits.but(ranges={}))
-    watching.monitor.anew(lambda: fixed)
+    watching.monitor.moving.anew(lambda: fixed)
     assert watching.monitor.subject.mover is None
     watching.cgroup.uses(250 * MIB)
     watching.notify("memory.events")
@@ -313,9 +323,9 @@ def test_other_terms_hold_from_then_on(watching: Watching) -> None:
     def refused() -> Terms:
         raise ValueError("no")
 
-    watching.monitor.anew(lambda: terms)
+    watching.monitor.moving.anew(lambda: terms)
     with pytest.raises(ValueError, match="no"):
-        watching.monitor.anew(refused)
+        watching.monitor.moving.anew(refused)
     assert watching.monitor.subject.mover is not None  # as before
 
 
@@ -324,9 +334,9 @@ def test_other_terms_begin_from_what_was_just_written(watching: Watching) -> Non
 
     def terms() -> Terms:
         watching.actuator.write_memory(1024 * MIB)
-        return watching.monitor.terms.but(philosophy=FROZEN)
+        return watching.monitor.moving.terms.but(philosophy=FROZEN)
 
-    watching.monitor.anew(terms)
+    watching.monitor.moving.anew(terms)
     # What never moves cannot be given back: all of it is claimed; and 240 MiB are no 75 % of it.
     claimed = registry.claim_mark(str(watching.agent))
     assert claimed is not None

@@ -59,6 +59,19 @@ def test_one_is_frozen_gives_its_margin_and_goes_on_afterwards(
     assert low.mover.sharing.why == ""
 
 
+def test_who_is_told_to_end_is_frozen_for_nobody(start_agent: Start) -> None:
+    high = start_agent("a", memory(200), use=100 * MIB, priority=400)
+    low = start_agent("b", memory(800), use=670 * MIB, priority=25)
+    high.uses(168)
+    low.contend()
+    assert low.mover.frozen
+    low.mover.rest(60.0)
+    assert not low.mover.frozen
+    low.contend()
+    assert not low.mover.frozen
+    assert low.kinds() == ["freeze"]
+
+
 def test_a_freeze_that_the_kernel_refuses_freezes_nobody(start_agent: Start) -> None:
     high = start_agent("a", memory(200), use=100 * MIB, priority=400)
     low = start_agent("b", memory(800), use=670 * MIB, priority=25)

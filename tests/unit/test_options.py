@@ -43,6 +43,10 @@ LIMITS: list[tuple[str, Any, str, Any]] = [
     ("cpu", "4", "cpu", 4.0),
     ("cpu", "0.01", "cpu", 0.01),
     ("cpu", "max", "cpu", MAX),
+    ("cpuset", "2", "cpuset", 2),
+    ("cpuset", "2-3,0,1", "cpuset", "0-3"),
+    ("cpuset", "3-3", "cpuset", "3"),
+    ("cpuset", "max", "cpuset", MAX),
     ("memory", "512M", "memory", 512 * 2**20),
     ("memory", "50%", "memory", 4 * 2**30),
     ("memory", "100%", "memory", 8 * 2**30),
@@ -83,6 +87,8 @@ ELSEWHERE: list[tuple[str, Any, str, Any]] = [
     ("isolate", "yes", "isolate", True),
     ("keep_caps", True, "keep_caps", True),
     ("cpu_hint", "off", "cpu_hint", False),
+    ("disk_space", "512M", "disk_space", ("", 512 * 2**20)),
+    ("disk_space", "/a=b=1GB", "disk_space", ("/a=b", 10**9)),
     ("escaped", "move", "escaped", "move"),
     ("hangup", "pass", "hangup_passed", True),
     ("hangup", "end", "hangup_passed", False),
@@ -101,6 +107,7 @@ TALK: list[tuple[str, Any, str, Any]] = [
     ("wait", "5m", "wait", 300.0),
     ("wait", "max", "wait", math.inf),
     ("summary", "run.json", "summary", "run.json"),
+    ("events", "3", "events", "3"),
     ("config", "rules.toml", "config", "rules.toml"),
     ("progress", True, "progress", True),
     ("quiet", True, "quiet", True),
@@ -143,6 +150,11 @@ def test_the_tables_above_have_every_option() -> None:
 def test_what_the_daemon_goes_on_with_is_not_supervised_here() -> None:
     with pytest.raises(UsageError, match="--detach and --local"):
         understand(detach=True, local=True)
+
+
+def test_no_quota_holds_who_keeps_capabilities() -> None:
+    with pytest.raises(UsageError, match="--disk-space and --keep-caps"):
+        understand(disk_space="1G", keep_caps=True)
 
 
 def test_without_options_the_defaults_hold() -> None:
@@ -355,6 +367,10 @@ BAD: list[tuple[str, Any, str]] = [
     ("pids", "9" * 5000, "expected a whole number"),
     ("pids", "-3", "expected a whole number"),
     ("nofile", "0", "must be above 0"),
+    ("disk_space", "0", "must be above 0"),
+    ("disk_space", "/a=max", "expected a size such as 512M or 2GiB"),
+    ("disk_space", "/a", "expected a size such as 512M or 2GiB"),
+    ("disk_space", "=5M", "expected a directory before ="),
     ("nofile", "max", "expected a whole number"),
     ("timeout", "0", "must be above 0"),
     ("timeout", "0s", "must be above 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from fake_agent import MEMORY, Life, memory
 from fake_slice import MIB, FakeSlice
 
 from agentres.kernel import registry
+from agentres.kernel.delegation import Hierarchy
+from agentres.model.cpus import format_list
 from agentres.model.errors import ControlFileError, NoRoom, NotEnforceable, UsageError
 from agentres.model.limits import Host, IoMax, Limits, Range
 from agentres.policy.elastic import Terms
@@ -122,12 +125,51 @@ def test_disks_all_and_one(start: Start) -> None:
     assert done.terms.limits.io_write == {"": 5000}
 
 
+def test_cpus_are_written_and_put_back_where_another_limit_is_refused(
+    start: Start, slice: FakeSlice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Hierarchy(str(slice.mount), "/", False)
+    monkeypatch.setattr("agentres.kernel.delegation.hierarchy", lambda: here)
+    life = start(Limits(memory=512 * MIB, pids=50))
+    first, *_ = allowed = sorted(os.sched_getaffinity(0))
+    (slice.path / "cpuset.cpus.effective").write_text(f"{format_list(allowed)}\n")
+    (life.agent / "cpuset.cpus").write_text("\n")
+    done = resized(life, cpuset=f"{first}-{first}")
+    assert standing(life, "cpuset.cpus") == registry.cpus(str(life.agent)) == str(first)
+    assert [(one.before, one.after, one.note) for one in done.changed] == [("max", str(first), "")]
+    assert done.terms.limits.cpuset == str(first)
+    life.cgroup.refused["pids.max"] = errno.EINVAL
+    with pytest.raises(ControlFileError):
+        resized(life, cpuset="max", pids="60")
+    assert standing(life, "cpuset.cpus") == registry.cpus(str(life.agent)) == str(first)
+    resized(life, cpuset="max")
+    assert standing(life, "cpuset.cpus") == registry.cpus(str(life.agent)) == ""
+    assert len(resized(life, cpuset="1").changed) == 1
+    assert standing(life, "cpuset.cpus") in map(str, allowed)
+
+
+def test_cpus_that_its_cgroup_has_not_are_refused(start: Start, slice: FakeSlice) -> None:
+    life = start()
+    first, *_ = sorted(os.sched_getaffinity(0))
+    (slice.path / "cpuset.cpus.effective").write_text("4000\n")
+    with pytest.raises(UsageError, match=rf"--cpuset: CPU {first} is not for the processes in {slice.path}, which have 4000"):  # fmt: skip
+        resized(life, cpuset=f"{first}-{first}")
+    with pytest.raises(UsageError, match="--cpuset: CPU 8191 is not on this host"):
+        resized(life, cpuset="8191-8191")
+    with pytest.raises(UsageError, match="--cpuset 2: there are 0 to be had"):
+        resized(life, cpuset="2")
+    assert life.cgroup.writes == []
+
+
 @pytest.mark.parametrize(
     ("texts", "words"),
     [
         ({"memory": "9G"}, "--memory 9G: is above the host's"),
         ({"cpu": "4:1"}, "--cpu 4:1: expected least:most"),
         ({"swap": "1:2"}, "--swap 1:2: expected one value"),
+        ({"cpuset": "0-"}, "--cpuset 0-: expected how many CPUs, or a list"),
+        ({"cpuset": "0"}, "--cpuset 0: must be above 0"),
+        ({"cpuset": "9"}, "--cpuset 9: is above the host's 8 CPUs"),
         ({"net_out": "x"}, "--net-out x"),
     ],
 )

@@ -18,6 +18,7 @@ from agentres.policy.scaling import (
     SETTLE,
     Scaler,
 )
+from agentres.policy.tripwire import NEAR
 
 # Upward.
 
@@ -228,6 +229,20 @@ def test_a_raise_that_was_refused_is_asked_for_again_in_a_second() -> None:
         assert scaler.due(0.0) == 1.0
     assert scaler.observe(1.0, 100 * MIB, 256 * MIB) is None
     assert scaler.due(1.0) > 1.0
+
+
+def test_who_waits_for_memory_waits_on_while_the_kernel_has_it_swap_at_the_tripwire() -> None:
+    scaler = Scaler("memory", BALANCED, Range(32 << 20, 1 << 30), 0.0, 4096)
+    limit, use = 96 << 20, 64 << 20
+    assert scaler.observe(0.0, use - 1, limit) is None  # it has not come there yet
+    at = 1.0
+    for less in (0, 1, NEAR):
+        move = scaler.observe(at, use - less, limit)
+        assert move is not None
+        scaler.moved(at, move, limit)
+        at += 1
+    assert scaler.observe(at, use - NEAR - 1, limit) is None
+    assert scaler.observe(at + 1, use - 1, limit) is None
 
 
 def test_a_raise_that_was_granted_in_part_stands_and_the_rest_is_asked_for() -> None:

@@ -103,8 +103,8 @@ def test_nesting_without_end_is_refused() -> None:
 
 
 def test_streams() -> None:
-    assert submission.streams(submission.request([0, 2])) == [0, 2]
-    assert submission.streams(submission.request([])) == []
+    assert submission.streams(submission.request([0, 2], events=False)) == ([0, 2], False)
+    assert submission.streams(submission.request([], events=True)) == ([], True)
     for named in ([2, 0], [0, 0], [3], ["0"], None, [[0]]):
         line = control.line(agentres=1, do="run", streams=named)
         with pytest.raises(UsageError, match="streams"):

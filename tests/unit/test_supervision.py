@@ -17,6 +17,7 @@ from fake_agent import Fake
 from agentres.kernel.trampoline import Child, Plan
 from agentres.model.limits import Limits
 from agentres.run import supervision as module
+from agentres.run.explain import Outcome
 from agentres.run.supervision import Ended, Supervision
 
 SHELL = "/bin/sh"
@@ -58,13 +59,15 @@ class Silent:
 
 
 class Watching:
-    """What would watch the agent: notes what it is told."""
+    """What would watch the agent, and the agent that it sees: notes what it is told."""
 
     def __init__(self) -> None:
+        self.subject = self
         self.calls: list[Any] = []
         self.short = "1 GiB of memory"
         self.writes = {"dirtied_bytes": 5}
         self.footprint = None
+        self.events = None
 
     def let_end(self) -> None:
         self.calls.append("let_end")
@@ -72,8 +75,10 @@ class Watching:
     def note_end(self) -> None:
         self.calls.append("note_end")
 
-    def finish(self, exit_code: int) -> None:
-        self.calls.append(exit_code)
+    def finish(self, conclude: Callable[[], Outcome]) -> Outcome:
+        outcome = conclude()
+        self.calls.append(outcome.returncode)
+        return outcome
 
 
 class Life:
@@ -123,7 +128,9 @@ class Life:
 
     def end(self, timeout: float | None = None) -> Ended:
         ended = self.supervision.until_the_end(timeout)
-        self.supervision.finish(ended.returncode)
+        self.supervision.finish(
+            lambda: Outcome("a", ("sh",), Limits(), ended.returncode, ended.wall)
+        )
         return ended
 
     def lines(self) -> list[str]:
@@ -224,7 +231,9 @@ def test_when_its_time_is_up_it_is_told_to_end_and_then_killed(listener: Life, m
 
 
 def test_one_that_minds_its_time_is_not_killed(begin: Begin) -> None:
-    ended = begin(SHELL, "-c", "sleep 60 & trap 'kill $!; exit 5' TERM; wait").end(timeout=0.2)
+    life = begin(SHELL, "-c", "sleep 60 & trap 'kill $!; exit 5' TERM; echo ready; wait")
+    assert life.lines() == ["ready"]  # it minds signals from here on, and its time counts on
+    ended = life.end(timeout=time.monotonic() - life.child.started + 0.2)
     assert (ended.returncode, ended.timed_out, ended.killed_after_grace) == (5, True, False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import psutil
@@ -10,7 +11,7 @@ import pytest
 
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.trampoline import Child, Plan
-from agentres.model.errors import NotFound
+from agentres.model.errors import NotFound, SetupError
 
 
 @pytest.fixture
@@ -61,6 +62,19 @@ def test_a_child_that_fails_early_is_told_of_all_the_same(cgroup: Cgroup, tmp_pa
     launch = Child(Plan(("no-such-command-anywhere",)), cgroup)
     with pytest.raises(NotFound):
         launch.confirm()
+
+
+def test_its_affinity_is_what_is_asked_for_or_the_reason(cgroup: Cgroup, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    last = max(os.sched_getaffinity(0))
+    code = "import os, sys; open(sys.argv[1], 'w').write(str(os.sched_getaffinity(0)))"
+    launch = Child(Plan((sys.executable, "-S", "-c", code, str(told)), cpus=(last,)), cgroup)
+    launch.confirm()
+    assert os.waitstatus_to_exitcode(os.waitpid(launch.pid, 0)[1]) == 0
+    launch.close()
+    assert told.read_text() == str({last})
+    with pytest.raises(SetupError, match="cannot bind the agent to its CPUs: invalid argument"):
+        Child(Plan(("true",), cpus=(8191,)), cgroup).confirm()
 
 
 def test_a_directory_that_is_not_there_is_the_reason(cgroup: Cgroup, tmp_path: Path) -> None:

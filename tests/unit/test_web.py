@@ -250,16 +250,31 @@ _NONSENSE = (
 
 
 def test_what_makes_no_sense_ends_the_viewer_alone(serve: Callable[..., Served]) -> None:
+    from agentres.readers.web import VIEWERS
+
     served = serve()
-    for text in _NONSENSE:
-        with watching(served) as sock:
+    some = VIEWERS // 2  # at once: those before them may still be leaving
+    for at in range(0, len(_NONSENSE), some):
+        texts = _NONSENSE[at : at + some]
+        viewers = [watching(served) for _ in texts]
+        for text, sock in zip(texts, viewers, strict=True):
             sock.sendall(message(text))
+        for sock in viewers:
             try:
                 frames(sock)
             except ConnectionResetError:  # it did not read all of it
                 pass
+            sock.close()
     wait_until(lambda: not served.viewers(), "the viewers' processes have ended")
     assert served.get()[0] == 200
+
+
+def test_who_does_not_hang_up_is_not_waited_for(serve: Callable[..., Served]) -> None:
+    with watching(serve()) as sock:
+        began = time.monotonic()
+        sock.sendall(message(b"{}"))
+        frames(sock)  # without an answer to its close (RFC 6455, 5.5.1)
+        assert time.monotonic() - began < 9  # two seconds; aiohttp alone would wait for ten
 
 
 # The command.

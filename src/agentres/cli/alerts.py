@@ -25,6 +25,12 @@ SCHEMA = 1
 
 POLL_MILLISECONDS = 200
 
+_STYLES = {
+    Severity.INFO: "dim",
+    Severity.WARNING: "yellow",
+    Severity.CRITICAL: "red",
+    Severity.EMERGENCY: "bold red",
+}
 
 AsJson = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 Since = Annotated[
@@ -69,11 +75,8 @@ def list_(
         _follow(agent, least, resource, open_only, limit, as_json)
         return
     earliest = show.since(since)
-    store = show.open_history()
-    try:
+    with show.open_history() as store:
         rows = store.alerts(agent, least, resource, earliest, open_only, unacknowledged, limit)
-    finally:
-        store.close()
     if as_json:
         show.print_json({"schema": SCHEMA, "alerts": [_as_json(row) for row in rows]})
     else:
@@ -82,12 +85,9 @@ def list_(
 
 def show_(alert_id: Id, as_json: AsJson = False) -> None:
     """Show all that is known of an alert, and what happened to it."""
-    store = show.open_history()
-    try:
+    with show.open_history() as store:
         row = store.alert(alert_id)
         timeline = store.timeline(row.id)
-    finally:
-        store.close()
     if as_json:
         steps = [
             {
@@ -107,7 +107,7 @@ def show_(alert_id: Id, as_json: AsJson = False) -> None:
         steps_table.add_row(
             clock.of_day(at, 3),
             show.cell(kind),
-            "" if level is None else show.cell(level.name, show.STYLES[level]),
+            "" if level is None else show.cell(level.name, _STYLES[level]),
             "" if figure is None else quantity(figure, row.unit),
             show.cell(detail),
         )
@@ -127,11 +127,8 @@ def ack(
             raise Misuse("must not be empty", option)
     from agentres.run.client import whoever
 
-    store = show.open_history(write=True)
-    try:
+    with show.open_history(write=True) as store:
         row = store.acknowledge(alert_id, who or whoever(), why, time.time())
-    finally:
-        store.close()
     if as_json:
         show.print_json({"schema": SCHEMA, "alert": _as_json(row)})
     else:
@@ -141,11 +138,8 @@ def ack(
 def stats(since: Since = None, as_json: AsJson = False) -> None:
     """Count alerts by severity, agent and resource; tell how long they waited."""
     earliest = show.since(since)
-    store = show.open_history()
-    try:
+    with show.open_history() as store:
         found = store.statistics(earliest)
-    finally:
-        store.close()
     if as_json:
         show.print_json({"schema": SCHEMA, **found})
         return
@@ -157,7 +151,7 @@ def stats(since: Since = None, as_json: AsJson = False) -> None:
         table = show.Table(by, "alerts", right=("alerts",))
         ranked = counts.items() if by == "severity" else sorted(counts.items(), key=lambda c: -c[1])
         for name, number in ranked:
-            style = show.STYLES[Severity[name]] if by == "severity" else ""
+            style = _STYLES[Severity[name]] if by == "severity" else ""
             table.add_row(show.cell(name, style), str(number))
         print()
         table.print()
@@ -215,7 +209,7 @@ def _print(rows: list[AlertRow]) -> None:
         table.add_row(
             row.id,
             clock.moment(row.raised),
-            show.cell(row.severity.name, show.STYLES[row.severity]),
+            show.cell(row.severity.name, _STYLES[row.severity]),
             show.cell(row.agent),
             show.cell(row.resource),
             _value(row),

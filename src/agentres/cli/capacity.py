@@ -9,7 +9,7 @@ from agentres.cli import show
 from agentres.cli.parameters import Option
 from agentres.cli.show import loaded
 from agentres.kernel import delegation, host, registry, tree
-from agentres.model.limits import PAGE, page_align
+from agentres.model.limits import PAGE, SHARE, page_align
 from agentres.model.paths import configuration
 from agentres.model.units import format_size
 from agentres.policy.capacity import Budget, Claim, free
@@ -27,7 +27,8 @@ def capacity(
 
     These are the agents among which one would run that you start here: for root the system's, else your own. docs/capacity.md tells the rest.
     """
-    share = loaded(configuration(os.environ, os.getuid())).budget_share
+    files = configuration(os.environ, os.getuid())
+    share = loaded(files).budget_share if files else SHARE
     place = delegation.find()
     where = tree.slice_of(place, os.geteuid())
     found = _Capacity(where, share)
@@ -57,6 +58,7 @@ class _Capacity:
         self.cores, self.cores_held_by = tree.cpu_budget(where, machine.cpus, share)
         self.claims = tree.claims(where)
         self.agent_cores = {claim.path: tree.cores(claim.path) for claim in self.claims}
+        self.agent_cpus = {claim.path: registry.cpus(claim.path) for claim in self.claims}
 
     def as_json(self) -> dict[str, Any]:
         """Bytes and cores; ``held_by`` is null where the kernel holds nobody to it."""
@@ -91,6 +93,7 @@ class _Capacity:
             "wants": claim.wants,
             "share": _part(claim, self.budget),
             "cpu_limit": self.agent_cores[claim.path],
+            "cpuset": self.agent_cpus[claim.path] or None,
             "supervised": not claim.orphan,
         }
 
@@ -118,8 +121,9 @@ class _Capacity:
             return
         print()
         numbers = ("priority", "limit", "use", "of budget", "cpu")
+        bound = ["cpuset"] if any(self.agent_cpus.values()) else []
         table = show.Table(
-            "name", "priority", "state", "limit", "use", "range", "of budget", "cpu",
+            "name", "priority", "state", "limit", "use", "range", "of budget", "cpu", *bound,
             right=numbers, whole=("state", "range"),
         )  # fmt: skip
         for claim in self.claims:
@@ -133,6 +137,7 @@ class _Capacity:
                 _range(claim),
                 show.ABSENT if (part := _part(claim, budget)) is None else f"{part:.0%}",
                 show.ABSENT if cores is None else f"{cores:g}",
+                *([self.agent_cpus[claim.path] or show.ABSENT] if bound else []),
             )
         table.print()
 

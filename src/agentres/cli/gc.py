@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 
-from agentres.kernel import isolate
+from agentres.kernel import isolate, project
 from agentres.model.errors import UsageError
 
 
 def gc() -> None:
     """Remove what runs that were killed have left on the host.
 
-    That is the masquerading and the forwarding of --net isolated; all else of a run goes with its cgroup. For root.
+    That is the masquerading and the forwarding of --net isolated, and the quotas of --disk-space; all else of a run goes with its
+    cgroup. For root.
     """
     if os.geteuid() != 0:
         raise UsageError("what is left behind is root's")
-    for line in isolate.down() or ["nothing is left"]:
+    for line in [*isolate.down(), *project.sweep()] or ["nothing is left"]:
         print(line)

@@ -58,8 +58,7 @@ def history(
     earliest = show.since(since)
     if picture is not None:
         _check_plot(picture, name, run_id, actions)
-    store = show.open_history()
-    try:
+    with show.open_history() as store:
         if actions:
             _actions(store, name, run_id, earliest, as_json)
             return
@@ -69,8 +68,6 @@ def history(
         run, others = _pick(store, name, run_id)
         samples = store.samples(run.id, since=earliest)
         alerts = [alert for alert in store.alerts(agent=run.name) if alert.run == run.id]
-    finally:
-        store.close()
     drawn = curves(samples)
     if picture is not None:
         if not samples:
@@ -190,17 +187,15 @@ def _as_json(
     drawn: Curves,
     alerts: list[AlertRow],
 ) -> dict[str, Any]:
-    rows = []
-    for at, (moment, sample) in enumerate(samples):
-        limits = {name: drawn[name].limits[at] for name in _LIMITED}
-        rows.append(
-            {
-                "time": moment,
-                "values": {name: curve.values[at] for name, curve in drawn.by_name.items()},
-                "limits": limits,
-                "raw": sample.as_dict(),
-            }
-        )
+    rows = [
+        {
+            "time": moment,
+            "values": {name: curve.values[at] for name, curve in drawn.by_name.items()},
+            "limits": {name: drawn[name].limits[at] for name in _LIMITED},
+            "raw": sample.as_dict(),
+        }
+        for at, (moment, sample) in enumerate(samples)
+    ]
     return {
         "schema": SCHEMA,
         "run": _run_json(run),

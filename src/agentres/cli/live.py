@@ -6,8 +6,7 @@ import os
 import pwd
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from agentres.cli import show as shown
@@ -17,11 +16,11 @@ from agentres.kernel import delegation, registry, systemd
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.registry import Found
 from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, printable, reason
-from agentres.model.units import UnitError, parse_duration
+from agentres.model.units import MAX, UnitError, parse_duration
 from agentres.readers import portrait
 from agentres.run import client
 from agentres.run.client import NoSupervisor
-from agentres.run.control import GRACE, SETTABLE
+from agentres.run.control import FROZEN, GRACE, SETTABLE
 from agentres.run.options import LIMITS, OPTIONS, RunOption
 
 SCHEMA = 1
@@ -40,6 +39,9 @@ User = Annotated[
     Option("--user", metavar="USER", help="Whose agent, where several are called so."),
 ]  # fmt: skip
 _FOREVER = None
+_FREEZE_ENDS = (
+    f"After which they go on, if nobody has thawed them; max: never. Default: {FROZEN / 60:g}m."
+)
 
 
 def show(
@@ -88,12 +90,29 @@ def set_limits(name: Name, user: User = None, **texts: Any) -> None:
         key = one["limit"]
         before, after = (portrait.quantity(key, one[when]) for when in ("before", "after"))
         # A range may be another one around the same figure.
-        print(f"{key}: {before} -> {after}" if before != after else f"{key}: {one['text']}, stays at {after}")  # fmt: skip
+        note = f" ({one['note']})" if one.get("note") else ""
+        print(f"{key}: {before} -> {after}{note}" if before != after else f"{key}: {one['text']}, stays at {after}{note}")  # fmt: skip
 
 
-def freeze(names: Names, user: User = None) -> None:
-    """Stop all processes of the agents, until they are thawed."""
-    _each(names, user, lambda agent: client.ask(agent, "freeze"))
+def freeze(
+    names: Names,
+    duration: Annotated[str | None, Option("--for", metavar="DURATION", help=_FREEZE_ENDS)] = None,
+    user: User = None,
+) -> None:
+    """Stop all processes of the agents for a while (--for), or until they are thawed."""
+    fields: dict[str, Any] = {}
+    if duration is not None:
+        try:
+            fields["for"] = MAX if duration == MAX else parse_duration(duration)
+        except UnitError as error:
+            raise UsageError(f"--for {duration}: {error}, or {MAX}") from None
+
+    def stop_for_a_while(agent: Found) -> None:
+        until = client.ask(agent, "freeze", **fields).get("until")
+        told = "thawed" if until is None else time.strftime("%F %T", time.localtime(until))
+        print(f"{agent.name}: frozen until {told}")
+
+    _each(names, user, stop_for_a_while)
 
 
 def thaw(names: Names, user: User = None) -> None:
@@ -115,8 +134,8 @@ def stop(
         raise UsageError(f"--grace {grace}: {error}") from None
 
     def end(agent: Found) -> None:
-        with _its_end(agent):
-            client.ask(agent, "stop", _FOREVER, grace=seconds)
+        client.ask(agent, "stop", _FOREVER, grace=seconds)
+        client.wait_until_gone(agent)
 
     _each(names, user, end)
 
@@ -125,11 +144,11 @@ def kill(names: Names, user: User = None) -> None:
     """SIGKILL all processes of the agents; wait until they are gone."""
 
     def end(agent: Found) -> None:
-        with _its_end(agent):
-            try:
-                client.ask(agent, "kill", _FOREVER)
-            except NoSupervisor:
-                _kill_without(agent)
+        try:
+            client.ask(agent, "kill", _FOREVER)
+        except NoSupervisor:
+            _kill_without(agent)
+        client.wait_until_gone(agent)
 
     _each(names, user, end)
 
@@ -138,8 +157,8 @@ def wait(name: Name, user: User = None) -> int:
     """Wait for the end of an agent and exit as it did; 125 where that cannot be told."""
     try:
         agent = _found(name, user)
-        with _its_end(agent):
-            status: int = client.ask(agent, "wait", _FOREVER)["exit_code"]
+        status: int = client.ask(agent, "wait", _FOREVER)["exit_code"]
+        client.wait_until_gone(agent)
     except AgentresError as error:
         say(str(error))
         return EXIT_AGENTRES
@@ -210,12 +229,6 @@ def _each(names: list[str], user: str | None, command: Callable[[Found], object]
             failures.append(f"{name}: {error}" if len(names) > 1 else str(error))
     if failures:
         raise AgentresError("; ".join(failures))
-
-
-@contextmanager
-def _its_end(agent: Found) -> Iterator[None]:
-    yield
-    client.wait_until_gone(agent)
 
 
 def _kill_without(agent: Found) -> None:

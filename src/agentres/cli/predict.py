@@ -61,16 +61,13 @@ def predict(
     Limits that are ranges start there, where no option says otherwise.
     """
     words = _words(command)
-    store = show.open_history()
-    try:
+    with show.open_history() as store:
         if name is None and not words:
             _list(store, as_json)
             return
         profile = _find(store, name, words)
         if not words:
             words = _command(store, name)
-    finally:
-        store.close()
     settings = loaded(configuration(os.environ, os.getuid()))
     limits = understand({}, ["agent"], host.read(), settings).request.limits
     now = time.time()

@@ -64,16 +64,13 @@ def report(
     earliest = show.since(since)
     if run_id is not None and (len(names) > 1 or since is not None):
         raise Misuse("is one run: at most one NAME, no --since", "--run")
-    store = show.open_history()
-    try:
+    with show.open_history() as store:
         if run_id is None:
             agents = tuple(_agents(store, names, earliest))
         else:
             run = run_by_id(store, run_id, next(iter(names), None), of="agent")
             agents = (_agent(store, run.name, [run]),)
         made = Report(time.time(), earliest, platform.node(), agents)
-    finally:
-        store.close()
     if output is None:
         _print(made)
     elif kind == "html":

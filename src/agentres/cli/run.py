@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +20,6 @@ from agentres.run import agent
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-    from typing import Any
 
     from agentres.kernel.terminal import StatusLine
     from agentres.policy.settings import Settings
@@ -70,10 +68,18 @@ def _run(
     status = _status(options)
     if status is not None:
         tell = partial(_say_above, status)
-    file = None if options.summary is None else _open_summary(options.summary)
+    file, events = None, -1
     try:
+        if options.summary is not None:
+            from agentres.cli.outputs import open_summary
+
+            file = open_summary(options.summary)
+        if options.events is not None:
+            from agentres.cli.outputs import open_events
+
+            events = open_events(options.events)
         if (daemon := _daemon(options)) is not None:
-            return _leased(daemon, options, values, command, configured, tell, file, status)
+            return _leased(daemon, options, values, command, configured, tell, file, status, events)
         request = options.request.but(
             named="name" in values,
             philosophy=options.philosophy,
@@ -81,6 +87,7 @@ def _run(
             wait=options.wait,
             share=configured.budget_share if configured else SHARE,
             settings=partial(_when_needed, options, configured),
+            events=events,
         )
         outcome = agent.run(request, tell) if status is None else _drawn(request, tell, status)
         from agentres.run import explain
@@ -88,11 +95,15 @@ def _run(
         for line in explain.summary(outcome):
             tell(line)
         if file is not None:
-            _write_summary(file, options.summary or "", explain.as_json(outcome, __version__))
+            from agentres.cli.outputs import write_summary
+
+            write_summary(file, options.summary or "", explain.as_json(outcome, __version__))
         return outcome.exit_code
     finally:
         if file is not None:
             os.close(file)
+        if events >= 0:
+            os.close(events)
 
 
 def _limits_line(request: agent.Request) -> str:
@@ -148,6 +159,7 @@ def _leased(
     tell: Callable[[str], None],
     file: int | None,
     status: StatusLine | None,
+    events: int,
 ) -> int:
     """Have the daemon run it."""
     from agentres.daemon.lease import Lease
@@ -167,7 +179,8 @@ def _leased(
         __version__, values, list(command), dict(os.environ), umask, settings, options.detach
     )
     try:
-        told = Lease(daemon, tell, None if status is None else status.draw).run(asked)
+        draw = None if status is None else status.draw
+        told = Lease(daemon, tell, draw, events).run(asked)
     finally:
         if status is not None:
             status.clear()
@@ -179,7 +192,9 @@ def _leased(
     for line in told.lines:
         tell(line)
     if file is not None:
-        _write_summary(file, options.summary or "", told.summary)
+        from agentres.cli.outputs import write_summary
+
+        write_summary(file, options.summary or "", told.summary)
     return told.exit_code
 
 
@@ -207,6 +222,7 @@ def small(settings: Settings) -> Settings:
 
     # The agent may have huge pages: it is forked by now.
     frugal.let_go(_NOT_BESIDE)
+    frugal.forget_docs()
     frugal.one_heap()
     frugal.huge_pages(allowed=False)
     return settings
@@ -216,49 +232,3 @@ def _heard(options: RunOptions, made: Settings) -> Settings:
     """Without what --quiet keeps silent."""
     heard = tuple(h for h in made.handlers if not (options.quiet and h.type == "terminal"))
     return made.but(handlers=heard)
-
-
-def _open_summary(path: str) -> int:
-    """Open before the launch: a summary that cannot be written is told while nothing is lost.
-
-    What an earlier run wrote goes at once.  A file that is our stdout or stderr is written through
-    that: opened anew it would be written from its start.
-    """
-    try:
-        file = _above_streams(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
-        for stream in (1, 2):
-            try:
-                same = os.path.sameopenfile(file, stream)
-            except OSError:  # the stream is closed
-                continue
-            if same:
-                os.close(file)
-                return os.dup(stream)
-        if stat.S_ISREG(os.fstat(file).st_mode):
-            os.ftruncate(file, 0)
-        return file
-    except OSError as error:
-        raise UsageError(f"--summary {path}: {reason(error)}") from error
-
-
-def _above_streams(fd: int) -> int:
-    """Where stdin, stdout or stderr is closed, the next file that is opened takes its number."""
-    if fd > 2:
-        return fd
-    import fcntl
-
-    above = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    os.close(fd)
-    return above
-
-
-def _write_summary(file: int, path: str, summary: dict[str, Any]) -> None:
-    import json  # here, for the same reason
-
-    text = json.dumps(summary, indent=2) + "\n"
-    try:
-        data = text.encode()
-        while data:
-            data = data[os.write(file, data) :]
-    except OSError as error:
-        say(f"--summary {path}: {reason(error)}")

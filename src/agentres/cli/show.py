@@ -12,26 +12,21 @@ from agentres.cli.parameters import Misuse
 from agentres.model.errors import printable
 from agentres.model.paths import state_directory
 from agentres.model.units import UnitError, parse_duration
-from agentres.policy.alerts import Severity
-from agentres.policy.settings import Settings
-from agentres.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-ABSENT = "-"
+    from agentres.policy.settings import Settings
+    from agentres.store import Store
 
-STYLES = {
-    Severity.INFO: "dim",
-    Severity.WARNING: "yellow",
-    Severity.CRITICAL: "red",
-    Severity.EMERGENCY: "bold red",
-}
+ABSENT = "-"
 
 
 def loaded(paths: list[str], origins: bool = False) -> Settings:
     """What the configuration files say; ConfigError where they make no sense."""
     if not paths and not origins:  # what checks files is a fifth of a second to load
+        from agentres.policy.settings import Settings
+
         return Settings()
     from agentres.config import load
 
@@ -45,6 +40,8 @@ def history_path() -> str:
 
 def open_history(write: bool = False) -> Store:
     """The history that is there; to write, too, none is made."""
+    from agentres.store import Store  # SQLite, for those who look into it
+
     path = history_path()
     store = Store.open(path, write=False)
     if not write:
@@ -55,11 +52,8 @@ def open_history(write: bool = False) -> Store:
 
 def recorded() -> list[str]:
     """The names in the history."""
-    store = open_history()
-    try:
+    with open_history() as store:
         return sorted({run.name for run in store.runs()})
-    finally:
-        store.close()
 
 
 def since(duration: str | None) -> float | None:

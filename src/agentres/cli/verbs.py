@@ -92,7 +92,7 @@ def call(verb: str, values: Mapping[str, Any]) -> int:
         if reconfigure := getattr(sys.stdout, "reconfigure", None):
             reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
         status: int | None = function(verb)(**values)
-        sys.stdout.flush()
+        print(end="", flush=True)  # which takes it where stdout is closed
         return status or 0
     except Misuse as error:
         say(f"{error}; see agentres {verb} --help")
@@ -103,9 +103,14 @@ def call(verb: str, values: Mapping[str, Any]) -> int:
     except KeyboardInterrupt:
         return EXIT_SIGNAL + signal.SIGINT
     except OSError as error:
-        # What is left to write would fail again, aloud, when the interpreter flushes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if error.errno == errno.EPIPE:  # the reader has gone, which is no failure
-            return EXIT_SIGNAL + signal.SIGPIPE
-        say(f"cannot write: {reason(error)}")
-        return EXIT_FAILURE
+        return unwritten(error)
+
+
+def unwritten(error: OSError) -> int:
+    """What is to be printed cannot be: say why; the exit status."""
+    # What is left to write would fail again, aloud, when the interpreter flushes it.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if error.errno == errno.EPIPE:  # the reader has gone, which is no failure
+        return EXIT_SIGNAL + signal.SIGPIPE
+    say(f"cannot write: {reason(error)}")
+    return EXIT_FAILURE

@@ -1,16 +1,19 @@
-"""The process beside a resident that tells handlers of alerts: ``python -P -m agentres.companion.main FD``.
+"""The process beside a resident that tells handlers of alerts, and programs of events: ``python -P -m agentres.companion.main FD``.
 
 FD is a SOCK_SEQPACKET socket; a packet is one marshal'd tuple of at most 200 kB.
 
     to us    ("settings", agentres.policy.settings.to_plain(), about)   first, once
              ("alert", event)
+             ("events", head)             with a descriptor (SCM_RIGHTS) that the events for programs go to
+             ("event", event)
              ("host", {"slice": path})    watch the host and the cgroup of all agents
              end of file                  deliver what is queued, then end
     from us, as text  "ready"             every handler can be told
                       "TOTAL HANDLER"     so many alerts that it did not get
 
 ``about`` is {"state": path of the history or ""} and, where an earlier companion is replaced, "told": the
-open alerts, by id the highest severity that they reached.
+open alerts, by id the highest severity that they reached.  ``head`` is what all events have, and "number", that of the last one
+that an earlier companion was sent.
 
 Whatever happens here, the resident and its agent go on.  SIGINT, SIGTERM, SIGHUP and SIGQUIT, which a
 terminal sends to everyone, do nothing: the end of file ends us.
@@ -39,6 +42,7 @@ from agentres.policy.settings import Handler
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from agentres.companion.events import EventWriter
     from agentres.policy.settings import Settings
 
     Event = dict[str, Any]
@@ -59,6 +63,8 @@ PATIENCE = 30.0
 
 CLOSE = 2.0
 """Seconds for which the end waits for the history."""
+
+_ONE_DESCRIPTOR = socket.CMSG_SPACE(4)
 
 HOST_CLOSE = 0.5
 """Seconds for which the end waits for the host's alerts to be resolved, before the handlers are closed."""
@@ -166,6 +172,8 @@ class Companion:
         self._about: Mapping[str, Any] = {}
         self._dispatcher: Dispatcher | None = None
         self._reports = Reports("")
+        self._events: EventWriter | None = None
+        self._received = -1
         self._dropped: dict[str, int] = {}
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._ready = False
@@ -176,6 +184,8 @@ class Companion:
         self._ended.set()
         if self._host is not None:
             self._host.join(HOST_CLOSE)
+        if self._events is not None:
+            self._events.finish(CLOSE)
         if self._dispatcher is not None:
             for name in self._dispatcher.close():
                 say(f"handler {name}: not all alerts were delivered")
@@ -183,6 +193,8 @@ class Companion:
         self._reports.close(CLOSE)
         if self._host is not None:
             self._host.join(CLOSE)
+        if self._events is not None and (lost := self._events.close()):
+            say(lost)
 
     def _turn(self) -> bool:
         """One round of waiting; False at the end of file."""
@@ -204,7 +216,9 @@ class Companion:
 
     def _receive(self) -> bool:
         try:
-            packet, _none, flags, _address = self._channel.recvmsg(PACKET)
+            packet, rights, flags, _address = self._channel.recvmsg(
+                PACKET, _ONE_DESCRIPTOR, socket.MSG_CMSG_CLOEXEC
+            )
         except ConnectionError:
             return False
         if not packet:
@@ -212,6 +226,8 @@ class Companion:
             hung_up.register(self._channel, select.POLLRDHUP)
             if hung_up.poll(0):
                 return False
+        for _level, _type, sent in rights:
+            self._received = int.from_bytes(sent, sys.byteorder)
         try:
             if flags & socket.MSG_TRUNC:
                 raise ValueError(f"longer than {PACKET} bytes")
@@ -229,6 +245,12 @@ class Companion:
                     raise ValueError(f"an event without {', '.join(sorted(missing))}")
                 Severity[event["severity"]]
                 self._dispatcher.dispatch(event)
+            case ("events", dict() as head) if self._received >= 0 and self._events is None:
+                from agentres.companion.events import EventWriter  # few ask for them
+
+                self._events = EventWriter(self._received, head)
+            case ("event", dict() as event) if self._events is not None:
+                self._events.put(event)
             case ("host", {"slice": str() as slice_path}) if self._settings is not None:
                 self._start_watching(self._settings, slice_path)
             case (str() as kind, *_):

@@ -20,6 +20,7 @@ class CeilingSection(Section):
     agents: Annotated[int | None, whole(0, 1000)] = None
     priority: Limit = None
     cpu: Limit = None
+    cpuset: Limit = None
     memory: Limit = None
     swap: Limit = None
     pids: Limit = None

@@ -32,6 +32,7 @@ class LimitsSection(Section):
     """``[limits]``: what an agent gets whose options do not say otherwise."""
 
     cpu: Limit = None
+    cpuset: Limit = None
     memory: Limit = None
     swap: Limit = None
     pids: Limit = None

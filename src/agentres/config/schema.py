@@ -138,7 +138,8 @@ class AlertSection(Section):
 
 def happens(resource: str) -> bool:
     """Whether it should never happen: a rule of it has a severity instead of thresholds."""
-    return RESOURCES[resource].kind == EVENT or RESOURCES[resource].group == OWN
+    spec = RESOURCES[resource]
+    return spec.kind == EVENT or (spec.group == OWN and spec.unit == "count")
 
 
 def fitting(resource: str) -> tuple[str, ...]:

@@ -52,8 +52,8 @@ _UNREAD_MAX = 32 << 10
 """Bytes that a client has not read, above which it gets nothing that can be missed: as the kernel counts them, with what it
 needs to keep them, and a seventh of what it keeps (net.core.wmem_default)."""
 
-_FDS_MAX = 5
-_OURS = ("config", "summary", "quiet", "verbose", "detach", "local")
+_FDS_MAX = 6
+_OURS = ("config", "summary", "events", "quiet", "verbose", "detach", "local")
 """Options that are the client's affair."""
 
 _NEVER_IGNORED = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
@@ -137,13 +137,13 @@ def keep(sock: socket.socket, who: Caller, settings: Settings, running: int) -> 
     try:
         os.setsid()
         callers.join_host()
-        asked = _receive(sock)
+        asked, events = _receive(sock)
         _check_place(who)
         who = callers.look(who)
         # The daemon's own is not for what its user runs beside the agent.
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write(str(who.oom_score_adj))
-        _run(client, who, asked, settings, running)
+        _run(client, who, asked, settings, running, events)
         status = 0
     except AgentresError as error:
         client.send(failed={"error": str(error), "exit_code": error.exit_code})
@@ -156,12 +156,15 @@ def keep(sock: socket.socket, who: Caller, settings: Settings, running: int) -> 
     os._exit(status)
 
 
-def _receive(sock: socket.socket) -> Submission:
-    """Take the submission in, the working directory and the streams as ours.  UsageError, OSError."""
+def _receive(sock: socket.socket) -> tuple[Submission, int]:
+    """Take the submission in, the working directory and the streams as ours; and where events go, -1: nowhere.  UsageError, OSError."""
     first, fds = _first_line(sock)
-    streams = submission.streams(first)
-    if len(fds) != 2 + len(streams):
-        raise UsageError(f"expected {2 + len(streams)} descriptors")
+    streams, with_events = submission.streams(first)
+    if len(fds) != 2 + len(streams) + with_events:
+        raise UsageError(f"expected {2 + len(streams) + with_events} descriptors")
+    events = fds.pop() if with_events else -1
+    if with_events:
+        os.set_inheritable(events, False)
     body, cwd, *files = fds
     # Read at places, so that nobody else's position counts, and as much as was there.
     size = os.fstat(body).st_size
@@ -182,14 +185,14 @@ def _receive(sock: socket.socket) -> Submission:
     if asked.detach:
         files, streams = [os.open(os.devnull, os.O_RDWR)] * 3, [0, 1, 2]
     # Above all three first: one may have the number of another.
-    files = [os.dup2(file, 100 + n, inheritable=False) for n, file in enumerate(files)]
+    files = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 3) for file in files]
     for stream in range(3):
         os.close(stream)
     for stream, file in zip(streams, files, strict=True):
         os.dup2(file, stream)
     for fd in {*fds, *files} - set(range(3)):
         os.close(fd)
-    return asked
+    return asked, events
 
 
 def _first_line(sock: socket.socket) -> tuple[bytes, list[int]]:
@@ -241,7 +244,9 @@ def _write_to_journal(who: Caller, identifier: str) -> None:
     journal.close()
 
 
-def _run(client: Client, who: Caller, asked: Submission, settings: Settings, running: int) -> None:
+def _run(
+    client: Client, who: Caller, asked: Submission, settings: Settings, running: int, events: int
+) -> None:
     if asked.values.get("verbose"):
         _log_to(client)
     machine = host.read()
@@ -323,6 +328,7 @@ def _run(client: Client, who: Caller, asked: Submission, settings: Settings, run
             behalf=behalf,
             started=started,
             attach=attach,
+            events=events,
         ),
         lambda line: client.send(tell=line),
     )

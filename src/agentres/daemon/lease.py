@@ -72,17 +72,22 @@ def connect(path: str) -> socket.socket | None:
 
 
 class Lease:
-    """One agent by way of the daemon behind ``sock``; ``draw`` gets lines about it where they were asked for."""
+    """One agent by way of the daemon behind ``sock``; ``draw`` gets lines about it where they were asked for.
+
+    ``events`` is where its events go, -1: nowhere.
+    """
 
     def __init__(
         self,
         sock: socket.socket,
         tell: Callable[[str], None],
         draw: Callable[[str], None] | None = None,
+        events: int = -1,
     ) -> None:
         self._sock = sock
         self._tell = tell
         self._draw = draw
+        self._events = [events] if events >= 0 else []
         self._received = b""
         self._started = ""
         self._stop_by: float | None = None
@@ -140,8 +145,8 @@ class Lease:
             while data:
                 data = data[os.write(body, data) :]
             streams = [stream for stream in range(3) if _is_open(stream)]
-            line = submission.request(streams)
-            socket.send_fds(self._sock, [line], [body, cwd, *streams])
+            line = submission.request(streams, bool(self._events))
+            socket.send_fds(self._sock, [line], [body, cwd, *streams, *self._events])
         except OSError as error:
             # It may have said why before it hung up.
             if (told := self._last_words()) is not None:

@@ -1,7 +1,7 @@
 r"""What the client of the daemon sends to have an agent run, and what comes back: JSON; pure.
 
-    to the daemon      {"agentres": 1, "do": "run", "streams": [0, 1, 2]}\\n   with descriptors (SCM_RIGHTS):
-                       a memfd with the submission, the working directory, and the streams that are open
+    to the daemon      {"agentres": 1, "do": "run", "streams": [0, 1, 2], "events": false}\\n   with descriptors (SCM_RIGHTS):
+                       a memfd with the submission, the working directory, the streams that are open, and where events go
                        {"signal": 15, "all": false}\\n      as long as it runs
     from it            {"tell": "NOT enforced: …"}\\n      and {"log": …} where --verbose was asked for
                        {"started": "/sys/fs/cgroup/…"}\\n
@@ -88,13 +88,13 @@ def read(data: bytes) -> Submission:
     return made
 
 
-def request(streams: Sequence[int]) -> bytes:
+def request(streams: Sequence[int], events: bool) -> bytes:
     """The first line, which goes with the descriptors."""
-    return line(agentres=PROTOCOL, do="run", streams=list(streams))
+    return line(agentres=PROTOCOL, do="run", streams=list(streams), events=events)
 
 
-def streams(first: bytes) -> list[int]:
-    """Which of 0, 1 and 2 come with the first line; UsageError."""
+def streams(first: bytes) -> tuple[list[int], bool]:
+    """Which of 0, 1 and 2 come with the first line, and whether a descriptor for events comes after them; UsageError."""
     found = _object(first)
     if found.get("agentres") != PROTOCOL or found.get("do") != "run":
         raise UsageError(f'expected "agentres": {PROTOCOL} and "do": "run"')
@@ -102,7 +102,7 @@ def streams(first: bytes) -> list[int]:
     sent = [stream for stream in range(3) if isinstance(named, list) and stream in named]
     if named != sent:
         raise UsageError('expected "streams": which of 0, 1 and 2 are sent')
-    return sent
+    return sent, found.get("events") is True
 
 
 def signal_line(number: int, to_all: bool) -> bytes:

@@ -15,6 +15,7 @@ from agentres.model import log
 from agentres.model.errors import ControlFileError, NotEnforceable
 from agentres.model.figures import parse_cores
 from agentres.model.limits import (
+    CPUSET,
     DISKS,
     NETWORKS,
     PAGE,
@@ -70,6 +71,8 @@ class Actuator:
         """Whether the kernel holds the disk rates of ``io_max``."""
         self.paced: tuple[str, ...] = ()
         """The disk rates that are held by pausing the agent (:mod:`agentres.run.pacer`), alone where the kernel holds none."""
+        self.bound = ""
+        """The list of CPUs that its affinity binds it to, where there is no cpuset controller."""
         self.tripwire: int | Max = MAX
         """What stands in memory.high, by us."""
         self.frozen_by: dict[str, str] = {}
@@ -111,6 +114,9 @@ class Actuator:
         if key == "cpu":
             found = parse_cores(self.cgroup.get_property("cpu.max").encode())
             return MAX if found is None else found
+        if key == "cpuset":
+            held = self.cgroup.has(CPUSET)
+            return (self.cgroup.get_property(CPUSET).strip() if held else self.bound) or MAX
         if _is_disks(key):
             return min((rate for _, rate in self._rates(key)), key=_number, default=MAX)
         return parse_value(self.cgroup.get_property(WRITTEN[key].file))
@@ -120,6 +126,8 @@ class Actuator:
         if _is_disks(key):
             return self.fastest(key)
         if key.startswith("net") and self.network is None:
+            return None
+        if key == "cpuset" and not self.bound and not self.cgroup.has(CPUSET):
             return None
         try:
             return self.standing(key)
@@ -143,6 +151,8 @@ class Actuator:
             self._write_network(**{key: _whole(limit)})
         elif key == "net_loopback":
             self._write_network(loopback=limit)
+        elif key == "cpuset":
+            self._write_cpuset(str(limit))
         elif _is_disks(key):
             self._write_disks(key, limit)
         else:
@@ -164,17 +174,17 @@ class Actuator:
             raise NotEnforceable("somebody has lifted memory.max")
         before = int(standing)
         wanted = -(-wanted // PAGE) * PAGE
-        current = self._in_use()
+        current = self.in_use
         if current + ROOM > wanted:
             # Page cache, or what has come since the look: some is given back now, the rest another time.
             self._reclaim(min(_RECLAIMED, current + ROOM - wanted))
-            current = self._in_use()
+            current = self.in_use
             wanted = max(wanted, current + ROOM)
         if wanted > WORTH * before:
             return before
         # From here on whoever allocates meets the tripwire first, and only then the limit.
         self.set_tripwire(wanted - ROOM // 2)
-        if self._in_use() > wanted - ROOM // 2:
+        if self.in_use > wanted - ROOM // 2:
             return before  # the tripwire is put right when all is settled
         self.write_memory(wanted)
         return wanted
@@ -183,9 +193,9 @@ class Actuator:
         """Lower memory.max to exactly this.  NotEnforceable where more is in use than can be given back."""
         before = self.tripwire
         self.set_tripwire(limit)  # whoever allocates meanwhile waits there
-        if (excess := self._in_use() - limit) > 0:
+        if (excess := self.in_use - limit) > 0:
             self._reclaim(excess)
-        if (used := self._in_use()) > limit:
+        if (used := self.in_use) > limit:
             if before == MAX:
                 self.lift_tripwire()
             else:
@@ -213,7 +223,7 @@ class Actuator:
     def lift_high(self) -> str:
         """Have no memory.high that holds the agent, whoever wrote it; what stood there, empty where none did."""
         found = self.cgroup.get_property("memory.high").strip()
-        if found == MAX or self._in_use() + _BATCH < int(found):
+        if found == MAX or self.in_use + _BATCH < int(found):
             return ""
         self.cgroup.set_property("memory.high", MAX)
         self.tripwire = MAX
@@ -286,6 +296,18 @@ class Actuator:
                 self._write(rates.line())
             self.io_max[device] = rates
 
+    def _write_cpuset(self, limit: str) -> None:
+        cpus = "" if limit == MAX else limit
+        if self.cgroup.has(CPUSET):
+            # Nothing but a newline: all that its parent has.
+            self._write(ControlLine(CPUSET, cpus or "\n"))
+        else:
+            from agentres.kernel.cpus import bind
+
+            bind(self.cgroup.path, limit, self.bound or MAX)
+            self.bound = cpus
+        registry.mark_cpus(self.cgroup.fd, cpus)
+
     def _write_cpu(self, limit: float | str, elastic: bool) -> None:
         text = cpu_max(limit)
         burst = text.split()[0] if elastic and limit != MAX else "0"
@@ -313,7 +335,9 @@ class Actuator:
         io_key, name = written(key).io_key, key.partition("=")[2]
         return [(dev, getattr(self.io_max[dev], io_key)) for dev in self.disks.get(name, ()) if dev in self.io_max]  # fmt: skip
 
-    def _in_use(self) -> int:
+    @property
+    def in_use(self) -> int:
+        """Its memory, page cache included, in bytes.  ControlFileError."""
         return int(self.cgroup.get_property("memory.current"))
 
     def _reclaim(self, size: int) -> None:

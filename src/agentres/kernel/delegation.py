@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from agentres.kernel import systemd
 from agentres.kernel.cgroup import Cgroup
@@ -32,8 +32,16 @@ from agentres.model.record import TYPE_CHECKING, Record
 if TYPE_CHECKING:
     from typing import Literal
 
+    from agentres.model.limits import Limits
+
 CONTROLLERS = ("cpu", "memory", "io", "pids")
-"""The controllers whose limits agentres writes."""
+"""The controllers whose limits every agent has."""
+
+
+def controllers(limits: Limits) -> Sequence[str]:
+    """Those that an agent with these limits has: cpuset where it is asked for, as a host's first patches the page allocator."""
+    return CONTROLLERS if limits.cpuset is None else (*CONTROLLERS, "cpuset")
+
 
 UNIFIED = "boot with systemd.unified_cgroup_hierarchy=1 (without systemd: cgroup_no_v1=all)"
 """The remedy on a host whose controllers v1 holds."""
@@ -104,23 +112,30 @@ class Place(Record):
     hierarchy: Hierarchy
 
     def acquire(
-        self, name: str, standing: Standing, meanwhile: Callable[[], None], walled: bool = False
+        self,
+        name: str,
+        standing: Standing,
+        meanwhile: Callable[[], None],
+        walled: bool = False,
+        controllers: Sequence[str] = CONTROLLERS,
     ) -> Home:
         """Make the home of the agent ``name``, this process in it.  NameTaken where there is one.
 
         ``standing`` is the home's beside the others; ``meanwhile`` is called while systemd works, or not
-        at all.  ``walled``: with a namespace for the agent.
+        at all.  ``walled``: with a namespace for the agent.  ``controllers`` are what it gets, as far as there are any.
         """
         if self.kind == "direct":
-            return DirectHome(self.where, self.hierarchy.own_path, name, standing, walled)
+            return DirectHome(
+                self.where, self.hierarchy.own_path, name, standing, walled, controllers
+            )
         if self.kind == "unit":
             systemd.stand(self.where, os.path.basename(self.hierarchy.own), standing)
             meanwhile()
-            return ScopeHome(self.hierarchy.own_path, walled)
+            return ScopeHome(self.hierarchy.own_path, walled, controllers)
         systemd.start_scope(
-            self.where, name, self.hierarchy.mount, CONTROLLERS, meanwhile, standing
+            self.where, name, self.hierarchy.mount, controllers, meanwhile, standing
         )
-        return ScopeHome(hierarchy().own_path, walled)
+        return ScopeHome(hierarchy().own_path, walled, controllers)
 
     def hold(self, slice_path: str, memory: int, cpu: float) -> None:
         """Have the kernel hold all agents together to this (bytes, cores), as far as nothing else does already."""
@@ -273,7 +288,7 @@ class Home:
     handlers: Cgroup
     view: int | None = None
 
-    def furnish(self, walled: bool) -> None:
+    def furnish(self, walled: bool, controllers: Sequence[str]) -> None:
         """Make the leaves, move this process into its own, give the agent all controllers."""
         supervisor = self.cgroup.create("supervisor")
         self.agent = self.cgroup.create("agent")
@@ -289,8 +304,9 @@ class Home:
         supervisor.close()
         if not killable:
             raise NoCgroup("this kernel has no cgroup.kill", "Linux 5.14 or newer has it")
-        self.cgroup.enable(self.available)
-        self.agent.enable(self.available)
+        available = _those(controllers, self.cgroup)
+        self.cgroup.enable(available)
+        self.agent.enable(available)
         self.main = self.agent.create("main")
         self.main.mark_delegated()
 
@@ -303,11 +319,6 @@ class Home:
                     handlers.set_property(file, text)
             self.handlers = handlers
         self.handlers.move_here(pid)
-
-    @property
-    def available(self) -> list[str]:
-        """The controllers that can be given to the agent, of those that agentres writes."""
-        return [c for c in CONTROLLERS if c in self.cgroup.controllers]
 
     def release(self) -> None:
         """Kill what is left of the agent and remove its cgroups, then leave the home.
@@ -336,10 +347,10 @@ class Home:
 class ScopeHome(Home):
     """A transient scope; systemd removes it when this process, the last one in it, has ended."""
 
-    def __init__(self, path: str, walled: bool) -> None:
+    def __init__(self, path: str, walled: bool, controllers: Sequence[str] = CONTROLLERS) -> None:
         self.cgroup = Cgroup(path)
         try:
-            self.furnish(walled)
+            self.furnish(walled, controllers)
         except BaseException:
             self.release()
             raise
@@ -357,9 +368,16 @@ class DirectHome(Home):
     """
 
     def __init__(
-        self, parent: str, origin: str, name: str, standing: Standing, walled: bool
+        self,
+        parent: str,
+        origin: str,
+        name: str,
+        standing: Standing,
+        walled: bool,
+        controllers: Sequence[str] = CONTROLLERS,
     ) -> None:
         self.parent = Cgroup(parent)
+        self._wanted = _those(controllers, self.parent)
         self.origin = origin
         try:
             # All under one lock: an empty home is what the next run sweeps away.
@@ -370,7 +388,7 @@ class DirectHome(Home):
                 self._make_room()
                 self.slice.enable(self._wanted)
                 self._stand(standing)
-                self.furnish(walled)
+                self.furnish(walled, controllers)
         except BaseException as error:
             if hasattr(self, "cgroup"):
                 self.release()
@@ -394,10 +412,6 @@ class DirectHome(Home):
         if not self.parent.is_root:
             self._move_all(self.parent, _child(self.parent, _BYSTANDERS))
         self.parent.enable(self._wanted)
-
-    @property
-    def _wanted(self) -> list[str]:
-        return [c for c in CONTROLLERS if c in self.parent.controllers]
 
     @staticmethod
     def _move_all(source: Cgroup, target: Cgroup) -> None:
@@ -445,6 +459,11 @@ class DirectHome(Home):
             back = Cgroup(self.parent.path)
         back.move_here(0)
         back.close()
+
+
+def _those(controllers: Sequence[str], cgroup: Cgroup) -> list[str]:
+    """The controllers that the cgroup can give to its children."""
+    return [c for c in controllers if c in cgroup.controllers]
 
 
 def _child(parent: Cgroup, name: str) -> Cgroup:

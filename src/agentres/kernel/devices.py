@@ -103,9 +103,14 @@ def behind(path: str) -> list[str]:
         raise UsageError(f"device {path}: not a block device")
     table = mounts()
     try:
-        return list(dict.fromkeys(_devices(beneath(mount_of(path, table), table))))
+        return disks(mount_of(path, table), table)
     except UsageError as error:
         raise UsageError(f"device {path}: {error.message}", error.remedy) from None
+
+
+def disks(mount: Mount, table: list[Mount]) -> list[str]:
+    """The numbers of the whole devices that what is written to a mount goes to; UsageError where there are none."""
+    return list(dict.fromkeys(_devices(beneath(mount, table))))
 
 
 def whole(device: int) -> str:

@@ -59,6 +59,14 @@ class Drift:
                     yield f"{line.file} is {found.strip()!r}, was set to {line.text!r}"
             except (AgentresError, StatError) as error:
                 yield f"{line.file}: {error}"
+        if self._actuator.bound:
+            from agentres.kernel.cpus import beyond
+
+            try:
+                if found := beyond(self._actuator.cgroup.path, self._actuator.bound):
+                    yield found
+            except OSError as error:  # it has shut its cgroups
+                yield f"affinity: {reason(error)}"
         if self._actuator.network is not None:
             try:
                 yield from self._actuator.network.undone()

@@ -10,22 +10,24 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from agentres.kernel import process
-from agentres.kernel.trampoline import RUN
-from agentres.model.errors import ControlFileError, printable, reason
+from agentres.model.errors import ControlFileError, reason
 from agentres.model.record import Record
 from agentres.model.stats import Escaped
 
-ENDED = "ended"
-"""What has become of one that was killed."""
+RUN = "AGENTRES_RUN"
+"""The variable of the agent's environment that says to which run a process belongs, by the run's id."""
 
-NAMED = 5
-"""Of many so many are named."""
+ENDED = "ended"
+"""What has become of one that was killed, or has gone by itself."""
 
 _SECONDS = 2.0
 """For how long processes are ended that go on to start others."""
+
+_EXEC_SECONDS = 0.02
+"""How long one may have no environment, in the midst of execve(2)."""
 
 
 class _Known(Record):
@@ -57,20 +59,17 @@ class Escapes:
         self._mark = f"\0{RUN}={run}\0".encode()
         self._inside = inside
         self._asked = self._before = _live()
+        self._is_unready = False
         self._seen: dict[int, float] = {}
         self._out: dict[int, _Known] = {}
 
-    def look(self, pids: Iterable[int], now: float) -> list[Escaped]:
-        """Those that live outside now, moved back where that is to be.
+    def look(self, pids: Iterable[int] = ()) -> list[Escaped]:
+        """Those that live outside now, moved back where that is to be; ``pids`` are the agent's, none when all inside has ended.
 
-        ``pids`` are the agent's; ``now`` is seconds since boot (CLOCK_BOOTTIME).  A process ID that is not the agent's any
-        more belongs to the same process if that one had started before we saw it, else the number was given out anew.
+        A process ID that is not the agent's any more belongs to the same process if that one had started before we saw
+        it, else the number was given out anew.
         """
-        return [self._brought_back(each) for each in self._find(set(pids), now)]
-
-    def all(self) -> list[Escaped]:
-        """Those that live outside now that nothing lives inside any more."""
-        return [each.told for each in self._find(set(), time.clock_gettime(time.CLOCK_BOOTTIME))]
+        return [self._brought_back(each) for each in self._find(set(pids))]
 
     def end(self) -> list[Escaped]:
         """SIGKILL for all of them that have the mark, also for what they start meanwhile; what became of each."""
@@ -87,11 +86,14 @@ class Escapes:
         return list(told.values())
 
     def _left(self, told: dict[int, Escaped]) -> list[_Known]:
-        found = self._find(set(), time.clock_gettime(time.CLOCK_BOOTTIME))
-        return [each for each in found if each.told.pid not in told]
+        left = [each for each in self._find(set()) if each.told.pid not in told]
+        if not left and self._is_unready:
+            time.sleep(_EXEC_SECONDS)  # there is no event for this
+            left = [each for each in self._find(set()) if each.told.pid not in told]
+        return left
 
-    def _find(self, inside: set[int], now: float) -> list[_Known]:
-        live = _live()
+    def _find(self, inside: set[int]) -> list[_Known]:
+        live, now = _live(), time.clock_gettime(time.CLOCK_BOOTTIME)
         found = {
             pid: each
             for pid, known in self._out.items()
@@ -100,6 +102,7 @@ class Escapes:
         for pid in self._seen.keys() - inside:
             if process.lived_at(pid, self._seen.pop(pid)) and (each := self._outside(pid)):
                 found[pid] = each
+        self._is_unready = False
         for pid in live - self._asked - inside - found.keys():
             if self._is_marked(pid) and (each := self._outside(pid)):
                 found[pid] = each
@@ -112,12 +115,14 @@ class Escapes:
         escaped = known.told
         if self._move is None:
             return escaped
-        if not self._is_its_own(escaped.pid):
+        is_its_own = self._is_its_own(escaped.pid)
+        # Nothing keeps the number from being another's after this but the time that it takes.
+        if process.start_ticks(escaped.pid) != known.ticks:
+            return escaped.but(fate=ENDED)
+        if not is_its_own:
             return escaped.but(fate="not moved back: another user's")
         try:
-            # Nothing keeps the number from being another's after this but the time that it takes.
-            if process.start_ticks(escaped.pid) == known.ticks:
-                self._move(escaped.pid)
+            self._move(escaped.pid)
         except ControlFileError as error:
             return escaped.but(fate=f"not moved back: {os.strerror(error.errno)}")
         return escaped.but(fate="moved back")
@@ -162,7 +167,11 @@ class Escapes:
             return False
         try:
             with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
-                return self._mark in b"\0" + file.readall() + b"\0"
+                environment = file.readall()
+            if not environment:
+                os.readlink(f"/proc/{pid}/exe")  # the kernel's own threads have neither
+                self._is_unready = True
+            return self._mark in b"\0" + environment + b"\0"
         except OSError:  # it has ended, or is not ours to ask
             return False
 
@@ -197,17 +206,6 @@ def _still_there(sent: dict[int, int], end: float) -> list[int]:
     for fd in waiting:
         os.close(fd)
     return list(waiting.values())
-
-
-def told(escaped: Sequence[Escaped]) -> str:
-    """Which they are and where they live, in words."""
-    named = [
-        f"{printable(one.name)} (pid {one.pid}) in {printable(one.cgroup)}"
-        + (f", {one.fate}" if one.fate else "")
-        for one in escaped[:NAMED]
-    ]
-    more = [f"and {len(escaped) - NAMED} more"] if len(escaped) > NAMED else []
-    return "; ".join([*named, *more])
 
 
 def _live() -> set[int]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from agentres.kernel.libc import LIBC
 
 _M_ARENA_MAX = -8  # mallopt(3)
+_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 _PR_SET_THP_DISABLE = 41  # PR_SET_THP_DISABLE(2const)
 
 
@@ -37,6 +38,15 @@ def let_go(modules: Iterable[str]) -> None:
             package, _, own = name.rpartition(".")
             delattr(sys.modules[package], own)
     gc.collect()  # functions and their module refer to each other
+
+
+def forget_docs() -> None:
+    """Have the memory of the docstrings of all modules and classes that are loaded: what is loaded next takes it."""
+    for module in list(sys.modules.values()):
+        for each in [module, *vars(module).values()]:
+            is_ours = isinstance(each, type) and not each.__flags__ & _IMMUTABLE
+            if (is_ours or each is module) and isinstance(vars(each).get("__doc__"), str):
+                each.__doc__ = None
 
 
 def give_back() -> None:

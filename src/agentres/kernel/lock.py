@@ -11,7 +11,6 @@ from agentres.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 PATIENCE = 0.1
 """Seconds to wait for the lock on a slice: who has it reads some files and writes one."""
@@ -25,7 +24,7 @@ class Locked(AgentresError):
 
 
 class Lock:
-    """An flock(2) on a cgroup's directory, for a ``with``; Locked after ``patience`` seconds, OSError.
+    """An flock(2) on a directory, mostly a cgroup's, for a ``with``; Locked after ``patience`` seconds, OSError.
 
     With ``in_line`` the patience is with each holder: where one after another has it, it is nobody's fault that
     this takes long.  ``meanwhile`` is called again and again while somebody else has it, and may raise.
@@ -76,12 +75,7 @@ class Lock:
             time.sleep(pause)
             pause = min(pause * 2, 0.01)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
 

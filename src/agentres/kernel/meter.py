@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from agentres.kernel import process
-from agentres.kernel.peak import RESETS, Peak
+from agentres.kernel.peak import PEAKS, Peak
 from agentres.model.figures import FILES, flat_keyed
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Reading
@@ -37,14 +37,6 @@ if TYPE_CHECKING:
 
 _ENOUGH = 4096
 _LONG = 1 << 20
-
-_MOST = {
-    "memory_current": "memory_most",
-    "swap_current": "swap_most",
-    "pids_current": "pids_most",
-    "working_set": "working_set_most",
-}
-"""What is used now -> what was at the most: first those of :data:`~agentres.kernel.peak.RESETS`, in their order."""
 
 GROUPS = (
     "cpu", "memory", "disk", "pids", "fds", "network", "pressure", "events", "limits",
@@ -101,7 +93,7 @@ class Meter:
 
     def _open_peaks(self, folder: int) -> dict[str, Peak]:
         found = {}
-        for name in RESETS:
+        for name in PEAKS:
             try:
                 found[name] = Peak(folder, name)
             except OSError:  # not on this kernel, or its controller is not here
@@ -190,7 +182,8 @@ class Meter:
             self._sampled = moved
             self._take_peaks()
         elif self._peaks:
-            self._put({most: self._figures[now] for now, most in _MOST.items()})
+            self._put({most: self._figures[now] for now, most in PEAKS.values()})
+            self._put({"working_set_most": self._figures["working_set"]})
         self._read("disk")
         self._read("network")
         self._read("pressure")
@@ -205,7 +198,7 @@ class Meter:
         if not self._peaks:
             return
         figures = self._figures
-        for name, (now, most) in zip(RESETS, _MOST.items(), strict=False):
+        for name, (now, most) in PEAKS.items():
             value = figures[now]
             if value is not None and (peak := self._peaks.get(name)) is not None:
                 try:

@@ -67,7 +67,7 @@ def in_memory() -> dict[str, int]:
     except (OSError, ValueError):
         return {}
     for mount in table:
-        if mount.fstype != "tmpfs" or mount.device in seen or not _is_local(mount, table):
+        if mount.fstype != "tmpfs" or mount.device in seen or not is_local(mount, table):
             continue
         seen.add(mount.device)
         try:
@@ -78,7 +78,7 @@ def in_memory() -> dict[str, int]:
     return used
 
 
-def _is_local(mount: Mount, table: list[Mount]) -> bool:
+def is_local(mount: Mount, table: list[Mount]) -> bool:
     """Whether who asks for its mount point gets an answer, and from it: nothing covers it, no server is on the way."""
     point = f"{mount.point.rstrip('/')}/"
     on_the_way = [each for each in table if point.startswith(f"{each.point.rstrip('/')}/")]

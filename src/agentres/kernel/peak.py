@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 
-RESETS = {"memory.peak": True, "memory.swap.peak": True, "pids.peak": False}
-"""Files with a peak, and whether what is written starts it anew for whoever wrote, by its open file (Linux 6.12)."""
+PEAKS = {
+    "memory.peak": ("memory_current", "memory_most"),
+    "memory.swap.peak": ("swap_current", "swap_most"),
+    "pids.peak": ("pids_current", "pids_most"),
+}
+"""Files with a peak, and the fields of a sample that have what is used now and what was at the most."""
+
+_RESETS = ("memory.peak", "memory.swap.peak")
+"""Those of them that start anew for whoever has written to its open file (Linux 6.12)."""
 
 
 class Peak:
     """One such file, open; OSError where it is not there."""
 
     def __init__(self, folder: int, name: str) -> None:
-        self._resets = RESETS[name]
+        self._resets = name in _RESETS
         try:
             self._fd = os.open(name, os.O_RDWR if self._resets else os.O_RDONLY, dir_fd=folder)
         except PermissionError:  # older kernels let nobody write it

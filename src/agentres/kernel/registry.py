@@ -13,7 +13,10 @@ User attributes on cgroups: Linux 5.7.
     user.agentres.philosophy   the name of how its limits move
     user.agentres.control      the abstract socket that its supervisor listens on, without the zero byte
     user.agentres.writes       ``READ DIRTIED UNBILLED``, bytes: what no control file tells (:mod:`agentres.kernel.writeback`)
+    user.agentres.idle         ``1`` while it has not run for a while, where it may use swap
+    user.agentres.kept         seconds of CLOCK_BOOTTIME, as text: until then it hands no memory back, for none could be had
     user.agentres.paused       ``1`` while it is frozen to be level with its disk rates, and for nothing else
+    user.agentres.cpus         the list of CPUs that it is bound to, empty: none
     user.agentres.network      ``in=RATE out=RATE loopback=…`` as we set it last; what holds is in the kernel
 """
 
@@ -39,8 +42,11 @@ _OWNER = "user.agentres.owner"
 _CLAIM = "user.agentres.claim"
 _CONTROL = "user.agentres.control"
 _NETWORK = "user.agentres.network"
+_CPUS = "user.agentres.cpus"
 _WRITES = "user.agentres.writes"
 _PAUSED = "user.agentres.paused"
+_KEPT = "user.agentres.kept"
+_IDLE = "user.agentres.idle"
 
 _PID_MAX = 1 << 22  # PID_MAX_LIMIT in include/linux/threads.h
 _YEAR_9999 = 253402300800.0
@@ -172,6 +178,21 @@ def network(fd: int) -> str:
     return (_get(fd, _NETWORK) or b"").decode(errors="replace")
 
 
+def mark_cpus(fd: int, text: str) -> None:
+    """Say which CPUs the agent whose cgroup is open as ``fd`` is bound to: a list, or empty."""
+    _set(fd, _CPUS, text)
+
+
+def cpus(path: str) -> str:
+    """What was said of that for the agent at ``path``; empty: nothing, or nothing that makes sense."""
+    from agentres.model.cpus import format_list, parse_list
+
+    try:
+        return format_list(parse_list((_get(path, _CPUS) or b"").decode()))
+    except ValueError:  # whoever may make cgroups may write anything there
+        return ""
+
+
 def mark_writes(fd: int, *counts: int | None) -> None:
     """Say what the agent whose cgroup is open as ``fd`` has read, dirtied and written unbilled by now: bytes, None where that is not known."""
     _set(fd, _WRITES, " ".join("-" if n is None else str(n) for n in counts))
@@ -189,18 +210,45 @@ def writes(path: str) -> tuple[int | None, int | None, int | None]:
 
 def mark_paused(fd: int, paused: bool) -> None:
     """Say that the agent whose cgroup is open as ``fd`` is frozen for a moment, and wants nothing of others; or no more."""
-    if paused:
-        _set(fd, _PAUSED, "1")
-        return
+    _mark_state(fd, _PAUSED, paused)
+
+
+def mark_idle(fd: int, idle: bool) -> None:
+    """Say that the agent whose cgroup is open as ``fd`` has not run for a while; or that it does."""
+    _mark_state(fd, _IDLE, idle)
+
+
+def is_idle(path: str) -> bool:
+    """Whether that was said of the agent at ``path``."""
+    return _get(path, _IDLE) == b"1"
+
+
+def mark_kept(fd: int, until: float) -> None:
+    """Say that the agent whose cgroup is open as ``fd`` has no memory to hand back until then: seconds of CLOCK_BOOTTIME."""
+    _set(fd, _KEPT, repr(until))
+
+
+def keeps(path: str, now: float) -> bool:
+    """Whether that was said of the agent at ``path``."""
     try:
-        os.removexattr(fd, _PAUSED)
-    except OSError as error:
-        log.debug(__name__, "the mark of its pause stays: %s", error)
+        return now < float(_get(path, _KEPT) or 0)
+    except ValueError:
+        return False
 
 
 def is_paused(path: str) -> bool:
     """Whether that was said of the agent at ``path``."""
     return _get(path, _PAUSED) == b"1"
+
+
+def _mark_state(fd: int, attribute: str, holds: bool) -> None:
+    if holds:
+        _set(fd, attribute, "1")
+        return
+    try:
+        os.removexattr(fd, attribute)
+    except OSError as error:
+        log.debug(__name__, "%s stays: %s", attribute, error)
 
 
 def _set(where: int | str, attribute: str, value: str) -> bool:

@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from agentres.kernel import mounts
 from agentres.kernel.cgroup import Cgroup
@@ -28,10 +28,6 @@ _END = b"\0\0"
 
 _MOUNTS_MAX = 16384
 """Bytes that are told of them: the pipe takes four times as many while nobody reads."""
-
-RUN = "AGENTRES_RUN"
-"""The variable of the agent's environment that says to which run a process belongs, by the run's id."""
-
 
 OOM_SCORE_ADJ = 200
 """Added to the agent's oom_score_adj (proc_pid_oom_score_adj(5)), in thousandths of the host's memory."""
@@ -69,6 +65,8 @@ class Plan(Record):
     view: int = -1
     # Who has asked for it from elsewhere: what a process has from its parent it then has from there.
     caller: Caller | None = None
+    # The CPUs of its affinity; None: the caller's.
+    cpus: Collection[int] | None = None
     # Capabilities that it is not to have, by number.
     dropped: Sequence[int] = ()
 
@@ -162,6 +160,9 @@ def _become(plan: Plan, procs: int, ready: int, gate: int, report: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if plan.nofile is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (plan.nofile, plan.nofile))
+        step = "cpus"
+        if plan.cpus is not None:
+            os.sched_setaffinity(0, plan.cpus)
         step = "oom"
         _put_first_for_oom()
         step = "network"
@@ -214,7 +215,9 @@ def _put_first_for_oom() -> None:
     """Where the host runs out of memory the kernel takes this process, and what it starts, before those beside it, and before us."""
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_RDWR)
-    except OSError:  # a /proc that nobody may write: it is killed in the order of all others
+    except (
+        OSError
+    ):  # a /proc that nobody may write: it is killed in the order of all others, as is told
         return
     adj = min(int(os.read(fd, 16)) + OOM_SCORE_ADJ, 1000)
     os.pwrite(fd, str(adj).encode(), 0)
@@ -251,6 +254,7 @@ def _failure(step: str, number: int, detail: str, plan: Plan) -> SetupError:
     what = {
         "cgroup": "cannot join the agent's cgroup",
         "rlimits": "cannot set the agent's rlimits",
+        "cpus": "cannot bind the agent to its CPUs",
         "oom": "cannot have the agent killed before others where the host runs out of memory",
         "network": "cannot give the agent a network of its own",
         "walls": "cannot isolate the agent",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from agentres.kernel import process, registry
+from agentres.kernel import host, process, registry
 from agentres.kernel.systemd import PREFIX, SLICE, UNIT_PREFIX
 from agentres.model import log
 from agentres.model.figures import one_of, parse_cores, parse_limit
@@ -63,7 +63,9 @@ def _claim(home: str, orphan: bool, now: float) -> Claim:
         orphan, said = True, registry.ClaimMark()
     limit = parse_limit(_read(f"{agent}/memory.max"))
     current = int(_read(f"{agent}/memory.current"))
-    use = max(0, current - one_of(_read(f"{agent}/memory.stat"), b"inactive_file"))
+    stat = _read(f"{agent}/memory.stat")
+    use = max(0, current - one_of(stat, b"inactive_file"))
+    swap, swapped = _swap(agent, stat, now)
     # What is asked for, not whether all tasks have stopped by now: nobody is to be frozen twice.
     frozen = _read(f"{agent}/cgroup.freeze") == b"1\n" and (orphan or not registry.is_paused(agent))
     return Claim(
@@ -79,9 +81,27 @@ def _claim(home: str, orphan: bool, now: float) -> Claim:
         frozen,
         said.most,
         orphan,
+        swap,
+        swapped,
+        swap > 0 and registry.is_idle(agent),
         # The last of an elastic limit is not reached, and covers it.
         0 if said.most else max(0, int(_read(f"{home}/memory.current")) - current),
     )
+
+
+def _swap(agent: str, stat: bytes, now: float) -> tuple[int, int]:
+    """The bytes of the agent that may still go to swap, and those that are there alone."""
+    try:
+        limit = _read(f"{agent}/memory.swap.max")
+        if limit == b"0\n":  # nearly all have none
+            return 0, 0
+        current = int(_read(f"{agent}/memory.swap.current"))
+        cached = one_of(stat, b"swapcached")  # in swap, and in memory as well
+    except (FileNotFoundError, ValueError):  # a kernel without swap
+        return 0, 0
+    most = parse_limit(limit)
+    left = host.swap_free() if most is None else min(most - current, host.swap_free())
+    return 0 if registry.keeps(agent, now) else max(0, left), max(0, current - cached)
 
 
 def thaw(path: str) -> None:
@@ -110,18 +130,14 @@ def _init() -> str:
     return own.removesuffix("/init.scope") if own.endswith("/init.scope") else ""
 
 
-def budget(path: str, host: int, share: float) -> Budget:
-    """What all agents of the slice at ``path`` may have, of a host with ``host`` bytes.
+def budget(path: str, memory: int, share: float) -> Budget:
+    """What all agents of the slice at ``path`` may have, of a host with ``memory`` bytes.
 
     That is ``share`` of it, or what the kernel holds the slice or a cgroup above it to, if that is less.
     In whole pages, as the kernel has limits.
     """
-    most, by = page_align(int(host * share), PAGE), ""
-    for above in _upward(path):
-        limit = _limit(f"{above}/memory.max", parse_limit)
-        if limit is not None and limit <= most:
-            most, by = limit, above
-    return Budget(host, share, most, by)
+    most, by = _held(path, "memory.max", parse_limit, page_align(int(memory * share), PAGE))
+    return Budget(memory, share, most, by)
 
 
 def cores(path: str) -> float | None:
@@ -131,20 +147,22 @@ def cores(path: str) -> float | None:
 
 def cpu_budget(path: str, cpus: int, share: float) -> tuple[float, str]:
     """:func:`budget` in cores, and the cgroup that the kernel holds it with; empty: none."""
-    most, by = cpus * share, ""
-    for above in _upward(path):
-        limit = cores(above)
-        if limit is not None and limit <= most:
-            most, by = limit, above
-    return most, by
+    return _held(path, "cpu.max", parse_cores, cpus * share)
 
 
-def _upward(path: str) -> Iterator[str]:
-    """The cgroup at ``path`` and all above it; where it is still to be made, those above it alone."""
+def _held(path: str, file: str, parse: Callable[[bytes], T | None], most: T) -> tuple[T, str]:
+    """What the cgroup at ``path`` may have, ``most`` or less, and which of it and those above holds it to that; empty: none.
+
+    Where it is still to be made those above it count alone.
+    """
+    by = ""
     while len(path) > 1:
         if os.path.exists(f"{path}/cgroup.controllers"):
-            yield path
+            limit = _limit(f"{path}/{file}", parse)
+            if limit is not None and limit <= most:
+                most, by = limit, path
         path = os.path.dirname(path)
+    return most, by
 
 
 def _limit(file: str, parse: Callable[[bytes], T | None]) -> T | None:

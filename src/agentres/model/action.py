@@ -10,7 +10,7 @@ from agentres.model.record import Record
 class Action(Record):
     """Something that was done, as the history keeps it (docs/history.md).
 
-    ``kind`` is raise, lower, predict, set, trim, throttle, release, freeze, thaw, pace or refuse; the limit of ``resource`` was
+    ``kind`` is raise, lower, predict, set, trim, throttle, reclaim, release, freeze, thaw, pace or refuse; the limit of ``resource`` was
     ``before`` and is ``after``, None where there is none; by which ``rule``, and ``why`` in words.  ``time`` is unix
     time, ``took`` seconds.
     """
@@ -37,17 +37,3 @@ class Action(Record):
     ) -> Action:
         """What has just been done."""
         return cls(kind, resource, before, after, rule, why, time.time(), took)
-
-    @classmethod
-    def since(
-        cls,
-        began: float,
-        kind: str,
-        resource: str,
-        before: float | None,
-        after: float | None,
-        rule: str,
-        why: str,
-    ) -> Action:
-        """What was begun at that time of the monotonic clock, and has just been done."""
-        return cls.now(kind, resource, before, after, rule, why, time.monotonic() - began)

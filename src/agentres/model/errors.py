@@ -45,6 +45,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def shortened(text: str, most: int) -> str:
+    """The text, with at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def printable_path(path: str) -> str:
+    """A cgroup's path, fit for a line: an agent that may make cgroups makes 4096 characters of it."""
+    text = printable(path)
+    return text if len(text) <= 200 else f"…{text[-199:]}"
+
+
 def describe(error: BaseException) -> str:
     """An exception of somebody else's code in one line, and where it came from."""
     import traceback  # here: it is large, and few ever need it

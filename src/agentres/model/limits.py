@@ -20,8 +20,10 @@ from agentres.model.units import (
     MAX,
     PRIORITY_MAX,
     UnitError,
+    counted,
     format_rate,
     format_size,
+    parse_choice,
     parse_count,
     parse_cpu,
     parse_rate,
@@ -171,6 +173,12 @@ class NetworkMax(Record):
         return ControlLine(NETWORK, f"in={self.net_in} out={self.net_out} loopback={self.loopback}")
 
 
+OOM_GROUP = "memory.oom.group"
+"""The control file that goes with the limit on memory."""
+
+CPUSET = "cpuset.cpus"
+"""The control file of the CPUs that an agent is bound to."""
+
 NETWORK = "network"
 """What stands for the control file that the network's rates would have."""
 
@@ -180,6 +188,8 @@ class Limits(Record):
 
     # Cores.
     cpu: float | Max | None = None
+    # How many CPUs, or a list of them as the kernel writes it.
+    cpuset: int | str | None = None
     # Bytes.
     memory: int | Max | None = None
     swap: int | Max | None = None
@@ -215,10 +225,12 @@ class Limits(Record):
                 # helps over the time until the limit is raised.  Over many periods cpu.max holds as
                 # before.  Linux 5.14; the kernel takes no more than the quota, so it comes second.
                 lines.append(ControlLine("cpu.max.burst", text.split()[0], optional=True))
+        if self.cpus:
+            lines.append(ControlLine(CPUSET, self.cpus))
         if self.memory is not None:
             # One process is killed, not all of them: a tool call that grows too large must not
             # take the agent and its context with it.
-            lines.append(ControlLine("memory.oom.group", "0"))
+            lines.append(ControlLine(OOM_GROUP, "0"))
             lines.append(ControlLine("memory.max", str(self.memory)))
         if self.swap is not None:
             lines.append(ControlLine("memory.swap.max", str(self.swap)))
@@ -226,6 +238,11 @@ class Limits(Record):
             lines.append(ControlLine("pids.max", str(self.pids)))
         lines.extend(rates.line() for rates in io_max)
         return lines
+
+    @property
+    def cpus(self) -> str:
+        """The list of CPUs that it is bound to; empty: to none, or they are still to be chosen."""
+        return self.cpuset if isinstance(self.cpuset, str) and self.cpuset != MAX else ""
 
     @property
     def network(self) -> NetworkMax | None:
@@ -368,8 +385,14 @@ def _cores(cores: float) -> str:
     return f"{cores:g} cores"
 
 
+def _parse_cpuset(text: str, host: Host) -> int | str:
+    from agentres.model.cpus import parse_cpuset  # few agents are bound to CPUs
+
+    return parse_cpuset(text)
+
+
 def _one_of(words: tuple[str, ...]) -> Written:
-    return Written(lambda text, host: text, 0, str, choices=words)
+    return Written(lambda text, host: parse_choice(text, words), 0, str, choices=words)
 
 
 _RATE = Written(
@@ -385,6 +408,7 @@ WRITTEN: Mapping[str, Written] = MappingProxyType(
             lambda text, host: parse_cpu(text), CPU_MIN, _cores, lambda host: host.cpus, CPU_START, "0.5:4",
             file="cpu.max", resource="cpu", unit="cores",
         ),
+        "cpuset": Written(_parse_cpuset, 1, lambda n: counted(int(n), "CPU"), lambda host: host.cpus, file=CPUSET),
         "memory": Written(
             lambda text, host: parse_size(text, host.memory), MEMORY_MIN, format_size,
             lambda host: host.memory, MEMORY_START, "256M:2G",
@@ -454,10 +478,7 @@ def _device(key: str, text: str) -> tuple[str, str]:
 def _limit(written: Written, text: str, host: Host) -> tuple[Any, Range | None]:
     """What is written first, and between what it moves; UnitError."""
     if written.choices:
-        if text not in written.choices:
-            *others, last = written.choices
-            raise UnitError(f"expected {', '.join(others)} or {last}")
-        return text, None
+        return written.parse(text, host), None
     low, colon, high = text.partition(":")
     if not colon:
         return (MAX if text == MAX and written.unlimited else _value(written, text, host)), None
@@ -494,6 +515,8 @@ def _end(written: Written, text: str, host: Host) -> Any:
 
 def _value(written: Written, text: str, host: Host) -> Any:
     value = written.parse(text, host)
+    if isinstance(value, str):  # a list: its CPUs have numbers, and no size
+        return value
     if value < written.least:
         what = (
             "must be above 0"
@@ -525,9 +548,14 @@ HINTS = ("PYTHON_CPU_COUNT", "OMP_NUM_THREADS", "GOMAXPROCS", "RAYON_NUM_THREADS
 
 
 def cpu_hints(limits: Limits, cpus: int) -> dict[str, str]:
-    """What tells runtimes how many processors the limit on CPU comes to at the most; empty where it is no less than the host's."""
+    """What tells runtimes how many processors the limits come to at the most; empty where that is no less than the host's."""
     between = limits.ranges.get("cpu")
     most = limits.cpu if between is None else between.most
-    if not isinstance(most, (int, float)) or most > cpus - 1:
-        return {}
-    return dict.fromkeys(HINTS, str(max(1, -int(-most // 1))))
+    found = cpus
+    if limits.cpus:
+        from agentres.model.cpus import count
+
+        found = count(limits.cpus)
+    if isinstance(most, (int, float)):
+        found = min(found, max(1, -int(-most // 1)))
+    return dict.fromkeys(HINTS, str(found)) if found < cpus else {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 from agentres.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Final, Literal
 
     Max = Literal["max"]
@@ -98,6 +99,14 @@ def parse_cpu(text: str) -> float:
     expected = "cores such as 1.5, or percent of one core such as 150%"
     percent = text.endswith("%")
     return _number(text[:-1] if percent else text, expected) / (100 if percent else 1)
+
+
+def parse_choice(text: str, words: Sequence[str]) -> str:
+    """One of these words."""
+    if text not in words:
+        *others, last = words
+        raise UnitError(f"expected {', '.join(others)} or {last}")
+    return text
 
 
 def parse_duration(text: str) -> float:

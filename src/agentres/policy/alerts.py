@@ -367,6 +367,8 @@ def message(alert: Alert, subject: str) -> str:
         return f"{_HAPPENED[rule.resource]} in {subject}" + (
             f", {alert.value:.10g} times" if alert.value > 1 else ""
         )
+    if rule.resource == "space":
+        return f"a file system that {subject} writes to is {alert.value:.1%} full"
     what = f"{rule.resource.replace('_', ' ')} of {subject}"
     unit = RESOURCES[rule.resource].unit
     value = show(alert.value, unit)
@@ -429,12 +431,14 @@ DEFAULT_RULES = (
     *(_level_rule("network", of, 100e6, duration=10) for of in ("agent", "host")),
     _level_rule("fds", "agent", 1000, duration=5),
     Rule("nofile", "nofile", "agent", ((Severity.WARNING, 0.80),), relative=True),
+    Rule("space", "space", "agent", ((Severity.WARNING, 0.90), (Severity.CRITICAL, 0.97))),
     *(
         _event_rule(resource, "agent", Severity.EMERGENCY)
         for resource in ("oom_kill", "fork_refused", "drift", "escaped")
     ),
     _event_rule("starved", "agent", Severity.WARNING, keep_firing_for=5),
     _event_rule("frozen", "agent", Severity.CRITICAL, keep_firing_for=0),
+    _event_rule("frozen", "agent", Severity.EMERGENCY, 0).but(name="frozen_long", duration=3600),
     _event_rule("stalled", "agent", Severity.CRITICAL, keep_firing_for=0),
     _event_rule("unreadable", "agent", Severity.INFO),
     *(_event_rule(resource, "agent", Severity.WARNING) for resource in ("history", "handlers")),

@@ -49,6 +49,11 @@ class Claim(Record):
     most: int = 0
     # Its supervisor is gone, or has never said what it claims: nothing can be asked of it.
     orphan: bool = False
+    # What may still go from memory to swap, and what has gone there.
+    swap: int = 0
+    swapped: int = 0
+    # It has not run for a while.
+    idle: bool = False
     # What watches it and tells of its alerts, where its limit leaves no room for that.
     beside: int = 0
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 AGENTS = 100
 """How many agents a user may have at once, where nothing is said."""
 
-CAPPED = ("cpu", "memory", "swap", "pids", *DISKS, "nofile", "net_in", "net_out")
+CAPPED = ("cpu", "cpuset", "memory", "swap", "pids", *DISKS, "nofile", "net_in", "net_out")
 """The limits that a ceiling may name."""
 
 
@@ -153,9 +153,14 @@ def _capped(
         return min(value, top) if value != MAX else top
     if value is None or (value == MAX and not asked):
         return top
-    if value == MAX or value > top:
+    figure = value
+    if key == "cpuset" and value != MAX:
+        from agentres.model.cpus import count
+
+        figure = count(value)
+    if value == MAX or figure > top:
         if asked:
-            raise _above(key, value, top, allowed)
+            raise _above(key, figure, top, allowed)
         return top
     return value
 
@@ -180,5 +185,6 @@ def no_ceilings(limits: Mapping[str, str], host: Host) -> Sequence[str]:
     return [
         key
         for key, text in limits.items()
-        if ":" in text or text == MAX or "=" in text or _value(key, text, host) == MAX
+        # A list of CPUs is none either: it says which, not how many.
+        if ":" in text or "=" in text or isinstance(_value(key, text, host), str)
     ]

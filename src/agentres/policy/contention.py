@@ -16,6 +16,9 @@ one is stuck       ranks above it, is not at its tripwire      EQUALS_WAIT, of h
 one is stuck       ranks below it, and its margin helps: it    trims are not enough; an equal after   freeze
                    keeps just the room to go on from           EQUALS_WAIT; not within THAWED_LEAST
                                                                of its thaw
+one is stuck       is frozen or idle, and may go to swap       where trims are not enough             reclaim
+one is stuck       ranks below it, and may go to swap          where that is not enough; an equal,    freeze
+                                                               and who is stuck itself, later
 one is stuck, and  is stuck itself, of lower priority: it      HUNGRY                                 freeze
 another gets on    would creep on to its hard limit
 all are stuck      is frozen, the highest first                FROZEN_LEAST                           thaw
@@ -24,11 +27,13 @@ all are stuck      is the lowest, and nobody is frozen         PATIENCE, then an
 none is stuck      has more than it uses and a margin: for a   at once, the lowest first              trim
                    budget that has shrunk, for a higher one
                    that would like room, for the next in line
-none above is      is frozen, the highest first                FROZEN_LEAST                           thaw
-stuck
-any                is frozen                                   FROZEN_MOST                            thaw
+none above is      is frozen, the highest first                FROZEN_LEAST, and once there is room  thaw
+stuck                                                          for what it has in swap
+any                is frozen                                   FROZEN_MOST; with memory in swap       thaw
+                                                               SWAPPED_MOST
 =================  ==========================================  =====================================  =========
 
+What an idle one hands back goes to swap while it may run: it is not frozen, and asked only by those above it and its equals.
 Where freezing would not help nobody is frozen: only by running can they give back what they use.  Who is released meets its
 hard limit: a process of it is killed, and why is told.
 
@@ -41,7 +46,7 @@ from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import format_size
 from agentres.policy.capacity import Budget, Claim, before, free, line, rank
 from agentres.policy.scaling import WORTH
-from agentres.policy.tripwire import ROOM
+from agentres.policy.tripwire import NEAR, ROOM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,9 +54,6 @@ if TYPE_CHECKING:
 
 MARGIN = 0.15
 """Of its use, what a trimmed agent keeps on top of it; :data:`ROOM` and some at the least."""
-
-NEAR = 4 << 20
-"""Bytes: who is as near to its tripwire is at it, as its use is read a moment later."""
 
 OVERDUE = 2.0
 """Seconds after which whoever can give is asked, not only the lowest: somebody does not do as it should."""
@@ -72,15 +74,21 @@ FROZEN_LEAST = 1.0
 FROZEN_MOST = 30.0
 """Seconds that an agent stays frozen at the most: what freezing it gave has been given."""
 
+SWAPPED_MOST = 300.0
+"""Likewise of one that has handed memory back: until others have ended it would find no room, and swap all the time."""
+
 THAWED_LEAST = 15.0
 """Seconds for which one that was thawed is not frozen again; more than PATIENCE, which would never end else.
 Of one that wants more the time is not known; it is left alone for HUNGRY seconds, and has little to give."""
 
 
 class Step(Record):
-    """What is to be done to the agent at ``path``: ``limit`` is what it is trimmed to, in bytes."""
+    """What is to be done to the agent at ``path``: ``limit`` is what it is trimmed to, in bytes.
 
-    kind: Literal["trim", "freeze", "thaw", "release"]
+    To reclaim is to have it use so much less that this can be.
+    """
+
+    kind: Literal["trim", "reclaim", "freeze", "thaw", "release"]
     path: str
     why: str
     limit: int = 0
@@ -134,27 +142,46 @@ def decide(budget: Budget, claims: Iterable[Claim], now: float) -> list[Step]:
     ]
     if short:
         steps += _relieve(short[0], running, left, now)
-        # Nobody gets on: each that is not frozen is stuck, and what is free helps none of them.
-        if len(short) == len(running) and min(_wants(short[0]), ROOM) > left:
+        swaps, waits = _swap_out(short[0], ordered, steps, left, now)
+        steps += swaps
+        # Nobody gets on: each that is not frozen is stuck, and neither what is free nor what goes to swap helps any of them.
+        if not waits and len(short) == len(running) and min(_wants(short[0]), ROOM) > left:
             since = max(claim.since for claim in short)
             for claim in ordered:  # until nobody hopes any more that it goes on
                 if claim.frozen and claim.since and not claim.orphan and _deaf(claim, now):
-                    since = max(since, claim.since + 2 * FROZEN_MOST)
+                    since = max(since, claim.since + 2 * _frozen_most(claim))
             if frozen:
                 return steps + _thaw(frozen[:1], now, FROZEN_LEAST, since, "nobody else gets on")
             return steps + _release(budget, short, len(ordered) - 1, now - since)
     else:
         steps += _make_way(budget, claims, running, left)
+    left -= sum(max(_swapped_in(claim), _wants(claim)) for claim in running)
     for claim in frozen:
-        if not short or before(claim, short[0]):
+        if before(claim, short[0]) if short else _fits(claim, running, left):
             why = "nobody above it is short of memory"
             return steps + _thaw([claim], now, FROZEN_LEAST, claim.since, why)
-    return steps + _thaw(frozen[:1], now, FROZEN_MOST, 0.0, "it was frozen for long enough")
+    long = [claim for claim in frozen if now - claim.since >= _frozen_most(claim)]
+    return steps + [Step("thaw", claim.path, "it was frozen for long enough") for claim in long[:1]]
+
+
+def _swapped_in(claim: Claim) -> int:
+    """The bytes that it takes on top of its limit when it uses again what it has in swap."""
+    return min(claim.swapped, max(0, claim.most - (claim.limit or 0)))
+
+
+def _fits(claim: Claim, running: list[Claim], left: int) -> bool:
+    """Whether a frozen one finds the room that it had; where nobody runs it goes on in what there is."""
+    return not running or _swapped_in(claim) <= max(left, ROOM)
+
+
+def _frozen_most(claim: Claim) -> float:
+    """Seconds that it stays frozen at the most."""
+    return SWAPPED_MOST if claim.swapped > ROOM else FROZEN_MOST
 
 
 def _deaf(claim: Claim, now: float) -> bool:
     """Whether nobody thaws it when that is asked for: another froze it, or its supervisor does not run."""
-    return claim.orphan or claim.since == 0 or now - claim.since >= 2 * FROZEN_MOST
+    return claim.orphan or claim.since == 0 or now - claim.since >= 2 * _frozen_most(claim)
 
 
 def _wants(claim: Claim) -> int:
@@ -220,6 +247,41 @@ def _freeze(asked: list[Claim], top: Claim, needed: int, now: float) -> list[Ste
             steps.append(Step("freeze", claim.path, why, _held(claim)))
             given += gives
     return steps if given >= min(needed, ROOM) else []
+
+
+def _swap_out(
+    top: Claim, ordered: list[Claim], steps: list[Step], left: int, now: float
+) -> tuple[list[Step], bool]:
+    """What goes to swap for the one that is stuck, where ``steps`` are not enough; and whether something does, now or later."""
+    keeps = {step.path: step.limit for step in steps if step.limit}
+    given = {claim.path: _gives(claim, keeps[claim.path]) for claim in ordered if claim.path in keeps}  # fmt: skip
+    needed = _wants(top) - left - sum(given.values())
+    may = [
+        claim
+        for claim in reversed(ordered)
+        if claim.swap and claim is not top and _gives(claim, _emptied(claim))
+    ]
+    if needed <= 0 or not may:
+        return [], False
+    why = f"{top.name} wants {format_size(top.wants)}"
+    for claim in may:
+        rests = claim.idle and claim.priority <= top.priority and not claim.wants
+        if claim.limit is not None and (claim.frozen or rests):
+            # A tenth less at the least, or the lower limit is not worth a write.
+            aim = min(claim.limit - needed, int(WORTH * claim.limit) - NEAR)
+            return [Step("reclaim", claim.path, why, max(_emptied(claim), aim))], True
+    below = [claim for claim in may if before(top, claim) and not claim.frozen]
+    stops = []
+    gained = 0
+    for claim in below:
+        rest = HUNGRY if claim.wants else THAWED_LEAST
+        wait = EQUALS_WAIT if claim.priority == top.priority else 0.0
+        if gained < needed and now - claim.since >= rest and now - top.since >= wait:
+            stops.append(Step("freeze", claim.path, why, _held(claim)))
+            gained += _gives(claim, _emptied(claim))
+    enough = min(needed, ROOM)
+    hoped = sum(_gives(claim, _emptied(claim)) for claim in below)
+    return stops if gained >= enough else [], hoped >= enough
 
 
 def _creeps(claim: Claim, top: Claim, now: float) -> bool:
@@ -296,6 +358,11 @@ def _bare(claim: Claim) -> int:
 def _held(claim: Claim) -> int:
     """What a frozen agent keeps: enough to be thawed into."""
     return max(claim.use + ROOM, claim.least)
+
+
+def _emptied(claim: Claim) -> int:
+    """What it keeps when all that may has gone to swap."""
+    return max(claim.use - claim.swap + ROOM, claim.least)
 
 
 def _gives(claim: Claim, keeps: int) -> int:

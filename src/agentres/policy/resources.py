@@ -114,6 +114,7 @@ RESOURCES = {
     "nofile": Resource(
         "count", LEVEL, "fds", lambda at: at.fds_most, lambda at: at.nofile_limit, ("agent",)
     ),
+    "space": Resource("fraction", LEVEL, OWN, of=("agent",)),
     "load": Resource(
         "count", LEVEL, "load", lambda at: at.load1, lambda at: at.cpu_limit, ("host",)
     ),
@@ -135,7 +136,8 @@ RESOURCES = {
 }
 """Every resource by the name that rules use.
 
-``network`` leaves loopback out.  ``nofile`` are the open files of the one process that has the most.  ``drift`` is how many limits stand rewritten by somebody else, ``escaped`` how many of its processes live outside of its cgroup; ``unreadable``,
+``network`` leaves loopback out.  ``nofile`` are the open files of the one process that has the most.  ``space`` is
+what is used of the fullest file system that it writes to.  ``drift`` is how many limits stand rewritten by somebody else, ``escaped`` how many of its processes live outside of its cgroup; ``unreadable``,
 ``history`` and ``handlers`` are our own trouble: control files that vanished or hold garbage, a history
 that cannot be written, alerts that a handler did not take.  ``starved`` is 1 while an agent needs memory
 that the budget has not, ``frozen`` while its processes do not run (cgroup.freeze), ``stalled`` while all of them wait for memory that nobody gives or takes back.

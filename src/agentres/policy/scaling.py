@@ -23,7 +23,7 @@ from agentres.model.limits import written
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import NEVER, format_duration
 from agentres.policy.alerts import show
-from agentres.policy.tripwire import ROOM
+from agentres.policy.tripwire import NEAR, ROOM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,7 +171,9 @@ class Scaler:
             self._high = seen
             if self._settle is not None:  # it still rises
                 self._settle = max(self._settle, now + SETTLE)
-        if height is not None and (felt or use >= height):
+        # Who waits for a raise of memory waits on while the kernel holds it at the tripwire, or has it swap there.
+        near = NEAR if self._memory and self._wants < NEVER else 0
+        if height is not None and (felt or use >= height - near):
             return self._raise(now, use, limit, felt, felt or event or self._hard)
         self._wants = NEVER
         if self._settle is not None and now >= self._settle:

@@ -19,6 +19,9 @@ was seen of an agent.  A limit that is not higher than this is raised at the fir
 lowered so far that less than a quarter of this could be used before the next raise; a range that ends
 below has no room to be elastic in."""
 
+NEAR = 4 << 20
+"""Bytes: who is as near to its tripwire is at it: its use is read a moment later, and where it has swap some goes there."""
+
 SLACK = 1 << 20
 """Bytes: by less than this it is not moved, each move being a system call."""
 

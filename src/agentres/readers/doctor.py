@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from agentres.model.limits import NETWORK
+from agentres.model.limits import NETWORK, OOM_GROUP, WRITTEN
 from agentres.model.units import format_size
 from agentres.readers.probe import Facts
 
@@ -22,12 +22,12 @@ IO_DROP_IN = (
 """What makes user managers delegate io (systemd.resource-control(5), Delegate=)."""
 
 _FILES = {
-    "cpu.max": "CPU time",
-    "memory.max": "memory",
-    "memory.swap.max": "swap",
-    "memory.oom.group": "one victim per OOM kill",
-    "pids.max": "processes",
-    "io.max": "disk rates",
+    WRITTEN["cpu"].file: "CPU time",
+    WRITTEN["memory"].file: "memory",
+    WRITTEN["swap"].file: "swap",
+    OOM_GROUP: "one victim per OOM kill",
+    WRITTEN["pids"].file: "processes",
+    WRITTEN["io_read"].file: "disk rates",
     NETWORK: "network rates",
 }
 

@@ -171,16 +171,11 @@ class Fleet:
     def _alerts(self) -> tuple[list[AlertRow], dict[str, str], str]:
         """Those that are open, the cgroup of each run that has not ended, and why they cannot be had."""
         try:
-            store = self._history()
+            with self._history() as store:
+                runs = store.runs(of="agent", since=self._now())
+                return store.alerts(open_only=True), {run.id: run.cgroup for run in runs}, ""
         except AgentresError as error:
             return [], {}, str(error)
-        try:
-            runs = store.runs(of="agent", since=self._now())
-            return store.alerts(open_only=True), {run.id: run.cgroup for run in runs}, ""
-        except AgentresError as error:
-            return [], {}, str(error)
-        finally:
-            store.close()
 
 
 @dataclass(slots=True)

@@ -109,19 +109,10 @@ _EVENTS: dict[tuple[str, ...], str] = {
 }
 
 _OF_BOTH = (
-    Series(
-        "cpu_seconds_total",
-        "CPU time used, by mode: user or system.",
-        _each({("user",): "user_usec", ("system",): "system_usec"}, _USEC),
-        ("mode",),
-    ),
+    Series("cpu_seconds_total", "CPU time used, by mode: user or system.", _each({("user",): "user_usec", ("system",): "system_usec"}, _USEC), ("mode",)),
     Series("cpu_limit_cores", "CPU that may be used, in cores.", _one("cpu_limit")),
     Series("memory_current_bytes", "Memory in use.", _one("memory_current")),
-    Series(
-        "memory_working_set_bytes",
-        "Memory in use that cannot simply be dropped.",
-        _one("working_set"),
-    ),
+    Series("memory_working_set_bytes", "Memory in use that cannot simply be dropped.", _one("working_set")),
     Series("memory_limit_bytes", "Memory that may be used.", _one("memory_limit")),
     Series("swap_current_bytes", "Swap in use.", _one("swap_current")),
     Series("disk_read_bytes_total", "Bytes read, by disk.", _disk(0), ("device",)),
@@ -135,77 +126,39 @@ _OF_BOTH = (
     Series("network_receive_drop_total", "Packets not received.", _one("rx_dropped_packets")),
     Series("network_transmit_drop_total", "Packets not sent.", _one("tx_dropped_packets")),
     Series("open_files", "Open files of all processes.", _one("fds")),
-    Series(
-        "pressure_seconds_total",
-        "Time in which some or all (full) tasks waited for the resource: PSI.",
-        _each(_PRESSURE, _USEC),
-        ("resource", "kind"),
-    ),
-)
+    Series("pressure_seconds_total", "Time in which some or all (full) tasks waited for the resource: PSI.", _each(_PRESSURE, _USEC), ("resource", "kind")),
+)  # fmt: skip  # a table
 
 OF_AGENT = (
     *_OF_BOTH,
     *(
-        Series(f"network_{way}_{what}_total", f"{word} {words}", _one(f"{of}_{field}"))
+        Series(f"network_{way}_{what}_total", f"{word} {words}", _one(f"{of}_{what}"))
         for way, word, of in (("receive", "Received", "rx"), ("transmit", "Sent", "tx"))
-        for what, words, field in (
-            ("dropped_bytes", "too fast for the limit, and lost.", "dropped_bytes"),
-            ("delayed_bytes", "ahead of the limit, and held back.", "delayed_bytes"),
-            ("delayed_packets", "likewise, in packets.", "delayed_packets"),
-            ("loopback_bytes", "over loopback, where that is free.", "loopback_bytes"),
-            ("loopback_packets", "likewise, in packets.", "loopback_packets"),
+        for what, words in (
+            ("dropped_bytes", "too fast for the limit, and lost."),
+            ("delayed_bytes", "ahead of the limit, and held back."),
+            ("delayed_packets", "likewise, in packets."),
+            ("loopback_bytes", "over loopback, where that is free."),
+            ("loopback_packets", "likewise, in packets."),
         )
     ),
-    Series(
-        "network_receive_limit_bytes",
-        "Bytes a second that may be received.",
-        _one("net_in_limit"),
-    ),
-    Series(
-        "network_transmit_limit_bytes", "Bytes a second that may be sent.", _one("net_out_limit")
-    ),
-    Series(
-        "disk_fetched_bytes_total",
-        "Bytes that its processes read from disks, whoever is billed for it.",
-        _one("read_bytes"),
-    ),
-    Series(
-        "disk_dirtied_bytes_total",
-        "Bytes that its processes wrote to files on disks, whoever is billed for it.",
-        _one("dirtied_bytes"),
-    ),
-    Series(
-        "disk_unbilled_bytes_total",
-        "Of these: on a disk, and not among the bytes written by disk.",
-        _one("unbilled_bytes"),
-    ),
+    Series("network_receive_limit_bytes", "Bytes a second that may be received.", _one("net_in_limit")),
+    Series("network_transmit_limit_bytes", "Bytes a second that may be sent.", _one("net_out_limit")),
+    Series("disk_fetched_bytes_total", "Bytes that its processes read from disks, whoever is billed for it.", _one("read_bytes")),
+    Series("disk_dirtied_bytes_total", "Bytes that its processes wrote to files on disks, whoever is billed for it.", _one("dirtied_bytes")),
+    Series("disk_unbilled_bytes_total", "Of these: on a disk, and not among the bytes written by disk.", _one("unbilled_bytes")),
     Series("cpu_periods_total", "Periods in which the CPU limit counted.", _one("nr_periods")),
     Series("cpu_throttled_periods_total", "Periods cut by the limit.", _one("nr_throttled")),
-    Series(
-        "cpu_throttled_seconds_total",
-        "Time that tasks were kept from running by the CPU limit.",
-        _one("throttled_usec", _USEC),
-    ),
+    Series("cpu_throttled_seconds_total", "Time that tasks were kept from running by the CPU limit.", _one("throttled_usec", _USEC)),
     Series("memory_peak_bytes", "The most memory that was in use.", _one("memory_peak")),
-    Series(
-        "memory_events_total",
-        "Times at memory.high, at memory.max, and out of memory (oom): memory.events.",
-        _each(_EVENTS),
-        ("event",),
-    ),
-    Series(
-        "process_open_files",
-        "Open files of the process that has the most.",
-        _one("fds_most"),
-    ),
-    Series(
-        "process_open_files_limit", "Open files that each process may have.", _one("nofile_limit")
-    ),
+    Series("memory_events_total", "Times at memory.high, at memory.max, and out of memory (oom): memory.events.", _each(_EVENTS), ("event",)),
+    Series("process_open_files", "Open files of the process that has the most.", _one("fds_most")),
+    Series("process_open_files_limit", "Open files that each process may have.", _one("nofile_limit")),
     Series("oom_kills_total", "Processes killed for memory.", _one("memory_oom_kill")),
     Series("tasks", "Processes and their threads.", _one("pids_current")),
     Series("tasks_limit", "Processes and threads that there may be.", _one("pids_limit")),
     Series("forks_refused_total", "Forks refused by the tasks limit.", _one("pids_max_events")),
-)
+)  # fmt: skip  # a table
 """The metrics of each agent, all from its cgroup."""
 
 OF_HOST = (
@@ -215,30 +168,17 @@ OF_HOST = (
         Series(f"load{minutes}", f"Load average over {minutes} min.", _one(f"load{minutes}"))
         for minutes in (1, 5, 15)
     ),
-)
+)  # fmt: skip  # a table
 """The metrics of the host."""
 
 STATES = ("running", "throttled", "frozen", "waiting")
 """What :attr:`agentres.policy.capacity.Claim.state` may be."""
 
 OF_CLAIM = (
-    Series(
-        "priority",
-        "The weight that tells who goes first; 100 is normal.",
-        lambda claim: [((), claim.priority)],
-    ),
-    Series(
-        "state",
-        "1 for the state that the agent is in, else 0.",
-        lambda claim: [((state,), int(claim.state == state)) for state in STATES],
-        ("state",),
-    ),
-    Series(
-        "short_bytes",
-        "Memory that the agent waits for, on top of what it has.",
-        lambda claim: [((), max(0, claim.wants - claim.taken))],
-    ),
-)
+    Series("priority", "The weight that tells who goes first; 100 is normal.", lambda claim: [((), claim.priority)]),
+    Series("state", "1 for the state that the agent is in, else 0.", lambda claim: [((state,), int(claim.state == state)) for state in STATES], ("state",)),
+    Series("short_bytes", "Memory that the agent waits for, on top of what it has.", lambda claim: [((), max(0, claim.wants - claim.taken))]),
+)  # fmt: skip  # a table
 """The metrics of each agent that are about what it has of the budget."""
 
 AGENTS = Metric("agentres_agents", "gauge", "Agents that run.")
@@ -410,13 +350,10 @@ class AgentresCollector(Collector):
     def _alerts(self) -> Iterator[Family]:
         try:
             # Opened here: SQLite's connections are their thread's own, and scrapes come in many.
-            store = self._history()
-            try:
+            with self._history() as store:
                 rows = store.alerts(open_only=True)
                 self._raised.take(store)
                 self._acted.take(store)
-            finally:
-                store.close()
         except AgentresError as error:
             log.debug(__name__, "no alert metrics: %s", error)
             yield _family(READABLE, [((), 0)])

@@ -44,7 +44,7 @@ _LONGEST = 64 << 10
 """Bytes of the longest message that a viewer may send."""
 
 _PATIENCE = 1.0
-"""Seconds that a viewer's process may take to end: it has nothing that could be lost."""
+"""Seconds that a viewer's process may take to end, and its browser to say that it has hung up: nothing could be lost."""
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -170,7 +170,7 @@ class Dashboard:
             raise web.HTTPForbidden(text="Only the dashboard's own page may look.\n")
         if len(self._viewers) >= VIEWERS:
             raise web.HTTPServiceUnavailable(text=f"{VIEWERS} look already.\n")
-        websocket = web.WebSocketResponse(heartbeat=15, max_msg_size=_LONGEST)
+        websocket = web.WebSocketResponse(timeout=_PATIENCE, heartbeat=15, max_msg_size=_LONGEST)
         self._viewers.add(websocket)
         try:
             await self._serve(request, websocket)

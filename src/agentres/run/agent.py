@@ -68,6 +68,8 @@ class Request(Record):
     # Whether runtimes are told by the environment how many processors it may use.
     cpu_hint: bool = True
     cwd: str | None = None
+    # How many bytes it may add below which directory; empty: the one where it starts.
+    disk_space: tuple[str, int] | None = None
     environment: Mapping[str, str] = os.environ
     # Whether somebody gave the name: the history knows the agent by it then, else by its command.
     named: bool = True
@@ -83,6 +85,8 @@ class Request(Record):
     settings: Callable[[], Settings] | None = None
     # Where a limit was asked for (an option, a file), by its key.
     origins: Mapping[str, str] = MappingProxyType({})
+    # An open descriptor, which gets a line of JSON for each thing that happens to it (docs/events.md); -1: none.
+    events: int = -1
     # Told of every alert, each in a process of its own (docs/handlers.md).
     on_alert: tuple[Callable[[dict[str, Any]], object], ...] = ()
     # None: the agent is our own user's.

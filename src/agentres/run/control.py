@@ -16,6 +16,7 @@ import json
 from agentres.model.errors import AgentresError, UsageError
 from agentres.model.limits import DISKS, WRITTEN
 from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.units import MAX, NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +31,11 @@ SETTABLE = tuple(key for key in WRITTEN if key not in ("nofile", "net", "io_stri
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL where nothing is said."""
 
+FROZEN = 1800.0
+"""Seconds after which one that was frozen by command goes on, where nothing is said."""
+
 _GRACE_MAX = 86_400.0
+_FROZEN_MAX = 365 * 86_400.0
 _TEXTS_MAX = 64
 
 
@@ -89,6 +94,18 @@ def _grace(value: object) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
+def _frozen(value: object) -> float:
+    """For how many seconds; NEVER for until it is thawed."""
+    if value is None:
+        return FROZEN
+    if value == MAX:
+        return NEVER
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not good or not 0 < value <= _FROZEN_MAX:  # type: ignore[operator]
+        raise UsageError(f'expected "for": seconds, at most {_FROZEN_MAX:.0f}, or "max"')
+    return float(value)  # type: ignore[arg-type]
+
+
 def _limits(value: object) -> dict[str, str | list[str]]:
     if not isinstance(value, dict) or not value:
         raise UsageError('expected "limits": an object such as {"memory": "2G"}')
@@ -106,7 +123,7 @@ def _limits(value: object) -> dict[str, str | list[str]]:
 VERBS: Mapping[str, Mapping[str, Callable[[object], Any]]] = {
     "show": {},
     "set": {"limits": _limits},
-    "freeze": {},
+    "freeze": {"for": _frozen},
     "thaw": {},
     "stop": {"grace": _grace},
     "kill": {},

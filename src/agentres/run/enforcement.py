@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from agentres.model.errors import NotEnforceable
 from agentres.model.limits import (
+    CPUSET,
     EVERY_DISK,
+    OOM_GROUP,
+    WRITTEN,
     ControlLine,
     Limits,
     Refused,
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from agentres.kernel.delegation import Home
     from agentres.kernel.mounts import Mount
     from agentres.kernel.network import Network, Programs
+    from agentres.kernel.project import Quota
     from agentres.kernel.trampoline import Identity
     from agentres.policy.elastic import Terms
     from agentres.policy.settings import Settings
@@ -64,14 +68,15 @@ class Loaded:
 
 
 class Enforced(Record):
-    """What holds, what does not, how it moves, and who writes it from now on."""
+    """What holds, what does not, and how it moves."""
 
     written: list[ControlLine]
     missing: list[Refused]
     terms_for: Callable[[Settings], Terms]
-    actuator: Actuator
     # The disk rates that hold by pausing the agent, from the beginning.
     paced: tuple[str, ...] = ()
+    # The CPUs that its main process is let onto; None: those of ours.
+    affinity: Collection[int] | None = None
 
     def holds(self, file: str) -> bool:
         """Whether the limit of this control file was written."""
@@ -95,6 +100,14 @@ def enforce(
     missing = actuator.apply(lines)
     refused = {item.line for item in missing}
     missing = [item for item in missing if not item.line.optional]
+    tolerated, affinity = request.tolerated, None
+    if limits.cpus:
+        from agentres.run import pinning
+
+        affinity = pinning.bind(actuator, limits.cpus)
+        if actuator.bound:
+            tolerated |= {CPUSET}
+            missing = [pinning.loosely(item) for item in missing]
     if limits.limits_every_disk and not any(item.line.file == "io.max" for item in missing):
         own = identity.home if identity else request.environment.get("HOME", "/")
         # Those that an agent is likely to write to.
@@ -119,12 +132,9 @@ def enforce(
     for item in missing:
         # A rate for one device says nothing about mounts that have none.
         asked = bool(item.line.text) or request.every_disk_asked
-        if asked and not request.best_effort and item.line.file not in request.tolerated:
-            from agentres.run.explain import OPTIONS
-
-            option = OPTIONS[item.line.file]
+        if asked and not request.best_effort and item.line.file not in tolerated:
             raise NotEnforceable(
-                f"cannot enforce {option}: {item.why}",
+                f"cannot enforce {_options(item.line.file)}: {item.why}",
                 "`agentres doctor` tells how to get it, --best-effort runs without it",
             )
     lines = [line for line in lines if line not in refused]
@@ -142,7 +152,36 @@ def enforce(
             os.path.dirname(home.cgroup.path),
         )
 
-    return Enforced(lines, missing, terms_for, actuator, paced)
+    return Enforced(lines, missing, terms_for, paced, affinity)
+
+
+def _options(file: str) -> str:
+    """Those that a limit in this control file comes from."""
+    found = WRITTEN["memory"].file if file == OOM_GROUP else file
+    keys = (key for key, limit in WRITTEN.items() if limit.file == found)
+    return "/".join(f"--{key.replace('_', '-')}" for key in keys)
+
+
+def hold_space(
+    request: Request, home: Home, missing: list[Refused], early: Callable[[], None]
+) -> Quota | None:
+    """Have what the agent adds to a directory held by a quota; None: it is ``missing``.  NotEnforceable, UsageError.
+
+    ``early`` is called until it holds, and may raise.
+    """
+    from agentres.kernel.project import Quota
+
+    assert request.disk_space is not None
+    directory, size = request.disk_space
+    place = os.path.join(request.cwd or ".", directory)
+    caller = None if request.behalf is None else request.behalf.caller
+    try:
+        return Quota(place, size, home.agent.path, caller, early)
+    except NotEnforceable as error:
+        if not request.best_effort:
+            raise
+        missing.append(Refused(ControlLine("disk space", str(size)), error.message))
+        return None
 
 
 _NO_DISK = Refused(ControlLine("io.max", ""), "no disk is to be seen in /sys/block")

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from agentres.model.errors import exit_status, printable
+from agentres.model.errors import exit_status, printable, printable_path
 from agentres.model.limits import NETWORK, NETWORKS, ControlLine, Limits, Refused
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.stats import Escaped, OomKill, Running, Usage
@@ -16,25 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from agentres.kernel.project import Added
     from agentres.model.oom import Footprint
 
 SCHEMA = 1
 """The version of the JSON summary; it rises when a key changes its meaning or goes."""
 
-OPTIONS = {
-    "cpu.max": "--cpu",
-    "memory.max": "--memory",
-    "memory.oom.group": "--memory",
-    "memory.swap.max": "--swap",
-    "pids.max": "--pids",
-    "io.max": "--io-read/--io-write",
-    NETWORK: "--net-in/--net-out",
-}
-"""The option that a control file's limit comes from."""
-
-
 _NAMED = 5
-"""Of the processes that still ran so many are named."""
+"""Of many processes so many are named."""
 
 
 class Hit(Record):
@@ -80,6 +69,11 @@ class Outcome(Record):
     # What was in memory when its limit was met, None: it was not; by how many bytes each tmpfs of the host has grown meanwhile.
     footprint: Footprint | None = None
     grown: Mapping[str, int] = MappingProxyType({})
+    # What it was to add to a directory at the most, and has; None: there was no limit.
+    space: Added | None = None
+    # How many changes of each rule's alerts were told to nobody, and how many moves of limits, as there were too many.
+    alerts_left_out: Mapping[str, int] = MappingProxyType({})
+    moves_left_out: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -124,7 +118,9 @@ def hits(outcome: Outcome) -> list[Hit]:
 def _oom(outcome: Outcome) -> str:
     usage = outcome.usage
     killed = usage.memory_oom_kill or 0
-    victims = ", ".join(f"{kill.task} (pid {kill.pid})" for kill in outcome.oom_kills)
+    kills = outcome.oom_kills
+    count = killed if len(kills) > _NAMED else len(kills)  # only the last are known
+    victims = _first([f"{kill.task} (pid {kill.pid})" for kill in kills], ", ", count)
     if not victims and outcome.returncode == -signal.SIGKILL:
         victims = "very likely the main process, which SIGKILL ended"
     what = f"{_times(killed, 'process', 'processes')} killed for memory"
@@ -204,36 +200,64 @@ def summary(outcome: Outcome) -> list[str]:
         )
     if usage.pids_peak is not None:
         rows["processes"] = f"at most {usage.pids_peak} of {_range(limits, 'pids', str)}"
+    if outcome.space is not None:
+        rows["space"] = _space(outcome.space)
     lines += [f"  {name:9}  {text or 'not counted here'}" for name, text in rows.items()]
     lines += [f"  {name}: {why}" for name, why in outcome.unreadable.items()]
     if outcome.left:
         lines.append(f"  {_left(outcome.left)}")
     if outcome.escaped:
-        lines.append(f"  {_escaped(outcome.escaped)}")
+        count = _times(len(outcome.escaped), "process", "processes")
+        where = escaped(outcome.escaped, fate="left running")
+        lines.append(f"  {count} outside of its cgroup and limits: {where}")
     lines += [f"  {hit.text}" for hit in hits(outcome)] or [
         "  no limit on CPU, memory, processes or time was hit"
     ]
+    lines += [f"  {text}" for text in _left_out(outcome)]
+    return lines
+
+
+def _left_out(outcome: Outcome) -> list[str]:
+    """What was not told, or not kept, because there was too much of it."""
+    lines = []
+    if by_rule := outcome.alerts_left_out:
+        changes = _times(sum(by_rule.values()), "change")
+        rules = ", ".join(f"{rule} {number}" for rule, number in by_rule.items())
+        lines.append(f"{changes} left out of what was told of alerts, as there were too many: {rules}")  # fmt: skip
+    if outcome.moves_left_out:
+        moves = _times(outcome.moves_left_out, "move of a limit", "moves of limits")
+        lines.append(f"{moves} left out of the history, as there were too many")
     return lines
 
 
 def _left(running: Sequence[Running]) -> str:
-    named = [f"{printable(one.name)} (pid {one.pid})" for one in running[:_NAMED]]
-    more = [f"and {len(running) - _NAMED} more"] if len(running) > _NAMED else []
     count = f"{_times(len(running), 'process', 'processes')} still running"
-    return (
-        f"{count} and {'was' if len(running) == 1 else 'were'} ended: {', '.join([*named, *more])}"
+    ended = "was ended" if len(running) == 1 else "were ended"
+    return f"{count} and {ended}: {_first([_who(one) for one in running], ', ')}"
+
+
+def escaped(processes: Sequence[Escaped], fate: str = "") -> str:
+    """Which they are, where they live and what became of them, in words; ``fate`` where nobody did anything."""
+    return _first(
+        [
+            ", ".join(
+                filter(None, (f"{_who(one)} in {printable_path(one.cgroup)}", one.fate or fate))
+            )
+            for one in processes
+        ],
+        "; ",
     )
 
 
-def _escaped(escaped: Sequence[Escaped]) -> str:
-    """Who had left the cgroup, where to, and what became of them."""
-    named = [
-        f"{printable(one.name)} (pid {one.pid}) in {printable(one.cgroup)}, {one.fate or 'left running'}"
-        for one in escaped[:_NAMED]
-    ]
-    more = [f"and {len(escaped) - _NAMED} more"] if len(escaped) > _NAMED else []
-    count = _times(len(escaped), "process", "processes")
-    return f"{count} outside of its cgroup and limits: {'; '.join([*named, *more])}"
+def _who(process: Running | Escaped) -> str:
+    return f"{printable(process.name)} (pid {process.pid})"
+
+
+def _first(texts: Sequence[str], separator: str, count: int = 0) -> str:
+    """The first of them, and how many more there are; ``count`` is how many there are in all, where these are not all."""
+    count = max(count, len(texts))
+    more = [f"and {count - _NAMED} more"] if count > _NAMED else []
+    return separator.join([*texts[:_NAMED], *more])
 
 
 def _cpu(outcome: Outcome) -> str | None:
@@ -270,6 +294,13 @@ def _disk_used(outcome: Outcome) -> str | None:
     if usage.read_bytes is None or usage.dirtied_bytes is None:
         return f"not counted here{how}" if how else None
     return f"read {format_size(usage.read_bytes)}, wrote {format_size(usage.dirtied_bytes)}{how}"
+
+
+def _space(added: Added) -> str | None:
+    if added.used is None:
+        return None
+    of = f"{format_size(added.used)} of {format_size(added.limit)}"
+    return f"{of} added to {printable(added.directory)}"
 
 
 def _network(outcome: Outcome) -> str | None:
@@ -315,6 +346,7 @@ def limits_line(limits: Limits) -> str:
     ]
     parts = [
         f"cpu {_from_to(limits, 'cpu', _cores)}",
+        *([f"cpuset {limits.cpuset}"] if limits.cpuset is not None else []),
         f"memory {_from_to(limits, 'memory', _size)}",
         f"swap {_size(limits.swap)}",
         f"pids {_from_to(limits, 'pids', str)}",
@@ -337,6 +369,26 @@ def _from_to(limits: Limits, key: str, show: Callable[[Any], str]) -> str:
     return f"{first} ({show(between.least)} to {show(between.most)})" if between else first
 
 
+def limits_as_json(limits: Limits, timeout: float | None) -> dict[str, Any]:
+    """The limits by their keys; ``timeout`` in seconds."""
+    return {
+        "cpu": limits.cpu,
+        "cpuset": limits.cpuset,
+        "memory": limits.memory,
+        "swap": limits.swap,
+        "pids": limits.pids,
+        **{key: dict(rates) for key, rates in limits.disk_rates.items()},
+        "nofile": limits.nofile,
+        "net_in": limits.net_in,
+        "net_out": limits.net_out,
+        "net": limits.net,
+        "net_loopback": limits.net_loopback,
+        "io_strict": limits.io_strict,
+        "timeout": timeout,
+        "ranges": {key: [each.least, each.most] for key, each in limits.ranges.items()},
+    }
+
+
 def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
     """The machine-readable summary (``--summary FILE``); docs/summary.md tells each key."""
     usage, limits = outcome.usage, outcome.limits
@@ -353,21 +405,7 @@ def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
         "wall_seconds": round(outcome.wall, 6),
         "usage": usage.as_dict(),
         "unreadable": dict(outcome.unreadable),
-        "limits": {
-            "cpu": limits.cpu,
-            "memory": limits.memory,
-            "swap": limits.swap,
-            "pids": limits.pids,
-            **{key: dict(rates) for key, rates in limits.disk_rates.items()},
-            "nofile": limits.nofile,
-            "net_in": limits.net_in,
-            "net_out": limits.net_out,
-            "net": limits.net,
-            "net_loopback": limits.net_loopback,
-            "io_strict": limits.io_strict,
-            "timeout": outcome.timeout,
-            "ranges": {key: [each.least, each.most] for key, each in limits.ranges.items()},
-        },
+        "limits": limits_as_json(limits, outcome.timeout),
         "memory_max": outcome.memory_max,
         "paced": list(outcome.paced),
         "enforced": [{"file": s.file, "text": s.text} for s in outcome.enforced],
@@ -375,6 +413,7 @@ def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
             {"file": r.line.file, "text": r.line.text, "why": r.why} for r in outcome.not_enforced
         ],
         "limits_hit": [hit.as_dict() for hit in hits(outcome)],
+        "disk_space": None if outcome.space is None else outcome.space.as_dict(),
         "left_running": [each.as_dict() for each in outcome.left],
         "footprint": None
         if outcome.footprint is None
@@ -388,4 +427,6 @@ def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
             {"pid": k.pid, "task": k.task, "cgroup": k.cgroup, "limit_cgroup": k.limit_cgroup}
             for k in outcome.oom_kills
         ],
+        "alerts_left_out": dict(outcome.alerts_left_out),
+        "moves_left_out": outcome.moves_left_out,
     }

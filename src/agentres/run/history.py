@@ -25,7 +25,7 @@ _PATIENCE = 5.0
 class History:
     """Keeps what is told of ``run`` in the database at ``path``, empty: nowhere.
 
-    ``trouble`` gets one line for people when it cannot be written, an empty one when it can again.
+    ``note`` is told when it cannot be written, and why, and when it can again (:meth:`agentres.watch.engine.Engine.note`).
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class History:
         path: str,
         run: Run,
         caller: Caller | None,
-        trouble: Callable[[str], None],
+        note: Callable[[str, float, str], None],
     ) -> None:
         self._loop = loop
         self._run = run
-        self._trouble = trouble
+        self._note = note
         self.recorder: Recorder | None = None
         if path:
             self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -76,4 +76,5 @@ class History:
         assert self.recorder is not None
         os.eventfd_read(self._wake)
         self.recorder.answers()
-        self._trouble(self.recorder.trouble)
+        trouble = self.recorder.trouble
+        self._note("history", int(bool(trouble)), trouble)

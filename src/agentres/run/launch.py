@@ -18,20 +18,18 @@ from agentres.model.errors import (
     Interrupted,
     NotEnforceable,
     UsageError,
-    exit_status,
 )
 from agentres.model.limits import Standing, cpu_hints
 from agentres.model.record import TYPE_CHECKING
 from agentres.run.admission import Applicant, enter
-from agentres.run.enforcement import Loaded, enforce
+from agentres.run.enforcement import Loaded, enforce, hold_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
     from typing import Self
 
-    from agentres.kernel.caller import Caller
     from agentres.kernel.loop import Loop
+    from agentres.kernel.project import Quota
     from agentres.kernel.trampoline import Child, Identity
     from agentres.kernel.walls import OwnUser
     from agentres.model.limits import Limits
@@ -81,6 +79,7 @@ class Launch:
             check_nofile(request.limits, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
         self._wired, self._resolver = _isolation(request.limits)
         self._heard: set[int] = set()
+        self._quota: Quota | None = None
         behalf = request.behalf
         self._run = os.urandom(4).hex()
         self._walled = request.isolate
@@ -88,7 +87,10 @@ class Launch:
             self._walled = request.user is not None or behalf is not None
         self._identity: Identity | None
         if behalf is not None and request.user is None:
-            self._identity = _theirs(behalf.caller)
+            from agentres.kernel.trampoline import Identity
+
+            who = behalf.caller
+            self._identity = Identity(who.uid, who.gid, who.groups, who.name, "")
         else:
             user = OWN_USER if self._walled and request.user is None else request.user
             self._identity, own = _identity(user)
@@ -98,12 +100,7 @@ class Launch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        raised: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         failed: BaseException | None = None
         while self._taken:
             try:
@@ -126,11 +123,13 @@ class Launch:
         self._loaded = Loaded(request.limits)
         standing = Standing.of(request.priority, _least(request.limits))
         self._home = self._place.acquire(
-            _home_name(request), standing, self._meanwhile, bool(self._walled)
-        )
+            _home_name(request), standing, self._meanwhile, bool(self._walled),
+            delegation.controllers(request.limits),
+        )  # fmt: skip
         self._slice = os.path.dirname(self._home.cgroup.path)
         if self._wired:
             self._taken.append(partial(_clear_the_wires, self._tell))
+        self._taken.append(self._free_space)  # not before all that writes there has ended
         self._taken.append(partial(bell.ring, self._slice))
         self._taken.append(self._home.release)
         if request.behalf is not None and request.behalf.leased:
@@ -150,18 +149,25 @@ class Launch:
 
     def enforce(self) -> None:
         """Write the limits."""
+        if self._request.limits.cpuset is not None:
+            from agentres.run import pinning
+
+            limits = pinning.chosen(self._request.limits, self._home.agent, self._check_early)
+            self._request = self._request.but(limits=limits)
         self._enforced = enforce(
             self._request, self._home, self._identity, self._loaded, self._actuator
         )
-        self._taken.append(self._enforced.actuator.close)
+        self._taken.append(self._actuator.close)
+        if self._request.disk_space is not None:
+            self._quota = hold_space(self._request, self._home, self._enforced.missing, self._check_early)  # fmt: skip
         self._check_early()
 
     def start(self) -> None:
         """Have the command executed, and tell what does not hold."""
-        from agentres.kernel.escapes import Escapes
+        from agentres.kernel.escapes import RUN, Escapes
         from agentres.kernel.kmsg import KernelLog
         from agentres.kernel.terminal import Terminal
-        from agentres.kernel.trampoline import RUN, Child, Plan
+        from agentres.kernel.trampoline import Child, Plan
 
         request = self._request
         hints = cpu_hints(request.limits, os.cpu_count() or 1) if request.cpu_hint else {}
@@ -177,11 +183,11 @@ class Launch:
             walls=self._place.hierarchy.mount if self._walled else "",
             view=-1 if self._home.view is None else self._home.view,
             caller=None if request.behalf is None else request.behalf.caller,
+            cpus=self._enforced.affinity,
             dropped=self._dropped(),
         )
         move = self._home.main.move_here if request.escaped == "move" else None
-        uid = os.geteuid() if self._identity is None else self._identity.uid
-        self._escapes = Escapes(self._run, self._inside, move, uid or None)
+        self._escapes = Escapes(self._run, self._inside, move, self._uid or None)
         # Before the agent can change the one or fill the other.
         self._terminal, kernel_log = Terminal(), KernelLog()
         self._taken.append(kernel_log.close)
@@ -202,8 +208,17 @@ class Launch:
             self._owner,
             request.attach,
             not request.hangup_passed,
+            request.events >= 0,
         )
         self._taken.append(self._supervision.close)
+
+    def _free_space(self) -> None:
+        if self._quota is not None:
+            try:
+                if told := self._quota.free():
+                    self._tell(told)
+            except OSError as error:
+                self._tell(f"what --disk-space needed is still there: {error}; agentres gc tries again")  # fmt: skip
 
     def _dropped(self) -> Sequence[int]:
         """The capabilities that an agent which runs as root is not to have."""
@@ -238,12 +253,14 @@ class Launch:
         watched = Watched(
             request.name,
             request.command,
-            self._enforced.actuator,
+            self._actuator,
             child.started,
             self._escapes,
             self._slice,
             partial(self._home.adopt, held=behalf is not None and behalf.caller.uid != 0),
             terms,
+            directory=request.cwd or ".",
+            uid=self._uid,
             named=request.name if request.named else None,
             origins=request.origins,
             warn=self._tell,
@@ -251,6 +268,9 @@ class Launch:
             environment=_unmarked(os.environ if behalf is None else behalf.environment),
             state="" if behalf is None else behalf.state,
             within=None if behalf is None else behalf.within,
+            events=request.events,
+            pid=child.pid,
+            timeout=request.timeout,
         )
         return Monitor(loop, watched, settings, on_oom, request.on_alert)
 
@@ -261,13 +281,12 @@ class Launch:
         self._home.agent.kill_all()  # release() says it where something survives that
         escaped = self._escaped()
         self._terminal.restore(modes=ended.returncode < 0)
-        self._supervision.finish(exit_status(ended.returncode, ended.timed_out))
-        return self._outcome(ended, left, escaped)
+        return self._supervision.finish(partial(self._outcome, ended, left, escaped))
 
     def _escaped(self) -> Sequence[Escaped]:
         """What of the run lives on outside of its cgroup, now that all inside has ended, and what became of that."""
         told = self._request.escaped == "tell"
-        found = self._escapes.all() if told else self._escapes.end()
+        found = self._escapes.look() if told else self._escapes.end()
         self._supervision.note_escapes(found)
         return found
 
@@ -275,6 +294,11 @@ class Launch:
     def _owner(self) -> int | None:
         """Whose agent it is, where it is not our own user's."""
         return None if self._request.behalf is None else self._request.behalf.caller.uid
+
+    @property
+    def _uid(self) -> int:
+        """Who the agent is."""
+        return os.geteuid() if self._identity is None else self._identity.uid
 
     @property
     def _inside(self) -> str:
@@ -312,13 +336,13 @@ class Launch:
         limits = self._request.limits
         if not self._request.orphan_kept:
             try:
-                self._enforced.actuator.guard()
+                self._actuator.guard()
             except OSError as error:
                 self._tell(f"NOT enforced: --orphan kill (there is nobody to do it: {error})")
         if "memory" in limits.ranges and isinstance(limits.memory, int) and self._enforced.holds("memory.max"):  # fmt: skip
             from agentres.policy.tripwire import ROOM, last
 
-            self._enforced.actuator.set_tripwire(last(limits.memory, ROOM))
+            self._actuator.set_tripwire(last(limits.memory, ROOM))
         if self._wired and child.wait_until_ready():
             from agentres.kernel import netns
 
@@ -332,6 +356,11 @@ class Launch:
             *_gaps(self._identity, bool(self._walled)),
         ):
             self._tell(line)
+        if not os.access("/proc/self/oom_score_adj", os.W_OK):
+            self._tell(
+                "NOT enforced: where the host runs out of memory it is not killed before others"
+                " (nobody may write its oom_score_adj: is /proc read-only?)"
+            )
         if self._wired and self._resolver is None:
             self._tell(
                 "no names are resolved in there: the host's name servers are on its loopback"
@@ -356,7 +385,7 @@ class Launch:
 
         request, agent, enforced = self._request, self._home.agent, self._enforced
         usage, unreadable = agent.usage()
-        if (network := enforced.actuator.network) is not None:
+        if (network := self._actuator.network) is not None:
             counted = network.figures()
             usage = usage.but(
                 **{key: counted[key] for key in counted if key in usage.__match_args__}
@@ -379,12 +408,13 @@ class Launch:
             left=left,
             escaped=escaped,
             cgroup=agent.path,
-            memory_max=enforced.actuator.limit_or_none("memory"),
+            memory_max=self._actuator.limit_or_none("memory"),
             short=ended.short,
             stopped=ended.stopped,
             paced=enforced.paced,
-            io_held=enforced.actuator.io_held,
+            io_held=self._actuator.io_held,
             footprint=ended.footprint,
+            space=None if self._quota is None else self._quota.added(),
             grown={} if ended.footprint is None else self._grown(),
         )
 
@@ -420,7 +450,7 @@ def _clear_the_wires(tell: Callable[[str], None]) -> None:
 
 def _unmarked(environment: Mapping[str, str]) -> Mapping[str, str]:
     """Without the mark of a run that this one is in: its helpers are none of that."""
-    from agentres.kernel.trampoline import RUN
+    from agentres.kernel.escapes import RUN
 
     return {key: value for key, value in environment.items() if key != RUN}
 
@@ -436,12 +466,6 @@ def _home_name(request: Request) -> str:
     """Unlike that of any other user's agent; no agent's own name has a colon."""
     uid = 0 if request.behalf is None else request.behalf.caller.uid
     return f"{uid}:{request.name}" if uid else request.name
-
-
-def _theirs(caller: Caller) -> Identity:
-    from agentres.kernel.trampoline import Identity
-
-    return Identity(caller.uid, caller.gid, caller.groups, caller.name, "")
 
 
 def _gaps(identity: Identity | None, walled: bool) -> list[str]:
@@ -480,16 +504,13 @@ def _identity(user: str | None) -> tuple[Identity | None, OwnUser | None]:
         return Identity(own.uid, own.uid, (), f"agentres-{own.uid}", "/"), own
 
     try:
-        entry = pwd.getpwuid(int(user)) if _is_number(user) else pwd.getpwnam(user)
+        is_number = user.isascii() and user.isdecimal() and len(user) <= 20
+        entry = pwd.getpwuid(int(user)) if is_number else pwd.getpwnam(user)
     except (KeyError, OverflowError):  # getpwuid(3) takes what fits a uid_t
         raise UsageError(f"--user {user}: there is no such user") from None
     groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
     found = Identity(entry.pw_uid, entry.pw_gid, groups, entry.pw_name, entry.pw_dir)
     return found, None
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= 20
 
 
 def check_nofile(limits: Limits, hard: int) -> None:

@@ -1,4 +1,4 @@
-"""The resident's end of the line to the companion, which runs the handlers.
+"""The resident's end of the line to the companion, which runs the handlers and writes the events for programs.
 
 Nothing here waits: a message that the socket does not take is dropped and counted.  The companion
 (:mod:`agentres.companion.main`) is a process of its own, started when it is first needed.
@@ -39,6 +39,9 @@ _RESTART_LEAST, _RESTART_MOST = 1.0, 60.0
 _AT_ONCE = 64
 """Packets of the companion's that are taken before something else has its turn."""
 
+_AT_THE_END = 1 << 12
+"""Those that are taken when it has ended: more than a socket holds, and not all that somebody may go on to send."""
+
 _COMPANION = (sys.executable, "-P", "-m", "agentres.companion.main")
 
 _BUFFER = 1 << 20
@@ -51,10 +54,10 @@ class Messenger:
     One that dies is replaced when there is something to tell, and hears which alerts are open.
 
     ``history`` is the path of the database, or empty; ``adopt`` puts the companion where it belongs, before
-    it starts anything; ``on_trouble`` is called with a line and how many
-    alerts have been dropped in all.  ``callables`` are the handlers of a program that uses
+    it starts anything; ``note`` is told how many alerts have been dropped in all, and why
+    (:meth:`agentres.watch.engine.Engine.note`).  ``callables`` are the handlers of a program that uses
     agentres as a library: with them the companion is forked from this process, not executed.  ``caller`` is whom it
-    runs as, where not as ourselves, in its ``environment``.
+    runs as, where not as ourselves, in its ``environment``.  ``events`` is the descriptor that the companion writes them to, -1: none.
     """
 
     def __init__(
@@ -63,19 +66,23 @@ class Messenger:
         settings: Settings,
         history: str,
         adopt: Callable[[int], None],
-        on_trouble: Callable[[str, int], None],
+        note: Callable[[str, float, str], None],
         callables: Sequence[Handle] = (),
         caller: Caller | None = None,
         environment: Mapping[str, str] = os.environ,
+        events: int = -1,
     ) -> None:
         self._loop = loop
         self._settings = settings
         self._history = history
         self._adopt = adopt
-        self._on_trouble = on_trouble
+        self._note = note
         self._callables = callables
         self._caller = caller
         self._environment = environment
+        self._events = events
+        self._about: dict[str, Any] = {}
+        self._number = 0
         self._socket: _socket.socket | None = None
         self._pid = 0
         self._dropped: dict[str, int] = {}
@@ -98,7 +105,10 @@ class Messenger:
         ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, _BUFFER)
         try:
             if self._caller is not None:
-                self._pid = self._execute_as(self._caller, theirs.fileno())
+                from agentres.kernel.caller import spawn
+
+                line = [*_COMPANION, str(theirs.fileno())]
+                self._pid = spawn(self._caller, line, self._environment, theirs.fileno(), self._adopt)  # fmt: skip
             else:
                 self._pid = (
                     self._fork(theirs, ours) if self._callables else self._execute(theirs.fileno())
@@ -119,6 +129,26 @@ class Messenger:
         self._send(("settings", to_plain(self._settings), about))
         if self._host_slice:
             self._send(("host", {"slice": self._host_slice}))
+        if self._about:
+            # Not with the settings: the handlers' keepers are forked when these come, and must not have it.
+            self._send(("events", self._about), self._events)
+
+    def begin_events(self, head: Mapping[str, Any]) -> None:
+        """Have events written from now on; ``head`` is what all of them have."""
+        self._about = {**head, "number": 0}
+
+    def tell(self, event: Mapping[str, Any]) -> bool:
+        """Tell programs; whether it was taken.  What was not is missing in the numbers, by which the companion counts it."""
+        if self._closing:
+            return False
+        if event["event"] == "end":  # it is not told later
+            self._start_at = 0.0
+        self._number += 1
+        self.start()
+        taken = self._send(("event", {**event, "number": self._number}))
+        if taken:
+            self._about["number"] = self._number
+        return taken
 
     def alert(self, event: dict[str, Any]) -> None:
         """Tell the handlers."""
@@ -172,7 +202,8 @@ class Messenger:
             self._open[event["id"]] = max(severity, self._open.get(event["id"], severity))
 
     def close(self) -> None:
-        """Let the handlers finish within their time limits, and end the companion."""
+        """Let the handlers finish within their time limits, and end the companion.  Nobody is told anything any more."""
+        self._closing = True
         if self._socket is not None:
             self._end_companion(self._socket)
         if self._lock >= 0:
@@ -186,7 +217,6 @@ class Messenger:
         patience = longest + _CLOSING
         self._loop.unwatch(sock.fileno())
         sock.shutdown(_socket.SHUT_WR)
-        self._closing = True
         pidfd = os.pidfd_open(self._pid)
         try:
             deadline = time.monotonic() + patience
@@ -198,7 +228,7 @@ class Messenger:
             os.waitpid(self._pid, 0)
         finally:
             os.close(pidfd)
-        self._receive()
+        self._receive(_AT_THE_END)
         sock.close()
         self._socket = None
 
@@ -215,50 +245,51 @@ class Messenger:
                 os._exit(0)
         return pid
 
-    def _execute_as(self, caller: Caller, fd: int) -> int:
-        from agentres.kernel.caller import spawn
-
-        return spawn(caller, [*_COMPANION, str(fd)], self._environment, fd, self._adopt)
-
     def _execute(self, fd: int) -> int:
-        line = [*_COMPANION, str(fd)]
         os.set_inheritable(fd, True)
-        devnull = os.devnull
         return os.posix_spawn(
             sys.executable,
-            line,
+            [*_COMPANION, str(fd)],
             self._environment,
             # Our stdin and stdout are the agent's.
             file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
             ],
             setsid=True,  # the terminal's Ctrl-C and Ctrl-Z are for the agent
             # Until it is up.
             setsigmask=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT],
         )
 
-    def _send(self, message: tuple[Any, ...]) -> None:
+    def _send(self, message: tuple[Any, ...], descriptor: int = -1) -> bool:
+        """Whether it was taken, and the descriptor with it."""
         if self._socket is None:
-            return
+            return False
+        rights = [] if descriptor < 0 else [
+            (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptor.to_bytes(4, sys.byteorder))
+        ]  # fmt: skip
         try:
-            self._socket.send(marshal.dumps(message))
+            self._socket.sendmsg([marshal.dumps(message)], rights)
         except BlockingIOError:
-            self._drop("handlers", self._dropped.get("handlers", 0) + 1)
+            if message[0] != "event":
+                self._drop("handlers", self._dropped.get("handlers", 0) + 1)
+            return False
         except OSError as error:
             self._end()
             self._lost(f"the handlers' process has gone: {error}")
+            return False
+        return True
 
     def _hear(self) -> None:
         if not self._receive():
             self._end()
             self._lost("the handlers' process has gone")
 
-    def _receive(self) -> bool:
-        """Take what the companion says; False when it has hung up."""
+    def _receive(self, most: int = _AT_ONCE) -> bool:
+        """Take what the companion says, so many packets of it; False when it has hung up."""
         assert self._socket is not None
         known = {handler.name for handler in self._settings.handlers}
-        for _ in range(_AT_ONCE):
+        for _ in range(most):
             try:
                 data = self._socket.recv(1 << 16)
             except BlockingIOError:
@@ -280,11 +311,11 @@ class Messenger:
     def _drop(self, name: str, total: int) -> None:
         self._dropped[name] = total
         told = ", ".join(f"{handler}: {count}" for handler, count in self._dropped.items())
-        self._on_trouble(f"alerts dropped ({told})", sum(self._dropped.values()))
+        self._note("handlers", sum(self._dropped.values()), f"alerts dropped ({told})")
 
     def _lost(self, why: str) -> None:
         self._dropped["all"] = self._dropped.get("all", 0) + 1
-        self._on_trouble(why, sum(self._dropped.values()))
+        self._note("handlers", sum(self._dropped.values()), why)
 
     def _end(self) -> None:
         assert self._socket is not None

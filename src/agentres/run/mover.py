@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from agentres.kernel import registry
-from agentres.kernel.actuator import CONTENTION, Actuator
+from agentres.kernel.actuator import CONTENTION, PACING, Actuator
 from agentres.kernel.loop import Loop
 from agentres.model import log
 from agentres.model.action import Action
@@ -27,13 +27,14 @@ from agentres.run.sharing import Sharing
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from agentres.model.stats import Sample
+    from agentres.model.stats import Reading, Sample
+    from agentres.run.handback import HandBack
 
     class Meter(Protocol):
         """What reads the agent: :class:`agentres.kernel.meter.Meter`."""
 
         @property
-        def reading(self) -> Sample: ...
+        def reading(self) -> Reading: ...
 
         def read(self, group: str) -> Sample: ...
 
@@ -63,8 +64,10 @@ class Mover:
         self._ranges = terms.limits.ranges
         self._elastic = Elastic(terms, time.monotonic(), actuator.disks, actuator.fastest)
         self._refused: dict[str, object] = {}
+        self._rests_until = 0.0
         self.sharing: Sharing | None = None
         self._contender: Contender | None = None
+        self._handback: HandBack | None = None
         if (memory := terms.limits.ranges.get("memory")) is not None:
             # What never moves cannot be given back: nobody would ever raise it again.
             standing = meter.reading.memory_limit
@@ -74,13 +77,27 @@ class Mover:
                 actuator.cgroup, terms.slice, terms.share, claimed, self.carry_out
             )
             self._contender = Contender(loop, self.sharing, again, settled)
+            if terms.limits.swap != 0:
+                from agentres.run.handback import HandBack
+
+                self._handback = HandBack(loop, actuator, self.sharing, self._do)
 
     def close(self) -> None:
         """Move nothing any more, and leave the others what it had."""
+        if self._handback is not None:
+            self._handback.close()
         if self._contender is not None:
             self._contender.close()
         if self.sharing is not None:
             self.sharing.close()
+
+    def rest(self, seconds: float) -> None:
+        """Freeze it for nobody for so long."""
+        self._rests_until = time.monotonic() + seconds
+        if self._handback is not None:
+            self._handback.stop()
+        if self.frozen:
+            self._freeze(False, "")
 
     @property
     def resources(self) -> list[str]:
@@ -126,6 +143,8 @@ class Mover:
     ) -> float:
         """Take a value of what was read, and move what is to be moved; seconds until the next look at the latest."""
         enough = True
+        if event and self._handback is not None:
+            self._handback.ran()
         for move in self._elastic.observe(resource, value, reading, now, event):
             enough = False
             after = self._make(move)
@@ -138,6 +157,8 @@ class Mover:
         """A whole sample was taken."""
         if self._contender is not None:
             self._contender.sampled()
+        if self._handback is not None:
+            self._handback.sampled(self._meter.reading)
 
     def judged(self) -> None:
         """All that was read has been judged."""
@@ -167,7 +188,15 @@ class Mover:
                 continue
             self._read_limit(key)
             self._act(
-                Action.since(start, "predict", key, before, after, "prediction", forecast.why)
+                Action.now(
+                    "predict",
+                    key,
+                    before,
+                    after,
+                    "prediction",
+                    forecast.why,
+                    time.monotonic() - start,
+                )
             )
 
     # What is written.
@@ -191,7 +220,15 @@ class Mover:
         if after != move.before:
             kind = "raise" if after > move.before else "lower"
             self._act(
-                Action.since(start, kind, move.resource, move.before, after, move.rule, move.why)
+                Action.now(
+                    kind,
+                    move.resource,
+                    move.before,
+                    after,
+                    move.rule,
+                    move.why,
+                    time.monotonic() - start,
+                )
             )
             if kind == "lower" and move.resource == "memory" and self.sharing is not None:
                 self.sharing.bell.ring()
@@ -200,7 +237,7 @@ class Mover:
     def _raise_memory(self, move: Move) -> int:
         assert self.sharing is not None
         before, wanted = int(move.before), int(move.after)
-        if self.frozen:  # what there is goes to whom it was frozen for
+        if self._rests:  # it needs none, and what there is goes to whom it was frozen for
             return before
         after = self.sharing.take(before, wanted, self._actuator.write_memory)
         if after == before or move.use >= self._up * after:
@@ -213,6 +250,13 @@ class Mover:
             self._content()
         return after
 
+    @property
+    def _rests(self) -> bool:
+        """Whether it is frozen for more than a moment, whoever did that, or idle."""
+        by = self._actuator.frozen_by
+        frozen = any(each != PACING for each in by) if by else self._meter.reading.cgroup_frozen
+        return bool(frozen) or (self._handback is not None and self._handback.idle)
+
     def _content(self) -> None:
         """It has what it needs."""
         if self.sharing is not None and self.sharing.wants and not self.frozen:
@@ -221,11 +265,23 @@ class Mover:
     def carry_out(self, step: Step) -> bool:
         """What the others need of this agent; whether anything was done."""
         assert self.sharing is not None
-        start, before = time.monotonic(), self._meter.reading.memory_limit
         if step.kind == "thaw" and not self.frozen:
             return False  # it was not us: whoever did knows why
         if step.kind == "release" and self.sharing.released:
             return False
+        if step.kind == "freeze" and time.monotonic() < self._rests_until:
+            return False
+        if step.kind != "reclaim":
+            return self._do(step)
+        if self._handback is None:  # somebody else lets it have swap
+            self.sharing.keep()
+        else:
+            self._handback.ask(step)
+        return False  # what that gives is told when it is there
+
+    def _do(self, step: Step) -> bool:
+        assert self.sharing is not None
+        start, before = time.monotonic(), self._meter.reading.memory_limit
         after, changed = before, False
         try:
             if step.kind in ("freeze", "thaw"):
@@ -241,7 +297,15 @@ class Mover:
             self._refuse("memory", before, step.limit or before, "contention", error, start)
         if changed:
             self._act(
-                Action.since(start, step.kind, "memory", before, after, "contention", step.why)
+                Action.now(
+                    step.kind,
+                    "memory",
+                    before,
+                    after,
+                    "contention",
+                    step.why,
+                    time.monotonic() - start,
+                )
             )
         return changed
 
@@ -251,6 +315,8 @@ class Mover:
             self._actuator.freeze(CONTENTION, why)
         else:
             self._actuator.thaw(CONTENTION)
+            if self._handback is not None:
+                self._handback.stop()
         self.sharing.stopped(why)
 
     def _standing(self, key: str) -> float | None:
@@ -275,4 +341,8 @@ class Mover:
         cause = getattr(error, "errno", str(error))
         if self._refused.get(resource) != cause:
             self._refused[resource] = cause
-            self._act(Action.since(start, "refuse", resource, before, wanted, rule, str(error)))
+            self._act(
+                Action.now(
+                    "refuse", resource, before, wanted, rule, str(error), time.monotonic() - start
+                )
+            )

@@ -10,7 +10,7 @@ a line that is not well-formed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -30,7 +30,7 @@ from agentres.model.limits import (
     read_limits,
 )
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.units import MAX, UnitError, parse_duration
+from agentres.model.units import MAX, UnitError, parse_choice, parse_duration, parse_size
 from agentres.run.agent import Request
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class RunOption(Record):
 
 OPTIONS = (
     RunOption("cpu", "CORES", LIMITS, "CPU: cores (1.5) or percent of one core (150%), or a range (0.5:4). Default: what earlier runs used, else 1 core, up to 80% of the host."),
+    RunOption("cpuset", "LIST|N", LIMITS, "The CPUs that it is bound to: a list (0-3,8; 3-3 is CPU 3 alone), or how many, which are those that fewest agents are bound to and that do least. Default: all."),
     RunOption("memory", "SIZE", LIMITS, "Memory: 512M, 2GiB, 50% of the host, or a range (256M:2G, 256M:max). Default: what earlier runs used, else 256 MiB, up to 80% of the host."),
     RunOption("swap", "SIZE", LIMITS, "Swap on top of the memory. Default: 0."),
     RunOption("pids", "N", LIMITS, "Processes and threads at once, or a range (64:512). Default: 512."),
@@ -79,6 +80,7 @@ OPTIONS = (
     RunOption("net-loopback", "free|limited", LIMITS, "Whether what goes over loopback counts for these. Default: free."),
     RunOption("net", "host|none|isolated", LIMITS, "The network: the host's, none but a loopback of its own, or one of its own behind NAT (root only). Default: host."),
     RunOption("nofile", "N", LIMITS, "Open files of each process (RLIMIT_NOFILE). Default: 1000."),
+    RunOption("disk-space", "[DIR=]SIZE", LIMITS, "Bytes that may be added below DIR, else where it starts: by a project quota, on ext4 or xfs mounted with prjquota (by root or the daemon). Default: no limit."),
     RunOption("philosophy", "NAME", LIMITS, "How limits that are ranges move: balanced, conservative, aggressive, frozen, or one of the configuration's; see agentres philosophies."),
     RunOption("priority", "low|normal|high|N", LIMITS, "Who goes first when the host's budget is gone, 1 to 1000: low is 25, high 400. Default: normal, 100."),
     RunOption("wait", "[DURATION]", LIMITS, "Where the least does not fit the host's budget: wait for it, at most so long with --wait=5m. Default: fail.", alone=MAX),
@@ -89,7 +91,7 @@ OPTIONS = (
     RunOption("detach", "", AGENT, "Have the daemon go on with it when this command has gone, which says the agent's name; its output goes to the journal (agentres logs)."),
     RunOption("local", "", AGENT, "Supervise it here, not by the daemon. Default: by the daemon, where its socket is."),
     RunOption("keep-caps", "", AGENT, "Let an agent that root runs as root keep the capabilities that undo its limits: CAP_SYS_NICE and CAP_SYS_RESOURCE."),
-    RunOption("cpu-hint", "on|off", AGENT, "Tell runtimes by PYTHON_CPU_COUNT, OMP_NUM_THREADS, GOMAXPROCS and RAYON_NUM_THREADS, where these are not set, how many processors --cpu comes to. Default: on."),
+    RunOption("cpu-hint", "on|off", AGENT, "Tell runtimes by PYTHON_CPU_COUNT, OMP_NUM_THREADS, GOMAXPROCS and RAYON_NUM_THREADS, where these are not set, how many processors --cpu and --cpuset come to. Default: on."),
     RunOption("orphan", "kill|keep", AGENT, "What becomes of it when its supervisor is killed: it is killed as well, or goes on inside its limits as they stand. Default: kill."),
     RunOption("hangup", "end|pass", AGENT, "What SIGHUP does, that is, that the terminal or connection has gone: the agent gets it and is ended 5 s later, or it only gets it. With nohup neither. Default: end."),
     RunOption("escaped", "kill|move|tell", AGENT, "What becomes of its processes that live outside of its cgroup and limits: an alert tells of them, and they are killed when the run ends, or moved back at once, or left. Default: kill."),
@@ -97,6 +99,7 @@ OPTIONS = (
     RunOption("config", "FILE", OUTPUT, "Read the configuration from FILE alone. Default: $AGENTRES_CONFIG, else /etc/agentres/agentres.toml and the user's own."),
     RunOption("best-effort", "", OUTPUT, "Run even where limits cannot be enforced; they are listed on stderr. Needs a cgroup that may be written."),
     RunOption("summary", "FILE", OUTPUT, "Write a JSON summary to FILE at the end."),
+    RunOption("events", "FD|FILE", OUTPUT, "Write what happens, a JSON object a line, to a descriptor that is open here (3), or at the end of FILE (docs/events.md)."),
     RunOption("progress", "", OUTPUT, "Draw what it uses in a line on stderr while it runs, where that is a terminal."),
     RunOption("quiet", "", OUTPUT, "Say nothing but errors.", short="-q"),
     RunOption("verbose", "", OUTPUT, "Say every control-file write.", short="-v"),
@@ -128,44 +131,54 @@ class RunOptions(Record):
     detach: bool = False
     local: bool = False
     progress: bool = False
+    events: str | None = None
 
 
 def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None:
     """The values and the command of a well-formed line; None for any other (``--help`` too)."""
-    by_flag = _by_flag()
     values: dict[str, Any] = {}
     rest = list(arguments)
-    while rest and rest[0].startswith("-") and rest[0] != "-":
-        word = rest.pop(0)
-        if word == "--":
-            break
-        if (apart := _taken_apart(word, by_flag)) is not None:
-            rest[:0] = apart
-            continue
-        flag, equals, text = word.partition("=")
-        option = by_flag.get(flag)
-        if option is None or (equals and (flag == option.short or not option.metavar)):
+    for _, option, text in _given(rest):
+        if option is None or (text is None) == bool(option.metavar):
             return None
-        if not option.metavar:
-            values[option.key] = True
-            continue
-        if not equals and option.alone:
-            text = option.alone
-        elif not equals:
-            if not rest:
-                return None
-            text = rest.pop(0)
         if option.repeatable:
             values.setdefault(option.key, []).append(text)
         else:
-            values[option.key] = text
+            values[option.key] = True if text is None else text
+    if rest[:1] == ["--"]:
+        del rest[0]
     return (values, rest) if rest else None
 
 
-def _by_flag() -> dict[str, RunOption]:
-    return {
+def spell_out(arguments: Sequence[str]) -> list[str]:
+    """The line with a value for each option that was given alone, as Typer wants it."""
+    line, rest = list[str](), list(arguments)
+    for word, option, text in _given(rest):
+        if text is None or "=" in word:
+            line.append(word)
+        elif option is not None and option.alone:
+            line.append(f"{word}={text}")
+        else:
+            line += [word, text]
+    return line + rest
+
+
+def _given(rest: list[str]) -> Iterator[tuple[str, RunOption | None, str | None]]:
+    """Takes each option off the front: its word, what it is, None where there is none such, and its value, None where it has none."""
+    by_flag = {
         flag: option for option in OPTIONS for flag in (f"--{option.name}", option.short) if flag
     }
+    while rest and rest[0].startswith("-") and rest[0] not in ("-", "--"):
+        word = rest.pop(0)
+        if (apart := _taken_apart(word, by_flag)) is not None:
+            rest[:0] = apart
+            continue
+        flag, equals, given = word.partition("=")
+        option = by_flag.get(flag)
+        text = given if equals else None
+        if not equals and option is not None and option.metavar:
+            text = option.alone or (rest.pop(0) if rest else None)
+        yield word, option, text
 
 
 def _taken_apart(word: str, by_flag: Mapping[str, RunOption]) -> list[str] | None:
@@ -181,26 +194,6 @@ def _taken_apart(word: str, by_flag: Mapping[str, RunOption]) -> list[str] | Non
         if option.metavar and at < len(word):
             return [*words, word[at:]]
     return words
-
-
-def spell_out(arguments: Sequence[str]) -> list[str]:
-    """The line with a value for each option that was given alone, as Typer wants it."""
-    by_flag = _by_flag()
-    line, rest = list[str](), list(arguments)
-    while rest and rest[0].startswith("-") and rest[0] not in ("-", "--"):
-        word = rest.pop(0)
-        if (apart := _taken_apart(word, by_flag)) is not None:
-            rest[:0] = apart
-            continue
-        option = by_flag.get(word)
-        if option is not None and option.alone:
-            line.append(f"{word}={option.alone}")
-            continue
-        line.append(word)
-        if option is not None and option.metavar:
-            line += rest[:1]
-            del rest[:1]
-    return line + rest
 
 
 def to_arguments(values: Values, command: Sequence[str]) -> list[str]:
@@ -261,6 +254,9 @@ def understand(
     for other in ("quiet", "detach"):
         if values.get("progress") and values.get(other):
             raise UsageError(f"--progress and --{other}: there is nobody to show it to")
+    disk_space = value("disk_space", parse_disk_space)
+    if disk_space and values.get("keep_caps"):
+        raise UsageError("--disk-space and --keep-caps: no quota holds who has CAP_SYS_RESOURCE")
     if values.get("config") == "":
         raise UsageError("--config: expected a file")
     texts = _texts(values, around, settings)
@@ -293,6 +289,7 @@ def understand(
         hangup_passed=value("hangup", _one_of(HANGUP), HANGUP[0]) == HANGUP[1],
         escaped=value("escaped", _one_of(ESCAPED), ESCAPED[0]),
         cwd=values.get("cwd"),
+        disk_space=disk_space,
         origins={key: _origin(key, values, around, settings) for key in texts},
     )
     return RunOptions(
@@ -307,6 +304,7 @@ def understand(
         bool(values.get("detach")),
         bool(values.get("local")),
         bool(values.get("progress")),
+        values.get("events"),
     )
 
 
@@ -348,14 +346,7 @@ def default_name(command: str) -> str:
 
 
 def _one_of(words: Sequence[str]) -> Callable[[str], str]:
-    """Reads one of them; UnitError."""
-
-    def read(text: str) -> str:
-        if text not in words:
-            raise UnitError(f"expected {' or '.join(words)}")
-        return text
-
-    return read
+    return partial(parse_choice, words=words)
 
 
 def parse_wait(text: str) -> float:
@@ -371,11 +362,19 @@ def parse_duration_above_0(text: str) -> float:
     return seconds
 
 
+def parse_disk_space(text: str) -> tuple[str, int]:
+    """The directory, empty where none is named, and bytes; UnitError."""
+    directory, equals, size = text.rpartition("=")
+    if equals and not directory:
+        raise UnitError("expected a directory before =")
+    if (parsed := parse_size(size)) == 0:
+        raise UnitError("must be above 0")
+    return directory, parsed
+
+
 def parse_yes_or_no(text: str) -> bool:
     """UnitError."""
-    if text not in ("yes", "no"):
-        raise UnitError("expected yes or no")
-    return text == "yes"
+    return parse_choice(text, ("yes", "no")) == "yes"
 
 
 def _philosophy(values: Values, around: Values, settings: Settings | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from agentres.kernel import devices, host, registry, tree
 from agentres.kernel.actuator import Actuator
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
 
 
 class Changed(Record):
-    """A limit that is another one now: its key, what it was and is, how it was written, and the seconds it took."""
+    """A limit that is another one now: its key, what it was and is, how it was written, the seconds it took, and what is to be said of it."""
 
     key: str
     before: float | str
     after: float | str
     text: str
     took: float
+    note: str = ""
 
 
 def understand(texts: Texts, standing: Limits) -> Limits:
@@ -69,11 +71,11 @@ class Resize:
         try:
             for key, text in given.items():
                 start, before = time.monotonic(), actuator.standing(key)
-                after = self._first(key, before)
                 done[key] = self._undo(key, before)
-                self._write(key, before, after)
-                self.changed.append(Changed(key, before, after, text, time.monotonic() - start))
-        except (AgentresError, OSError) as error:
+                after = self._write(key, before, self._first(key, before))
+                took = time.monotonic() - start
+                self.changed.append(Changed(key, before, after, text, took, self._note(key)))
+        except (AgentresError, OSError, ImportError) as error:
             self._put_back(done, key)
             if isinstance(error, OSError):
                 raise AgentresError(
@@ -108,14 +110,22 @@ class Resize:
             return between.most
         return max(between.least, min(between.most, float(before)))
 
-    def _write(self, key: str, before: float | str, after: float | str) -> None:
-        if key != "memory":
+    def _write(self, key: str, before: float | str, after: float | str) -> float | str:
+        """What stands now."""
+        if key == "cpuset" and (asked := self._limits.cpuset) is not None and asked != MAX:
+            from agentres.run import pinning
+
+            write = partial(self._actuator.write, key)
+            after = pinning.take(asked, self._actuator.cgroup.path, write)
+            self._limits = self._limits.but(cpuset=after)
+        elif key != "memory":
             self._actuator.write(key, after, elastic=key in self._limits.ranges)
         elif after != MAX and (before == MAX or float(after) < float(before)):
             self._actuator.lower_memory(int(after))
             self._mark_claim(int(after))
         else:
             self._raise(before, after)
+        return after
 
     def _raise(self, before: float | str, after: float | str) -> None:
         if after == MAX:
@@ -138,6 +148,13 @@ class Resize:
             why = shortage(budget, tree.claims(terms.slice), wanted - got)
             raise NoRoom(why, "set less, or wait until others have ended")
         self._mark_claim(wanted)
+
+    def _note(self, key: str) -> str:
+        if key != "cpuset" or not self._actuator.bound:
+            return ""
+        from agentres.run.pinning import BY_AFFINITY
+
+        return BY_AFFINITY
 
     def _mark_claim(self, limit: int) -> None:
         """Have the others count it so; an elastic one claims for itself (:mod:`agentres.run.sharing`)."""

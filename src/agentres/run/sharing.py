@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 CONTEND_AGAIN = 0.25
 """Seconds between two looks at a tree in which somebody goes short, beside those that the bell asks for."""
 
+KEEPS = 60.0
+"""Seconds after which one is asked again of which nothing could be had."""
+
 _BUDGET_KEPT = 1.0
 """Seconds for which the budget is not read anew: no host shrinks faster than that."""
 
@@ -110,6 +113,11 @@ class Sharing:
         """The bytes that it was refused and waits for; 0: it has all that it needs."""
         return self._claimed.wants
 
+    @property
+    def stuck(self) -> bool:
+        """Whether it does not get on without them."""
+        return self._stuck and self.wants > 0
+
     def take(self, before: int, wanted: int, write: Callable[[int], None]) -> int:
         """Raise the limit as far as there is room; ``write`` writes it.  What it is now."""
         after = take(self._slice, self.budget(), self._cgroup.path, before, wanted, write)
@@ -145,6 +153,10 @@ class Sharing:
         """The agent was frozen, or thawed where there is no reason."""
         self.why = why
         self._mark(self.wants, keep_since=False)
+
+    def keep(self) -> None:
+        """Tell the others that no memory of it goes to swap for now."""
+        registry.mark_kept(self._cgroup.fd, time.clock_gettime(time.CLOCK_BOOTTIME) + KEEPS)
 
     def _mark(self, wants: int, keep_since: bool) -> None:
         since = self._claimed.since if keep_since else time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -13,9 +13,17 @@ from functools import partial
 from agentres.kernel import process
 from agentres.kernel.actuator import COMMAND, PACING
 from agentres.kernel.listener import Channel, Peer
+from agentres.model import log
 from agentres.model.action import Action
-from agentres.model.errors import AgentresError, NotEnforceable, UsageError, reason
+from agentres.model.errors import (
+    AgentresError,
+    ControlFileError,
+    NotEnforceable,
+    UsageError,
+    reason,
+)
 from agentres.model.record import TYPE_CHECKING
+from agentres.model.units import NEVER, format_duration
 from agentres.policy.alerts import message
 from agentres.run import control
 from agentres.run.control import Command
@@ -25,6 +33,7 @@ from agentres.run.resize import Resize
 if TYPE_CHECKING:
     from typing import Any
 
+    from agentres.kernel.loop import Timer
     from agentres.model.limits import Limits
     from agentres.policy.elastic import Terms
     from agentres.run.supervision import Supervision
@@ -45,6 +54,7 @@ class Steering:
         self._monitor = monitor
         self._origins = dict(monitor.watched.origins)
         self._waiting: list[Channel] = []
+        self._freeze_ends: Timer | None = None
 
     def take(self, channel: Channel, line: bytes) -> None:
         """Do what the line says, and answer."""
@@ -55,6 +65,10 @@ class Steering:
             answer = control.failure(error)
         except OSError as error:
             answer = control.failure(AgentresError(reason(error)))
+        except (
+            ImportError
+        ) as error:  # its files were replaced or removed, and it had not loaded all of them
+            answer = control.failure(AgentresError(f"agentres was upgraded meanwhile: {error}"))
         if answer is not None:
             channel.send(answer)
 
@@ -73,11 +87,13 @@ class Steering:
             case "set":
                 peer = channel.peer
                 return control.success(changed=self._set(asked.fields["limits"], who, peer.uid))
-            case "freeze" | "thaw":
-                self._freeze(asked.verb == "freeze", who)
+            case "freeze":
+                return control.success(until=self._freeze(who, asked.fields["for"]))
+            case "thaw":
+                self._only_for_us("thawed")
+                self._thaw(who, "")
                 return control.success()
             case "stop":
-                self._let_go_on()
                 self._supervision.stop(asked.fields["grace"], who)
             case "kill":
                 self._supervision.kill(who)
@@ -88,20 +104,20 @@ class Steering:
     def _shown(self) -> dict[str, Any]:
         monitor = self._monitor
         pausing = monitor.actuator.frozen_by.keys() == {PACING}
-        frozen = monitor.agent.freeze and not pausing
+        frozen = monitor.actuator.cgroup.freeze and not pausing
         by = monitor.actuator.frozen_by.get(COMMAND) or monitor.subject.detail.get("frozen", "")
         sample = monitor.meter.sample()
-        monitor.check_drift()
+        monitor.integrity.check_limits()
         used = {key: getattr(sample, key) for key in _USED}
         return {
             "name": monitor.run.name,
             "command": list(monitor.watched.command),
-            "cgroup": monitor.agent.path,
+            "cgroup": monitor.actuator.cgroup.path,
             "started": monitor.run.started,
             "supervisor": os.getpid(),
             "main": self._supervision.pid,
-            "priority": monitor.terms.priority,
-            "philosophy": monitor.terms.philosophy.name,
+            "priority": monitor.moving.terms.priority,
+            "philosophy": monitor.moving.terms.philosophy.name,
             "frozen": frozen,
             "frozen_by": by if frozen else "",
             "limits": self._limits(),
@@ -113,7 +129,7 @@ class Steering:
         }
 
     def _limits(self) -> dict[str, Any]:
-        terms, actuator = self._monitor.terms, self._monitor.actuator
+        terms, actuator = self._monitor.moving.terms, self._monitor.actuator
         shown = {}
         for key in control.SETTABLE:
             for named in [key, *(k for k in terms.limits.ranges if k.startswith(f"{key}="))]:
@@ -142,25 +158,47 @@ class Steering:
             if (alert := watch.alert) is not None
         ]
 
-    def _freeze(self, frozen: bool, who: str) -> None:
-        start = time.monotonic()
-        if frozen:
-            self._monitor.actuator.freeze(COMMAND, f"frozen by {who}")
-        else:
-            self._only_for_us("thawed")
-            self._monitor.actuator.thaw()
-        kind = "freeze" if frozen else "thaw"
-        self._monitor.act(Action.since(start, kind, "agent", None, None, "command", who))
+    def _freeze(self, who: str, seconds: float) -> float | None:
+        """Stop it for so long; until when, in unix seconds, None: until it is thawed."""
+        start, now = time.monotonic(), time.time()
+        until = now + seconds if seconds < NEVER else None
+        ends = "it is thawed" if until is None else _clock(until)
+        self._monitor.actuator.freeze(COMMAND, f"frozen by {who} at {_clock(now)}, until {ends}")
+        self._tell(start, "freeze", f"{who}, until {ends}")
+        self._forget_end()
+        if until is not None:
+            why = f"its time is up: frozen for {format_duration(seconds)} by {who}"
+            self._freeze_ends = self._supervision.after(seconds, partial(self._end_freeze, why))
+        return until
 
-    def _let_go_on(self) -> None:
-        """Thaw it, whoever has frozen it: it could not end."""
-        self._monitor.actuator.thaw()
+    def _end_freeze(self, why: str) -> None:
+        if COMMAND not in self._monitor.actuator.frozen_by:
+            return  # it was told to end meanwhile
+        try:
+            self._thaw(why, COMMAND)
+        except ControlFileError as error:  # it has just ended
+            log.debug(__name__, "not thawed: %s", error)
+
+    def _thaw(self, why: str, account: str) -> None:
+        """Let it go on, as far as ``account`` is concerned; empty: whoever has frozen it."""
+        start = time.monotonic()
+        self._forget_end()
+        self._monitor.actuator.thaw(account)
+        self._tell(start, "thaw", why)
+
+    def _tell(self, start: float, kind: str, why: str) -> None:
+        took = time.monotonic() - start
+        self._monitor.act(Action.now(kind, "agent", None, None, "command", why, took))
+
+    def _forget_end(self) -> None:
+        if self._freeze_ends is not None:
+            self._freeze_ends.cancel()
 
     def _set(
         self, texts: Mapping[str, str | Sequence[str]], who: str, uid: int
     ) -> list[dict[str, Any]]:
         monitor = self._monitor
-        held = monitor.terms
+        held = monitor.moving.terms
         self._only_for_us("set")
         monitor.meter.read("limits")
         resize: Resize | None = None
@@ -170,29 +208,38 @@ class Steering:
             resize = Resize(monitor.actuator, held, texts, partial(self._within, uid))
             return resize.terms
 
-        monitor.anew(terms)
+        monitor.moving.anew(terms)
         assert resize is not None
         for one in resize.changed:
-            start = time.monotonic() - one.took
             before, after = _number(one.before), _number(one.after)
             why = f"{one.text}, by {who}"
-            self._monitor.act(Action.since(start, "set", one.key, before, after, "command", why))
+            self._monitor.act(Action.now("set", one.key, before, after, "command", why, one.took))
             self._origins[one.key] = f"set {one.text}, by {who}"
         monitor.meter.read("limits")
-        monitor.check_drift()
+        monitor.integrity.check_limits()
         monitor.subject.settled()
         off = monitor.subject.detail["drift"]
         if off:
             raise NotEnforceable(f"written, and does not hold: {off}")
         return [
-            {"limit": one.key, "before": one.before, "after": one.after, "text": one.text}
+            {
+                "limit": one.key,
+                "before": one.before,
+                "after": one.after,
+                "text": one.text,
+                "note": one.note,
+            }
             for one in resize.changed
         ]
 
     def _within(self, uid: int, limits: Limits) -> Limits:
         """What its owner may set; root may set anything."""
         within = self._monitor.watched.within
-        return limits if within is None or uid == 0 else within(limits, self._monitor.terms.limits)
+        return (
+            limits
+            if within is None or uid == 0
+            else within(limits, self._monitor.moving.terms.limits)
+        )
 
     def _only_for_us(self, what: str) -> None:
         mover = self._monitor.subject.mover
@@ -218,6 +265,10 @@ def refusal(peer: Peer, owners: set[int], inside: str) -> AgentresError | None:
 
 def _number(limit: float | str) -> float | None:
     return None if isinstance(limit, str) else limit
+
+
+def _clock(when: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
 
 
 def _spelled(peer: Peer) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from agentres.kernel import process
-from agentres.kernel.actuator import COMMAND, Actuator
+from agentres.kernel import process, registry
+from agentres.kernel.actuator import COMMAND, PACING, Actuator
+from agentres.model import log
 from agentres.model.errors import ControlFileError
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import NEVER, format_size
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentres.kernel.meter import Meter
+    from agentres.kernel.space import Space
+    from agentres.model.oom import Footprint
     from agentres.model.stats import Sample
+    from agentres.run.events import Events
+    from agentres.run.fullness import Fullness
     from agentres.run.learning import Learning
     from agentres.run.mover import Mover
     from agentres.run.pacer import Pacer
@@ -30,12 +35,15 @@ _STALLED_LOOK = 1.0
 _LIFTED_SECONDS = 60.0
 """For how long there is no tripwire after one has held an agent up."""
 
+_ENDS_WITHIN = 5.0
+"""Seconds for which one that was told to end is neither paused, which is made good afterwards, nor frozen for others."""
+
 
 class AgentSubject(Subject):
-    """Has its limits moved by ``mover``, its disk rates held by ``pacer``, and is learnt from by ``learning``, where there are such.
+    """Has its limits moved by ``mover``, its disk rates held by ``pacer``, is learnt from by ``learning``, and programs are told by ``events``, where there are such.
 
-    ``note`` takes a state that no meter reads (:meth:`agentres.watch.engine.Engine.note`); ``on_full`` is called as soon as the limit on
-    memory was met, and told whether a process was killed for that, before an alert is.
+    ``note`` takes a state that no meter reads (:meth:`agentres.watch.engine.Engine.note`); ``on_oom`` is called as soon as a process was
+    killed for memory, before an alert tells of it (:class:`agentres.run.fullness.Fullness`).
     """
 
     meter: Meter
@@ -48,19 +56,23 @@ class AgentSubject(Subject):
         settings: Settings,
         since: float,
         note: Callable[[str, float, str], None],
-        on_full: Callable[[bool], None],
+        on_oom: Callable[[], Footprint | None],
     ) -> None:
         super().__init__(run.id, run.name, "agent", meter, settings, since)
         self._actuator = actuator
         self._note = note
-        self._on_full = on_full
+        self._on_oom = on_oom
+        self._fullness: Fullness | None = None
         self._met = self._kills = 0
         self._without_tripwire = False
         self._stall = stall.Stall()
         self._lifted_until = 0.0
+        self._let_end = False
         self.mover: Mover | None = None
         self.pacer: Pacer | None = None
         self.learning: Learning | None = None
+        self.space: Space | None = None
+        self.events: Events | None = None
         self.event = False
         """Set while a notification of the kernel's is served."""
 
@@ -68,6 +80,34 @@ class AgentSubject(Subject):
     def starved(self) -> bool:
         """Whether it was refused memory that it needs."""
         return bool(self.states["starved"])
+
+    @property
+    def short(self) -> str:
+        """What memory it was refused at the last, in words; empty: none."""
+        return "" if self.mover is None else self.mover.short
+
+    @property
+    def footprint(self) -> Footprint | None:
+        """What was in its cgroup when the limit on memory was met, the last time; None: it was not."""
+        return None if self._fullness is None else self._fullness.footprint
+
+    @property
+    def writes(self) -> dict[str, int | None]:
+        """What its processes read from disks and dirtied, and what of that was not billed, in bytes; ``paused_usec`` is for how long it was paused."""
+        reading = self.meter.reading
+        return {
+            "read_bytes": reading.read_bytes,
+            "dirtied_bytes": reading.dirtied_bytes,
+            "unbilled_bytes": reading.unbilled_bytes,
+            "paused_usec": None if self.pacer is None else round(self.pacer.seconds * 1e6),
+        }
+
+    def value(self, resource: str, now: float) -> float | None:
+        if resource == "space" and self.space is not None:
+            self.states["space"] = used = self.space.look(self.meter.pids)
+            if any(each.alert or used >= each.rule.levels[0][1] for each in self.watches["space"]):
+                self.detail["space"] = self.space.told(self.meter.reading, self.meter.memory_stat)
+        return super().value(resource, now)
 
     def observed(self, resource: str, value: float | None, reading: Sample, now: float) -> float:
         if resource == "memory" and self.learning is not None:
@@ -89,7 +129,20 @@ class AgentSubject(Subject):
         if met > self._met or kills > self._kills:
             killed = kills > self._kills
             self._met, self._kills = met, kills
-            self._on_full(killed)
+            self._full(killed)
+
+    def _full(self, killed: bool) -> None:
+        """The limit on memory was met: note by what, and before an alert tells of it."""
+        if self._fullness is None:
+            try:
+                from agentres.run.fullness import Fullness
+            except ImportError as error:  # agentres was upgraded or removed meanwhile
+                log.debug(__name__, "what its memory consists of is not known: %s", error)
+                self._on_oom()
+                return
+            self._fullness = Fullness(self.meter, self._on_oom)
+        if held := self._fullness.note(killed):
+            self.detail["oom_kill"] = held
 
     def ceiling(self, resource: str) -> float | None:
         highest = None if self.mover is None else self.mover.ceiling(resource)
@@ -110,6 +163,44 @@ class AgentSubject(Subject):
         else:
             self._state("frozen", False, "")
         self._move_tripwire()
+        if self.events is not None:
+            self.events.judged(self.meter.reading)
+
+    def sampled(self, sample: Sample) -> None:
+        """A whole sample was taken."""
+        counts = (sample.read_bytes, sample.dirtied_bytes, sample.unbilled_bytes)
+        registry.mark_writes(self._actuator.cgroup.fd, *counts)
+        if self.learning is not None:
+            self.learning.sampled(sample, time.monotonic(), self.starved)
+        if self.mover is not None:
+            self.mover.sampled()
+
+    def meanwhile(self, call: Callable[[], None]) -> None:
+        """Have something done that takes long, in a pause where it is paced (:meth:`agentres.run.pacer.Pacer.meanwhile`)."""
+        if self.pacer is None:
+            call()
+        else:
+            self.pacer.meanwhile(call)
+
+    def let_end(self) -> bool:
+        """It was told to end: whoever has frozen it, it goes on, and the first time nothing stops it for a while.  Whether it was frozen."""
+        if not self._let_end:
+            self._let_end = True
+            for holds in (self.pacer, self.mover):
+                if holds is not None:
+                    holds.rest(_ENDS_WITHIN)
+        was_frozen = bool(self._actuator.frozen_by.keys() - {PACING})
+        try:
+            self._actuator.thaw()
+        except ControlFileError as error:  # it has just ended
+            log.debug(__name__, "not thawed: %s", error)
+            return False
+        return was_frozen
+
+    def note_end(self) -> None:
+        """Take what the main process wrote to the last, and whether memory was full, before nobody can be asked any more."""
+        self.meter.read("disk")
+        self.note_full(self.meter.read("events"))
 
     def is_pausing(self) -> bool:
         """Whether it is frozen, on its pacer's account alone."""

@@ -18,15 +18,19 @@ from agentres.kernel.listener import Channel, Listener, Peer
 from agentres.kernel.loop import Loop
 from agentres.kernel.trampoline import Child
 from agentres.model import log
+from agentres.model.errors import ControlFileError
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.stats import Escaped, OomKill
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agentres.kernel.loop import Timer
     from agentres.kernel.signals import Signals
     from agentres.model.limits import Limits
     from agentres.model.oom import Footprint
+    from agentres.run.events import Events
+    from agentres.run.explain import Outcome
     from agentres.run.monitor import Monitor
     from agentres.run.steering import Steering
 
@@ -42,6 +46,9 @@ STOP_SECONDS = 0.5
 """Within which a process that minds SIGTSTP has stopped, its own handler included."""
 
 _STOP_POLL = 0.005
+
+_OOM_KILLS = 100
+"""Of so many kills for memory, the last ones, it is kept who it was; the kernel counts all."""
 
 LAST_WORDS_SECONDS = 0.2
 """Within which one that had connected when the agent ended has to say what it wants."""
@@ -85,7 +92,7 @@ class Ended(Record):
     killed_after_grace: bool
     killed: bool
     oom_kills: tuple[OomKill, ...]
-    short: str
+    short: str = ""
     stopped: str = ""
     limits: Limits | None = None
     writes: Mapping[str, int | None] = MappingProxyType({})
@@ -99,6 +106,7 @@ class Supervision:
     kernel log names it.  ``watch`` makes what monitors the agent, from this loop and what is to be called
     when a process was killed for memory.  ``owner`` is whose agent it is beside our own user's; ``attach`` gets the
     loop, and this, before anything is waited for.  ``hangup_ends``: one that goes on after SIGHUP is ended.
+    ``always``: it is watched however short it is.
     """
 
     def __init__(
@@ -112,6 +120,7 @@ class Supervision:
         owner: int | None = None,
         attach: Callable[[Loop, Supervision], None] | None = None,
         hangup_ends: bool = True,
+        always: bool = False,
     ) -> None:
         self._child = child
         self._agent = agent
@@ -125,6 +134,7 @@ class Supervision:
         self._signals: Signals | None = None
         self._watch = watch
         self._hangup_ends = hangup_ends
+        self._always = always
         self._owners = {os.geteuid()} | ({owner} if owner is not None else set())
         self._monitor: Monitor | None = None
         self._listener: Listener | None = None
@@ -155,6 +165,8 @@ class Supervision:
         """Wait for the main process; after ``timeout`` seconds SIGTERM, then SIGKILL for all."""
         if timeout is not None:
             self._loop.call_at(self._child.started + timeout, self._time_is_up)
+        if self._always:
+            self._begin_to_watch()
         self._loop.tick(wait=False)
         if self._returncode is None:  # else it was short, and the import below is most of a launch
             self._listen()
@@ -163,39 +175,39 @@ class Supervision:
             self._loop.tick()
         wall = time.monotonic() - self._child.started
         self._note_oom_kills()
-        return Ended(
+        told = [kill.footprint for kill in self._oom_kills if kill.footprint is not None]
+        ended = Ended(
             self._returncode,
             wall,
             self._timed_out,
             self._killed_after_grace,
             self._killed,
             tuple(self._oom_kills),
-            "" if self._monitor is None else self._monitor.short,
-            self._stopped,
-            None if self._steering is None or self._monitor is None else self._monitor.terms.limits,
-            {} if self._monitor is None else self._monitor.writes,
-            self._footprint(),
+            stopped=self._stopped,
+            footprint=told[-1] if told else None,
         )
-
-    def _footprint(self) -> Footprint | None:
-        told = [kill.footprint for kill in self._oom_kills if kill.footprint is not None]
-        if told:
-            return told[-1]
-        return None if self._monitor is None else self._monitor.footprint
+        if (monitor := self._monitor) is None:
+            return ended
+        return ended.but(
+            short=monitor.subject.short,
+            limits=None if self._steering is None else monitor.moving.terms.limits,
+            writes=monitor.subject.writes,
+            footprint=ended.footprint or monitor.subject.footprint,
+        )
 
     def note_escapes(self, found: Sequence[Escaped]) -> None:
         """Take what of the run was still outside of its cgroup when all inside had ended."""
         if self._monitor is not None:
-            self._monitor.note_escapes(found)
+            self._monitor.integrity.note_escapes(found)
 
-    def finish(self, exit_code: int) -> None:
-        """After the agent's last process: the end of its history, and its last alerts."""
+    def finish(self, conclude: Callable[[], Outcome]) -> Outcome:
+        """After the agent's last process: the end of its history, and its last alerts; ``conclude`` says how it ended."""
         if self._listener is not None:  # whoever asked while it ran is answered
             self._listener.hear_the_last(LAST_WORDS_SECONDS)
-        if self._monitor is not None:
-            self._monitor.finish(exit_code)
+        outcome = conclude() if self._monitor is None else self._monitor.finish(conclude)
         if self._steering is not None:
-            self._steering.ended(exit_code)
+            self._steering.ended(outcome.exit_code)
+        return outcome
 
     @property
     def ended(self) -> bool:
@@ -216,6 +228,7 @@ class Supervision:
         if not to_all:
             self._send(number)
             return
+        self._let_end(number)
         try:
             os.killpg(self._child.pid, number)
         except ProcessLookupError:  # it has just ended
@@ -236,6 +249,15 @@ class Supervision:
                 self._loop.call_at(time.monotonic() + _STOP_POLL, look)
 
         look()
+
+    def after(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """Call ``call`` in so many seconds, if the agent has not ended by then."""
+
+        def due() -> None:
+            if self._returncode is None:
+                call()
+
+        return self._loop.call_at(time.monotonic() + seconds, due)
 
     def stop(self, grace: float, who: str) -> None:
         """SIGTERM, and SIGKILL for all after ``grace`` seconds."""
@@ -290,7 +312,7 @@ class Supervision:
 
     def _reap(self) -> None:
         if self._monitor is not None:
-            self._monitor.note_end()
+            self._monitor.subject.note_end()
         _, status = os.waitpid(self._child.pid, 0)
         self._returncode = os.waitstatus_to_exitcode(status)
 
@@ -334,7 +356,13 @@ class Supervision:
         except ProcessLookupError:  # it has just ended
             return True
 
+    def _let_end(self, number: int) -> None:
+        """Who is frozen or paused does not get the signal, and it asks for the end."""
+        if number == signal.SIGTERM and self._monitor is not None:
+            self._monitor.let_end()
+
     def _send(self, number: int) -> None:
+        self._let_end(number)
         try:
             signal.pidfd_send_signal(self._child.pidfd, number)
         except ProcessLookupError:  # it has just ended; its pidfd says so next
@@ -344,12 +372,12 @@ class Supervision:
         if self._returncode is not None:  # it ended in the same turn
             return
         self._timed_out = True
+        if self._events is not None:
+            self._events.time_is_up()
         self._end(GRACE_SECONDS)
 
     def _end(self, grace: float) -> None:
         self._ending = True
-        if self._monitor is not None:
-            self._monitor.let_end()
         self._send(signal.SIGTERM)
         self._send(signal.SIGCONT)  # a stopped process gets its SIGTERM only when it goes on
         self._loop.call_at(time.monotonic() + grace, self._grace_is_over)
@@ -360,13 +388,31 @@ class Supervision:
 
     def _kill(self) -> None:
         self._killed = True
+        if self._events is not None:
+            self._tell_kill(self._events)
         self._agent.kill = True
+
+    def _tell_kill(self, events: Events) -> None:
+        try:
+            running = self._agent.processes()
+        except ControlFileError:  # it has shut its cgroups: what is in there is killed all the same
+            running = []
+        if self._timed_out:
+            events.killed("timeout", "the time limit had passed", running)
+        else:
+            events.killed("stop", self._stopped, running)
+
+    @property
+    def _events(self) -> Events | None:
+        return None if self._monitor is None else self._monitor.events
 
     def _note_oom_kills(self) -> Footprint | None:
         if self._memory_events >= 0:
             os.pread(self._memory_events, 4096, 0)  # the next POLLPRI is about what comes after
         found = self._kernel_log.oom_kills(self._log_name)
-        self._oom_kills += found
+        self._oom_kills = [*self._oom_kills, *found][-_OOM_KILLS:]
+        if found and self._events is not None:
+            self._events.oom_killed(found)
         return found[-1].footprint if found else None
 
 

@@ -15,7 +15,6 @@ from agentres.store.schema import MIGRATIONS
 
 if TYPE_CHECKING:
     import sqlite3
-    from types import TracebackType
 
 BUSY_SECONDS = 2.0
 """How long a call waits for another writer."""
@@ -156,12 +155,7 @@ class Transaction:
             raise store_error(self._path, error) from error
         return self._db
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         try:
             if error is None:
                 self._db.execute("COMMIT")

@@ -26,7 +26,7 @@ from agentres.store.writing import Writer
 
 if TYPE_CHECKING:
     import sqlite3
-    from typing import Any
+    from typing import Any, Self
 
     from agentres.store.rows import Values
     from agentres.store.run import Run
@@ -107,6 +107,12 @@ class Store(Writer):
     """The history to read as well."""
 
     __slots__ = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def runs(
         self, name: str | None = None, of: str | None = None, since: float | None = None

@@ -82,8 +82,7 @@ class Source:
         actions: tuple[ActionRow, ...] = ()
         alerts: tuple[AlertRow, ...] = ()
         try:
-            store = self._history(False)
-            try:
+            with self._history(False) as store:
                 here = [
                     run
                     for run in store.runs(agent.name, "agent", since=self._fleet.now())
@@ -95,8 +94,6 @@ class Source:
                     actions = tuple(store.actions(run_id=run, limit=_ACTIONS))
                     told = store.alerts(agent=agent.name, since=agent.started - 1.0)
                     alerts = tuple(alert for alert in told if alert.run == run)[:_ALERTS]
-            finally:
-                store.close()
         except AgentresError as error:
             trouble.append(str(error))
         return Detail(answer, drawn, tuple(self._processes(agent)), actions, alerts, tuple(trouble))
@@ -112,13 +109,10 @@ class Source:
 
     def acknowledge(self, alerts: Sequence[AlertRow], why: str) -> None:
         """Say that somebody looks after them; AgentresError."""
-        store = self._history(True)
-        try:
+        with self._history(True) as store:
             for alert in alerts:
                 if store.alert(alert.id).acknowledged is None:  # else somebody was quicker
                     store.acknowledge(alert.id, self._who, why, time.time())
-        finally:
-            store.close()
 
     def close(self) -> None:
         """Let go of what is open."""

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 
 from agentres.kernel.loop import Loop, Timer
+from agentres.model.errors import printable, shortened
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Sample
 from agentres.model.units import NEVER
 from agentres.policy.alerts import Alert, Event, Watch, message
+from agentres.policy.damping import Damper
 from agentres.policy.resources import OWN, RATE, RESOURCES
 from agentres.policy.settings import Settings
 
@@ -41,6 +43,9 @@ TOGETHER = 0.1
 To wake up costs as much as a sample does.
 """
 
+DETAIL = 1000
+"""Characters of what is said of an alert beside its figures, at the most."""
+
 
 class Subject:
     """Something that has figures and rules: an agent, the slice of all agents, the host.
@@ -59,6 +64,7 @@ class Subject:
         }
         self.detail: dict[str, str] = {}
         self.watches: dict[str, list[Watch]] = {}
+        self.dampers: dict[str, Damper] = {}
         self.sample_at = 0.0
         self.looks: dict[str, float] = {}
         self.timer: Timer | None = None
@@ -79,6 +85,11 @@ class Subject:
                     self._raw[resource] = (since, 0.0)
             else:
                 self.least[resource] = settings.fastest
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many changes of each rule's alerts were told to nobody, as there were too many."""
+        return {rule: each.left_out for rule, each in self.dampers.items() if each.left_out}
 
     def observed(self, resource: str, value: float | None, reading: Sample, now: float) -> float:
         """Called with each value of a reading before the rules judge it; seconds until the next look, at the latest."""
@@ -165,7 +176,7 @@ class Engine:
         now = self._clock()
         for watches in subject.watches.values():
             for watch in watches:
-                self._emit(subject, watch.finish(now, why), now)
+                self._emit(subject, watch, watch.finish(now, why), now, last=True)
 
     def look(self, subject: Subject, *groups: str) -> None:
         """Read some groups now, because something tells that they have changed."""
@@ -224,14 +235,26 @@ class Engine:
         soonest = subject.observed(resource, value, subject.meter.reading, now)
         limit = subject.ceiling(resource)
         for watch in subject.watches[resource]:
-            self._emit(subject, watch.observe(now, value, limit), now)
+            self._emit(subject, watch, watch.observe(now, value, limit), now)
             soonest = min(soonest, watch.due(now, subject.least[resource]))
         if soonest < self.settings.interval:
             due, group = now + soonest, RESOURCES[resource].group
             subject.looks[group] = min(due, subject.looks.get(group, due))
 
-    def _emit(self, subject: Subject, events: tuple[Event, ...], now: float) -> None:
-        for event in events:
+    def _emit(
+        self,
+        subject: Subject,
+        watch: Watch,
+        events: tuple[Event, ...],
+        now: float,
+        last: bool = False,
+    ) -> None:
+        damper = subject.dampers.get(watch.rule.name)
+        if damper is None:
+            if not events:
+                return
+            damper = subject.dampers[watch.rule.name] = Damper()
+        for event in damper.finish(events) if last else damper.take(now, events):
             detail = subject.detail.get(event.alert.rule.resource, "")
             told = as_dict(event, subject.run, subject.name, self._host, time.time() - now, detail)
             self._tell(told)
@@ -246,8 +269,8 @@ def as_dict(
     """
     alert: Alert = event.alert
     text = message(alert, name)
-    if alert.why:
-        detail = alert.why
+    # An agent names its processes and cgroups as it likes.
+    detail = shortened(printable(alert.why or detail), DETAIL)
     return {
         "schema": 1,
         "event": event.kind,

@@ -8,8 +8,8 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
-from agentres.companion.handlers.base import Once, variables
-from agentres.companion.handlers.keeper import Keeper, end_group, ending, wait
+from agentres.companion.handlers.base import variables
+from agentres.companion.handlers.keeper import KeptHandler, end_group, ending, wait
 from agentres.model.errors import printable, reason
 
 if TYPE_CHECKING:
@@ -20,20 +20,11 @@ _KEPT = 4096
 """Bytes of stderr that are kept, to find its last line in."""
 
 
-class CommandHandler(Once):
+class CommandHandler(KeptHandler):
     """An argv, without a shell, in a session of its own."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        self._keeper = Keeper(CommandWork(argv))
-
-    def deliver(self, event: dict[str, Any], timeout: float) -> None:
-        self._keeper.ask(event, timeout)
-
-    def abort(self) -> None:
-        self._keeper.abort()
-
-    def close(self) -> None:
-        self._keeper.close()
+        super().__init__(CommandWork(argv))
 
 
 class CommandWork:

@@ -42,14 +42,10 @@ class _Broken(Once):
 def _deliverer(handler: Handler, function: Callable[[Event], object] | None) -> Deliverer:
     # Imported where they are used: a journal alone needs neither urllib nor importlib.metadata.
     try:
-        if function is not None:
+        if function is not None or handler.type == "python":
             from agentres.companion.handlers.python import PythonHandler
 
-            return PythonHandler(function)
-        if handler.type == "python":
-            from agentres.companion.handlers.python import PythonHandler
-
-            return PythonHandler(handler.options["callable"])
+            return PythonHandler(function or handler.options["callable"])
         if handler.type == "command":
             from agentres.companion.handlers.command import CommandHandler
 

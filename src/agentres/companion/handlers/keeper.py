@@ -20,7 +20,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from agentres.companion.handlers.base import NotDelivered
+from agentres.companion.handlers.base import NotDelivered, Once
 from agentres.model.errors import reason
 
 if TYPE_CHECKING:
@@ -124,6 +124,22 @@ class Keeper:
             except ChildProcessError:  # a program that uses us waits for its children wholesale
                 pass
         self._dead = self._dead or "it is closed"
+
+
+class KeptHandler(Once):
+    """A deliverer whose keeper does the work, with each event by itself."""
+
+    def __init__(self, work: Work, close_others: bool = True) -> None:
+        self._keeper = Keeper(work, close_others)
+
+    def deliver(self, event: dict[str, Any], timeout: float) -> None:
+        self._keeper.ask(event, timeout)
+
+    def abort(self) -> None:
+        self._keeper.abort()
+
+    def close(self) -> None:
+        self._keeper.close()
 
 
 def _reap(pid: int) -> None:

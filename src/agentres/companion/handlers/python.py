@@ -16,8 +16,15 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agentres.companion.handlers.base import NotDelivered, Once
-from agentres.companion.handlers.keeper import PACKET, Keeper, end_group, ending, leave_keeper, wait
+from agentres.companion.handlers.base import NotDelivered
+from agentres.companion.handlers.keeper import (
+    PACKET,
+    KeptHandler,
+    end_group,
+    ending,
+    leave_keeper,
+    wait,
+)
 from agentres.kernel.libc import die_with_parent
 from agentres.model.errors import describe
 
@@ -33,21 +40,12 @@ _CLOSING = 0.2
 """Seconds between a process's closing its descriptors and its end, when it is exiting."""
 
 
-class PythonHandler(Once):
+class PythonHandler(KeptHandler):
     """A callable: ``package.module:function``, as :mod:`agentres.config` makes of an entry point's name, too; or a function itself."""
 
     def __init__(self, target: str | Function) -> None:
         # A function of the program's own may need descriptors that the program has open.
-        self._keeper = Keeper(PythonWork(target), close_others=isinstance(target, str))
-
-    def deliver(self, event: dict[str, Any], timeout: float) -> None:
-        self._keeper.ask(event, timeout)
-
-    def abort(self) -> None:
-        self._keeper.abort()
-
-    def close(self) -> None:
-        self._keeper.close()
+        super().__init__(PythonWork(target), close_others=isinstance(target, str))
 
 
 class PythonWork:

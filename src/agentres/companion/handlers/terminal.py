@@ -29,7 +29,7 @@ class TerminalHandler(Once):
     """``fd`` is where to write."""
 
     def __init__(self, fd: int = 2, environ: Mapping[str, str] = os.environ) -> None:
-        self._out = _Out(fd)
+        self._out = Output(fd)
         plain = environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
         self._colour = os.isatty(fd) and not plain
 
@@ -53,7 +53,7 @@ def line(event: dict[str, Any], colour: bool = False) -> str:
     return f"agentres: {shown} {printable(event['message'])} [{printable(event['id'])}]"
 
 
-class _Out:
+class Output:
     """Writes that come to an end: nobody may read the pipe, Ctrl-S may have stopped the terminal.
 
     O_NONBLOCK belongs to the open file, which the agent shares: terminals and pipes are opened anew.
@@ -72,6 +72,10 @@ class _Out:
                 pass
         self._fd = fd if self._own < 0 else self._own
 
+    def fileno(self) -> int:
+        """What to wait for, until it takes some."""
+        return self._fd
+
     def raw(self) -> bool:
         """Whether the agent has the terminal in a mode where a newline does not return the carriage."""
         if not self._tty:
@@ -89,14 +93,15 @@ class _Out:
             if not poll.poll(max(0.0, left) * 1000):
                 raise TimeoutError
             try:
-                data = data[self._put(data) :]
+                data = data[self.put(data) :]
             except BlockingIOError:
                 # A pipe with some room, though not for this line in one piece: poll says it is ready.
                 if left <= 0:
                     raise TimeoutError from None
                 time.sleep(min(0.01, left))
 
-    def _put(self, data: bytes) -> int:
+    def put(self, data: bytes) -> int:
+        """Write once; how much of it was taken.  OSError."""
         if not self._socket:
             return os.write(self._fd, data)
         with socket.socket(fileno=os.dup(self._fd)) as out:

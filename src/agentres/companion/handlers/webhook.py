@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from agentres import __version__
 from agentres.companion.handlers.base import NotDelivered
-from agentres.companion.handlers.keeper import Keeper
+from agentres.companion.handlers.keeper import KeptHandler
 from agentres.companion.handlers.python import PythonWork
 from agentres.model.errors import printable
 
@@ -44,7 +44,7 @@ _KEPT = 200
 """Characters of an answer that an error tells."""
 
 
-class WebhookHandler:
+class WebhookHandler(KeptHandler):
     """``format`` is "agentres" (the event itself) or "alertmanager"; ``retries`` come after the first attempt."""
 
     def __init__(
@@ -68,7 +68,7 @@ class WebhookHandler:
             },
         }
         self._unresolved = Unresolved() if format == "alertmanager" else None
-        self._keeper = Keeper(PythonWork(post))
+        super().__init__(PythonWork(post))
 
     def deliver(self, event: Event, timeout: float) -> None:
         if self._unresolved is None:
@@ -98,12 +98,6 @@ class WebhookHandler:
         deadline = time.monotonic() + timeout * 0.95
         body = json.dumps(content).encode()
         self._keeper.ask({**self._request, "body": body, "deadline": deadline}, timeout)
-
-    def abort(self) -> None:
-        self._keeper.abort()
-
-    def close(self) -> None:
-        self._keeper.close()
 
 
 class Unresolved:

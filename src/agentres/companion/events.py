@@ -1,0 +1,127 @@
+"""Writes the events for programs (``--events``, docs/events.md), a line of JSON each, at their reader's pace.
+
+A thread of its own writes: a disk may hang, a pipe may be full.  What waits is bounded; what is lost is counted by the events' numbers,
+and told by the event ``lost`` before the next one that is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import select
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from agentres.companion.handlers.terminal import Output
+from agentres.model.errors import reason
+from agentres.model.units import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Event = Mapping[str, Any]
+
+QUEUE = 1000
+"""Events that wait at the most, some megabytes; the last one, ``end``, waits beside them."""
+
+_SLICE = 0.5
+"""Seconds after which a wait for the reader looks whether it is to end."""
+
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""There may be room again."""
+
+
+class EventWriter:
+    """Writes to ``fd``; ``head`` is what all events have, and the ``number`` of the last one before."""
+
+    def __init__(self, fd: int, head: Event) -> None:
+        self._fd = fd
+        self._head = {key: value for key, value in head.items() if key != "number"}
+        self._written = self._last = int(head["number"])
+        self._lost = 0
+        self._trouble = ""
+        self._waiting: deque[Event] = deque()
+        self._changed = threading.Condition()
+        self._ended = False
+        self._end_by = 0.0
+        self._output = Output(fd)
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+        self._thread.start()
+
+    def put(self, event: Event) -> None:
+        """Have it written; never waits."""
+        with self._changed:
+            self._last = event["number"]
+            self._ended = self._ended or event["event"] == "end"
+            if len(self._waiting) < QUEUE or self._ended:
+                self._waiting.append(event)
+                self._changed.notify()
+
+    def finish(self, timeout: float) -> None:
+        """Nothing comes any more: write what waits, for ``timeout`` seconds at the most."""
+        if not self._ended:
+            self.put({
+                **self._head, "number": self._last + 1, "event": "end", "time": time.time(),
+                "exit_code": None, "why": "its supervisor has gone without a word", "summary": None,
+            })  # fmt: skip
+        with self._changed:
+            self._end_by = time.monotonic() + timeout
+            self._changed.notify()
+
+    def close(self) -> str:
+        """Wait for that; what was not written, in words, empty: all was."""
+        self._thread.join(max(0.0, self._end_by - time.monotonic()) + _SLICE)
+        lost = self._lost + self._last - self._written
+        if not lost:
+            return ""
+        why = self._trouble or "nobody took them"
+        return f"--events: not written: {counted(lost, 'event')} ({why})"
+
+    # In the thread.
+
+    def _run(self) -> None:
+        while (event := self._next()) is not None:
+            missing = event["number"] - self._written - 1
+            text = self._line(event)
+            if missing:
+                lost = {**self._head, "number": event["number"] - 1, "event": "lost"}
+                text = self._line({**lost, "time": time.time(), "count": missing}) + text
+            if not self._write(text):
+                return
+            self._lost += missing
+            self._written = event["number"]
+
+    def _next(self) -> Event | None:
+        with self._changed:
+            while not self._waiting and not self._end_by:
+                self._changed.wait()
+            return self._waiting.popleft() if self._waiting else None
+
+    @staticmethod
+    def _line(event: Event) -> bytes:
+        return json.dumps(event).encode() + b"\n"
+
+    def _write(self, data: bytes) -> bool:
+        """Whether all of it was taken; False is the end."""
+        poll = select.poll()
+        poll.register(self._output.fileno(), select.POLLOUT)
+        while data:
+            ready = poll.poll(_SLICE * 1000)
+            if self._end_by and time.monotonic() >= self._end_by:
+                return False
+            try:
+                data = data[self._output.put(data) :] if ready else data
+            except BlockingIOError:  # a pipe with room, though not for a line in one piece
+                time.sleep(0.01)
+            except OSError as error:
+                self._trouble = reason(error)
+                if error.errno not in _FULL or self._end_by:
+                    return False
+                self._pause()
+        return True
+
+    def _pause(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._end_by), 1.0)

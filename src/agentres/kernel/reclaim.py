@@ -1,0 +1,73 @@
+"""Takes memory back from an agent that does not run: the kernel takes as long for that as the swap does, so a thread waits."""
+
+from __future__ import annotations
+
+import _thread
+import os
+
+from agentres.model import log
+from agentres.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agentres.kernel.loop import Loop
+
+_PIECE = 16 << 20
+"""Bytes that are asked for at once: until the kernel has them nobody can stop it, nor remove the cgroup."""
+
+
+class Reclaim:
+    """Has the kernel take ``size`` bytes back from the cgroup at ``path`` (``memory.reclaim``, Linux 5.19), and calls ``done`` on the loop then.
+
+    It asks for no more where the agent was frozen and is not any longer.  ``done`` is told False where the kernel could not, and is
+    not called after :meth:`close`.
+    """
+
+    def __init__(self, loop: Loop, path: str, size: int, done: Callable[[bool], None]) -> None:
+        self._loop, self._path, self._left, self._done = loop, path, size, done
+        self._closed = self._refused = False
+        self._lock = _thread.allocate_lock()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        loop.watch(self._bell, self._ended)
+        try:
+            _thread.start_new_thread(self._run, ())
+        except RuntimeError as error:  # no task more for us
+            log.debug(__name__, "%s: %s", path, error)
+            self._refused = True
+            os.eventfd_write(self._bell, 1)
+
+    def close(self) -> None:
+        """Ask for no more."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._loop.unwatch(self._bell)
+            os.close(self._bell)
+
+    def _ended(self) -> None:
+        self.close()
+        self._done(not self._refused)
+
+    def _run(self) -> None:
+        try:
+            fd = os.open(f"{self._path}/memory.reclaim", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                frozen = self._frozen()
+                while self._left > 0 and not self._closed and self._frozen() == frozen:
+                    piece = min(_PIECE, self._left)
+                    os.write(fd, str(piece).encode())
+                    self._left -= piece
+            finally:
+                os.close(fd)
+        except OSError as error:  # EAGAIN: not all of a piece could be had
+            self._refused = True
+            log.debug(__name__, "%s: %s", self._path, error)
+        with self._lock:
+            if not self._closed:
+                os.eventfd_write(self._bell, 1)
+
+    def _frozen(self) -> bool:
+        with open(f"{self._path}/cgroup.freeze", "rb") as file:
+            return file.read() == b"1\n"

@@ -1,0 +1,76 @@
+"""Looks whether an agent's limits stand as they were written, and whether all of it is still inside of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from agentres.kernel.actuator import Actuator
+from agentres.kernel.drift import Drift
+from agentres.kernel.escapes import Escapes
+from agentres.kernel.loop import Loop
+from agentres.kernel.meter import Meter
+from agentres.model.record import TYPE_CHECKING
+from agentres.run.explain import escaped
+
+if TYPE_CHECKING:
+    from agentres.model.stats import Escaped
+    from agentres.run.events import Events
+
+_READ_BACK_EVERY = 12
+"""Samples between two comparisons of all limits, beside those that inotify asks for."""
+
+
+class Integrity:
+    """Looks when it is asked to, and until :meth:`close` when a limit's file was written.
+
+    ``note`` takes what was found (:meth:`agentres.watch.engine.Engine.note`); ``events`` are told of escapes, where there are such.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        actuator: Actuator,
+        escapes: Escapes,
+        meter: Meter,
+        note: Callable[[str, float, str], None],
+        events: Events | None = None,
+    ) -> None:
+        self._loop, self._escapes, self._meter, self._note = loop, escapes, meter, note
+        self._events = events
+        self._samples = 0
+        self.drift = Drift(actuator)
+        if self.drift.fd >= 0:
+            loop.watch(self.drift.fd, self._limit_written)
+
+    def close(self) -> None:
+        """Hear of nothing any more."""
+        if self.drift.fd >= 0:
+            self._loop.unwatch(self.drift.fd)
+        self.drift.close()
+
+    def sampled(self) -> None:
+        """A whole sample was taken."""
+        self._samples += 1
+        if self._samples % _READ_BACK_EVERY == 0:
+            self.check_limits()
+        self.check_processes()
+
+    def check_limits(self) -> None:
+        """Compare what holds with what was set, now."""
+        found = self.drift.rewritten()
+        self._note("drift", len(found), "; ".join(found))
+
+    def check_processes(self) -> None:
+        """Look for processes that have left the agent's cgroup, now."""
+        self.note_escapes(self._escapes.look(self._meter.pids))
+
+    def note_escapes(self, found: Sequence[Escaped]) -> None:
+        """Take how many of its processes are outside of its cgroup, and which."""
+        self._note("escaped", len(found), escaped(found))
+        if self._events is not None:
+            self._events.escaped(found)
+
+    def _limit_written(self) -> None:
+        self.drift.hear()
+        self.check_limits()
+        self._meter.read("limits")

@@ -1,0 +1,78 @@
+"""Has an agent's limits moved by its terms, and by others where somebody sets them (``agentres set``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agentres.kernel.actuator import Actuator
+from agentres.kernel.loop import Loop
+from agentres.model.action import Action
+from agentres.model.record import TYPE_CHECKING
+from agentres.policy.elastic import Terms
+from agentres.policy.resources import RESOURCES
+from agentres.run.mover import Mover
+from agentres.run.subject import AgentSubject
+from agentres.watch.engine import Engine
+
+if TYPE_CHECKING:
+    from agentres.policy.prediction import Prediction
+
+
+class Moving:
+    """Gives ``agent`` its mover, until :meth:`end`; ``terms`` are those that hold.
+
+    ``act`` gets what is done, ``again`` has the agent's memory looked at; ``since`` is time.monotonic() when its counters were 0.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        engine: Engine,
+        agent: AgentSubject,
+        actuator: Actuator,
+        act: Callable[[Action], None],
+        again: Callable[[], None],
+        terms: Terms,
+        since: float,
+    ) -> None:
+        self._loop, self._engine, self._agent, self._actuator = loop, engine, agent, actuator
+        self._act, self._again = act, again
+        self.terms = terms
+        self._begin(since)
+
+    def _begin(self, since: float | None) -> None:
+        if not self.terms.limits.ranges:
+            return
+        agent = self._agent
+        agent.mover = Mover(
+            self._loop, self.terms, agent.meter, self._actuator, self._act, self._again, agent.settled
+        )  # fmt: skip
+        for resource in agent.mover.resources:
+            agent.follow(resource, since)
+
+    def end(self) -> None:
+        """Move nothing any more."""
+        if self._agent.mover is not None:
+            self._agent.mover.close()
+            self._agent.mover = None
+
+    def predicted(self, predicted: Prediction) -> None:
+        """Start from what earlier runs used, where limits still move: somebody may have set others meanwhile."""
+        if self._agent.mover is not None:
+            self._agent.mover.begin(predicted)
+
+    def anew(self, terms: Callable[[], Terms]) -> None:
+        """Have the limits move by other terms, which are made while none of them does.
+
+        What these raise goes on to whoever asks, and the limits move on as before.
+        """
+        self.end()
+        try:
+            self.terms = terms()
+        finally:
+            self._agent.meter.read("limits")  # what they stand at by now
+            self._begin(None)
+            if (mover := self._agent.mover) is not None:
+                # What nobody had asked to see since is looked at from now on.
+                groups = {RESOURCES[each].group for each in mover.resources}
+                self._engine.look(self._agent, *groups)

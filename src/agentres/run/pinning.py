@@ -1,0 +1,100 @@
+"""The CPUs that an agent is bound to: taken so that no other agent beside it takes the same meanwhile.
+
+Loaded for agents that are to be bound.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection
+from functools import partial
+
+from agentres.kernel import cpus, delegation, registry
+from agentres.kernel.lock import Lock
+from agentres.model.cpus import format_list, parse_list
+from agentres.model.errors import UsageError, reason
+from agentres.model.limits import CPUSET
+from agentres.model.record import TYPE_CHECKING
+from agentres.model.units import MAX
+from agentres.policy.cpus import choose, refusal
+from agentres.run.admission import LOCK_PATIENCE
+
+if TYPE_CHECKING:
+    from agentres.kernel.actuator import Actuator
+    from agentres.kernel.cgroup import Cgroup
+    from agentres.model.limits import Limits, Refused
+
+_LOOK = 0.1
+"""Seconds for which it is looked how busy each CPU is: ten ticks of what the kernel counts in."""
+
+
+BY_AFFINITY = "by its affinity, which it can change itself"
+"""How it is bound where there is no cpuset controller."""
+
+
+def chosen(limits: Limits, agent: Cgroup, early: Callable[[], None]) -> Limits:
+    """The limits with the CPUs that they come to, which the agent's cgroup is marked with; UsageError."""
+    if limits.cpuset is None or limits.cpuset == MAX:
+        return limits
+    hold = partial(registry.mark_cpus, agent.fd)
+    return limits.but(cpuset=take(limits.cpuset, agent.path, hold, early))
+
+
+def bind(actuator: Actuator, wanted: str) -> Collection[int]:
+    """The affinity for the main process: where the controller binds it all CPUs, whatever ours is."""
+    actuator.bound = "" if actuator.cgroup.has(CPUSET) else wanted
+    return cpus.mask(actuator.bound or MAX)
+
+
+def loosely(missing: Refused) -> Refused:
+    """What does not hold, with what holds in its place where that is the cpuset."""
+    if missing.line.file != CPUSET:
+        return missing
+    return missing.but(why=f"{missing.why}; it is bound to {missing.line.text} {BY_AFFINITY}")
+
+
+def take(
+    cpuset: int | str,
+    agent: str,
+    hold: Callable[[str], None],
+    early: Callable[[], None] | None = None,
+) -> str:
+    """The list of CPUs for the agent whose cgroup is at ``agent``: the one that is asked for, or the best so many.
+
+    ``hold`` gets it while nobody else in the slice takes any; ``early`` is called while that is waited for, and may raise; None: it is
+    not waited for, by an agent that runs.  UsageError where it cannot be had, Locked.
+    """
+    home = os.path.dirname(agent)
+    try:
+        by, allowed = cpus.allowed(home)
+        if isinstance(cpuset, str):
+            why = refusal(parse_list(cpuset), cpus.present(), cpus.online(), allowed, by)
+            if why:
+                raise UsageError(f"--cpuset: {why}")
+            hold(cpuset)
+            return cpuset
+        # Who is bound itself has a reason, of which a number says nothing.
+        ours = set(allowed) & os.sched_getaffinity(0)
+        if cpuset > len(ours):
+            raise UsageError(
+                f"--cpuset {cpuset}: there are {len(ours)} to be had: {format_list(ours)}"
+            )
+        busy = cpus.busy(_LOOK)
+    except OSError as error:
+        raise UsageError(f"--cpuset {cpuset}: {error.filename}: {reason(error)}") from error
+    slice_path = os.path.dirname(home)
+    lock = Lock(slice_path) if early is None else Lock(slice_path, LOCK_PATIENCE, early, in_line=True)  # fmt: skip
+    with lock:
+        cores = {cpu: cpus.core(cpu) for cpu in ours}
+        hold(found := format_list(choose(cpuset, ours, cores, _bound(agent), busy)))
+    return found
+
+
+def _bound(agent: str) -> Counter[int]:
+    """How many other agents of the host are bound to each CPU."""
+    found = Counter[int]()
+    for other in registry.running(delegation.hierarchy().mount):
+        if other.path != agent:
+            found.update(parse_list(registry.cpus(other.path)))
+    return found

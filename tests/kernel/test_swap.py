@@ -1,0 +1,168 @@
+"""Where there is swap, those that are frozen or idle hand memory back to those that are short of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import AGENTRES, DEADLINE, ROOT, Watched, agents_cgroup, home_of, python, wait_until
+
+pytestmark = pytest.mark.skipif(not ROOT, reason="swap is root's to add")
+
+MIB = 1 << 20
+TOTAL, EACH = 900, 697
+"""MiB: what all may have and what each of three wants, as 3.1 GiB and 2.4."""
+
+SESSION = f"""
+import mmap, sys, time
+print("up", flush=True)
+input()
+held = mmap.mmap(-1, {EACH} << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+def have(advice, seconds):
+    # Sixteen pages a call: each page fault is dear in User Mode Linux.
+    for at in range(0, {EACH} << 20, 1 << 16):
+        held.madvise(advice, at, 1 << 16)
+        if not at % (16 << 20): time.sleep(seconds)
+have(23, 0.1)
+for at in range({EACH}): held[at << 20] = at % 251
+for _ in range(int(sys.argv[1])):
+    have(22, 0.02)
+    assert all(held[at << 20] == at % 251 for at in range({EACH}))
+print("done", flush=True)
+input()
+"""
+"""Takes what it wants within some seconds, works with all of it, and ends."""
+
+
+@pytest.fixture
+def swap(tmp_path: Path) -> Iterator[None]:
+    """A swap device of its own: compressed memory, so that no disk is waited for."""
+    subprocess.run(["modprobe", "-q", "zram"], check=False)  # built in, where there are no modules
+    control = Path("/sys/class/zram-control")
+    if not control.is_dir():
+        pytest.skip("this kernel has no zram")
+    number = (control / "hot_add").read_text().strip()
+    Path(f"/sys/block/zram{number}/disksize").write_text("2G")
+    device = f"/dev/zram{number}"
+    subprocess.run(["mkswap", "-q", device], check=True)
+    subprocess.run(["swapon", device], check=True)
+    yield
+    subprocess.run(["swapoff", device], check=True)
+    wait_until(lambda: _removed(control, number), f"{device} is removed")
+
+
+def _removed(control: Path, number: str) -> bool:
+    try:
+        (control / "hot_remove").write_text(number)
+    except OSError:  # udev looks at it
+        return False
+    return True
+
+
+def _is_held() -> bool:
+    try:
+        return (agents_cgroup() / "cpu.max").read_text().split()[0] != "max"
+    except FileNotFoundError:
+        return False
+
+
+Begin = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def begin(watched: Watched, start: Begin) -> Begin:
+    """Starts an agent in the budget, and returns when it is up."""
+    # All agents together have an ordinary share first, and keep that: as small a one of the processors as of memory is not the subject.
+    first = start(command=["sleep", "1000"], env=watched.environment)
+    wait_until(_is_held, "the kernel holds all agents to a share")
+    first.terminate()
+    first.wait(DEADLINE)
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    config = watched.configure(
+        f'[sampling]\ninterval = "1s"\n[budget]\nshare = "{100 * TOTAL * MIB / host:.6f}%"\n'
+    )
+
+    def one(name: str, *options: str, passes: int = 3) -> subprocess.Popen[str]:
+        line = [*config, "--name", name, "--memory", f"64M:{EACH + 80}M", "--swap", "max", "--cpu", "max"]  # fmt: skip
+        code = python(SESSION, passes)
+        agent = start(*line, *options, command=code, env=watched.environment)
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == "up\n"
+        return agent
+
+    return one
+
+
+def go(agent: subprocess.Popen[str]) -> None:
+    assert agent.stdin is not None
+    agent.stdin.write("\n")
+    agent.stdin.flush()
+
+
+def command(watched: Watched, *words: str) -> None:
+    done = subprocess.run([*AGENTRES, *words], env=watched.environment, check=False)
+    assert done.returncode == 0
+
+
+def kinds(watched: Watched, name: str) -> list[str]:
+    actions: list[dict[str, Any]] = watched.verb("history", name, "--actions")["actions"]
+    return [action["kind"] for action in actions]
+
+
+def test_three_that_each_want_most_of_it_all_finish(
+    swap: None, begin: Begin, watched: Watched
+) -> None:
+    agents = {name: begin(name) for name in ("first", "second", "third")}
+    for agent in agents.values():
+        go(agent)
+    for name, agent in agents.items():
+        out, err = agent.communicate("\n", timeout=3 * DEADLINE)
+        assert (agent.returncode, out) == (0, "done\n"), (name, err)
+    done = {name: kinds(watched, name) for name in agents}
+    assert any("reclaim" in each for each in done.values()), done
+    assert all(each.count("throttle") <= 10 for each in done.values()), done  # none flickers
+    assert all(each.count("freeze") <= 3 for each in done.values()), done
+    assert all(each.count("freeze") == each.count("thaw") for each in done.values()), done
+
+
+def test_one_that_is_idle_hands_back_and_runs_on(
+    swap: None, begin: Begin, watched: Watched
+) -> None:
+    idle, other = begin("idle", passes=0), begin("other", passes=1)
+    go(idle)
+    assert idle.stdout is not None
+    assert idle.stdout.readline() == "done\n"
+    agent = home_of("idle") / "agent"
+    wait_until(lambda: "user.agentres.idle" in os.listxattr(agent), "it is idle")
+    before = int((agent / "memory.current").read_text())
+    out, err = other.communicate("\n\n", timeout=2 * DEADLINE)
+    assert (other.returncode, out) == (0, "done\n"), err
+    assert int((agent / "memory.current").read_text()) < before / 2
+    assert {"freeze", "reclaim"} & {*kinds(watched, "idle")} == {"reclaim"}
+    _, err = idle.communicate("\n", timeout=DEADLINE)
+    assert idle.returncode == 0, err
+
+
+def test_one_that_was_frozen_by_command_hands_back(
+    swap: None, begin: Begin, watched: Watched
+) -> None:
+    ice, other = begin("ice", passes=0), begin("other", passes=1)
+    go(ice)
+    assert ice.stdout is not None
+    assert ice.stdout.readline() == "done\n"
+    command(watched, "freeze", "ice", "--for", "5m")
+    agent = home_of("ice") / "agent"
+    before = int((agent / "memory.current").read_text())
+    assert before > 0.9 * EACH * MIB  # at its tripwire some went to swap
+    out, err = other.communicate("\n\n", timeout=2 * DEADLINE)
+    assert (other.returncode, out) == (0, "done\n"), err
+    assert int((agent / "memory.current").read_text()) < before / 2
+    assert int((agent / "memory.max").read_text()) < before
+    assert "reclaim" in kinds(watched, "ice")
+    command(watched, "thaw", "ice")
+    out, err = ice.communicate("\n", timeout=DEADLINE)
+    assert ice.returncode == 0, err

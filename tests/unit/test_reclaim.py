@@ -1,0 +1,196 @@
+"""Memory that is taken back in a thread, and the limit that follows it, on folders in place of cgroups."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_agent import Life, Start, memory
+from fake_slice import MIB
+
+from agentres.kernel import reclaim, registry
+from agentres.kernel.loop import Loop
+from agentres.policy.contention import Step
+from agentres.run import handback, sharing
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    made = Loop()
+    yield made
+    made.close()
+
+
+def taken(loop: Loop, folder: Path, size: int) -> list[bool]:
+    told: list[bool] = []
+    (folder / "cgroup.freeze").write_text("1\n")
+    reclaim.Reclaim(loop, str(folder), size, told.append)
+    while not told:
+        loop.tick()
+    return told
+
+
+def test_it_asks_for_pieces_until_it_has_all(tmp_path: Path, loop: Loop) -> None:
+    (tmp_path / "memory.reclaim").touch()
+    assert taken(loop, tmp_path, 40 * MIB) == [True]
+    assert (tmp_path / "memory.reclaim").read_text() == f"{16 * MIB}{16 * MIB}{8 * MIB}"
+
+
+def test_it_asks_for_no_more_of_one_that_goes_on(
+    tmp_path: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.reclaim").touch()
+    write = os.write
+
+    def thawed(fd: int, data: bytes) -> int:
+        (tmp_path / "cgroup.freeze").write_text("0\n")
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", thawed)
+    assert taken(loop, tmp_path, 40 * MIB) == [True]  # the kernel did what it was asked for
+    assert (tmp_path / "memory.reclaim").read_text() == f"{16 * MIB}"
+
+
+def test_what_cannot_be_had_is_told(tmp_path: Path, loop: Loop) -> None:
+    assert taken(loop, tmp_path, MIB) == [False]  # no such file: Linux before 5.19
+
+
+def test_where_no_thread_can_be_had_nothing_can(
+    tmp_path: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("_thread.start_new_thread", refuse)
+    assert taken(loop, tmp_path, MIB) == [False]
+
+
+def test_after_close_nothing_is_told(tmp_path: Path, loop: Loop) -> None:
+    (tmp_path / "memory.reclaim").touch()
+    told: list[bool] = []
+    asked = reclaim.Reclaim(loop, str(tmp_path), MIB, told.append)
+    asked.close()
+    asked.close()
+    loop.call_at(time.monotonic() + 0.05, lambda: None)
+    loop.tick()
+    assert told == []
+
+
+class Taken:
+    """In place of the thread: notes what is asked for."""
+
+    asked: list[Any] = []  # noqa: RUF012
+
+    def __init__(self, loop: object, path: str, size: int, done: Callable[[bool], None]) -> None:
+        self.size, self.done, self.closed = size, done, False
+        self.asked.append(self)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    monkeypatch.setattr(Taken, "asked", [])
+    monkeypatch.setattr(handback, "Reclaim", Taken)
+    return Taken.asked
+
+
+def test_its_limit_goes_down_with_what_it_uses(start_agent: Start, asked: list[Any]) -> None:
+    life = start_agent("a", memory(800), use=700 * MIB)
+    step = Step("reclaim", str(life.agent), "b wants 500 MiB", 400 * MIB)
+    limits = []
+    for use, size in [(700, 64), (636, 64), (572, 64), (508, 64), (444, 64), (380, 12)]:
+        assert not life.mover.carry_out(step)
+        assert not life.mover.carry_out(step)  # while it is asked
+        assert asked[-1].size == size * MIB
+        life.cgroup.uses((use - size) * MIB)
+        asked[-1].done(True)
+        limits.append(life.limit)
+    assert limits == [668, 668, 540, 476, 412, 412]  # by a tenth, or it is not worth a write
+    assert len(asked) == 6
+    assert {action.kind for action in life.told} == {"reclaim"}
+    assert life.told[-1].why == "b wants 500 MiB"
+    assert life.mover.carry_out(step) is False
+    assert len(asked) == 6  # it has come to that
+
+
+def test_who_has_no_more_is_not_asked_for_a_while(start_agent: Start, asked: list[Any]) -> None:
+    life = start_agent("a", memory(800), use=700 * MIB)
+    life.mover.carry_out(Step("reclaim", str(life.agent), "b wants 500 MiB", 400 * MIB))
+    life.cgroup.uses(600 * MIB)
+    asked[-1].done(False)
+    assert life.limit == 632
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert registry.keeps(str(life.agent), now + sharing.KEEPS / 2)
+    assert not registry.keeps(str(life.agent), now + sharing.KEEPS * 2)
+
+
+def test_swap_that_is_stuck_is_not_waited_for(
+    start_agent: Start, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handback, "_WITHIN", 0.0)
+    life = start_agent("a", memory(800), use=700 * MIB)
+    step = Step("reclaim", str(life.agent), "b wants 500 MiB", 400 * MIB)
+    life.mover.carry_out(step)
+    assert not registry.keeps(str(life.agent), time.clock_gettime(time.CLOCK_BOOTTIME))
+    life.mover.carry_out(step)
+    assert registry.keeps(str(life.agent), time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def test_who_goes_on_is_asked_for_no_more(start_agent: Start, asked: list[Any]) -> None:
+    life = start_agent("a", memory(800), use=700 * MIB)
+    life.mover.carry_out(Step("freeze", str(life.agent), "b wants 500 MiB", 732 * MIB))
+    life.mover.carry_out(Step("reclaim", str(life.agent), "b wants 500 MiB", 400 * MIB))
+    life.mover.carry_out(Step("thaw", str(life.agent), "nobody above it is short of memory"))
+    assert asked[-1].closed
+
+
+def test_who_is_idle_asks_for_no_more_until_it_runs(start_agent: Start) -> None:
+    life = start_agent("a", memory(200), use=100 * MIB)
+    assert life.mover._handback is not None
+    life.mover._handback._idle.idle = True
+    life.uses(168)
+    assert (life.limit, life.claimed.wants) == (200, 0)
+    life.event = True  # the kernel tells that it has come to its tripwire
+    life.uses(168)
+    assert life.limit == 300
+
+
+def idled(life: Life) -> bool:
+    """Whether it is idle when it has not run for long."""
+    handback = life.mover._handback
+    assert handback is not None
+    life.values["usage_usec"] = 1
+    for _ in range(2):
+        handback._idle._ran_at -= 60
+        life.mover.sampled()
+    return handback.idle
+
+
+def test_who_waits_at_its_tripwire_is_not_idle(start_agent: Start) -> None:
+    life = start_agent("a", memory(700), use=100 * MIB)
+    start_agent("b", memory(300), use=290 * MIB, priority=400)
+    life.uses(668)
+    assert life.sharing.stuck
+    assert not idled(life)
+
+
+def test_who_is_idle_wants_nothing(start_agent: Start) -> None:
+    life = start_agent("a", memory(700), use=100 * MIB)
+    start_agent("b", memory(300), use=290 * MIB, priority=400)
+    life.uses(600)
+    assert life.claimed.wants
+    assert idled(life)
+    assert registry.is_idle(str(life.agent))
+    assert not life.claimed.wants
+
+
+def test_one_that_has_swap_by_somebody_else_hands_nothing_back(start_agent: Start) -> None:
+    life = start_agent("a", memory(800).but(swap=0), use=700 * MIB)
+    assert not life.mover.carry_out(Step("reclaim", str(life.agent), "b wants it", 400 * MIB))
+    assert registry.keeps(str(life.agent), time.clock_gettime(time.CLOCK_BOOTTIME))
