@@ -125,6 +125,7 @@ def _configure(root: Path) -> None:
     for unit in _MASKED_UNITS:
         (units / unit).unlink(missing_ok=True)
         (units / unit).symlink_to("/dev/null")
+    _chroot(root, ["systemctl", "disable", "systemd-oomd.service", "systemd-oomd.socket"])
     _chroot(root, ["systemctl", "enable", "systemd-networkd.service", "ssh.service"])
 
 

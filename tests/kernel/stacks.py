@@ -64,17 +64,20 @@ class _Maker:
         features = ("-O", "project,quota", "-E", "quotatype=prjquota")
         self.filesystem(self.in_memory(), "ext4", *features, options="prjquota")
 
+    def project_xfs(self) -> None:
+        self.filesystem(self.in_memory(320), "xfs", options="prjquota")  # it has 300 MB at least
+
     def few_inodes(self) -> None:
         sh("mount", "-t", "tmpfs", "-o", "size=10m,nr_inodes=200", "tmpfs", self.made.mount)
         self.made.undo.append(["umount", str(self.made.mount)])
 
-    def in_memory(self) -> str:
-        """A loop device."""
+    def in_memory(self, size: int = PART_MB) -> str:
+        """A loop device, of so many MB."""
         # In memory: on a disk the rate would hold there as well, for as much of what the loop driver
         # writes as the kernel charges to the agent.
         image = Path(sh("mktemp", "/dev/shm/agentres-XXXXXX"))
         self.made.undo.append(["rm", str(image)])
-        sh("fallocate", "-l", f"{PART_MB}M", image)
+        sh("fallocate", "-l", f"{size}M", image)
         loop = sh("losetup", "--find", "--show", image)
         self.made.undo.append(["losetup", "--detach", loop])
         return loop

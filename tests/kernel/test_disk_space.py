@@ -33,10 +33,15 @@ from agentres.kernel.walk import below
 Start = Callable[..., Popen[str]]
 
 MIB = 1 << 20
-EDQUOT, EXDEV = 122, 18
+EDQUOT, ENOSPC, EXDEV = 122, 28, 18
 Q_QUOTAOFF = 0x800003
 
 as_root = pytest.mark.skipif(not ROOT, reason="only root may mount a file system")
+with_xfs = pytest.mark.skipif(
+    ROOT and subprocess.run(["modprobe", "-q", "xfs"], check=False).returncode != 0
+    and "\txfs\n" not in Path("/proc/filesystems").read_text(),
+    reason="this kernel has no XFS",
+)  # fmt: skip
 
 daemon = daemons.daemon
 
@@ -56,12 +61,12 @@ def fill(path, most=1 << 30):
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A directory on an ext4 with project quotas, and in it a file and a directory."""
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A directory on an ext4 or XFS with project quotas, and in it a file and a directory."""
     above = {path: path.stat().st_mode for path in (tmp_path, *tmp_path.parents[:2])}
     for path in above:
         path.chmod(0o755)
-    made = stack("project", tmp_path)
+    made = stack(getattr(request, "param", "project"), tmp_path)
     try:
         directory = made.mount / "work"
         (directory / "sub").mkdir(parents=True)
@@ -91,8 +96,15 @@ def left(directory: Path) -> list[str]:
 
 @as_root
 @pytest.mark.parametrize(
-    ("where", "user"),
-    [("new", []), ("sub/new", ["--user", "nobody"]), ("old", ["--user", "nobody"])],
+    ("place", "where", "user"),
+    [
+        ("project", "new", []),
+        ("project", "sub/new", ["--user", "nobody"]),
+        ("project", "old", ["--user", "nobody"]),
+        pytest.param("project-xfs", "sub/new", ["--user", "nobody"], marks=with_xfs),
+        pytest.param("project-xfs", "old", [], marks=with_xfs),
+    ],
+    indirect=["place"],
 )
 def test_no_more_is_added_than_that(agentres_run: RunAgent, place: Path, where: str, user: list[str]) -> None:  # fmt: skip
     sh("chown", "-R", "nobody", place)
@@ -100,7 +112,7 @@ def test_no_more_is_added_than_that(agentres_run: RunAgent, place: Path, where: 
     run = agentres_run("--disk-space", "20M", "--cwd", str(place), *user, command=["/usr/bin/python3", "-c", code])  # fmt: skip
     assert run.status == 0, run.err
     written, why = map(int, run.out.split())
-    assert why == EDQUOT
+    assert why in (EDQUOT, ENOSPC)  # ext4, XFS
     assert 19 * MIB < written <= 20 * MIB
     assert run.summary is not None
     told = run.summary["disk_space"]

@@ -149,6 +149,13 @@ class Cgroup(Controllers):
             # It may then take this one; the kernel itself does not (agentres.kernel.trampoline).
             log.debug(__name__, "%s: no xattr: %s", self.path, error)
 
+    def killed_by_oomd(self) -> int:
+        """How many of its own processes systemd-oomd has killed, which notes that (``user.oomd_kill``)."""
+        try:
+            return int(os.getxattr(self.fd, "user.oomd_kill"))
+        except (OSError, ValueError):  # it has killed nobody here
+            return 0
+
     # Limits.
 
     def apply(self, lines: Iterable[ControlLine]) -> list[Refused]:

@@ -391,6 +391,9 @@ class Launch:
                 **{key: counted[key] for key in counted if key in usage.__match_args__}
             )
         usage = usage.but(**ended.writes)
+        stopped = ended.stopped
+        if not stopped and (killed := agent.killed_by_oomd() + self._home.main.killed_by_oomd()):
+            stopped = f"systemd-oomd has killed {killed} of its processes, as memory was short"
         return Outcome(
             name=request.name,
             command=request.command,
@@ -410,7 +413,7 @@ class Launch:
             cgroup=agent.path,
             memory_max=self._actuator.limit_or_none("memory"),
             short=ended.short,
-            stopped=ended.stopped,
+            stopped=stopped,
             paced=enforced.paced,
             io_held=self._actuator.io_held,
             footprint=ended.footprint,
