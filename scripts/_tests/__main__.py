@@ -32,7 +32,10 @@ _OF_THE_HOST = tuple(
 # Typed as an ordinary user would.
 _OF_DEV = ("tests/kernel/test_documented.py",)
 # Root's in three parts of about the same length.
-_ALERTS = tuple(f"tests/kernel/test_{n}.py" for n in ("breaches", "elastic", "pacing", "places"))
+_ALERTS = tuple(
+    f"tests/kernel/test_{n}.py"
+    for n in ("breaches", "cpuset", "disk_space", "elastic", "events", "pacing", "places", "space")
+)
 _ENDS = tuple(f"tests/kernel/test_{n}.py" for n in ("io", "network", "swap", "teardown"))
 
 
@@ -45,7 +48,7 @@ _DOCUMENTATION = Suite("as dev, the documentation", "dev", paths=_OF_DEV)
 _OF_ONE = (*_OF_THE_HOST, *_OF_DEV)
 _ROOT = Suite("as root", "root", options=_but(*_OF_ONE))
 _ROOT_IN_PARTS = (
-    Suite("as root, alerts and limits that move", "root", paths=_ALERTS),
+    Suite("as root, alerts, limits, what moves them", "root", paths=_ALERTS),
     Suite("as root, disks, network, ends", "root", paths=_ENDS),
     Suite("as root, all others", "root", options=_but(*_OF_ONE, *_ALERTS, *_ENDS)),
 )
