@@ -13,7 +13,7 @@ PACKAGES = (
     # The system itself.
     "linux-image-cloud-amd64",
     "systemd-sysv",
-    "systemd-oomd",  # disabled: a test starts it
+    "systemd-oomd",  # looks after nothing until a test asks it to
     "dbus",
     "dbus-user-session",
     "libpam-systemd",

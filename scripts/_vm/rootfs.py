@@ -125,6 +125,9 @@ def _configure(root: Path) -> None:
     for unit in _MASKED_UNITS:
         (units / unit).unlink(missing_ok=True)
         (units / unit).symlink_to("/dev/null")
+    # With Debian's defaults it would end users' agents that are at their limits for half a minute.
+    for defaults in (root / "usr/lib/systemd/system").glob("*/10-oomd-*-defaults.conf"):
+        defaults.unlink()
     _chroot(root, ["systemctl", "disable", "systemd-oomd.service", "systemd-oomd.socket"])
     _chroot(root, ["systemctl", "enable", "systemd-networkd.service", "ssh.service"])
 
