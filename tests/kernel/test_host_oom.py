@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,11 +89,11 @@ with open("file", "wb") as file:
 
 
 def test_systemd_oomd_takes_the_agent_and_its_supervisor_tells(
-    watched: Watched, oomd: None, tmp_path: Path
+    watched: Watched, oomd: None
 ) -> None:
-    run = watched.run(
-        "", "--memory", "48M", "--timeout", "60", "--cwd", str(tmp_path), command=python(THRASHES)
-    )
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as on_disk:
+        options = ("--memory", "48M", "--timeout", "60", "--cwd", on_disk)
+        run = watched.run("", *options, command=python(THRASHES))
     assert run.status == 137, run.err
     assert run.summary is not None
     assert (

@@ -57,7 +57,7 @@ def report(
 ) -> None:
     """Tell what agents used against what they had, and which limits they should have.
 
-    Samples are kept for an hour, alerts and actions for 30 days, what was learnt of earlier runs for good.
+    Samples are kept for an hour, alerts and actions for 30 days, what was learnt of earlier runs until a year after the last of them.
     """
     names = names or []
     kind = _kind(output)
