@@ -6,6 +6,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -31,8 +32,25 @@ while True:
 """
 
 
+def _bind(cpus: set[int]) -> None:
+    for process in psutil.process_iter():
+        with suppress(
+            ProcessLookupError, OSError
+        ):  # it has gone; or is the kernel's, for one processor
+            os.sched_setaffinity(process.pid, cpus)
+
+
 @pytest.fixture
-def crowded(tmp_path: Path) -> Iterator[None]:
+def one_processor() -> Iterator[None]:
+    """User Mode Linux takes a page away from a process that runs on another processor, which has it until it enters the kernel."""
+    everywhere = os.sched_getaffinity(0)
+    _bind({min(everywhere)})
+    yield
+    _bind(everywhere)
+
+
+@pytest.fixture
+def crowded(tmp_path: Path, one_processor: None) -> Iterator[None]:
     """Files in memory, which nobody can be killed for, leave hardly any of it."""
     place = tmp_path / "files"
     place.mkdir()
