@@ -35,32 +35,40 @@ _STYLES = {
 AsJson = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 Since = Annotated[
     str | None,
-    Option(metavar="DURATION", help="Raised not before so long ago: 90s, 2h, 7d."),
+    Option(metavar="DURATION", help="Only alerts raised within this time: 90s, 2h, 7d."),
 ]  # fmt: skip
-Id = Annotated[str, Argument(metavar="ID", help="Its id, or as much as tells it apart.")]
+Id = Annotated[
+    str, Argument(metavar="ID", help="The alert's id, or enough of its beginning to be unique.")
+]
 
 
 def list_(
-    agent: Annotated[str | None, Option(metavar="NAME", help="Of this agent.")] = None,
+    agent: Annotated[str | None, Option(metavar="NAME", help="Only alerts of this agent.")] = None,
     severity: Annotated[
         str | None,
         Option(
             metavar="LEVEL",
-            help="That reached INFO, WARNING, CRITICAL or EMERGENCY.",
+            help="Only alerts that reached LEVEL: INFO, WARNING, CRITICAL or EMERGENCY.",
         ),
     ] = None,
-    resource: Annotated[str | None, Option(metavar="NAME", help="Of this resource.")] = None,
+    resource: Annotated[
+        str | None, Option(metavar="NAME", help="Only alerts on this resource.")
+    ] = None,
     since: Since = None,
-    open_only: Annotated[bool, Option("--open", help="Not resolved yet.")] = False,
-    unacknowledged: Annotated[bool, Option("--unacked", help="Not acknowledged yet.")] = False,
+    open_only: Annotated[
+        bool, Option("--open", help="Only alerts that are not resolved yet.")
+    ] = False,
+    unacknowledged: Annotated[
+        bool, Option("--unacked", help="Only alerts that are not acknowledged yet.")
+    ] = False,
     limit: Annotated[
         int | None,
-        Option(metavar="N", least=1, help="At most so many, the newest."),
+        Option(metavar="N", least=1, help="At most N alerts, the newest."),
     ] = None,
     as_json: AsJson = False,
     follow: Annotated[
         bool,
-        Option("--follow", help="Print what happens from now on, until Ctrl-C."),
+        Option("--follow", help="Print what happens to alerts from now on, until Ctrl-C."),
     ] = False,
 ) -> None:
     """List alerts, the newest first."""
@@ -84,7 +92,7 @@ def list_(
 
 
 def show_(alert_id: Id, as_json: AsJson = False) -> None:
-    """Show all that is known of an alert, and what happened to it."""
+    """Show all that is known about an alert, and what happened to it."""
     with show.open_history() as store:
         row = store.alert(alert_id)
         timeline = store.timeline(row.id)
@@ -117,8 +125,10 @@ def show_(alert_id: Id, as_json: AsJson = False) -> None:
 
 def ack(
     alert_id: Id,
-    why: Annotated[str, Option(metavar="TEXT", help="Why, or what is done about it.")],
-    who: Annotated[str | None, Option(metavar="NAME", help="Who; by default you.")] = None,
+    why: Annotated[str, Option(metavar="TEXT", help="Why, or what is being done about it.")],
+    who: Annotated[
+        str | None, Option(metavar="NAME", help="Who looks after it. Default: you.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Acknowledge an alert: say who looks after it, and why."""
@@ -136,7 +146,7 @@ def ack(
 
 
 def stats(since: Since = None, as_json: AsJson = False) -> None:
-    """Count alerts by severity, agent and resource; tell how long they waited."""
+    """Count alerts by severity, agent and resource; show how long they waited to be acknowledged."""
     earliest = show.since(since)
     with show.open_history() as store:
         found = store.statistics(earliest)

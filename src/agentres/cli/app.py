@@ -23,9 +23,9 @@ from agentres.model.errors import EXIT_AGENTRES, EXIT_SIGNAL
 # Rich keeps line breaks: a paragraph is one line.
 _RUN_HELP = """Run COMMAND in a cgroup of its own, inside hard limits.
 
-The limits stand before COMMAND starts and hold for all that it starts. When it ends, whatever it left behind is killed and the cgroup removed. A limit that is asked for and cannot be enforced is an error.
+The limits are set before COMMAND starts, and hold for all processes that it starts. When it ends, all that it left running is killed and the cgroup is removed. A limit that you ask for and that cannot be enforced is an error.
 
-M and MiB are binary, MB is decimal; "max" is no limit. 256M:2G is a range: the limit moves between the two, with what COMMAND needs and the host has.
+M and MiB are binary, MB is decimal; "max" is no limit. 256M:2G is a range: the limit moves between the two, with what COMMAND needs and what the host has.
 """
 
 _RUN_EPILOG = """[bold]Examples[/bold]
@@ -38,8 +38,8 @@ _RUN_EPILOG = """[bold]Examples[/bold]
 
 [bold]Exit status[/bold]
 
-  COMMAND's own; 128+N when signal N ended it; 124 when --timeout did;
-  125 agentres failed; 126 COMMAND cannot be executed; 127 there is none
+  COMMAND's own; 128+N if signal N ended it; 124 if --timeout did;
+  125 agentres failed; 126 COMMAND cannot be executed; 127 COMMAND not found
 """
 
 

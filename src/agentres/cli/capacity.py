@@ -23,9 +23,9 @@ _STYLES = {"running": "", "throttled": "yellow", "frozen": "red", "waiting": "di
 def capacity(
     as_json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show what all agents together may have, who has it, and what is left.
+    """Show what all agents together may have, which agent has how much, and what is free.
 
-    These are the agents among which one would run that you start here: for root the system's, else your own. docs/capacity.md tells the rest.
+    This is about the agents that share a budget with one that you start here: for root the system's, else your own. See docs/capacity.md.
     """
     files = configuration(os.environ, os.getuid())
     share = loaded(files).budget_share if files else SHARE

@@ -20,12 +20,12 @@ from agentres.run.options import variable, with_environment
 def check(
     given: Annotated[
         list[str] | None,
-        Argument(metavar="[FILE]...", help="Instead of those that are read by default."),
+        Argument(metavar="[FILE]...", help="Files to read instead of the default ones."),
     ] = None,
 ) -> None:
-    """Read the configuration as a run would, each FILE over the one before it.
+    """Read the configuration as a run would; each FILE overrides the one before it.
 
-    Exits 1 when it makes no sense, and says in one line where and why.
+    Exits 1 if it is invalid, and says in one line where and why.
     """
     paths = given or configuration(os.environ, os.getuid())
     settings = loaded(paths)
@@ -42,12 +42,12 @@ def check(
 def init(
     given: Annotated[
         str | None,
-        Argument(metavar="[FILE]", help="Instead of the one that is read by default."),
+        Argument(metavar="[FILE]", help="File to write instead of the default one."),
     ] = None,
 ) -> None:
-    """Write a configuration file to begin with: every key, commented out.
+    """Write a configuration file to start from: every key, commented out.
 
-    For root that is /etc/agentres/agentres.toml, else one's own. A file that is there is left as it is.
+    By default it is /etc/agentres/agentres.toml for root, else your own file. An existing file is left as it is.
     """
     known = configuration(os.environ, os.getuid(), missing=True)
     path = given or known[0 if os.geteuid() == 0 else -1]
@@ -64,11 +64,11 @@ def init(
 
 def show(
     as_json: Annotated[bool, Option("--json", help="Print JSON instead of TOML.")] = False,
-    origin: Annotated[bool, Option("--origin", help="Tell where each key is from.")] = False,
+    origin: Annotated[bool, Option("--origin", help="Show where each key comes from.")] = False,
 ) -> None:
-    """Print the configuration in effect, every key of it, as a configuration file; the environment's among it.
+    """Print the configuration in effect as a configuration file: every key, the environment included.
 
-    Headers of webhooks, which may be secrets, are among them.
+    It includes the headers of webhooks, which may be secrets.
     """
     paths = configuration(os.environ, os.getuid())
     settings, beside = with_environment(loaded(paths, origin), host.read(), os.environ)
@@ -96,6 +96,6 @@ def _with_origins(
 
 
 def path() -> None:
-    """Print which files are read, the later over the earlier, and whether they are there."""
+    """Print which files are read, later ones over earlier ones, and whether they exist."""
     for one in configuration(os.environ, os.getuid(), missing=True):
         print(f"{one}\t{'read' if os.path.exists(one) else 'not there'}")

@@ -7,9 +7,9 @@ import sys
 
 
 def daemon() -> None:
-    """Run agents for everybody on this host, each behind walls and within its user's ceilings.
+    """Run agents for all users of this host, each behind walls and within its user's ceilings.
 
-    systemd starts it (agentres.service, agentres.socket); agentres run asks it where its socket is. Agents go on when it ends. For root.
+    systemd starts it (agentres.service, agentres.socket). agentres run uses it if its socket exists. Agents go on if it ends. For root.
     """
     # Without what has read this line: it stays.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "agentres", "daemon"])

@@ -24,35 +24,35 @@ def dashboard(
         str,
         Option(
             metavar="[ADDR:]PORT",
-            help="Where to listen. ADDR: 127.0.0.1 by default; IPv6 in brackets; PORT 0: any that is free.",
+            help="Where to listen. ADDR: 127.0.0.1 by default; IPv6 in brackets. PORT 0: any free port.",
         ),
     ] = "8717",
     host: Annotated[
         list[str] | None,
         Option(
             metavar="NAME",
-            help="A name that browsers reach it by, besides the loopback's. Can be repeated.",
+            help="Host name by which browsers reach it, besides loopback's; repeatable.",
         ),
     ] = None,
     control: Annotated[
         bool,
         Option(
             "--control",
-            help="Print an address with a token that lets who has it command agents.",
+            help="Print an address with a token; whoever has it can command agents.",
         ),
     ] = False,
     token_file: Annotated[
         str | None,
         Option(
             metavar="FILE",
-            help="Take the token from FILE, which nobody else may read, and print none.",
+            help="Take the token from FILE, which only its owner may access, and print none.",
         ),
     ] = None,
-    interval: Annotated[str, Option(metavar="DURATION", help="Look again so often.")] = "2s",
+    interval: Annotated[str, Option(metavar="DURATION", help="Time between refreshes.")] = "2s",
 ) -> None:
     """Show the agents of this host in a browser, live.
 
-    Whoever can reach the port can look; commands need the token. It is plain HTTP: listen on the loopback and come by ssh -L, or have a proxy with a certificate in front.
+    Whoever can reach the port can look; commands need the token. It is plain HTTP: listen on loopback and connect through ssh -L, or put a proxy with a certificate in front.
     """
     interval_of(interval)
     address, port = parse_address(listen)

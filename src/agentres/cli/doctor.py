@@ -26,21 +26,21 @@ def doctor(
         bool,
         Option(
             "--fix-net",
-            help="Install fq on the interfaces that have hardware behind them, so that what agents send too fast waits instead of being dropped. It changes the host for all; for root.",
+            help="Install fq on the interfaces with hardware behind them, so that what agents send too fast waits instead of being dropped. This affects the whole host. For root.",
         ),
     ] = False,
     unfix_net: Annotated[
         bool,
-        Option("--unfix-net", help="Put back what stood there before."),
+        Option("--unfix-net", help="Undo --fix-net: put back what was there before."),
     ] = False,
     interface: Annotated[
         list[str] | None,
-        Option(metavar="NAME", help="With --fix-net: these interfaces; repeatable."),
+        Option(metavar="NAME", help="With --fix-net: only this interface; repeatable."),
     ] = None,
 ) -> int:
-    """Tell what this host can enforce, what is missing, and the remedy.
+    """Show what this host can enforce, what is missing, and the remedy.
 
-    Makes a trial run. Exits 1 when `agentres run` would be refused here.
+    Makes a trial run. Exits 1 if `agentres run` would be refused here.
     """
     if fix_net or unfix_net or interface:
         _pace(fix_net, unfix_net, interface or [])

@@ -9,10 +9,9 @@ from agentres.model.errors import UsageError
 
 
 def gc() -> None:
-    """Remove what runs that were killed have left on the host.
+    """Remove what runs have left on the host because their supervisor was killed.
 
-    That is the masquerading and the forwarding of --net isolated, and the quotas of --disk-space; all else of a run goes with its
-    cgroup. For root.
+    That is the masquerading and forwarding of --net isolated, and the quotas of --disk-space; everything else of a run goes with its cgroup. For root.
     """
     if os.geteuid() != 0:
         raise UsageError("what is left behind is root's")

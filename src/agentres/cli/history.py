@@ -25,24 +25,28 @@ def history(
         str | None,
         Argument(
             metavar="NAME",
-            help="An agent, host, or agentres.slice; without it, the runs that are known.",
+            help="An agent, host, or agentres.slice. Default: list all known runs.",
             names=show.recorded,
         ),
     ] = None,
     run_id: Annotated[
         str | None,
-        Option("--run", metavar="ID", help="This run, not the newest."),
+        Option(
+            "--run",
+            metavar="ID",
+            help="This run, not the newest; the beginning of its id is enough.",
+        ),
     ] = None,
     since: Annotated[
         str | None,
-        Option(metavar="DURATION", help="Not before so long ago: 90s, 5m."),
+        Option(metavar="DURATION", help="Only what is newer than this: 90s, 5m."),
     ] = None,
     as_json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
     actions: Annotated[
         bool,
         Option(
             "--actions",
-            help="What was done with limits: kept for 30 days, of all runs.",
+            help="Show what was done to limits instead: in all runs, kept for 30 days.",
         ),
     ] = False,
     picture: Annotated[
@@ -50,7 +54,7 @@ def history(
         Option(
             "--plot",
             metavar="FILE",
-            help="Draw the curves into FILE.png, .svg or .html instead.",
+            help="Draw the curves into FILE (.png, .svg or .html) instead.",
         ),
     ] = None,
 ) -> None:

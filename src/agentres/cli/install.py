@@ -31,19 +31,19 @@ PREFIX = "/usr/local"
 def install_units(
     prefix: Annotated[
         str,
-        Option("--prefix", metavar="DIR", help="Below which: /usr for a package."),
+        Option("--prefix", metavar="DIR", help="Install below DIR: /usr for a package."),
     ] = PREFIX,
     root: Annotated[
         str,
-        Option("--root", metavar="DIR", help="A system's tree that does not run: an image, a package."),
+        Option("--root", metavar="DIR", help="Root directory of a system that is not running: an image, a package."),
     ] = "/",
     remove: Annotated[
         bool, Option("--remove", help="Remove them, and stop the daemon.")
     ] = False,
 ) -> None:  # fmt: skip
-    """Put the units, the group that may ask the daemon, completion and the man page in place.
+    """Install the systemd units, the group that may use the daemon, shell completion and the man page.
 
-    They call this installation by its path, as it is seen from --root. Nothing is started: systemctl enable --now agentres.socket does that. For root.
+    They call this installation by its path as seen from --root. Nothing is started: systemctl enable --now agentres.socket does that. For root.
     """
     from agentres.cli.app import app
 

@@ -32,16 +32,14 @@ def running() -> list[str]:
     return [agent.name for agent in registry.running(delegation.hierarchy().mount)]
 
 
-Name = Annotated[str, Argument(metavar="NAME", help="The agent.", names=running)]
-Names = Annotated[list[str], Argument(metavar="NAME...", help="The agents.", names=running)]
+Name = Annotated[str, Argument(metavar="NAME", help="The agent's name.", names=running)]
+Names = Annotated[list[str], Argument(metavar="NAME...", help="The agents' names.", names=running)]
 User = Annotated[
     str | None,
-    Option("--user", metavar="USER", help="Whose agent, where several are called so."),
+    Option("--user", metavar="USER", help="The agent's owner, if several users have one of this name."),
 ]  # fmt: skip
 _FOREVER = None
-_FREEZE_ENDS = (
-    f"After which they go on, if nobody has thawed them; max: never. Default: {FROZEN / 60:g}m."
-)
+_FREEZE_ENDS = f"Time after which they go on if nobody thaws them before; max: never. Default: {FROZEN / 60:g}m."
 
 
 def show(
@@ -49,7 +47,7 @@ def show(
     user: User = None,
     as_json: Annotated[bool, Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Show one agent: its limits, where they were asked for, what it uses, and what is amiss.
+    """Show one agent: its limits and where each comes from, what it uses, and what is wrong.
 
     For its owner and root.
     """
@@ -79,9 +77,9 @@ def show(
 
 @takes(lambda: of_run(options()))
 def set_limits(name: Name, user: User = None, **texts: Any) -> None:
-    """Give an agent other limits while it runs: all of those that are asked for, or none.
+    """Change limits of a running agent: all of the given ones, or none.
 
-    As with run, one value is fixed and a range moves. They hold when the command returns, and until the agent ends or they are set again. For its owner and root.
+    As with run, one value is fixed and a range moves. The limits hold when the command returns, until the agent ends or they are set again. For its owner and root.
     """
     limits = {key: given for key, given in texts.items() if given}
     if not limits:
@@ -99,7 +97,7 @@ def freeze(
     duration: Annotated[str | None, Option("--for", metavar="DURATION", help=_FREEZE_ENDS)] = None,
     user: User = None,
 ) -> None:
-    """Stop all processes of the agents for a while (--for), or until they are thawed."""
+    """Pause all processes of agents for a while (--for), or until they are thawed."""
     fields: dict[str, Any] = {}
     if duration is not None:
         try:
@@ -123,11 +121,11 @@ def thaw(names: Names, user: User = None) -> None:
 def stop(
     names: Names,
     grace: Annotated[
-        str, Option("--grace", metavar="DURATION", help="Between SIGTERM and SIGKILL.")
+        str, Option("--grace", metavar="DURATION", help="Time between SIGTERM and SIGKILL.")
     ] = f"{GRACE:g}s",
     user: User = None,
 ) -> None:
-    """End agents: SIGTERM, SIGKILL for what is left after the grace; wait until they are gone."""
+    """End agents: SIGTERM, then SIGKILL for what is left after --grace; wait until they are gone."""
     try:
         seconds = parse_duration(grace)
     except UnitError as error:
@@ -141,7 +139,7 @@ def stop(
 
 
 def kill(names: Names, user: User = None) -> None:
-    """SIGKILL all processes of the agents; wait until they are gone."""
+    """Send SIGKILL to all processes of agents; wait until they are gone."""
 
     def end(agent: Found) -> None:
         try:
@@ -154,7 +152,7 @@ def kill(names: Names, user: User = None) -> None:
 
 
 def wait(name: Name, user: User = None) -> int:
-    """Wait for the end of an agent and exit as it did; 125 where that cannot be told."""
+    """Wait until an agent ends, and exit with its status; 125 if that cannot be told."""
     try:
         agent = _found(name, user)
         status: int = client.ask(agent, "wait", _FOREVER)["exit_code"]
@@ -170,11 +168,11 @@ def wait(name: Name, user: User = None) -> int:
 
 def logs(
     name: Name,
-    follow: Annotated[bool, Option("--follow", "-f", help="Go on with what comes.")] = False,
-    lines: Annotated[int | None, Option("--lines", "-n", metavar="N", help="The last N only.")] = None,
+    follow: Annotated[bool, Option("--follow", "-f", help="Keep printing new entries.")] = False,
+    lines: Annotated[int | None, Option("--lines", "-n", metavar="N", help="Only the last N entries.")] = None,
     user: User = None,
 ) -> None:  # fmt: skip
-    """Show what the journal has of an agent: its alerts, and its output where it runs as a unit or detached."""
+    """Show what the journal has of an agent: its alerts, and its output if it is a unit or detached."""
     journalctl = shutil.which("journalctl")
     if journalctl is None:
         raise UsageError(

@@ -10,10 +10,10 @@ from agentres import __version__
 from agentres.model.paths import AGENTS, DAEMON_SOCKET
 
 _FILES = (
-    ("/etc/agentres/agentres.toml", "The host's configuration; $AGENTRES_CONFIG, or the user's own file, beside it."),
+    ("/etc/agentres/agentres.toml", "The host's configuration; a user's own file is read after it. $AGENTRES_CONFIG names another file instead of both."),
     (f"{AGENTS}/NAME.toml", "The agent that agentres@NAME.service runs."),
-    (DAEMON_SOCKET, "Where the daemon is asked; $AGENTRES_SOCKET is another place."),
-    ("/var/lib/agentres", "Root's history; a user's is in ~/.local/state/agentres. $AGENTRES_STATE_DIR is another place."),
+    (DAEMON_SOCKET, "The daemon's socket; $AGENTRES_SOCKET names another one."),
+    ("/var/lib/agentres", "Root's history; a user's is in ~/.local/state/agentres. $AGENTRES_STATE_DIR names another directory."),
 )  # fmt: skip
 
 

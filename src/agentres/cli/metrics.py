@@ -34,18 +34,18 @@ def metrics(
         str | None,
         Option(
             metavar="FILE",
-            help="Write to FILE, in one step: for node_exporter's textfile collector, which reads *.prom.",
+            help="Write to FILE atomically, for node_exporter's textfile collector, which reads *.prom.",
         ),
     ] = None,
     listen: Annotated[
         str | None,
         Option(
             metavar="[ADDR:]PORT",
-            help="Answer HTTP scrapes until interrupted. ADDR: 127.0.0.1 by default; IPv6 in brackets; PORT 0: any that is free.",
+            help="Answer HTTP scrapes until interrupted. ADDR: 127.0.0.1 by default; IPv6 in brackets. PORT 0: any free port.",
         ),
     ] = None,
 ) -> None:
-    """Print what agents and the host use, and the alerts, for Prometheus."""
+    """Print what agents and the host use, and alerts, in Prometheus's text format."""
     try:
         if textfile is not None and listen is not None:
             raise UsageError("--textfile and --listen exclude each other")

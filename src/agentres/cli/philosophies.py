@@ -24,7 +24,7 @@ def philosophies(
 ) -> None:
     """Show the philosophies in effect: how limits that are ranges move.
 
-    An agent has the default, marked with *, or the one that its --philosophy names. docs/scaling.md tells what the figures do.
+    An agent uses the default, marked with *, or the one that its --philosophy names. docs/scaling.md explains the figures.
     """
     settings = loaded(configuration(os.environ, os.getuid()))
     known = settings.philosophies.values()

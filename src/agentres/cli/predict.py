@@ -40,25 +40,25 @@ def predict(
     name: Annotated[
         str | None,
         Argument(
-            metavar="NAME", help="An agent; without it, all of whom something is known.", names=show.recorded,
+            metavar="NAME", help="An agent. Default: list all of which something is known.", names=show.recorded,
         ),
     ] = None,
     command: Annotated[
         str | None,
         Option(
-            metavar="LINE", help="A command that runs without a name: 'python agent.py'.",
+            metavar="LINE", help="The command of an agent without a --name: 'python agent.py'.",
         ),
     ] = None,
     explain: Annotated[
-        bool, Option("--explain", help="Say why, and show what earlier runs used.")
+        bool, Option("--explain", help="Explain why, and show what earlier runs used.")
     ] = False,
     as_json: Annotated[
         bool, Option("--json", help="Print JSON instead of a table.")
     ] = False,
 ) -> None:  # fmt: skip
-    """Show what the next run starts with, from what earlier runs used.
+    """Show the limits that the next run starts with, from what earlier runs used.
 
-    Limits that are ranges start there, where no option says otherwise.
+    Limits that are ranges start there, unless an option says otherwise.
     """
     words = _words(command)
     with show.open_history() as store:

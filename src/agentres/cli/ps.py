@@ -23,9 +23,9 @@ _STYLES = {"throttled": "yellow", "frozen": "red", "waiting": "dim", "unsupervis
 def ps(
     as_json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show the agents that run on this host, other users' and agents of agents too.
+    """Show the agents that run on this host, also other users' and those inside agents.
 
-    CPU is in cores, on average since the agent's start. An agent whose supervisor was killed is unsupervised: its limits stand, and nobody raises them.
+    CPU is the average since the agent's start, in cores. An agent whose supervisor was killed is unsupervised: its limits stand, and nothing raises them.
     """
     agents = registry.running(delegation.hierarchy().mount)
     claims = {

@@ -28,13 +28,13 @@ FORMATS = ("html", "json", "csv")
 def report(
     names: Annotated[
         list[str] | None,
-        Argument(metavar="[NAME]...", help="Agents; without one, all.", names=show.recorded),
+        Argument(metavar="[NAME]...", help="Agents. Default: all.", names=show.recorded),
     ] = None,
     since: Annotated[
         str | None,
         Option(
             metavar="DURATION",
-            help="Runs that had not ended so long ago: 90m, 7d.",
+            help="Only runs that still run or ended within this time: 90m, 7d.",
         ),
     ] = None,
     run_id: Annotated[
@@ -42,7 +42,7 @@ def report(
         Option(
             "--run",
             metavar="ID",
-            help="This run alone; the beginning of its id is enough.",
+            help="Only this run; the beginning of its id is enough.",
         ),
     ] = None,
     output: Annotated[
@@ -51,13 +51,13 @@ def report(
             "--output",
             "-o",
             metavar="FILE",
-            help="Write FILE.html, .json or .csv instead of a table.",
+            help="Write to FILE (.html, .json or .csv) instead of printing a table.",
         ),
     ] = None,
 ) -> None:
-    """Tell what agents used against what they had, and which limits they should have.
+    """Compare what agents used with what they had, and recommend limits.
 
-    Samples are kept for an hour, alerts and actions for 30 days, what was learnt of earlier runs until a year after the last of them.
+    Samples are kept for an hour, alerts and actions for 30 days, what was learnt from earlier runs for a year after the last of them.
     """
     names = names or []
     kind = _kind(output)

@@ -23,12 +23,12 @@ _INSTALL = "pip install 'agentres[tui]'"
 
 
 def top(
-    interval: Annotated[str, Option(metavar="DURATION", help="Look again so often.")] = "2s",
+    interval: Annotated[str, Option(metavar="DURATION", help="Time between refreshes.")] = "2s",
     sort: Annotated[
         str,
         Option(
             metavar="COLUMN",
-            help="What to sort by at first: name, cpu, memory, read, write, in, out, tasks, files, psi, prio, alerts or state.",
+            help="Sort by this column at first: name, cpu, memory, read, write, in, out, tasks, files, psi, prio, alerts or state.",
         ),
     ] = "cpu",
     match: Annotated[
@@ -36,17 +36,17 @@ def top(
         Option(
             "--filter",
             metavar="TEXT",
-            help="Show agents with TEXT in their name, user or state.",
+            help="Show only agents with TEXT in their name, user or state.",
         ),
     ] = "",
-    tree: Annotated[bool, Option("--tree", help="Put agents below their slices.")] = False,
+    tree: Annotated[bool, Option("--tree", help="Show agents below their slices.")] = False,
     read_only: Annotated[
-        bool, Option("--read-only", help="Have no keys that change anything.")
+        bool, Option("--read-only", help="Disable the keys that change anything.")
     ] = False,
 ) -> None:
-    """Watch the agents of this host, live, and command them from the keyboard.
+    """Watch the agents of this host live, and control them from the keyboard.
 
-    Everybody's agents are shown; commands are for an agent's owner and root, as on the command line. The keys stand in the last line.
+    All users' agents are shown; only an agent's owner and root can control it, as on the command line. The last line shows the keys.
     """
     seconds = interval_of(interval)
     try:

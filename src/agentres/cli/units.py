@@ -18,20 +18,20 @@ from agentres.policy.settings import Settings
 from agentres.run.control import SETTABLE
 from agentres.run.options import understand
 
-_Name = Annotated[str, Argument(metavar="NAME", help="The agent.")]
+_Name = Annotated[str, Argument(metavar="NAME", help="The agent's name.")]
 
 
 def run(name: _Name) -> None:
-    """Run the agent NAME as its unit does: what systemd calls."""
+    """Run the agent NAME as its unit does: systemd calls this."""
     os.execv(sys.executable, [sys.executable, "-P", "-m", "agentres", "unit", "run", name])
 
 
 def check(
     names: Annotated[
-        list[str] | None, Argument(metavar="[NAME]...", help="Default: all that are there.")
+        list[str] | None, Argument(metavar="[NAME]...", help="Agents to check. Default: all.")
     ] = None,
 ) -> int:
-    """Tell whether the files of agents make sense. Exits 1 where one does not, and says in one line where and why."""
+    """Check the files of agents. Exits 1 if one is invalid, and says in one line where and why."""
     from agentres.config import ConfigError
 
     wrong = False
@@ -52,7 +52,7 @@ def check(
 def reload(name: _Name) -> None:
     """Give the running agent NAME the limits that its file has now.
 
-    Only [limits], and of those what agentres set can set; all else takes effect when it starts again, and so does a limit that the file has no more.
+    Only the section limits, and of that only what agentres set can set. Everything else takes effect at the agent's next start, and so does the removal of a limit from the file.
     """
     settings = _settings(name)
     _understood(name, settings)

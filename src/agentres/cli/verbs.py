@@ -26,9 +26,9 @@ class Group(Record):
 
 
 GROUPS: Mapping[str, Group] = {
-    "alerts": Group("List, show and acknowledge alerts; list is what is meant where no verb stands.", "list"),
-    "config": Group("Check and show what is watched, who is told, and how limits move."),
-    "unit": Group("Agents that are units of systemd: /etc/agentres/agents.d/NAME.toml is agentres@NAME.service."),
+    "alerts": Group("List, show and acknowledge alerts; without a verb: list.", "list"),
+    "config": Group("Check and show the configuration: what is watched, who is told, and how limits move."),
+    "unit": Group("Agents that are systemd units: /etc/agentres/agents.d/NAME.toml is agentres@NAME.service."),
 }  # fmt: skip
 
 VERBS: Mapping[str, str] = {

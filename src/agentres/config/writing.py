@@ -63,8 +63,8 @@ def template() -> str:
 
     lines = [
         "# What agentres watches, whom it tells, and how limits move: see docs/configuration.md.",
-        "# Each line says what is built in. Take the mark off those that you change, and off the",
-        "# [section] above them; `agentres config check` tells whether it makes sense.",
+        "# Each line shows the built-in value; [limits] and [ceilings] are examples. To change a line,",
+        "# uncomment it and the [section] above it; `agentres config check` then checks the file.",
         "",
         "# [limits]",
         '# memory = "256M:2G"',
