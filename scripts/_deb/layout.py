@@ -71,6 +71,8 @@ def _files_of(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
             for info in wheel.infolist():
                 path = PurePosixPath(info.filename)
                 if path.parts[0].endswith(".data"):
+                    if path.parts[1:] == ("scripts", "agentres"):  # _SCRIPT is in its place
+                        continue
                     raise NotLaidOut(f"{archive.name} wants {path} elsewhere")
                 if not info.is_dir():
                     yield path, wheel.read(info)

@@ -21,6 +21,7 @@ DEAR = [
     "psutil",
     "pydantic",
     "pyroute2",
+    "re",
     "rich",
     "typer",
     "typing",

@@ -64,6 +64,9 @@ def test_twice_built_is_the_same(tree: Path, built: dict[str, Path], tmp_path: P
 def test_the_wheel_has_all_that_runs_and_nothing_else(built: dict[str, Path]) -> None:
     with zipfile.ZipFile(built[".whl"]) as wheel:
         names = set(wheel.namelist())
+        (program,) = (name for name in names if name.endswith(".data/scripts/agentres"))
+        assert wheel.getinfo(program).external_attr >> 16 & 0o111 == 0o111
+        assert "import re" not in wheel.read(program).decode()  # as in the one that pip makes
     assert built[".whl"].name.endswith("-py3-none-any.whl")
     for needed in (
         "agentres/kernel/network.bpf.o", "agentres/systemd/agentres.service", "agentres/py.typed",
