@@ -38,7 +38,7 @@ class Left:
     """An agent that waits for its stdin to end, one of whose processes has left it."""
 
     def __init__(self, watched: Watched, process: subprocess.Popen[str]) -> None:
-        self._watched, self._process = watched, process
+        self.process = process
         wait_until(lambda: bool(watched.events("escaped")), "the alert")
         told = watched.events("escaped")[0]["message"]
         assert watched.story("escaped")[0] == ("raised", "EMERGENCY")
@@ -49,8 +49,8 @@ class Left:
 
     def end(self) -> str:
         """End the agent; what its supervisor has said."""
-        _, told = self._process.communicate(timeout=DEADLINE)
-        assert self._process.returncode == 0
+        _, told = self.process.communicate(timeout=DEADLINE)
+        assert self.process.returncode == 0
         return told
 
 
@@ -61,9 +61,9 @@ Begin = Callable[..., Left]
 def leaving(watched: Watched, start: Callable[..., subprocess.Popen[str]]) -> Iterator[Begin]:
     begun: list[Left] = []
 
-    def begin(*options: str) -> Left:
+    def begin(*options: str, also: str = "") -> Left:
         line = [*watched.configure(FAST), "--name", "leaving", *options]
-        shell = ["sh", "-c", f"{LEAVES} exec cat"]
+        shell = ["sh", "-c", f"{LEAVES} {also}exec cat"]
         begun.append(Left(watched, start(*line, command=shell, env=watched.environment)))
         return begun[-1]
 
@@ -92,6 +92,24 @@ def test_it_is_moved_back(leaving: Begin) -> None:
     told = left.end()
     assert "outside of its cgroup" not in told
     assert f"1 process was still running and was ended: sleep (pid {left.pid})" in told
+
+
+@inside_walls
+def test_the_next_one_is_told_of_while_the_first_is_still_outside(leaving: Begin, watched: Watched) -> None:  # fmt: skip
+    left = leaving(also=f"sleep 3; {LEAVES} ")
+    wait_until(lambda: len(watched.events("escaped")) == 2, "the alert is told anew")
+    raised, updated = watched.events("escaped")
+    assert (raised["event"], updated["event"]) == ("raised", "updated")
+    assert updated["message"].count("(pid ") == 2
+    left.end()
+
+
+@inside_walls
+def test_what_has_left_ends_when_the_supervisor_is_killed(leaving: Begin) -> None:
+    left = leaving()
+    left.process.kill()
+    left.process.wait(DEADLINE)
+    wait_until(lambda: not runs(left.pid), "what has left is ended")
 
 
 @inside_walls
@@ -142,6 +160,8 @@ with open("{in_memory}", "wb") as file:
     assert "files in tmpfs are memory until they are removed (grown: /dev/shm by " in line
     message = watched.events("oom_kill")[0]["message"]
     assert re.search(r"\d\d\.\d MiB files in tmpfs and shared memory", message), message
+    (kept,) = watched.verb("alerts", "list", "--resource", "oom_kill")["alerts"]
+    assert "files in tmpfs and shared memory" in kept["message"]  # it is over by now
 
 
 def test_a_burst_that_no_sample_falls_into_is_drawn_and_learnt(watched: Watched) -> None:
@@ -251,3 +271,20 @@ while not os.path.exists("{watched.folder}/told"): time.sleep(0.01)
     assert f"in {elsewhere.relative_to('/sys/fs/cgroup')}" in (
         watched.events("escaped")[0]["message"].replace(" /", " ")
     )
+
+
+@inside_walls
+@pytest.mark.skipif(not ROOT, reason="other cgroups are root's to enter")
+def test_a_main_process_that_walks_out_is_ended_when_its_time_is_up(watched: Watched, elsewhere: Path) -> None:  # fmt: skip
+    shell = f"trap '' TERM; echo 0 >{elsewhere}/cgroup.procs; while :; do sleep 1; done"
+    run = watched.run("", "--timeout", "2", command=["sh", "-c", shell])
+    assert run.status == 124, run.err
+    assert run.summary is not None
+    assert run.summary["signal"] == signal.SIGKILL
+
+
+@pytest.mark.skipif(ROOT, reason="root may signal everybody")
+@inside_walls
+def test_a_setuid_main_process_is_ended_when_its_time_is_up(watched: Watched) -> None:
+    run = watched.run("", "--timeout", "2", command=["sudo", "-n", "sleep", "1000"])
+    assert run.status == 124, run.err

@@ -80,7 +80,7 @@ class Fake(Cgroup):
 class Guard(Deadman):
     """Nobody waits for our death."""
 
-    def __init__(self, path: str, kill: bool) -> None:
+    def __init__(self, path: str, kill: bool, mark: str = "") -> None:
         pass
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ class Watchful(Guard):
     there = 0
     kills = False
 
-    def __init__(self, path: str, kill: bool) -> None:
+    def __init__(self, path: str, kill: bool, mark: str = "") -> None:
         Watchful.there += 1
         Watchful.kills = kill
 
@@ -127,7 +127,7 @@ def test_one_that_is_to_be_killed_with_us_is_guarded_to_its_end(actuator: Actuat
 
 
 def test_no_deadman_no_tripwire(cgroup: Fake) -> None:
-    def none(path: str, kill: bool) -> Guard:
+    def none(path: str, kill: bool, mark: str) -> Guard:
         raise OSError(errno.ENOENT, "no /bin/sh")
 
     actuator = Actuator(cgroup, guarded=none)

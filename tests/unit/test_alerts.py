@@ -390,6 +390,26 @@ def test_message(resource: str) -> None:
     assert message(alert, "a") == expected
 
 
+@pytest.mark.parametrize(
+    ("resource", "limit", "said"),
+    [
+        (
+            "memory",
+            float(64 << 20),
+            "memory of a was at most 98% of its limit (63.0 MiB of 64.0 MiB)",
+        ),
+        ("disk_read", None, "disk read of a was at most 66.1 MB/s, threshold 1 MB/s"),
+    ],
+)
+def test_one_that_is_over_says_its_worst(resource: str, limit: float | None, said: str) -> None:
+    rule = Rule("rule", resource, "agent", ((WARNING, 1.0),), relative=limit is not None)
+    alert = Alert(
+        "id", rule, WARNING, 9.0, limit, 1e6, 0.0, 0.0, 0.0,
+        resolved=9.0, worst=float(63 << 20), worst_limit=limit,
+    )  # fmt: skip
+    assert message(alert, "a") == said
+
+
 def test_a_message_without_a_share() -> None:
     """Of a limit of 0, which has no percent, and of a threshold that is none of the limit."""
     rule = Rule("rule", "pids", "agent", ((WARNING, 0.5),), relative=True)

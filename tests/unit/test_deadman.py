@@ -16,7 +16,8 @@ from agentres.kernel.deadman import Deadman
 SUPERVISOR = """
 import os, sys, time
 from agentres.kernel.deadman import Deadman
-kept = Deadman(sys.argv[1], "kill" in sys.argv)
+mark = next((word for word in sys.argv if "=" in word), "")
+kept = Deadman(sys.argv[1], "kill" in sys.argv, mark)
 pid = os.fork() if "forks" in sys.argv else -1
 if pid:
     os.write(1, b"%d\\n" % pid)
@@ -65,6 +66,22 @@ def test_it_kills_where_it_is_to(cgroup: Path) -> None:
         assert time.monotonic() < end, "it is not killed"
         time.sleep(0.01)
     assert (cgroup / "memory.high").read_text() == "5\n"
+
+
+def test_it_kills_what_has_the_mark_wherever_that_is(cgroup: Path) -> None:
+    (cgroup / "cgroup.kill").write_text("")
+    runs = [f"RUN={os.getpid()}{end}" for end in ("a", "ab", "b")]
+    sleeps = [subprocess.Popen(["env", "-i", run, "sleep", "1000"]) for run in runs]
+    try:
+        process, _ = begin(str(cgroup), "kill", runs[0])
+        process.kill()
+        process.wait()
+        assert sleeps[0].wait(30) == -signal.SIGKILL
+        assert [each.poll() for each in sleeps[1:]] == [None, None]
+    finally:
+        for each in sleeps:
+            each.kill()
+            each.wait()
 
 
 def test_what_we_have_forked_does_not_keep_it_from_that(cgroup: Path) -> None:

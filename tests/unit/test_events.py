@@ -101,6 +101,9 @@ def test_one_that_is_outside_is_told_once(life: Life) -> None:
     for _ in range(9):
         life.events.escaped([one])
     assert [event["count"] for event in life.of("escape")] == [1]
+    life.events.escaped([])  # it was moved back,
+    life.events.escaped([one])  # and leaves once more
+    assert [event["count"] for event in life.of("escape")] == [1, 1]
     for pid in range(10, 300):
         life.events.escaped([one.but(pid=n) for n in range(9, pid)])
     assert len(life.of("escape")) == 3

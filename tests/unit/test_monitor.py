@@ -255,6 +255,20 @@ def test_one_that_gets_nowhere_is_let_go_and_has_no_tripwire_for_a_while(
     assert watching.text("memory.high") == str(192 * MIB)
 
 
+def test_one_that_gets_nowhere_at_its_limit_is_told_of_and_left_to_the_kernel(watching: Watching) -> None:  # fmt: skip
+    before = watching.text("memory.max")
+    for _ in range(12):
+        (watching.agent / "memory.high").write_text("max\n")
+        watching.stalled += 1000000
+        watching.pressure(watching.stalled)
+        watching.loop.run(1)
+    assert watching.told.count(("raised", "stalled", "CRITICAL")) == 1
+    said = watching.monitor.subject.detail["stalled"]
+    assert "or by one above it: the kernel takes memory back, and has not killed" in said
+    assert watching.text("memory.max") == before
+    assert not (watching.agent / "cgroup.kill").exists()  # nobody was killed by us
+
+
 def test_a_file_that_notifies_all_the_time_is_heard_once_a_breath(watching: Watching) -> None:
     fd = watching.monitor.meter.fd("memory.events")
     watching.loop.run(2)  # no raise lately

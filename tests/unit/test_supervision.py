@@ -230,6 +230,23 @@ def test_when_its_time_is_up_it_is_told_to_end_and_then_killed(listener: Life, m
     assert "let_end" in listener.watching.calls  # nothing keeps it from ending
 
 
+def test_one_that_has_left_the_cgroup_is_killed_all_the_same(listener: Life, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(Agent, "kill", False)  # nobody is in there
+    listener.soon(lambda: listener.supervision.stop(0.1, "uid 5, process 7"))
+    ended = listener.end()
+    assert (ended.returncode, ended.killed_after_grace) == (-signal.SIGKILL, True)
+
+
+def test_one_that_takes_no_signals_of_ours_is_killed_after_its_grace(listener: Life, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    def refused(fd: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", refused)
+    listener.soon(lambda: listener.supervision.stop(0.1, "uid 5, process 7"))
+    ended = listener.end()
+    assert (ended.returncode, ended.killed_after_grace) == (-signal.SIGKILL, True)
+
+
 def test_one_that_minds_its_time_is_not_killed(begin: Begin) -> None:
     life = begin(SHELL, "-c", "sleep 60 & trap 'kill $!; exit 5' TERM; echo ready; wait")
     assert life.lines() == ["ready"]  # it minds signals from here on, and its time counts on

@@ -52,7 +52,7 @@ class Actuator:
 
     A limit's key is a field of ``Limits``, or ``io_read=NAME`` for one disk.  ``network`` is what holds its network's rates, None
     where nothing does.  ``io_max`` is what that file has by its device, ``disks`` the device numbers behind each name
-    that an ``io`` limit has ("": every disk).  ``guarded`` makes a deadman for a path, which kills or not.  What the kernel refuses is a
+    that an ``io`` limit has ("": every disk).  ``guarded`` makes a deadman.  What the kernel refuses is a
     ControlFileError, what nothing here can hold a NotEnforceable.
     """
 
@@ -61,7 +61,7 @@ class Actuator:
         cgroup: Cgroup,
         io_max: Iterable[IoMax] = (),
         disks: Mapping[str, tuple[str, ...]] | None = None,
-        guarded: Callable[[str, bool], Deadman] | None = None,
+        guarded: Callable[[str, bool, str], Deadman] | None = None,
     ) -> None:
         self.cgroup = cgroup
         self.network: Network | None = None
@@ -80,7 +80,7 @@ class Actuator:
         self._written: dict[tuple[str, str], ControlLine] = {}
         self._guarded = guarded
         self._deadman: Deadman | None = None
-        self._kills = False
+        self._kills, self._mark = False, ""
 
     def close(self) -> None:
         """Let go of the agent, of which nothing is left: no tripwire, and nobody who guards it."""
@@ -266,9 +266,9 @@ class Actuator:
             # Others must not take it for one that was frozen for them.
             registry.mark_paused(self.cgroup.fd, not paused)
 
-    def guard(self) -> None:
-        """Have the agent killed should we be.  OSError."""
-        self._kills = True
+    def guard(self, mark: str = "") -> None:
+        """Have the agent killed should we be, and what outside of it has the mark, if any.  OSError."""
+        self._kills, self._mark = True, mark
         self._guard()
 
     def _guard(self) -> None:
@@ -276,7 +276,7 @@ class Actuator:
         if self._deadman is None:
             from agentres.kernel.deadman import Deadman
 
-            self._deadman = (self._guarded or Deadman)(self.cgroup.path, self._kills)
+            self._deadman = (self._guarded or Deadman)(self.cgroup.path, self._kills, self._mark)
 
     def _held(self) -> Network:
         if self.network is None:

@@ -10,7 +10,11 @@ from __future__ import annotations
 import os
 import signal
 
-_SCRIPT = 'read -r _; while [ $# -gt 0 ]; do echo "$1" 2>/dev/null >"$2"; shift 2; done'
+_SCRIPT = """read -r _
+while [ $# -gt 1 ]; do echo "$1" 2>/dev/null >"$2"; shift 2; done
+[ $# -eq 0 ] || for each in /proc/[0-9]*; do
+    grep -qszxF -e "$1" "$each/environ" && kill -9 "${each#/proc/}" 2>/dev/null
+done"""
 
 _ours: set[int] = set()
 """Our ends of the pipes."""
@@ -29,10 +33,10 @@ os.register_at_fork(after_in_child=_let_go)
 class Deadman:
     """Kills what is in the cgroup at ``path`` when this process has ended; or, without ``kill``, lifts its memory.high and thaws it.
 
-    OSError where there is no /bin/sh.
+    ``mark``, as ``NAME=value``: kills each process outside whose environment has that, too; empty: none.  OSError where there is no /bin/sh.
     """
 
-    def __init__(self, path: str, kill: bool) -> None:
+    def __init__(self, path: str, kill: bool, mark: str = "") -> None:
         writes = [("max", f"{path}/memory.high"), ("0", f"{path}/cgroup.freeze")]
         if kill:
             writes = [("1", f"{path}/cgroup.kill")]
@@ -46,6 +50,7 @@ class Deadman:
                     _SCRIPT,
                     "agentres-deadman",
                     *(word for write in writes for word in write),
+                    *([mark] if kill and mark else ()),
                 ],
                 {},
                 file_actions=[

@@ -71,6 +71,10 @@ class Escapes:
         """
         return [self._brought_back(each) for each in self._find(set(pids))]
 
+    def last(self) -> list[Escaped]:
+        """Those that live outside at the end of the run, left where they are."""
+        return [each.told for each in self._left({})]
+
     def end(self) -> list[Escaped]:
         """SIGKILL for all of them that have the mark, also for what they start meanwhile; what became of each."""
         told: dict[int, Escaped] = {}

@@ -259,6 +259,7 @@ def _failure(step: str, number: int, detail: str, plan: Plan) -> SetupError:
         "network": "cannot give the agent a network of its own",
         "walls": "cannot isolate the agent",
         "user": f"cannot become user {plan.identity.name if plan.identity else ''}",
+        "capabilities": "cannot take the agent's capabilities away",
         "cwd": f"cannot enter {'the current directory' if plan.cwd is None else plan.cwd or repr(plan.cwd)}",
         "signals": "cannot reset the agent's signals",
     }[step]

@@ -158,6 +158,13 @@ class Watch:
             self.alert = self.alert.but(worst=value, worst_limit=limit, worst_at=now)
         return self._maybe_change(now, value, limit)
 
+    def again(self, now: float, value: float) -> tuple[Event, ...]:
+        """Tell once more what fires, as it is another cause by now."""
+        if self.alert is None:
+            return _NOTHING
+        self.alert = self.alert.but(value=value, updated=now)
+        return (Event("updated", self.alert),)
+
     def finish(self, now: float, why: str) -> tuple[Event, ...]:
         """End what fires, because its subject or its limit is no more."""
         self._since = [None] * len(self._since)
@@ -361,23 +368,23 @@ class Watch:
 
 
 def message(alert: Alert, subject: str) -> str:
-    """The alert in one line: ``memory of NAME is at 76% of its limit (778 MiB of 1.0 GiB)``."""
+    """The alert in one line: ``memory of NAME is at 76% of its limit (778 MiB of 1.0 GiB)``; its worst value once it is over."""
     rule = alert.rule
     if rule.resource in _HAPPENED:
         return f"{_HAPPENED[rule.resource]} in {subject}" + (
             f", {alert.value:.10g} times" if alert.value > 1 else ""
         )
+    worst = alert.resolved is not None
+    value, limit = (alert.worst, alert.worst_limit) if worst else (alert.value, alert.limit)
+    at = "was at most" if worst else "is"
     if rule.resource == "space":
-        return f"a file system that {subject} writes to is {alert.value:.1%} full"
-    what = f"{rule.resource.replace('_', ' ')} of {subject}"
+        return f"a file system that {subject} writes to {at} {value:.1%} full"
+    what = f"{rule.resource.replace('_', ' ')} of {subject} {at if worst else 'is at'}"
     unit = RESOURCES[rule.resource].unit
-    value = show(alert.value, unit)
-    if rule.relative and alert.limit:
-        share = (
-            f"{alert.value / alert.limit:.0%} of its limit ({value} of {show(alert.limit, unit)})"
-        )
-        return f"{what} is at {share}"
-    return f"{what} is at {value}, threshold {show(alert.threshold, unit)}"
+    shown = show(value, unit)
+    if rule.relative and limit:
+        return f"{what} {value / limit:.0%} of its limit ({shown} of {show(limit, unit)})"
+    return f"{what} {shown}, threshold {show(alert.threshold, unit)}"
 
 
 _HAPPENED = {

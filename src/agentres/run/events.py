@@ -124,6 +124,7 @@ class Events:
 
     def escaped(self, found: Sequence[Escaped], last: bool = False) -> None:
         """Take who lives outside of the cgroup now."""
+        self._outside.intersection_update(found)  # one that was moved back may leave again
         new = [each for each in found if each not in self._outside]
         if new and (last or self._may("escape")):
             self._outside = set(found)

@@ -128,13 +128,18 @@ def _oom(outcome: Outcome) -> str:
     peak = f", peak {format_size(usage.memory_peak)}" if usage.memory_peak else ""
     from agentres.run import exhaustion  # few agents come to that
 
-    if not usage.memory_oom:
+    if not usage.memory_oom or (kills and _is_above(kills[-1].limit_cgroup, outcome.cgroup)):
         return f"{what}{who}; {exhaustion.whose(outcome.oom_kills)}{peak}"
     short = f", not raised: {outcome.short}" if outcome.short else ""
     return (
         f"memory limit: {what}{who}; limit {_memory(outcome)}{short}{peak}{_held(outcome)};"
         f" {exhaustion.remedy(outcome.footprint, outcome.grown)}"
     )
+
+
+def _is_above(limit: str, cgroup: str) -> bool:
+    """Whether a limit is the host's ("") or that of one around ``cgroup``, an absolute path."""
+    return not limit or f"{limit}/" in cgroup
 
 
 def _held(outcome: Outcome) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from agentres.model.stats import Escaped
     from agentres.run.events import Events
 
+    Note = Callable[[str, float, str, bool], None]
+
 _READ_BACK_EVERY = 12
 """Samples between two comparisons of all limits, beside those that inotify asks for."""
 
@@ -32,12 +34,13 @@ class Integrity:
         actuator: Actuator,
         escapes: Escapes,
         meter: Meter,
-        note: Callable[[str, float, str], None],
+        note: Note,
         events: Events | None = None,
     ) -> None:
         self._loop, self._escapes, self._meter, self._note = loop, escapes, meter, note
         self._events = events
         self._samples = 0
+        self._outside: set[int] = set()
         self.drift = Drift(actuator)
         if self.drift.fd >= 0:
             loop.watch(self.drift.fd, self._limit_written)
@@ -58,7 +61,7 @@ class Integrity:
     def check_limits(self) -> None:
         """Compare what holds with what was set, now."""
         found = self.drift.rewritten()
-        self._note("drift", len(found), "; ".join(found))
+        self._note("drift", len(found), "; ".join(found), False)
 
     def check_processes(self) -> None:
         """Look for processes that have left the agent's cgroup, now."""
@@ -66,7 +69,10 @@ class Integrity:
 
     def note_escapes(self, found: Sequence[Escaped]) -> None:
         """Take how many of its processes are outside of its cgroup, and which."""
-        self._note("escaped", len(found), escaped(found))
+        outside = {each.pid for each in found}
+        anew = not outside <= self._outside
+        self._outside = outside
+        self._note("escaped", len(found), escaped(found), anew)
         if self._events is not None:
             self._events.escaped(found)
 

@@ -286,7 +286,7 @@ class Launch:
     def _escaped(self) -> Sequence[Escaped]:
         """What of the run lives on outside of its cgroup, now that all inside has ended, and what became of that."""
         told = self._request.escaped == "tell"
-        found = self._escapes.look() if told else self._escapes.end()
+        found = self._escapes.last() if told else self._escapes.end()
         self._supervision.note_escapes(found)
         return found
 
@@ -335,8 +335,11 @@ class Launch:
         """
         limits = self._request.limits
         if not self._request.orphan_kept:
+            from agentres.kernel.escapes import RUN
+
             try:
-                self._actuator.guard()
+                mark = "" if self._request.escaped == "tell" else f"{RUN}={self._run}"
+                self._actuator.guard(mark)
             except OSError as error:
                 self._tell(f"NOT enforced: --orphan kill (there is nobody to do it: {error})")
         if "memory" in limits.ranges and isinstance(limits.memory, int) and self._enforced.holds("memory.max"):  # fmt: skip

@@ -192,5 +192,5 @@ class Monitor:
                 self.events.alert(event)
         self._history.event(event)
 
-    def _note(self, resource: str, value: float, detail: str) -> None:
-        self._engine.note(self.subject, resource, value, detail)
+    def _note(self, resource: str, value: float, detail: str, anew: bool = False) -> None:
+        self._engine.note(self.subject, resource, value, detail, anew)

@@ -367,6 +367,8 @@ class Supervision:
             signal.pidfd_send_signal(self._child.pidfd, number)
         except ProcessLookupError:  # it has just ended; its pidfd says so next
             pass
+        except PermissionError:  # a setuid program: the grace passes, and cgroup.kill ends it
+            log.debug(__name__, "signal %d is not ours to send to %d", number, self._child.pid)
 
     def _time_is_up(self) -> None:
         if self._returncode is not None:  # it ended in the same turn
@@ -391,6 +393,7 @@ class Supervision:
         if self._events is not None:
             self._tell_kill(self._events)
         self._agent.kill = True
+        self._send(signal.SIGKILL)  # the main process may have left the cgroup
 
     def _tell_kill(self, events: Events) -> None:
         try:

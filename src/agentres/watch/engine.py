@@ -185,12 +185,19 @@ class Engine:
             self._look(subject, group, now)
         self._arm(subject)
 
-    def note(self, subject: Subject, resource: str, value: float, detail: str) -> None:
-        """Take a figure that no meter reads, and what is to be said of it."""
+    def note(
+        self, subject: Subject, resource: str, value: float, detail: str, anew: bool = False
+    ) -> None:
+        """Take a figure that no meter reads, and what is to be said of it; ``anew``: to whoever was told before, too."""
         subject.states[resource] = value
         subject.detail[resource] = detail
-        if resource in subject.watches:
-            self._observe(subject, resource, self._clock())
+        now, watches = self._clock(), subject.watches.get(resource, ())
+        told = [watch.alert for watch in watches]
+        if watches:
+            self._observe(subject, resource, now)
+        for watch, alert in zip(watches, told, strict=True):
+            if anew and alert is not None:
+                self._emit(subject, watch, watch.again(now, value), now)
 
     def _turn(self, subject: Subject) -> None:
         now = self._clock()
@@ -270,7 +277,7 @@ def as_dict(
     alert: Alert = event.alert
     text = message(alert, name)
     # An agent names its processes and cgroups as it likes.
-    detail = shortened(printable(alert.why or detail), DETAIL)
+    detail = shortened(printable("; ".join(filter(None, (detail, alert.why)))), DETAIL)
     return {
         "schema": 1,
         "event": event.kind,
