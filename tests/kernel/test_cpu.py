@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 from conftest import RunAgent, not_by_daemon, python
@@ -64,3 +65,7 @@ def test_runtimes_are_told_how_many_processors_they_have(agentres_run: RunAgent)
         "--cpu", "0.5", "--cpu-hint", "off", command=show, env=environment, check=True
     )
     assert off.out == "none 7\n"
+    counts = agentres_run(
+        "--cpu", "1", command=["python3", "-c", "import os; print(os.cpu_count())"], check=True
+    )
+    assert int(counts.out) == (1 if sys.version_info >= (3, 13) else os.cpu_count())

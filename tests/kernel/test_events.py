@@ -252,3 +252,5 @@ def test_an_agent_that_provokes_alerts_fills_nothing(watched: Watched, events: P
     events_table.check_story(found)
     assert len(run.err.splitlines()) < 60
     assert "\x1b" not in run.err
+    kept = watched.verb("alerts", "list", "--limit", "1000")["alerts"]
+    assert len([each for each in kept if each["rule"] == "memory"]) <= len(told)

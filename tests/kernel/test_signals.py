@@ -13,7 +13,7 @@ from pathlib import Path
 from subprocess import Popen
 
 import pytest
-from conftest import AGENTRES, alike, python
+from conftest import AGENTRES, DEADLINE, alike, once, python
 
 Start = Callable[..., Popen[str]]
 
@@ -129,3 +129,23 @@ def test_who_does_not_mind_a_hang_up_is_ended_after_its_grace() -> None:
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM
     assert 5 <= time.monotonic() - before < 20
+
+
+@once
+def test_one_that_is_to_go_on_after_a_hang_up_does(start: Start) -> None:
+    answers = "trap 'echo heard' HUP; echo up; until read line; do :; done; exit 7"
+    passed = start("--hangup", "pass", command=["sh", "-c", answers])
+    line = ["nohup", *AGENTRES, "run", "--quiet", "--", "sh", "-c", answers]
+    ignored = Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    for process in (passed, ignored):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGHUP)
+    assert passed.stdout is not None
+    assert passed.stdout.readline() == "heard\n"
+    time.sleep(6)  # one that is to end has five seconds
+    for process in (passed, ignored):
+        process.communicate("\n", timeout=DEADLINE)
+        assert process.returncode == 7

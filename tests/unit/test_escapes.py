@@ -132,7 +132,9 @@ def test_one_in_the_midst_of_execve_at_the_end_is_waited_for(monkeypatch: pytest
         assert environ.read_bytes() == b""  # as it is in the midst of it
 
         def pause(seconds: float) -> None:
-            with suppress(BrokenPipeError):  # another process was just ending, and is waited for as well
+            with suppress(
+                BrokenPipeError
+            ):  # another process was just ending, and is waited for as well
                 os.write(stdin.fileno(), b"\n")
             end = time.monotonic() + 60
             while RUN.encode() not in environ.read_bytes() and time.monotonic() < end:
