@@ -29,7 +29,7 @@ class Fullness:
         """The contents the last time; None: not known."""
 
     def note(self, killed: bool) -> str:
-        """Note that the limit was met, and whether a process was ``killed``; return the contents in words, empty: none to tell."""
+        """Note what memory held when its limit was met, with a process ``killed`` or not; return it in words, or empty."""
         now = time.monotonic()
         lately = now - self._at < _EVERY
         if lately and not killed:
