@@ -60,7 +60,7 @@ _HARMLESS = {signal.SIGWINCH, signal.SIGCONT, signal.SIGTSTP, signal.SIGCHLD}
 """Signals that do not end a launch that is under way."""
 
 ENDING = frozenset(PASSED_ON) - _HARMLESS
-"""Signals that do."""
+"""Signals that do end it."""
 
 
 class Launch:
@@ -138,7 +138,7 @@ class Launch:
         registry.mark(self._home.agent.fd, request.name, time.time(), os.getpid(), self._owner)
 
     def admit(self) -> None:
-        """Reserve memory in the budget: at the start as much as there is."""
+        """Reserve room in the budget; the agent starts with as much memory as there is."""
         asked = self._request
         self._actuator = Actuator(self._home.agent)
         who = Applicant(

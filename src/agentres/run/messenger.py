@@ -152,7 +152,7 @@ class Messenger:
 
     def alert(self, event: dict[str, Any]) -> None:
         """Send an alert event to the handlers."""
-        if self._closing:  # the handlers have ended; the history still gets it
+        if self._closing:  # the handlers are ending; the history still gets it
             return
         self.start()
         if self._socket is None:

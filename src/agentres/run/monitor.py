@@ -157,7 +157,7 @@ class Monitor:
         if self.events is not None and not self.events.end(outcome, self.meter.reading):
             self.watched.warn("--events: the end is not written: nobody takes it")
         self._messenger.close()
-        self._engine.end(self.subject, _ENDED)  # ends the alert about events that no handler took
+        self._engine.end(self.subject, _ENDED)  # ends an alert that close() has just raised
         if self.subject.learning is not None:
             self.subject.learning.finish(time.monotonic())
         trouble = self._history.end(outcome.exit_code)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Mover:
-    """Moves the limits of one agent by ``terms``; ``act`` gets every action that was carried out.
+    """Moves the limits of one agent by ``terms``; ``act`` gets every action.
 
     After each round of contention, ``again`` is called to look at the memory of an agent that wants more, ``settled`` for
     any other.  Either may be called in any turn of the loop until :meth:`close`.

@@ -97,7 +97,7 @@ class Sharing:
         self.why = ""
         """What the agent waits for, in words."""
         self.was = ""
-        """What it waited for until it no longer did: a kill for want of memory also ends the wait."""
+        """What it waited for before it stopped waiting, as it also does when it was killed for that."""
         self.released = False
         """Whether it wants what nobody will give: it is left to run into its hard limit."""
         self.bell = Bell(slice_path)

@@ -167,9 +167,7 @@ class Supervision:
         if self._always:
             self._begin_to_watch()
         self._loop.tick(wait=False)
-        if (
-            self._returncode is None
-        ):  # else spare a short one the import below, which is most of a launch
+        if self._returncode is None:  # else it was short: the import below is most of a launch
             self._listen()
             self._loop.call_at(time.monotonic() + UNWATCHED_SECONDS, self._begin_to_watch)
         while self._returncode is None:
@@ -203,7 +201,7 @@ class Supervision:
 
     def finish(self, conclude: Callable[[], Outcome]) -> Outcome:
         """End the history and the alerts after the agent's last process; ``conclude`` returns how it ended."""
-        if self._listener is not None:  # whoever asked while it ran is answered
+        if self._listener is not None:  # answer clients that connected while it ran
             self._listener.hear_the_last(LAST_WORDS_SECONDS)
         outcome = conclude() if self._monitor is None else self._monitor.finish(conclude)
         if self._steering is not None:
@@ -395,9 +393,7 @@ class Supervision:
     def _tell_kill(self, events: Events) -> None:
         try:
             running = self._agent.processes()
-        except (
-            ControlFileError
-        ):  # its cgroups are unreadable: what is inside is killed all the same
+        except ControlFileError:  # its cgroups are unreadable: all inside is killed nevertheless
             running = []
         if self._timed_out:
             events.killed("timeout", "the time limit had passed", running)

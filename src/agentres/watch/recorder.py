@@ -245,9 +245,7 @@ class Recorder:
             if last or time.monotonic() >= self._purge_at:
                 store.purge(time.time())
                 self._purge_at = time.monotonic() + PURGE_SECONDS
-                if (
-                    store.moved
-                ):  # the file was moved away: nobody would find what is written to it now
+                if store.moved:  # the file was moved away: write to a new one next time
                     self._forget()
             if last:
                 self._forget()
