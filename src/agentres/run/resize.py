@@ -134,7 +134,7 @@ class Resize:
             return
         wanted, terms = int(after), self._before
         budget = tree.budget(terms.slice, host.memory(), terms.share)
-        if before == MAX:  # without a limit nothing was counted for it so far
+        if before == MAX:  # there is no limit yet to raise from
             before = 0
         got = take(
             terms.slice,

@@ -225,7 +225,7 @@ class AgentSubject(Subject):
         return _STALLED_LOOK
 
     def _let_go(self, now: float) -> str:
-        """Lift what of ours holds it up; return what did, in words."""
+        """Lift memory.high; return what held the agent up, in words."""
         try:
             high = self._actuator.lift_high()
         except ControlFileError as error:
