@@ -1,1 +1,1 @@
-"""The supervisor of one agent: from the launch to the end."""
+"""The supervisor of one agent, from its launch to its end."""

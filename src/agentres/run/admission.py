@@ -1,6 +1,6 @@
-"""Whether there is room for one more agent, and the wait for it.
+"""Admission: checks whether there is room for one more agent, and waits for it.
 
-The sum of what agents may have is kept under the budget by this, and by the kernel on the slice.
+Admission keeps the sum of the agents' limits under the budget; so does the kernel, by the slice's own limit.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from agentres.policy.capacity import Budget
 
 LOOK_AGAIN = 1.0
-"""Seconds between two looks of one that waits, beside those that the bell asks for: who was killed rings none."""
+"""Seconds between two looks of a waiting agent, besides those that the bell asks for: a killed supervisor rings none."""
 
 ASKED_PATIENCE = 30.0
-"""Seconds that one which does not want to wait gives the others to hand over what they can do without.
+"""Seconds that an agent without --wait gives the others to hand over memory that they can spare.
 
-They do so as soon as they hear of it; this is how long a busy host may take to let them.
+They do so as soon as they are asked; a busy host may take this long to run them.
 """
 
 LOCK_PATIENCE = 30.0
-"""Seconds to wait for the lock with whoever has it: all others that start at this moment take it before, one after another."""
+"""Seconds to wait for the lock while one process holds it: agents that start at the same moment take it in turn."""
 
 _SMALLER = "a smaller --memory may fit"
 _WAIT = f"--wait waits for room, {_SMALLER}"
 
 
 class Applicant(Record):
-    """Who asks: the agent's cgroup among those in ``slice``, what it is to have, and how it ranks.
+    """The agent that asks for room: its cgroup, the ``slice`` that holds it, its limits and its rank.
 
-    ``share`` of the host is what all may have; ``wait`` seconds at the most, None: not at all.
+    ``share`` is the part of the host that all agents may have.  ``wait`` is in seconds, at most; None: not at all.
     ``write`` writes memory.max.
     """
 
@@ -55,11 +55,11 @@ class Applicant(Record):
 
 
 def enter(who: Applicant, early: Callable[[], None], tell: Callable[[str], None]) -> Limits:
-    """Take room for the agent; its limits, with as much memory to start with as there is.
+    """Reserve room for the agent; return its limits, with as much memory to start with as there is.
 
-    Where the least does not fit, waits for it or raises NoRoom; what the others have and can do without
-    is asked for in any case.  ``early`` is called while it waits, and may raise; ``tell`` gets a line for
-    people when its place in the line changes.
+    If its least memory does not fit, wait for room or raise NoRoom; either way first ask the others for what
+    they can spare.  ``early`` is called during the wait, and may raise.  ``tell`` gets a line for people when
+    the agent's place in the line changes.
     """
     memory = who.limits.memory
     if memory is None or memory == MAX or not who.cgroup.has("memory.max"):
@@ -70,7 +70,7 @@ def enter(who: Applicant, early: Callable[[], None], tell: Callable[[str], None]
     _mark_claim(who, least, 0)
     found = _try(who, least, memory, early)
     if not found.granted:
-        if least > _budget(who).limit:  # no end of another run makes room for that
+        if least > _budget(who).limit:  # it would not fit even if it were alone
             raise NoRoom(found.why, _SMALLER)
         if who.wait is None and not found.spare:
             raise NoRoom(found.why, _WAIT)
@@ -85,12 +85,12 @@ def _try(who: Applicant, least: int, start: int, early: Callable[[], None]) -> A
         others = [claim for claim in claims if claim.path != who.cgroup.path]
         budget = _budget(who)
         ahead, reserved = list[Claim](), 0
-        if mine is not None:  # else no mark can be made, and there is no line to stand in
+        if mine is not None:  # else no mark can be written, and it cannot stand in line
             budget = budget.but(limit=max(0, budget.limit - mine.beside))
             ahead = [c for c in line(others) if before(c, mine)]
             reserved = sum(c.wants for c in ahead)
             if any(claim.wants and not claim.waiting for claim in others):
-                from agentres.policy import contention  # seldom, and a launch is short of time
+                from agentres.policy import contention  # seldom needed, and a launch must be quick
 
                 now = time.clock_gettime(time.CLOCK_BOOTTIME)
                 reserved += contention.reserved([c for c in others if not c.waiting], mine, now)
@@ -99,7 +99,7 @@ def _try(who: Applicant, least: int, start: int, early: Callable[[], None]) -> A
             _mark_claim(who, least, 0)
             try:
                 who.write(found.granted)
-            except ControlFileError as error:  # all limits are written after this, and read back
+            except ControlFileError as error:  # enforce() writes it again, and reads it back
                 log.debug(__name__, "%s", error)
             return found
         why = shortage(budget, others, least)
@@ -132,7 +132,7 @@ def _wait(
     began = time.monotonic()
     patience = ASKED_PATIENCE if who.wait is None else who.wait
     _mark_claim(who, least, least)
-    bell.ring()  # who has more than it uses may give some back
+    bell.ring()  # agents that have more than they use may give some back
     told = 0
     try:
         while not found.granted:

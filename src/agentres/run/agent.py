@@ -1,4 +1,4 @@
-"""An agent for who writes Python: what is asked for, and :func:`run`."""
+"""The Python interface to run an agent: :class:`Request` and :func:`run`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 class Behalf(Record):
-    """On whose behalf an agent runs that somebody asked the daemon for.
+    """The caller on whose behalf the daemon runs an agent.
 
-    ``state`` is the directory of its history, ``environment`` that of its handlers.  ``within`` lowers limits to
-    what the caller may have, or refuses them.  ``early`` is called while the launch waits, and may raise.  A ``leased`` agent ends
-    with the caller, also where its supervisor was killed.
+    ``state`` is the directory of its history, ``environment`` the environment of its handlers.  ``within`` lowers limits to
+    what the caller may have, or refuses them.  ``early`` is called while the launch waits, and may raise.  A ``leased`` agent
+    ends with the caller, even if its supervisor was killed.
     """
 
     caller: Caller
@@ -39,61 +39,61 @@ class Behalf(Record):
 
 
 class Request(Record):
-    """What to run, and inside what."""
+    """The command to run, its limits, and how to treat it."""
 
     command: tuple[str, ...]
-    # Complete: agentres.model.limits.defaults() filled in.
+    # Complete: with agentres.model.limits.defaults() filled in.
     limits: Limits
     name: str
-    # Control files whose limits may be missing, with a line on stderr: nobody asked for them.
+    # Control files whose limits may be missing, with a line on stderr: they are defaults that nobody asked for.
     tolerated: frozenset[str] = frozenset()
-    # A disk rate without a device was asked for.
+    # Whether a disk rate without a device was asked for.
     every_disk_asked: bool = False
-    # All limits may be missing.
+    # Whether all limits may be missing.
     best_effort: bool = False
     # Seconds of wall time.
     timeout: float | None = None
-    # A name or number, or agentres.run.launch.OWN_USER for one that no other agent has; root's to say.
+    # A name or number, or agentres.run.launch.OWN_USER for a user that no other agent has; root only.
     user: str | None = None
-    # Walls (docs/security.md), root's to make; None: where there is a user.
+    # Whether to wall it off (docs/security.md), root only; None: if user or behalf is given.
     isolate: bool | None = None
-    # Whether it goes on, inside its limits as they stand, when its supervisor was killed.
+    # Whether it goes on, inside its limits as they stand, if its supervisor is killed.
     orphan_kept: bool = False
-    # Whether SIGHUP is only passed on; else one that goes on after it is ended.
+    # Whether SIGHUP is only passed on; else an agent that goes on after it is ended.
     hangup_passed: bool = False
-    # What becomes of its processes outside of its cgroup: kill, move or tell.
+    # What to do with its processes outside of its cgroup: kill, move or tell.
     escaped: str = "kill"
     # Whether an agent that root runs as root keeps the capabilities that undo its limits.
     keep_caps: bool = False
-    # Whether runtimes are told by the environment how many processors it may use.
+    # Whether environment variables tell language runtimes how many processors it may use.
     cpu_hint: bool = True
     cwd: str | None = None
-    # How many bytes it may add below which directory; empty: the one where it starts.
+    # A directory (empty: the one where it starts), and how many bytes it may add below that.
     disk_space: tuple[str, int] | None = None
     environment: Mapping[str, str] = os.environ
-    # Whether somebody gave the name: the history knows the agent by it then, else by its command.
+    # Whether the name was given by a user: the history then knows the agent by it, else by its command.
     named: bool = True
-    # A name among the settings'; None: their default.
+    # The name of one of the settings' philosophies; None: their default.
     philosophy: str | None = None
-    # As cpu.weight has it.
+    # A weight, like cpu.weight.
     priority: int = 100
-    # What all agents together may have of the host.
+    # The part of the host that all agents together may have.
     share: float = SHARE
-    # Seconds to wait for room, where what it needs at the least does not fit; None: not at all.
+    # Seconds to wait for room if its least memory does not fit; None: not at all.
     wait: float | None = None
-    # What is watched and who is told, asked for when it is needed; None: the built-in rules, and nobody.
+    # Returns the rules and handlers, called when they are needed; None: the built-in rules, no handlers.
     settings: Callable[[], Settings] | None = None
-    # Where a limit was asked for (an option, a file), by its key.
+    # Where each limit was asked for (an option, a file), by its key.
     origins: Mapping[str, str] = MappingProxyType({})
-    # An open descriptor, which gets a line of JSON for each thing that happens to it (docs/events.md); -1: none.
+    # An open descriptor that gets a line of JSON for each event of the agent (docs/events.md); -1: none.
     events: int = -1
-    # Told of every alert, each in a process of its own (docs/handlers.md).
+    # Called with every alert, each in a process of its own (docs/handlers.md).
     on_alert: tuple[Callable[[dict[str, Any]], object], ...] = ()
-    # None: the agent is our own user's.
+    # The caller of the daemon; None: the agent is our own user's.
     behalf: Behalf | None = None
-    # Gets the agent's cgroup once the command runs.
+    # Called with the agent's cgroup once the command runs.
     started: Callable[[str], None] | None = None
-    # Gets then the loop that waits for its end.
+    # Called after that with the loop that waits for its end.
     attach: Callable[[Loop, Supervision], None] | None = None
 
 
@@ -101,11 +101,11 @@ def run(request: Request, tell: Callable[[str], None] = lambda line: None) -> Ou
     """Run a command as an agent and return how it ended.
 
     Blocks until the agent and all that it started are gone and their cgroup is removed.  ``tell``
-    gets a line for each limit that does not hold, as soon as the command runs.  Signals in
-    :data:`~agentres.run.launch.PASSED_ON` go to the agent meanwhile, so call it from the main thread.  Raises
-    :class:`~agentres.model.errors.AgentresError`; nothing is left behind then.
+    gets a line for each limit that does not hold, as soon as the command runs.  Meanwhile signals in
+    :data:`~agentres.run.launch.PASSED_ON` go to the agent, so call it from the main thread.  Raises
+    :class:`~agentres.model.errors.AgentresError`, and then leaves nothing behind.
     """
-    # Inherited as ignored, it would make the kernel throw the agent's status away.
+    # If SIGCHLD was inherited as ignored, the kernel would discard the agent's exit status.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if request.cwd is None:
         check_cwd()
@@ -123,7 +123,7 @@ def run(request: Request, tell: Callable[[str], None] = lambda line: None) -> Ou
 
 
 def check_cwd() -> None:
-    """UsageError where the current directory is none any more."""
+    """Raise UsageError if the current directory no longer exists."""
     try:
         os.getcwd()
     except OSError as error:

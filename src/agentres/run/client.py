@@ -1,4 +1,4 @@
-"""Commands agents that run: finds one by its name, and talks to its supervisor (:mod:`agentres.run.control`)."""
+"""Finds a running agent by name, and sends commands to its supervisor (:mod:`agentres.run.control`)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from agentres.model.errors import AgentresError, UsageError, reason
 from agentres.run import control
 
 PATIENCE = 10.0
-"""Seconds to wait for an answer that takes no time."""
+"""Seconds to wait for the answer to a command that takes no time."""
 
 _BEGINNING = 5.0
-"""Seconds that an agent may need from its launch until it takes commands."""
+"""Seconds that an agent may take from its launch until it accepts commands."""
 
 _LOOK_AGAIN = 0.02
 
@@ -31,14 +31,14 @@ class NoSupervisor(AgentresError):
 
 
 def whoever() -> str:
-    """The name of whoever runs this; behind sudo, of whoever ran sudo too."""
+    """Return the name of the user who runs this; under sudo, also of the user who ran sudo."""
     name = registry.user_name(os.getuid())
     behind = os.environ.get("SUDO_USER")
     return f"{behind} as {name}" if behind and behind != name else name
 
 
 def find(name: str, uid: int | None = None) -> Found:
-    """The agent of this name, of the user ``uid`` where that is given, else one's own first.  UsageError."""
+    """Return the agent of this name: that of user ``uid`` if given, else our own before others'.  UsageError."""
     found = [
         agent for agent in registry.running(delegation.hierarchy().mount) if agent.name == name
     ]
@@ -60,14 +60,15 @@ def find(name: str, uid: int | None = None) -> Found:
 def ask(
     agent: Found, verb: str, patience: float | None = PATIENCE, **fields: object
 ) -> dict[str, Any]:
-    """Have its supervisor do something, and return the answer; ``patience`` None waits for ever.
+    """Send a command to the agent's supervisor, and return the answer.
 
-    NoSupervisor where there is none, AgentresError with its words where it refuses.
+    ``patience`` is in seconds; None waits for ever.  NoSupervisor if there is none; AgentresError, with the
+    supervisor's message, if it refuses.
     """
     with _connected(agent) as sock:
         sock.settimeout(patience)
         try:
-            # Whom it refuses it does not listen to: its words are there all the same.
+            # A supervisor that refuses us does not read the command, but its answer is there all the same.
             with suppress(BrokenPipeError):
                 sock.sendall(control.command(verb, **fields))
             answer = _line(sock)
@@ -81,9 +82,9 @@ def ask(
 
 
 def wait_until_gone(agent: Found, patience: float = 10.0) -> None:
-    """Wait until its cgroup is removed: the name is free again then."""
+    """Wait until its cgroup is removed and the name is free again; AgentresError after ``patience`` seconds."""
     deadline = time.monotonic() + patience
-    while os.path.exists(agent.home):  # kernfs tells nobody when a directory goes
+    while os.path.exists(agent.home):  # kernfs does not notify of a removed directory
         if time.monotonic() > deadline:
             raise AgentresError(f"{agent.home} is still there after {patience:g} s")
         time.sleep(_LOOK_AGAIN)
@@ -92,7 +93,7 @@ def wait_until_gone(agent: Found, patience: float = 10.0) -> None:
 def _connected(agent: Found) -> socket.socket:
     deadline = time.monotonic() + _BEGINNING
     while not (address := registry.control(agent.path)):
-        # It is about to, where it has just been launched.
+        # An agent that has just been launched soon has one.
         if time.monotonic() > deadline or start_ticks(agent.supervisor) is None:
             raise NoSupervisor(f"nobody supervises {agent.name}: it takes no commands")
         time.sleep(_LOOK_AGAIN)
@@ -100,7 +101,7 @@ def _connected(agent: Found) -> socket.socket:
     try:
         sock.connect(f"\0{address}")
         if Peer.of(sock).uid != agent.keeper:
-            # The mark is its owner's word: root must not be led to say something to somebody else.
+            # The agent's owner wrote the mark: it must not direct root's commands to another user.
             raise AgentresError(
                 f"what is marked as the supervisor of {agent.name} is another user's"
             )

@@ -1,6 +1,6 @@
-"""Reads the configuration for a process that stays: by another one, which ends.
+"""Reads the configuration for a long-running process, in a helper process that ends.
 
-pydantic and what checks with it are five times as large as all of a supervisor.
+pydantic and the models take five times as much memory as a whole supervisor.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 
 def read(environment: Mapping[str, str], uid: int) -> Settings | None:
-    """What the configuration of this environment says, None where there is none; UsageError where it makes no sense."""
+    """Return the configuration for this environment and user; None: there is none.  UsageError if it is invalid."""
     found = configuration(environment, uid)
     return read_files(found, environment) if found else None
 
 
 def read_files(paths: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """What these files say, the later over the earlier; UsageError."""
+    """Return the settings in these files; later ones override earlier ones.  UsageError if they are invalid."""
     return from_plain(marshal.loads(_compile(paths, environment)))
 
 
 def _compile(files: Sequence[str], environment: Mapping[str, str]) -> bytes:
-    # Inherited as ignored, it would make the kernel throw the status away.
+    # If SIGCHLD was inherited as ignored, the kernel would discard the exit status.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # Not by tempfile: with all that it imports it would stay beside the agent.
+    # Not tempfile: it and its imports would stay in memory with the agent.
     with open(os.memfd_create("out"), "w+b") as out, open(os.memfd_create("err"), "w+b") as err:
         pid = os.posix_spawn(
             sys.executable,

@@ -1,4 +1,4 @@
-"""When an agent does its part where memory is short, and asks again for what it wants itself."""
+"""Decides when an agent does its part in contention for memory, and when it asks again for more."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Contender:
-    """Has ``sharing`` contend when the slice's bell rings, and as often as it says.
+    """Calls :meth:`Sharing.contend` when the slice's bell rings, and as often as that asks for.
 
-    ``again`` is called afterwards where the agent wants more, ``settled`` where it does not.
+    Afterwards ``again`` is called if the agent wants more, else ``settled``.
     """
 
     def __init__(
@@ -31,13 +31,13 @@ class Contender:
             loop.watch(sharing.bell.fd, self._bell_rang)
 
     def close(self) -> None:
-        """Do nothing any more."""
+        """Stop contending."""
         self._forget_timer()
         if self._sharing.bell.fd >= 0:
             self._loop.unwatch(self._sharing.bell.fd)
 
     def contend(self) -> None:
-        """Do our part now."""
+        """Do the agent's part now."""
         wait = self._sharing.contend()
         self._forget_timer()
         if wait < NEVER:
@@ -48,12 +48,12 @@ class Contender:
             self._settled()
 
     def sampled(self) -> None:
-        """A sample was taken: where no bell can be heard, that is when it looks."""
+        """Contend after each sample if no bell can be heard."""
         if self._deaf:
             self.contend()
 
     def judged(self) -> None:
-        """All that was read was judged: where no bell can be heard, who wants something looks soon."""
+        """Contend soon if the agent wants more and no bell can be heard; called after a reading was judged."""
         if self._deaf and self._sharing.wants and self._timer is None:
             self._timer = self._loop.call_at(time.monotonic(), self.contend)
 

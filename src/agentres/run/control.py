@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 PROTOCOL = 1
-"""The version: what is added to it changes nothing for who knows less."""
+"""The version of the protocol; additions that older clients can ignore do not change it."""
 
 SETTABLE = tuple(key for key in WRITTEN if key not in ("nofile", "net", "io_strict"))
-"""The limits that can be changed while an agent runs; the others are made at its launch."""
+"""The limits that can be changed while an agent runs; the others are fixed at its launch."""
 
 GRACE = 5.0
-"""Seconds between SIGTERM and SIGKILL where nothing is said."""
+"""Seconds between SIGTERM and SIGKILL, if the command names none."""
 
 FROZEN = 1800.0
-"""Seconds after which one that was frozen by command goes on, where nothing is said."""
+"""Seconds after which an agent that was frozen by command is thawed, if the command names none."""
 
 _GRACE_MAX = 86_400.0
 _FROZEN_MAX = 365 * 86_400.0
@@ -40,14 +40,14 @@ _TEXTS_MAX = 64
 
 
 class Command(Record):
-    """What is asked for: one of :data:`VERBS`, and its fields, checked."""
+    """A command: one of :data:`VERBS`, and its checked fields."""
 
     verb: str
     fields: Mapping[str, Any]
 
 
 def parse(line: bytes) -> Command:
-    """The command in a line.  UsageError says what is wrong with it."""
+    """Return the command in a line.  UsageError says what is wrong with it."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -66,22 +66,22 @@ def parse(line: bytes) -> Command:
 
 
 def command(verb: str, **fields: object) -> bytes:
-    """The line that asks for it."""
+    """Return the line of a command."""
     return line(agentres=PROTOCOL, do=verb, **fields)
 
 
 def success(**fields: object) -> bytes:
-    """The answer that it was done."""
+    """Return the answer that a command was carried out."""
     return line(ok=True, **fields)
 
 
 def failure(error: AgentresError) -> bytes:
-    """The answer that it was not, and why."""
+    """Return the answer that it was not, and why."""
     return line(ok=False, error=error.message, remedy=error.remedy)
 
 
 def line(**fields: object) -> bytes:
-    """A line of either side."""
+    """Return a line of the protocol, of either side."""
     return json.dumps(fields).encode() + b"\n"
 
 
@@ -95,7 +95,7 @@ def _grace(value: object) -> float:
 
 
 def _frozen(value: object) -> float:
-    """For how many seconds; NEVER for until it is thawed."""
+    """Return the seconds; NEVER: until it is thawed."""
     if value is None:
         return FROZEN
     if value == MAX:
@@ -129,4 +129,4 @@ VERBS: Mapping[str, Mapping[str, Callable[[object], Any]]] = {
     "kill": {},
     "wait": {},
 }
-"""What may be asked of an agent, and each one's fields with what checks them (absent: None)."""
+"""Verb -> its fields, each with the function that checks it (None for an absent field)."""

@@ -1,4 +1,4 @@
-"""Which of an agent's limits hold: all are written before its launch, and what does not hold is said."""
+"""Enforcement: writes an agent's limits before its command runs, and tells which do not hold."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Loaded:
-    """The programs that hold the network, loaded while something else is waited for."""
+    """The BPF programs that limit the network, loaded while the launch waits for something else."""
 
     def __init__(self, limits: Limits) -> None:
         self._wanted = limits.network is not None
@@ -40,7 +40,7 @@ class Loaded:
         self._why = ""
 
     def load(self) -> None:
-        """Have them loaded, or the reason why they cannot be."""
+        """Load the programs, or keep the reason why they cannot be loaded."""
         if self._wanted and self._programs is None and not self._why:
             from agentres.kernel.network import Programs
 
@@ -50,7 +50,7 @@ class Loaded:
                 self._why = str(error)
 
     def attach(self, limits: Limits, home: Home) -> Network | Refused | None:
-        """What holds the agent's network now, or why nothing does; None: there is nothing to hold."""
+        """Limit the agent's network: return what limits it, or why nothing does; None: there is no limit."""
         if (wanted := limits.network) is None:
             return None
         self.load()
@@ -68,25 +68,25 @@ class Loaded:
 
 
 class Enforced(Record):
-    """What holds, what does not, and how it moves."""
+    """The limits that hold (``written``), those that do not (``missing``), and how they move (``terms_for``)."""
 
     written: list[ControlLine]
     missing: list[Refused]
     terms_for: Callable[[Settings], Terms]
-    # The disk rates that hold by pausing the agent, from the beginning.
+    # The disk rates that are held by pausing the agent, from the beginning.
     paced: tuple[str, ...] = ()
-    # The CPUs that its main process is let onto; None: those of ours.
+    # The CPUs that its main process may run on; None: ours.
     affinity: Collection[int] | None = None
 
     def holds(self, file: str) -> bool:
-        """Whether the limit of this control file was written."""
+        """Whether the limit in this control file was written."""
         return any(line.file == file for line in self.written)
 
 
 def enforce(
     request: Request, home: Home, identity: Identity | None, loaded: Loaded, actuator: Actuator
 ) -> Enforced:
-    """Have the actuator write the limits.  NotEnforceable where one does not hold that has to."""
+    """Have the actuator write the limits.  NotEnforceable if one that must hold does not."""
     from agentres.kernel import devices
     from agentres.kernel.mounts import mounts
 
@@ -110,14 +110,14 @@ def enforce(
             missing = [pinning.loosely(item) for item in missing]
     if limits.limits_every_disk and not any(item.line.file == "io.max" for item in missing):
         own = identity.home if identity else request.environment.get("HOME", "/")
-        # Those that an agent is likely to write to.
+        # Where an agent is likely to write.
         places = ["/", "/tmp", "/var/tmp", request.cwd or ".", own]
         missing += _uncounted(places, table) if every else [_NO_DISK]
     missing += _uncounted_names(limits.named_written, table)
     actuator.io_held = agent.has("io.max")
-    # Where the kernel counts what a process writes (CONFIG_TASK_IO_ACCOUNTING).
+    # /proc/PID/io: the kernel counts what a process writes (CONFIG_TASK_IO_ACCOUNTING).
     if limits.io_strict == "on" and os.path.exists("/proc/self/io"):
-        # What was read is billed to who reads.
+        # The io controller always bills reads to the process that reads.
         actuator.paced = ("io_write",) if actuator.io_held else ("io_write", "io_read")
     paced = tuple(key for key in actuator.paced if actuator.pace(key) is not None)
     if paced and not actuator.io_held and limits.only_bytes_of_every_disk:
@@ -130,7 +130,7 @@ def enforce(
         actuator.network = network
         lines.append(network.read().line())
     for item in missing:
-        # A rate for one device says nothing about mounts that have none.
+        # A rate for one device says nothing about mounts without a device.
         asked = bool(item.line.text) or request.every_disk_asked
         if asked and not request.best_effort and item.line.file not in tolerated:
             raise NotEnforceable(
@@ -156,7 +156,7 @@ def enforce(
 
 
 def _options(file: str) -> str:
-    """Those that a limit in this control file comes from."""
+    """The options that set a limit in this control file."""
     found = WRITTEN["memory"].file if file == OOM_GROUP else file
     keys = (key for key, limit in WRITTEN.items() if limit.file == found)
     return "/".join(f"--{key.replace('_', '-')}" for key in keys)
@@ -165,9 +165,9 @@ def _options(file: str) -> str:
 def hold_space(
     request: Request, home: Home, missing: list[Refused], early: Callable[[], None]
 ) -> Quota | None:
-    """Have what the agent adds to a directory held by a quota; None: it is ``missing``.  NotEnforceable, UsageError.
+    """Limit by a quota what the agent adds to a directory; None: not possible, and noted in ``missing``.
 
-    ``early`` is called until it holds, and may raise.
+    ``early`` is called until the quota holds, and may raise.  NotEnforceable, UsageError.
     """
     from agentres.kernel.project import Quota
 
@@ -188,7 +188,7 @@ _NO_DISK = Refused(ControlLine("io.max", ""), "no disk is to be seen in /sys/blo
 
 
 def _uncounted(places: Iterable[str], table: list[Mount], text: str = "") -> list[Refused]:
-    """The mounts of these places whose disk ``io.max`` does not hold; ``text`` is what was asked for there."""
+    """Return the mounts of these places that ``io.max`` does not limit; ``text`` is what was asked for there."""
     from agentres.kernel import devices
 
     return [
@@ -201,7 +201,7 @@ def _uncounted(places: Iterable[str], table: list[Mount], text: str = "") -> lis
 
 
 def _uncounted_names(names: Iterable[str], table: list[Mount]) -> list[Refused]:
-    """The files and directories, named for their disk, whose file system escapes the rate."""
+    """Return the files and directories, named to mean their disk, whose file system escapes the rate."""
     from agentres.kernel import devices
 
     paths = (name for name in names if not devices.is_device(name))

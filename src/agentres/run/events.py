@@ -1,7 +1,7 @@
-"""What happens to one agent, for programs (``--events``, docs/events.md): what is told, how often, how long it may be.
+"""Events of one agent for programs (``--events``, docs/events.md): what is reported, how often, at what length.
 
-Loaded where that was asked for.  The companion writes it (:mod:`agentres.companion.events`); whatever it is that an agent does
-again and again is told a few times at once, and then not before a while, with how often it was.
+Loaded only if asked for; the companion writes the events (:mod:`agentres.companion.events`).  What an agent does again
+and again is reported at once a few times, and after that at intervals, with its count.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from agentres.store import Run
 
 SCHEMA = 1
-"""The version of the events; it rises when a key changes its meaning or goes."""
+"""The version of the events; it rises when a key changes its meaning or is removed."""
 
 BURST = 3
 EVERY = 10.0
-"""Seconds from one event to the next about the same limit, and about kills for memory, and about escapes, after the first three."""
+"""Seconds between two events about the same limit, about kills for memory, or about escapes, after the first BURST."""
 
 MOST = 20
-"""Of the processes of one event, and of a list of the summary, so many are told."""
+"""How many processes an event, and each list of the summary, has at most."""
 
 TEXT = 1000
-"""Characters of a text, at the most."""
+"""Characters of a text, at most."""
 
 COMMAND = 4096
-"""Characters of a command line, at the most."""
+"""Characters of a command line, at most."""
 
 _MET = {
     "memory.max": ("memory_max",),
@@ -48,26 +48,26 @@ _MET = {
     "pids.max": ("pids_max_events",),
     "network": ("rx_dropped_packets", "tx_dropped_packets"),
 }
-"""The counters that tell that a limit was met."""
+"""Limit -> the counters that rise when it is met."""
 
 _LISTS = ("left_running", "escaped", "oom_kills")
 
 
 class Events:
-    """Tells of one ``run``; ``send`` takes the events, if it can, and never waits."""
+    """Reports the events of one ``run``; ``send`` returns whether it took an event, and never blocks."""
 
     def __init__(self, run: Run, send: Callable[[dict[str, Any]], bool]) -> None:
         self._run = run
         self._send = send
         self.head = {"schema": SCHEMA, "run": run.id, "agent": run.name}
-        """What every event has, beside its name, number and time."""
+        """What every event has, besides its name, number and time."""
         self._buckets: dict[str, Bucket] = {}
         self._told: dict[str, int] = {}
         self._victims: list[OomKill] = []
         self._outside: set[Escaped] = set()
 
     def start(self, pid: int, limits: Limits, timeout: float | None) -> None:
-        """The command runs, as this process."""
+        """Report that the command runs, with this PID; ``timeout`` in seconds."""
         self._tell(
             "start",
             agentres=__version__,
@@ -79,7 +79,7 @@ class Events:
         )
 
     def acted(self, action: Action) -> None:
-        """Something was done with a limit, or for one."""
+        """Report an action, such as a raise of a limit or a freeze."""
         key = action.resource.partition("=")[0]
         self._tell(
             action.kind,
@@ -93,11 +93,11 @@ class Events:
         )
 
     def alert(self, event: Mapping[str, Any]) -> None:
-        """Something has become of an alert, as handlers are told."""
+        """Report an alert event, as handlers get it."""
         self._tell("alert", alert=dict(event))
 
     def judged(self, reading: Sample, last: bool = False) -> None:
-        """Take the counters of limits, and of kills for memory."""
+        """Report limits that were met and kills for memory, by their counters; ``last``: whatever the interval."""
         for limit, counters in _MET.items():
             total = sum(getattr(reading, counter) or 0 for counter in counters)
             if more := self._more(limit, total, last):
@@ -108,22 +108,22 @@ class Events:
             self._kill("memory", "killed for memory, by the kernel", more, found)
 
     def time_is_up(self) -> None:
-        """The time limit has passed, and it was told to end."""
+        """Report that the time limit has passed."""
         self._tell("limit", limit="timeout", count=1, total=1)
 
     def oom_killed(self, kills: Sequence[OomKill]) -> None:
-        """Take who was killed for memory; it is told when the counter has risen, too."""
+        """Take the processes that were killed for memory; :meth:`judged` reports them when the counter has risen."""
         self._victims = [*self._victims, *kills][-MOST:]
 
     def killed(
         self, by: Literal["timeout", "stop", "end"], why: str, running: Sequence[Running]
     ) -> None:
-        """We have sent SIGKILL to these."""
+        """Report that these processes are killed by SIGKILL, by us."""
         found = [one.as_dict() for one in running[:MOST]]
         self._kill(by, shortened(why, TEXT), len(running), found)
 
     def escaped(self, found: Sequence[Escaped], last: bool = False) -> None:
-        """Take who lives outside of the cgroup now."""
+        """Report the processes that are newly outside of the cgroup; ``last``: whatever the interval."""
         self._outside.intersection_update(found)  # one that was moved back may leave again
         new = [each for each in found if each not in self._outside]
         if new and (last or self._may("escape")):
@@ -131,7 +131,7 @@ class Events:
             self._tell("escape", count=len(new), processes=_short_escaped(new))
 
     def end(self, outcome: Outcome, reading: Sample) -> bool:
-        """The agent has ended.  Whether that was taken."""
+        """Report the end of the agent; return whether ``send`` took that."""
         self.judged(reading, last=True)
         self.escaped(outcome.escaped, last=True)
         if outcome.left:
@@ -147,7 +147,7 @@ class Events:
         self._tell("kill", by=by, why=why, count=count, processes=processes)
 
     def _more(self, what: str, total: int, last: bool) -> int:
-        """By how much a counter has risen since it was told, where it may be told again."""
+        """Return by how much a counter has risen since its last event; 0: no new event yet."""
         more = total - self._told.get(what, 0)
         if more <= 0 or not (last or self._may(what)):
             return 0
@@ -169,7 +169,7 @@ def _short_escaped(escaped: Sequence[Escaped]) -> list[dict[str, Any]]:
 
 
 def _short_command(command: Sequence[str]) -> list[str]:
-    """As much of it as is told; it ends in "…" where there is more."""
+    """Return at most COMMAND characters of the command; it ends in "…" if there are more."""
     words, room = list[str](), COMMAND
     for word in command:
         if room < 1:

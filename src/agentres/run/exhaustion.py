@@ -1,6 +1,6 @@
-"""What is said of memory that was full: whose limit it was, what it held, what can be done; pure.
+"""Messages about exhausted memory: whose limit it was, what memory held, what can be done; pure.
 
-Loaded where it was full: few agents come to that.
+Loaded only when memory was full, which is the case for few agents.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from agentres.model.units import format_size
 TMPFS = "files in tmpfs and shared memory"
 
 _NAMED = 5
-"""Of the file systems that have grown so many are named."""
+"""How many of the file systems that have grown are named."""
 
 
 def whose(kills: Sequence[OomKill]) -> str:
-    """Whose limit it was, where it was not the agent's own."""
+    """Say whose limit it was, if it was not the agent's own."""
     if not kills:
         return "not by this agent's limit but by one above it, or the host ran out"
     limit = printable(kills[-1].limit_cgroup)
@@ -32,7 +32,7 @@ def whose(kills: Sequence[OomKill]) -> str:
 
 
 def held(footprint: Footprint) -> str:
-    """What was in memory, the most first, and who had most of it."""
+    """Say what was in memory, the largest kind first, and which processes had most of it."""
     kinds = _kinds(footprint)
     parts = sorted(kinds.items(), key=lambda part: -part[1])
     least = sum(kinds.values()) / 100
@@ -57,7 +57,7 @@ def _kinds(footprint: Footprint) -> dict[str, int]:
 
 
 def remedy(footprint: Footprint | None, grown: Mapping[str, int]) -> str:
-    """What can be done; files in tmpfs, of which the host's have ``grown`` by so many bytes, are what nobody thinks of."""
+    """Say what can be done; ``grown`` is by how many bytes each tmpfs has grown: easily missed as a cause."""
     kinds = {} if footprint is None else _kinds(footprint)
     if kinds and kinds[TMPFS] >= sum(kinds.values()) / 3:
         most = sorted(grown.items(), key=lambda each: -each[1])[:_NAMED]

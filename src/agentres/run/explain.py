@@ -1,4 +1,4 @@
-"""What a run did and which limits it met, in words and as JSON; pure."""
+"""Describes what a run did and which limits it met, in words and as JSON; pure."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from agentres.model.oom import Footprint
 
 SCHEMA = 1
-"""The version of the JSON summary; it rises when a key changes its meaning or goes."""
+"""The version of the JSON summary; it rises when a key changes its meaning or is removed."""
 
 _NAMED = 5
-"""Of many processes so many are named."""
+"""How many of a list of processes are named."""
 
 
 class Hit(Record):
-    """A limit that was met: its control file, how often, and what that means."""
+    """A limit that was met: its control file, the number of times, and what that means."""
 
     limit: str
     events: int
@@ -40,49 +40,49 @@ class Outcome(Record):
     name: str
     command: Sequence[str]
     limits: Limits
-    # The main process's exit status, or -N when signal N ended it.
+    # The main process's exit status, or -N if signal N ended it.
     returncode: int
     wall: float
     timeout: float | None = None
     timed_out: bool = False
-    # SIGKILL had to follow the time limit's SIGTERM.
+    # Whether SIGKILL had to follow SIGTERM.
     killed_after_grace: bool = False
-    # Who has ended it by command, in words.
+    # Who ended it by command, in words; empty: nobody.
     stopped: str = ""
     usage: Usage = Usage()
     unreadable: Mapping[str, str] = MappingProxyType({})
     enforced: Sequence[ControlLine] = ()
     not_enforced: Sequence[Refused] = ()
     oom_kills: Sequence[OomKill] = ()
-    # What still ran when the main process had ended, and was killed.
+    # The processes that still ran after the main process had ended; they were killed.
     left: Sequence[Running] = ()
-    # What lived outside of its cgroup then.
+    # The processes of the run that lived outside of its cgroup then.
     escaped: Sequence[Escaped] = ()
     cgroup: str = ""
-    # The limit at the end.
+    # The memory limit at the end, in bytes.
     memory_max: float | str | None = None
-    # Why it was not raised when it had to be, in words.
+    # Why it was not raised when it was needed, in words.
     short: str = ""
-    # The disk rates that were held by pausing it, all of them where the kernel held none.
+    # The disk rates that were held by pausing it: all of them unless the kernel held some (io_held).
     paced: Sequence[str] = ()
     io_held: bool = True
-    # What was in memory when its limit was met, None: it was not; by how many bytes each tmpfs of the host has grown meanwhile.
+    # What was in memory when its limit was met (None: it was not), and by how many bytes each tmpfs of the host grew meanwhile.
     footprint: Footprint | None = None
     grown: Mapping[str, int] = MappingProxyType({})
-    # What it was to add to a directory at the most, and has; None: there was no limit.
+    # What it might add to a directory, and what it did add; None: there was no limit.
     space: Added | None = None
-    # How many changes of each rule's alerts were told to nobody, and how many moves of limits, as there were too many.
+    # How many changes of each rule's alerts, and how many moves of limits, were not reported, as there were too many.
     alerts_left_out: Mapping[str, int] = MappingProxyType({})
     moves_left_out: int = 0
 
     @property
     def exit_code(self) -> int:
-        """What ``agentres run`` exits with."""
+        """The exit status of ``agentres run``."""
         return exit_status(self.returncode, self.timed_out)
 
 
 def hits(outcome: Outcome) -> list[Hit]:
-    """The limits that the run met, the gravest first."""
+    """Return the limits that the run met, the gravest first."""
     usage, limits = outcome.usage, outcome.limits
     found = []
     if usage.memory_oom_kill:
@@ -119,14 +119,14 @@ def _oom(outcome: Outcome) -> str:
     usage = outcome.usage
     killed = usage.memory_oom_kill or 0
     kills = outcome.oom_kills
-    count = killed if len(kills) > _NAMED else len(kills)  # only the last are known
+    count = killed if len(kills) > _NAMED else len(kills)  # of many kills only the last are kept
     victims = _first([f"{kill.task} (pid {kill.pid})" for kill in kills], ", ", count)
     if not victims and outcome.returncode == -signal.SIGKILL:
         victims = "very likely the main process, which SIGKILL ended"
     what = f"{_times(killed, 'process', 'processes')} killed for memory"
     who = f": {victims}" if victims else " (the kernel log names it: journalctl -k)"
     peak = f", peak {format_size(usage.memory_peak)}" if usage.memory_peak else ""
-    from agentres.run import exhaustion  # few agents come to that
+    from agentres.run import exhaustion  # few agents need it
 
     if not usage.memory_oom or (kills and _is_above(kills[-1].limit_cgroup, outcome.cgroup)):
         return f"{what}{who}; {exhaustion.whose(outcome.oom_kills)}{peak}"
@@ -151,7 +151,7 @@ def _held(outcome: Outcome) -> str:
 
 
 def _memory(outcome: Outcome) -> str:
-    """The limit on memory at the end of the run, and how far it could have gone."""
+    """Return the memory limit at the end of the run, and the most that it could have become."""
     stood = outcome.limits.memory if outcome.memory_max is None else outcome.memory_max
     between = outcome.limits.ranges.get("memory")
     if between is None or stood == between.most:
@@ -160,7 +160,7 @@ def _memory(outcome: Outcome) -> str:
 
 
 def _range(limits: Limits, key: str, show: Callable[[Any], str]) -> str:
-    """A limit, as far as it may go."""
+    """Return a limit, or the most that it may become."""
     between = limits.ranges.get(key)
     return show(getattr(limits, key)) if between is None else f"up to {show(between.most)}"
 
@@ -182,7 +182,7 @@ def _cores(cores: float | str | None) -> str:
 
 
 def summary(outcome: Outcome) -> list[str]:
-    """The lines for stderr when a run has ended."""
+    """Return the lines for stderr after a run."""
     usage, limits = outcome.usage, outcome.limits
     if outcome.returncode < 0:
         end = f"was ended by signal {-outcome.returncode} ({_signal_name(-outcome.returncode)})"
@@ -223,7 +223,7 @@ def summary(outcome: Outcome) -> list[str]:
 
 
 def _left_out(outcome: Outcome) -> list[str]:
-    """What was not told, or not kept, because there was too much of it."""
+    """Return lines about alerts not reported and moves not kept, as there were too many."""
     lines = []
     if by_rule := outcome.alerts_left_out:
         changes = _times(sum(by_rule.values()), "change")
@@ -242,7 +242,7 @@ def _left(running: Sequence[Running]) -> str:
 
 
 def escaped(processes: Sequence[Escaped], fate: str = "") -> str:
-    """Which they are, where they live and what became of them, in words; ``fate`` where nobody did anything."""
+    """Return which processes escaped, where they are and their fate, in words; ``fate`` is for those left alone."""
     return _first(
         [
             ", ".join(
@@ -259,7 +259,7 @@ def _who(process: Running | Escaped) -> str:
 
 
 def _first(texts: Sequence[str], separator: str, count: int = 0) -> str:
-    """The first of them, and how many more there are; ``count`` is how many there are in all, where these are not all."""
+    """Join the first texts, and say how many more there are; ``count`` is the number in all, if ``texts`` are not all."""
     count = max(count, len(texts))
     more = [f"and {count - _NAMED} more"] if count > _NAMED else []
     return separator.join([*texts[:_NAMED], *more])
@@ -332,7 +332,7 @@ def _signal_name(number: int) -> str:
 
 
 def not_enforced(refused: Sequence[Refused]) -> list[str]:
-    """One line for each limit that does not hold, the devices of ``io.max`` told together."""
+    """Return a line for each limit that does not hold; the devices of ``io.max`` share one."""
     whys: dict[str, list[str]] = {}
     for item in refused:
         seen = whys.setdefault(item.line.file, [])
@@ -342,7 +342,7 @@ def not_enforced(refused: Sequence[Refused]) -> list[str]:
 
 
 def limits_line(limits: Limits) -> str:
-    """The limits in one line, for ``--verbose``."""
+    """Return the limits in one line, for ``--verbose``."""
     disk = [
         f"{key} {format_rate(rate) if key in ('rbps', 'wbps') else rate}{f' on {name}' if name else ''}"
         for key, rates in limits.disk_rates.items()
@@ -368,14 +368,14 @@ def limits_line(limits: Limits) -> str:
 
 
 def _from_to(limits: Limits, key: str, show: Callable[[Any], str]) -> str:
-    """A limit, and between what it moves."""
+    """Return a limit, and the range in which it moves."""
     first = show(getattr(limits, key))
     between = limits.ranges.get(key)
     return f"{first} ({show(between.least)} to {show(between.most)})" if between else first
 
 
 def limits_as_json(limits: Limits, timeout: float | None) -> dict[str, Any]:
-    """The limits by their keys; ``timeout`` in seconds."""
+    """Return the limits by their keys; ``timeout`` in seconds."""
     return {
         "cpu": limits.cpu,
         "cpuset": limits.cpuset,
@@ -395,7 +395,7 @@ def limits_as_json(limits: Limits, timeout: float | None) -> dict[str, Any]:
 
 
 def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
-    """The machine-readable summary (``--summary FILE``); docs/summary.md tells each key."""
+    """Return the machine-readable summary (``--summary FILE``); docs/summary.md describes each key."""
     usage, limits = outcome.usage, outcome.limits
     return {
         "schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""Notes what was in an agent's memory when its limit was met; loaded then, which few agents come to."""
+"""Notes what was in an agent's memory when its limit was met; loaded only then, as few agents meet it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from agentres.model.oom import Footprint
 from agentres.run import exhaustion
 
 _EVERY = 5.0
-"""Seconds between two looks while the limit is met again and again: each asks every process."""
+"""Seconds between two looks while the limit is met again and again: each look reads every process."""
 
 
 class Fullness:
-    """What the memory of the agent that ``meter`` reads consisted of when it was full.
+    """The contents of memory, of the agent that ``meter`` reads, when it was full.
 
-    ``on_oom`` is called when a process was killed for that; it tells what was in its cgroup, where the kernel says that.
+    ``on_oom`` is called when a process was killed for that; it returns what was in the cgroup, if the kernel log says so.
     """
 
     def __init__(self, meter: Meter, on_oom: Callable[[], Footprint | None]) -> None:
@@ -26,10 +26,10 @@ class Fullness:
         self._on_oom = on_oom
         self._at = -_EVERY
         self.footprint: Footprint | None = None
-        """What was there the last time; None: it is not known."""
+        """The contents the last time; None: not known."""
 
     def note(self, killed: bool) -> str:
-        """The limit was met, and a process ``killed`` for that or not; what it held, in words, empty: nothing to tell."""
+        """Note what memory held when its limit was met, with a process ``killed`` or not; return it in words, or empty."""
         now = time.monotonic()
         lately = now - self._at < _EVERY
         if lately and not killed:
@@ -40,14 +40,14 @@ class Fullness:
             found = known or footprint.read(
                 self._meter.path, self._meter.pids, self._meter.memory_stat
             )
-        except OSError as error:  # the cgroup has gone, or has no memory.stat
+        except OSError as error:  # the cgroup is gone, or has no memory.stat
             log.debug(__name__, "what its memory consists of is not known: %s", error)
             return ""
         if known is None:
             if before and footprint.total(before.kinds) > footprint.total(found.kinds):
-                found = before  # whoever was killed has gone by now
+                found = before  # the killed process is gone by now
             limit = self._meter.read("limits").memory_limit or 0
             if footprint.total(found.kinds) < limit / 2:
-                return ""  # so has all that filled it: nobody saw that
+                return ""  # what filled it is gone too, unseen
         self.footprint, self._at = found, now
         return exhaustion.held(found) if killed else ""

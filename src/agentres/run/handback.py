@@ -1,6 +1,6 @@
-"""Has an agent that rests, frozen or idle, hand memory back to swap when others are short; loaded where it may use swap.
+"""Moves memory of a frozen or idle agent to swap when others are short; loaded only if the agent may use swap.
 
-:mod:`agentres.policy.contention` says when and how much, :mod:`agentres.kernel.reclaim` waits for the kernel.
+:mod:`agentres.policy.contention` decides when and how much, :mod:`agentres.kernel.reclaim` waits for the kernel.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ if TYPE_CHECKING:
     from agentres.run.sharing import Sharing
 
 _AT_ONCE = 64 << 20
-"""Bytes of its memory that go to swap before others have some of them."""
+"""Bytes reclaimed in one step: the others get them before the next."""
 
 _WITHIN = 30.0
-"""Seconds that they may take, or others are to do without."""
+"""Seconds that one step may take; after that the others are told to do without."""
 
 
 class HandBack:
-    """Of the agent of ``actuator``; ``lower`` carries out a step whose memory is there, and says whether it did."""
+    """Hands back memory of the agent of ``actuator``.
+
+    ``lower`` carries out a step once its memory is free, and returns whether it did anything.
+    """
 
     def __init__(
         self, loop: Loop, actuator: Actuator, sharing: Sharing, lower: Callable[[Step], bool]
@@ -48,26 +51,26 @@ class HandBack:
         return self._idle.idle
 
     def sampled(self, reading: Reading) -> None:
-        """A whole sample was taken."""
-        # Who is frozen, or waits at its tripwire, does not run and is not idle.
+        """Judge by a full sample whether the agent is idle."""
+        # An agent that is frozen or waits at its tripwire does not run, and is not idle either.
         held = reading.cgroup_frozen or self._sharing.stuck
         usage = None if held else reading.usage_usec
         self._mark(self._idle.observe(time.monotonic(), usage))
 
     def ran(self) -> None:
-        """The kernel has told of something that it did."""
+        """Take note that the agent has run: the kernel notified of something that it did."""
         self._mark(self._idle.observe(time.monotonic(), None))
 
     def _mark(self, changed: bool) -> None:
         if changed:
             registry.mark_idle(self._actuator.cgroup.fd, self.idle)
             if self.idle:
-                self._sharing.want(0)  # it would only like some room
+                self._sharing.want(0)  # an idle agent does not need it
             elif not self._actuator.frozen_by:
                 self.stop()
 
     def ask(self, step: Step) -> None:
-        """Have some of its memory go to swap, and then its limit down, to what the step says at the least."""
+        """Move some of its memory to swap and then lower its limit, at most down to the step's."""
         now = time.monotonic()
         if self._asked is not None:
             if now >= self._until:
@@ -81,13 +84,13 @@ class HandBack:
             self._lower(step)
 
     def stop(self) -> None:
-        """Ask for no more: it goes on."""
+        """Stop a reclaim that is under way: the agent goes on."""
         if self._asked is not None:
             self._asked.close()
             self._asked = None
 
     def close(self) -> None:
-        """Likewise, and be idle for nobody."""
+        """Stop, and take back the idle mark."""
         self.stop()
         if self.idle:
             registry.mark_idle(self._actuator.cgroup.fd, False)
@@ -96,7 +99,7 @@ class HandBack:
         self._asked = None
         if not all_of_it:
             self._sharing.keep()
-        # What is not in swap yet is not waited for here.
+        # Lower as far as possible now: what is not in swap yet is for the next step.
         if self._lower(step.but(limit=step.limit + max(0, self._excess(step)))):
             self._sharing.bell.ring()
 

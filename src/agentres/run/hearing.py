@@ -1,4 +1,4 @@
-"""Has an agent looked at when the kernel tells of it: events, and tasks that wait (PSI)."""
+"""Looks at an agent when the kernel notifies: events in control files, and tasks that stall (PSI)."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from typing import Literal
 
 _BURST_LASTS = 1.0
-"""Seconds after a raise for which every notification is heard at once."""
+"""Seconds after a move of the memory limit in which every notification is heard at once."""
 
 _STALLED: dict[Literal["cpu", "memory", "io"], tuple[str, ...]] = {
     "cpu": ("cpu", "pressure"),
     "memory": ("memory", "pressure"),
     "io": ("disk", "pressure"),
 }
-"""What is looked at when tasks wait for a resource (PSI): they do at a limit, before the next sample."""
+"""The groups to look at when tasks stall on a resource (PSI): at a limit, before the next sample."""
 
 _LONG_AGO = float("-inf")
 
 
 class Hearing:
-    """Hears from :meth:`begin` to :meth:`close`.
+    """Hears the kernel's notifications from :meth:`begin` to :meth:`close`.
 
-    ``on_move`` is called when a process may have left the agent.
+    ``on_move`` is called when a process may have left the agent's cgroup.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Hearing:
         self._moved_at = _LONG_AGO
 
     def begin(self, cgroup: Cgroup) -> None:
-        """Hear what the agent in this cgroup does from now on."""
+        """Hear notifications about the agent in this cgroup from now on."""
         heard = self._notifications
         heard.hear(self._meter.fd("memory.events"), self._memory)
         heard.hear(self._meter.fd("pids.events"), self._pids)
@@ -61,11 +61,11 @@ class Hearing:
             heard.hear_pressure(cgroup.fd, resource, partial(self.look, *groups))
 
     def close(self) -> None:
-        """Hear nothing any more."""
+        """Stop hearing."""
         self._notifications.close()
 
     def look(self, *groups: str) -> None:
-        """Have these groups looked at, as something has just happened."""
+        """Look at these groups now, as something has just happened."""
         self._agent.event = True
         self._engine.look(self._agent, *groups)
         self._agent.event = False
@@ -74,11 +74,11 @@ class Hearing:
         limit = self._meter.reading.memory_limit
         self.look(
             "events", "memory"
-        )  # what memory held before is known as long as it is not read anew
+        )  # in this order: the meter still has memory.stat from before the event
         now = time.monotonic()
         if self._meter.reading.memory_limit != limit:
             self._moved_at = now
-        if now - self._moved_at > _BURST_LASTS:  # else the next one may be the next step of a burst
+        if now - self._moved_at > _BURST_LASTS:  # else the next may be another step of a burst
             self._notifications.pause(self._meter.fd("memory.events"))
 
     def _pids(self) -> None:
@@ -86,9 +86,9 @@ class Hearing:
         self.look("pids", "events")
 
     def _cgroup(self) -> None:
-        """It was frozen or thawed, by whomever, or its last process has ended or was moved out."""
+        """Look: the agent was frozen or thawed, or its last process has ended or was moved out."""
         self._notifications.pause(self._meter.fd("cgroup.events"))
-        if self._agent.is_pausing():  # twice each time, and nothing else has happened
+        if self._agent.is_pausing():  # each pause notifies twice, and nothing else has happened
             self._engine.look(self._agent, "events")
             return
         self._engine.look(self._agent, "events", "fds")

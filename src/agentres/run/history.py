@@ -1,4 +1,4 @@
-"""What the history gets of one run, by the thread that writes it; nothing where none is kept."""
+"""The history of one run: passes samples, alerts and actions to the thread that writes them, if a history is kept."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from agentres.store import Run
 
 _PATIENCE = 5.0
-"""Seconds for which the end of a run waits for what is not written yet."""
+"""Seconds for which the end of a run waits until all is written."""
 
 
 class History:
-    """Keeps what is told of ``run`` in the database at ``path``, empty: nowhere.
+    """Keeps the records of ``run`` in the database at ``path``; empty: nowhere.
 
-    ``note`` is told when it cannot be written, and why, and when it can again (:meth:`agentres.watch.engine.Engine.note`).
+    ``note`` is told when it cannot be written, with the reason, and when it can again (:meth:`agentres.watch.engine.Engine.note`).
     """
 
     def __init__(
@@ -47,19 +47,19 @@ class History:
         self._keep("begin", run)
 
     def sample(self, when: float, sample: Sample) -> None:
-        """A whole sample was taken, at this unix time."""
+        """Keep a full sample, taken at this unix time."""
         self._keep("add", [(self._run.id, when, sample)])
 
     def event(self, event: dict[str, Any]) -> None:
-        """Something has become of an alert (docs/handlers.md)."""
+        """Keep an alert event (docs/handlers.md)."""
         self._keep("record", event)
 
     def act(self, action: Action) -> None:
-        """Something was done with a limit."""
+        """Keep an action on a limit."""
         self._keep("act", {"run": self._run.id, "agent": self._run.name, **action.as_dict()})
 
     def end(self, exit_code: int) -> str:
-        """The run has ended; returns when all is written, or after a while, with why it could not be and what was lost, in words."""
+        """Keep the end of the run and wait, for a while, until all is written; return what went wrong and was lost, in words."""
         self._keep("end", self._run.id, time.time(), exit_code)
         if self.recorder is None:
             return ""

@@ -1,4 +1,4 @@
-"""Looks whether an agent's limits stand as they were written, and whether all of it is still inside of them."""
+"""Checks that an agent's limits stand as they were written, and that all its processes are inside of them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     Note = Callable[[str, float, str, bool], None]
 
 _READ_BACK_EVERY = 12
-"""Samples between two comparisons of all limits, beside those that inotify asks for."""
+"""Samples between two comparisons of all limits, besides those that inotify asks for."""
 
 
 class Integrity:
-    """Looks when it is asked to, and until :meth:`close` when a limit's file was written.
+    """Checks on request and, until :meth:`close`, whenever the control file of a limit was written.
 
-    ``note`` takes what was found (:meth:`agentres.watch.engine.Engine.note`); ``events`` are told of escapes, where there are such.
+    ``note`` takes what was found (:meth:`agentres.watch.engine.Engine.note`); ``events``, if any, are told of escapes.
     """
 
     def __init__(
@@ -46,29 +46,29 @@ class Integrity:
             loop.watch(self.drift.fd, self._limit_written)
 
     def close(self) -> None:
-        """Hear of nothing any more."""
+        """Stop watching the control files."""
         if self.drift.fd >= 0:
             self._loop.unwatch(self.drift.fd)
         self.drift.close()
 
     def sampled(self) -> None:
-        """A whole sample was taken."""
+        """Check after a full sample: processes each time, limits every few samples."""
         self._samples += 1
         if self._samples % _READ_BACK_EVERY == 0:
             self.check_limits()
         self.check_processes()
 
     def check_limits(self) -> None:
-        """Compare what holds with what was set, now."""
+        """Compare the limits that stand now with those that were set."""
         found = self.drift.rewritten()
         self._note("drift", len(found), "; ".join(found), False)
 
     def check_processes(self) -> None:
-        """Look for processes that have left the agent's cgroup, now."""
+        """Look now for processes that have left the agent's cgroup."""
         self.note_escapes(self._escapes.look(self._meter.pids))
 
     def note_escapes(self, found: Sequence[Escaped]) -> None:
-        """Take how many of its processes are outside of its cgroup, and which."""
+        """Note the agent's processes that are outside of its cgroup."""
         outside = {each.pid for each in found}
         anew = not outside <= self._outside
         self._outside = outside

@@ -1,7 +1,7 @@
-"""One agent from its place in the tree to its end: the steps of its life, in their order.
+"""The life of one agent, from its cgroup to its end, step by step.
 
-A launch waits twice, for systemd's scope and for the command's exec; what is needed only after such a
-wait is imported during it.  On a slow machine that is a tenth of the whole launch.
+A launch waits twice: for systemd's scope and for the command's exec.  A module that is needed only after a
+wait is imported during that wait.  On a slow machine this saves a tenth of the launch.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from agentres.run.supervision import Ended
 
 OWN_USER = "auto"
-"""Asks for a user that no other agent has."""
+"""The value of --user that asks for a user that no other agent has."""
 
 PASSED_ON = (
     signal.SIGINT,
@@ -54,24 +54,24 @@ PASSED_ON = (
     signal.SIGCONT,
     signal.SIGTSTP,
 )
-"""Signals to the supervisor that are meant for the agent."""
+"""Signals that the supervisor passes on to the agent."""
 
 _HARMLESS = {signal.SIGWINCH, signal.SIGCONT, signal.SIGTSTP, signal.SIGCHLD}
-"""Signals that end nothing when they come before the launch."""
+"""Signals that do not end a launch that is under way."""
 
 ENDING = frozenset(PASSED_ON) - _HARMLESS
-"""Those that do."""
+"""Signals that do end it."""
 
 
 class Launch:
-    """One agent: :meth:`acquire`, :meth:`admit`, :meth:`enforce`, :meth:`start` and :meth:`wait`, in this order.
+    """The launch of one agent: :meth:`acquire`, :meth:`admit`, :meth:`enforce`, :meth:`start`, :meth:`wait`, in this order.
 
-    Each may raise AgentresError.  ``with`` gives back what they took, the last first: nothing is left behind.
+    Each may raise AgentresError.  ``with`` releases what they took, in reverse order: nothing is left behind.
     """
 
     def __init__(self, request: Request, tell: Callable[[str], None]) -> None:
         self._request, self._tell = request, tell
-        # No ExitStack: contextlib is a tenth of a megabyte that would stay beside the agent.
+        # No ExitStack: contextlib takes a tenth of a megabyte for as long as the agent runs.
         self._taken: list[Callable[[], object]] = []
         if os.geteuid() != 0:
             import resource
@@ -105,15 +105,15 @@ class Launch:
         while self._taken:
             try:
                 self._taken.pop()()
-            except BaseException as error:  # the others go back all the same
+            except BaseException as error:  # release the others all the same
                 failed = error
         if failed is not None:
             raise failed
 
     def acquire(self) -> None:
-        """Get a cgroup for the agent; from here on signals wait, for it."""
+        """Get a cgroup for the agent.  From here on the signals that are the agent's are blocked, and kept for it."""
         request = self._request
-        # A signal that was ignored when we started (nohup, a background job) stays ignored.
+        # A signal that was ignored at our start (nohup, a background job) stays ignored.
         self._heard = {s for s in PASSED_ON if signal.getsignal(s) is not signal.SIG_IGN}
         if os.getpid() == 1:
             self._heard.add(signal.SIGCHLD)
@@ -129,16 +129,16 @@ class Launch:
         self._slice = os.path.dirname(self._home.cgroup.path)
         if self._wired:
             self._taken.append(partial(_clear_the_wires, self._tell))
-        self._taken.append(self._free_space)  # not before all that writes there has ended
+        self._taken.append(self._free_space)  # after release(): nothing writes there any more
         self._taken.append(partial(bell.ring, self._slice))
         self._taken.append(self._home.release)
         if request.behalf is not None and request.behalf.leased:
-            # Before the command begins: a supervisor that is killed in between leaves no agent that nobody ends.
+            # Before the command begins, so that the agent is ended even if the supervisor is killed right after.
             registry.mark_leased(self._home.agent.fd)
         registry.mark(self._home.agent.fd, request.name, time.time(), os.getpid(), self._owner)
 
     def admit(self) -> None:
-        """Take room in the budget, with as much memory to start with as there is."""
+        """Reserve room in the budget; the agent starts with as much memory as there is."""
         asked = self._request
         self._actuator = Actuator(self._home.agent)
         who = Applicant(
@@ -163,7 +163,7 @@ class Launch:
         self._check_early()
 
     def start(self) -> None:
-        """Have the command executed, and tell what does not hold."""
+        """Execute the command, and tell which limits do not hold."""
         from agentres.kernel.escapes import RUN, Escapes
         from agentres.kernel.kmsg import KernelLog
         from agentres.kernel.terminal import Terminal
@@ -188,16 +188,16 @@ class Launch:
         )
         move = self._home.main.move_here if request.escaped == "move" else None
         self._escapes = Escapes(self._run, self._inside, move, self._uid or None)
-        # Before the agent can change the one or fill the other.
+        # Before the agent can change the terminal or fill the kernel log.
         self._terminal, kernel_log = Terminal(), KernelLog()
         self._taken.append(kernel_log.close)
         child = Child(plan, self._home.main, self._secure)
-        from agentres.run import explain  # noqa: F401 -- both while the child gets to its exec
+        from agentres.run import explain  # noqa: F401 -- imported while the child gets to its exec
         from agentres.run.supervision import Supervision
 
         child.confirm()
         self._in_memory = child.in_memory
-        self._announce()  # not before: a launch that fails says one thing only
+        self._announce()  # not before: a launch that fails prints its error and nothing else
         self._supervision = Supervision(
             child,
             self._home.agent,
@@ -221,7 +221,7 @@ class Launch:
                 self._tell(f"what --disk-space needed is still there: {error}; agentres gc tries again")  # fmt: skip
 
     def _dropped(self) -> Sequence[int]:
-        """The capabilities that an agent which runs as root is not to have."""
+        """The capabilities that an agent that runs as root loses."""
         is_root = os.geteuid() == 0 and (self._identity is None or self._identity.uid == 0)
         stays_root = is_root and not self._walled
         if not stays_root or self._request.keep_caps:
@@ -235,11 +235,11 @@ class Launch:
         return ()
 
     def watch(self, child: Child, loop: Loop, on_oom: Callable[[], Footprint | None]) -> Monitor:
-        """What watches the agent from now on, for :class:`~agentres.run.supervision.Supervision`."""
+        """Return the monitor of the agent, for :class:`~agentres.run.supervision.Supervision`."""
         from agentres.policy.settings import Settings
 
         request, behalf, agent = self._request, self._request.behalf, self._home.agent
-        # First: whoever makes them may let go of what is not needed any more, and what follows takes its memory.
+        # First: making the settings may free memory, which the imports below then reuse.
         settings = request.settings() if request.settings else Settings(handlers=())
         from agentres.run.monitor import Monitor
         from agentres.run.watched import Watched
@@ -275,16 +275,16 @@ class Launch:
         return Monitor(loop, watched, settings, on_oom, request.on_alert)
 
     def wait(self) -> Outcome:
-        """Wait for the end of the agent, and of all that it started; how it ended."""
+        """Wait until the agent and all that it started have ended; return how it ended."""
         ended = self._supervision.until_the_end(self._request.timeout)
         left = () if ended.killed else self._left()
-        self._home.agent.kill_all()  # release() says it where something survives that
+        self._home.agent.kill_all()  # release() reports what survives that
         escaped = self._escaped()
         self._terminal.restore(modes=ended.returncode < 0)
         return self._supervision.finish(partial(self._outcome, ended, left, escaped))
 
     def _escaped(self) -> Sequence[Escaped]:
-        """What of the run lives on outside of its cgroup, now that all inside has ended, and what became of that."""
+        """The run's processes outside of its cgroup, after all inside have ended, and what became of them."""
         told = self._request.escaped == "tell"
         found = self._escapes.last() if told else self._escapes.end()
         self._supervision.note_escapes(found)
@@ -292,26 +292,26 @@ class Launch:
 
     @property
     def _owner(self) -> int | None:
-        """Whose agent it is, where it is not our own user's."""
+        """The uid of the agent's owner; None: our own user."""
         return None if self._request.behalf is None else self._request.behalf.caller.uid
 
     @property
     def _uid(self) -> int:
-        """Who the agent is."""
+        """The uid that the agent runs as."""
         return os.geteuid() if self._identity is None else self._identity.uid
 
     @property
     def _inside(self) -> str:
-        """The agent's cgroup as /proc/PID/cgroup and the kernel's log name it."""
+        """The agent's cgroup as /proc/PID/cgroup and the kernel log name it."""
         return self._home.agent.path.removeprefix(self._place.hierarchy.mount)
 
     def _meanwhile(self) -> None:
-        """While systemd makes the scope."""
+        """Load and import, while systemd makes the scope, what is needed next."""
         self._loaded.load()
         from agentres.kernel import devices, escapes, kmsg, terminal, trampoline  # noqa: F401 -- see above
 
     def _check_early(self) -> None:
-        """Raise Interrupted where a signal has come that would have ended the agent."""
+        """Raise Interrupted if a signal is pending that would have ended the agent."""
         if self._request.behalf is not None:
             self._request.behalf.early()
         pending = signal.sigpending() & self._heard
@@ -323,15 +323,15 @@ class Launch:
             let_stop()
 
     def _hear_again(self) -> None:
-        # What came too late for the agent must not end us before we have said how it ended.
+        # A signal that came too late for the agent must not end us before we have reported its end.
         while signal.sigtimedwait(self._heard, 0) is not None:
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def _secure(self, child: Child) -> None:
-        """While the child gets ready: what has to stand before anything of the agent runs.
+        """Set up what must hold before the agent runs, while the child gets ready.
 
-        Whoever comes near to an elastic limit on memory before it is watched waits, and is not killed.
+        An agent that comes near its elastic memory limit before it is watched waits, and is not killed.
         """
         limits = self._request.limits
         if not self._request.orphan_kept:
@@ -372,12 +372,12 @@ class Launch:
             self._request.started(self._home.agent.path)
 
     def _left(self) -> Sequence[Running]:
-        """What of the agent still runs when its main process has ended."""
+        """The agent's processes that still run after its main process has ended."""
         try:
             return self._home.agent.processes()
         except (
             ControlFileError
-        ) as error:  # it has shut its cgroups: what is in there is killed all the same
+        ) as error:  # its cgroups are unreadable: what is inside is killed all the same
             self._tell(f"it is not known what of it still ran: {error}")
             return ()
 
@@ -425,7 +425,7 @@ class Launch:
         )
 
     def _grown(self) -> Mapping[str, int]:
-        """By how much each file system whose files are memory has grown, bytes; whoever it was."""
+        """By how many bytes each in-memory file system has grown during the run, whoever wrote there."""
         from agentres.kernel import mounts
 
         before, now = mounts.from_text(self._in_memory), mounts.in_memory()
@@ -434,7 +434,7 @@ class Launch:
 
 
 def _isolation(limits: Limits) -> tuple[bool, str | None]:
-    """Whether it gets a network of its own with a wire, and its resolv.conf (:func:`netns.resolver`)."""
+    """Whether the agent gets its own network with a wire to the host, and its resolv.conf (:func:`netns.resolver`)."""
     if limits.net != "isolated":
         return False, ""
     if os.geteuid() != 0:
@@ -455,27 +455,27 @@ def _clear_the_wires(tell: Callable[[str], None]) -> None:
 
 
 def _unmarked(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """Without the mark of a run that this one is in: its helpers are none of that."""
+    """The environment without the mark of an enclosing run: this run's helpers do not belong to that."""
     from agentres.kernel.escapes import RUN
 
     return {key: value for key, value in environment.items() if key != RUN}
 
 
 def _least(limits: Limits) -> float:
-    """The least memory that it may get, bytes; 0 where that is not limited."""
+    """The least memory that the agent may get, in bytes; 0: memory is not limited."""
     if (between := limits.ranges.get("memory")) is not None:
         return between.least
     return limits.memory if isinstance(limits.memory, int) else 0
 
 
 def _home_name(request: Request) -> str:
-    """Unlike that of any other user's agent; no agent's own name has a colon."""
+    """A name that no other user's agent can have: no agent's own name has a colon."""
     uid = 0 if request.behalf is None else request.behalf.caller.uid
     return f"{uid}:{request.name}" if uid else request.name
 
 
 def _gaps(identity: Identity | None, walled: bool) -> list[str]:
-    """What an agent that root starts could do against its limits, a line each."""
+    """How an agent that root starts could escape its limits, a line for each way."""
     if os.geteuid() != 0:
         return []
     if identity is None or (identity.uid == 0 and not walled):
@@ -494,7 +494,7 @@ def _gaps(identity: Identity | None, walled: bool) -> list[str]:
 
 
 def _identity(user: str | None) -> tuple[Identity | None, OwnUser | None]:
-    """The user, and what keeps that from being anybody else's meanwhile."""
+    """Return the user, and for OWN_USER what reserves it for this agent.  UsageError."""
     if user is None:
         return None, None
     if os.geteuid() != 0:
@@ -520,6 +520,6 @@ def _identity(user: str | None) -> tuple[Identity | None, OwnUser | None]:
 
 
 def check_nofile(limits: Limits, hard: int) -> None:
-    """UsageError where it is to have more open files than this hard limit allows; -1 is none."""
+    """Raise UsageError if --nofile exceeds this hard limit; -1: there is none."""
     if limits.nofile is not None and 0 <= hard < limits.nofile:
         raise UsageError(f"--nofile {limits.nofile}: the hard limit here is {hard}")

@@ -1,4 +1,4 @@
-"""What an agent is seen to use goes into the history of its name, and what that says comes out of it."""
+"""Learns what an agent uses into the history of its name, and asks the history for predictions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from agentres.store import Writer
 
 LEAST_SECONDS = 1.0
-"""A run that ended sooner teaches nothing: most failed at their start."""
+"""Nothing is learnt from a run that ended sooner: most of those failed at their start."""
 
 
 class Learning:
     """Learns from one run.
 
-    ``name`` is the agent's where it was given, None where it was made up;
+    ``name`` is the name that a user gave the agent; None: it was made up.
     ``started`` is time.monotonic() at the launch.
     """
 
@@ -53,7 +53,7 @@ class Learning:
         warn: Callable[[str], None],
         then: Callable[[Prediction], None],
     ) -> None:
-        """Have ``then`` called with what the next run of this name starts with, if anything is known."""
+        """Have ``then`` called with the predicted limits for a run of this name, if anything is known."""
         if not bounds or not self._settings.predict:
             return
 
@@ -64,7 +64,7 @@ class Learning:
                 if profile is None:
                     return None
                 return predict(profile, now, known, self._settings.prediction)
-            from agentres.run.predictors import first_limits  # seldom, and not small
+            from agentres.run.predictors import first_limits  # seldom needed, and not small
 
             return first_limits(
                 self._settings, profile, self._keys[0], self._command, bounds, now, warnings.append
@@ -80,7 +80,7 @@ class Learning:
         self._recorder.ask(question, answered)
 
     def memory(self, reading: Sample, starved: bool = False, most: int | None = None) -> None:
-        """Memory was read; ``starved``: it was refused more; ``most``: the most since the last sample, where that is known."""
+        """Learn from a reading of memory; ``starved``: it was refused more; ``most``: the peak since the last sample, if known."""
         use, limit = most or reading.working_set, reading.memory_limit
         if use is not None:
             hits = reading.memory_max or 0
@@ -92,7 +92,7 @@ class Learning:
         self._kills = kills
 
     def sampled(self, sample: Sample, now: float, starved: bool = False) -> None:
-        """Everything was read."""
+        """Learn from a full sample."""
         self.memory(sample, starved, sample.working_set_most)
         if (usage := sample.usage_usec) is not None and now > self._before:
             periods, met = sample.nr_periods or 0, sample.nr_throttled or 0
@@ -111,7 +111,7 @@ class Learning:
             self._learn(ended=False)
 
     def finish(self, now: float) -> None:
-        """The run has ended, after a last sample."""
+        """Learn from the end of the run, after its last sample, unless it was too short."""
         if now - self._started >= LEAST_SECONDS:
             self._learn(ended=True)
         else:

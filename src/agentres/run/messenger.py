@@ -1,12 +1,12 @@
-"""The resident's end of the line to the companion, which runs the handlers and writes the events for programs.
+"""The supervisor's end of the socket to the companion, which runs handlers and writes events for programs.
 
-Nothing here waits: a message that the socket does not take is dropped and counted.  The companion
+Sending never blocks: a message that the socket does not take is dropped and counted.  The companion
 (:mod:`agentres.companion.main`) is a process of its own, started when it is first needed.
 """
 
 from __future__ import annotations
 
-import _socket  # not socket: that one makes enums of 300 constants, a quarter of a megabyte
+import _socket  # not socket: its enums of 300 constants take a quarter of a megabyte
 import fcntl
 import marshal
 import os
@@ -31,33 +31,33 @@ if TYPE_CHECKING:
     Handle = Callable[[dict[str, Any]], object]
 
 _CLOSING = 5.0
-"""Seconds that the companion may take to end, beside its handlers' own."""
+"""Seconds that the companion may take to end, besides its handlers' time limit."""
 
 _RESTART_LEAST, _RESTART_MOST = 1.0, 60.0
-"""Seconds from one start of the companion to the next, doubling: one that always dies must not keep us busy."""
+"""Seconds between two starts of the companion, doubled each time: one that always dies must not keep us busy."""
 
 _AT_ONCE = 64
-"""Packets of the companion's that are taken before something else has its turn."""
+"""Packets from the companion that are read in one turn of the loop."""
 
 _AT_THE_END = 1 << 12
-"""Those that are taken when it has ended: more than a socket holds, and not all that somebody may go on to send."""
+"""Packets that are read after its end: more than a socket holds, but bounded, as another process may send on."""
 
 _COMPANION = (sys.executable, "-P", "-m", "agentres.companion.main")
 
 _BUFFER = 1 << 20
-"""Bytes asked for the socket: some hundred alerts."""
+"""Size of the socket's send buffer in bytes: some hundred alerts."""
 
 
 class Messenger:
     """Starts the companion, sends to it, and hears what it dropped.
 
-    One that dies is replaced when there is something to tell, and hears which alerts are open.
+    A companion that died is replaced at the next message; the new one is told which alerts are open.
 
-    ``history`` is the path of the database, or empty; ``adopt`` puts the companion where it belongs, before
-    it starts anything; ``note`` is told how many alerts have been dropped in all, and why
+    ``history`` is the path of the database, or empty.  ``adopt`` moves the companion into its cgroup before it
+    starts anything.  ``note`` is told how many alerts were dropped in all, and why
     (:meth:`agentres.watch.engine.Engine.note`).  ``callables`` are the handlers of a program that uses
-    agentres as a library: with them the companion is forked from this process, not executed.  ``caller`` is whom it
-    runs as, where not as ourselves, in its ``environment``.  ``events`` is the descriptor that the companion writes them to, -1: none.
+    agentres as a library: with them the companion is forked from this process, not executed.  The companion runs as
+    ``caller`` (None: as our own user), with ``environment``.  ``events`` is the descriptor that it writes events to; -1: none.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Messenger:
         self._closing = False
 
     def start(self) -> None:
-        """Have the companion ready; else the first message waits for its start."""
+        """Start the companion, if it does not run: ahead of the first message, which would do so too."""
         now = time.monotonic()
         if self._socket is not None or now < self._start_at:
             return
@@ -130,18 +130,18 @@ class Messenger:
         if self._host_slice:
             self._send(("host", {"slice": self._host_slice}))
         if self._about:
-            # Not with the settings: the handlers' keepers are forked when these come, and must not have it.
+            # After the settings: on those the companion forks the handlers' keepers, which must not inherit the descriptor.
             self._send(("events", self._about), self._events)
 
     def begin_events(self, head: Mapping[str, Any]) -> None:
-        """Have events written from now on; ``head`` is what all of them have."""
+        """Have events written from now on; ``head`` is what they all contain."""
         self._about = {**head, "number": 0}
 
     def tell(self, event: Mapping[str, Any]) -> bool:
-        """Tell programs; whether it was taken.  What was not is missing in the numbers, by which the companion counts it."""
+        """Send an event for programs; return whether it was taken.  The companion counts lost ones by the gaps in the numbers."""
         if self._closing:
             return False
-        if event["event"] == "end":  # it is not told later
+        if event["event"] == "end":  # there is no later try: do not wait to restart the companion
             self._start_at = 0.0
         self._number += 1
         self.start()
@@ -151,8 +151,8 @@ class Messenger:
         return taken
 
     def alert(self, event: dict[str, Any]) -> None:
-        """Tell the handlers."""
-        if self._closing:  # nobody hears what is told from now on; the history does
+        """Send an alert event to the handlers."""
+        if self._closing:  # the handlers are ending; the history still gets it
             return
         self.start()
         if self._socket is None:
@@ -162,7 +162,7 @@ class Messenger:
         self._remember(event)
 
     def watch_host(self, lock: str, slice_path: str) -> None:
-        """Have the companion watch the host, and the cgroup that holds all agents' homes, unless another agent's does.
+        """Have the companion watch the host and the cgroup that holds all agents' homes, unless another agent's companion does.
 
         A lock on the file at ``lock`` tells whether one does.
         """
@@ -172,7 +172,7 @@ class Messenger:
             return
         try:
             held = self._open_file(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:  # no state directory: the history says so in an alert
+        except OSError as error:  # no state directory: the history raises an alert about that
             log.debug(__name__, "the host is not watched: %s", error)
             return
         try:
@@ -186,7 +186,7 @@ class Messenger:
         self._send(("host", {"slice": slice_path}))
 
     def _open_file(self, path: str, flags: int, mode: int) -> int:
-        """A file of whom the agent is."""
+        """Open a file as the agent's owner."""
         if self._caller is None:
             return os.open(path, flags, mode)
         from agentres.kernel.caller import open_as
@@ -194,7 +194,7 @@ class Messenger:
         return open_as(self._caller, path, flags, mode)
 
     def _remember(self, event: dict[str, Any]) -> None:
-        """By id the highest severity of the open alerts, for a companion that takes another one's place."""
+        """Keep the highest severity of each open alert, for a companion that replaces another."""
         if event["event"] == "resolved":
             self._open.pop(event["id"], None)
         else:
@@ -202,7 +202,7 @@ class Messenger:
             self._open[event["id"]] = max(severity, self._open.get(event["id"], severity))
 
     def close(self) -> None:
-        """Let the handlers finish within their time limits, and end the companion.  Nobody is told anything any more."""
+        """Let the handlers finish within their time limits, and end the companion; nothing is sent any more."""
         self._closing = True
         if self._socket is not None:
             self._end_companion(self._socket)
@@ -257,12 +257,12 @@ class Messenger:
                 (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
             ],
             setsid=True,  # the terminal's Ctrl-C and Ctrl-Z are for the agent
-            # Until it is up.
+            # Blocked until it is up.
             setsigmask=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT],
         )
 
     def _send(self, message: tuple[Any, ...], descriptor: int = -1) -> bool:
-        """Whether it was taken, and the descriptor with it."""
+        """Send a message, with a descriptor if there is one; return whether the socket took it."""
         if self._socket is None:
             return False
         rights = [] if descriptor < 0 else [
@@ -286,7 +286,7 @@ class Messenger:
             self._lost("the handlers' process has gone")
 
     def _receive(self, most: int = _AT_ONCE) -> bool:
-        """Take what the companion says, so many packets of it; False when it has hung up."""
+        """Read up to ``most`` packets from the companion; return False if it has hung up or makes no sense."""
         assert self._socket is not None
         known = {handler.name for handler in self._settings.handlers}
         for _ in range(most):
@@ -300,7 +300,7 @@ class Messenger:
                 return False
             if data == b"ready":
                 continue
-            # Text, and checked: by the daemon this is root, and that process is not.
+            # Text, and checked: under the daemon we are root, and the companion is not.
             total, _, name = data.decode(errors="replace").partition(" ")
             counted = total.isascii() and total.isdecimal() and len(total) < 10
             if not counted or (self._caller is not None and name not in known):
@@ -322,5 +322,5 @@ class Messenger:
         self._loop.unwatch(self._socket.fileno())
         self._socket.close()
         self._socket = None
-        os.kill(self._pid, signal.SIGKILL)  # its end of the line is closed: it has no more to do
+        os.kill(self._pid, signal.SIGKILL)  # its end of the socket is closed: it has no more to do
         os.waitpid(self._pid, 0)

@@ -1,8 +1,8 @@
-"""What watches one running agent, wired together.
+"""The monitor of one running agent: wires together what watches it.
 
-The engine and what hears the kernel (:mod:`agentres.run.hearing`), the agent as the engine sees it
-(:mod:`agentres.run.subject`), the history and the handlers.  It runs on the supervisor's loop and never waits there: the
-history is written by a thread, handlers run in another process.
+That is the engine, the kernel's notifications (:mod:`agentres.run.hearing`), the agent as the engine sees it
+(:mod:`agentres.run.subject`), the history and the handlers.  The monitor runs on the supervisor's loop and never blocks
+it: a thread writes the history, another process runs the handlers.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ if TYPE_CHECKING:
     from agentres.run.messenger import Handle
 
 _SETTLED = 2
-"""Samples after which all is loaded that most agents need."""
+"""Number of samples after which everything that most agents need is loaded."""
 
 _MOVES, _MOVE_EVERY = 200, 10.0
-"""So many moves of limits are kept as they come, then one each so many seconds."""
+"""How many moves of limits are recorded as they come; after that one in so many seconds."""
 
 _ENDED = "the agent has ended"
 
 
 class Monitor:
-    """Watches one agent from its first moments to :meth:`finish`.
+    """Watches one agent until :meth:`finish`.
 
-    ``on_oom`` is called as soon as a process of the agent has been killed for memory (:class:`agentres.run.fullness.Fullness`).
+    ``on_oom`` is called as soon as a process of the agent was killed for memory (:class:`agentres.run.fullness.Fullness`).
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Monitor:
         self._engine = Engine(loop, settings, self._tell, self._sampled)
         self.subject = AgentSubject(self.run, self.meter, self.actuator, settings, watched.started, self._note, on_oom)  # fmt: skip
         self.subject.events = self.events
-        if self.events is not None:  # its start may have trouble, of which is told at once
+        if self.events is not None:  # after the subject: a failing start reports its alert at once
             self.events.start(watched.pid, watched.terms.limits, watched.timeout)
         self.integrity = Integrity(
             loop, self.actuator, watched.escapes, self.meter, self._note, self.events
@@ -114,14 +114,14 @@ class Monitor:
                 watched.terms.limits.ranges, watched.warn, self.moving.predicted
             )
         if "space" in self.subject.watches:
-            from agentres.kernel.space import Space  # for those that have a rule about it
+            from agentres.kernel.space import Space  # few have a rule about it
 
             self.subject.space = Space(watched.directory, watched.uid == 0)
         self.subject.follow("memory_pressure", watched.started)
         self.subject.follow("oom_kill", None)
         self._hearing.begin(self.actuator.cgroup)
         if callables or any(handler.type != "terminal" for handler in settings.handlers):
-            self._messenger.start()  # which may tell of its trouble at once
+            self._messenger.start()  # may report its own failure at once
         self.meter.read("events")
         self._engine.add(self.subject)
         if self.actuator.paced:
@@ -135,12 +135,12 @@ class Monitor:
         return events
 
     def let_end(self) -> None:
-        """It was told to end, and nothing keeps it from hearing that."""
+        """Thaw the agent, which was told to end, so that it can handle the signal."""
         if self.subject.let_end():
             self.act(Action.now("thaw", "agent", None, None, "command", "it was told to end"))
 
     def finish(self, conclude: Callable[[], Outcome]) -> Outcome:
-        """Take the last sample, end the alerts, tell how it ended, and wait for the history and the handlers."""
+        """Take the last sample, end the alerts, report the end, and wait for the history and the handlers."""
         self.meter.read("events")
         self._finishing = True
         if self.subject.pacer is not None:
@@ -157,7 +157,7 @@ class Monitor:
         if self.events is not None and not self.events.end(outcome, self.meter.reading):
             self.watched.warn("--events: the end is not written: nobody takes it")
         self._messenger.close()
-        self._engine.end(self.subject, _ENDED)  # of what the handlers did not take at the last
+        self._engine.end(self.subject, _ENDED)  # ends an alert that close() has just raised
         if self.subject.learning is not None:
             self.subject.learning.finish(time.monotonic())
         trouble = self._history.end(outcome.exit_code)
@@ -166,7 +166,7 @@ class Monitor:
         return outcome
 
     def act(self, action: Action) -> None:
-        """Take an action, once it was done."""
+        """Record an action that was carried out."""
         if not self._moves.take(time.monotonic()):
             self._moves_left_out += 1
             return

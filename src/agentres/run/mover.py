@@ -1,7 +1,7 @@
-"""Carries out what is decided about an agent's limits, memory as far as there is any, and tells of it.
+"""Moves an agent's limits as decided, memory only as far as there is room, and reports each move.
 
-:class:`~agentres.policy.elastic.Elastic` says what the agent needs, :mod:`agentres.policy.contention` what the others
-need of it; the :class:`~agentres.kernel.actuator.Actuator` writes.
+:class:`~agentres.policy.elastic.Elastic` decides what the agent needs, :mod:`agentres.policy.contention` what the others
+need from it; the :class:`~agentres.kernel.actuator.Actuator` writes.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 
 class Mover:
-    """Moves the limits of one agent by ``terms``; ``act`` gets what was done.
+    """Moves the limits of one agent by ``terms``; ``act`` gets every action.
 
-    ``again`` has its memory looked at, ``settled`` is called when others have done their part; both may come at any turn of the
-    loop until :meth:`close`.
+    After each round of contention, ``again`` is called to look at the memory of an agent that wants more, ``settled`` for
+    any other.  Either may be called in any turn of the loop until :meth:`close`.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Mover:
         self._contender: Contender | None = None
         self._handback: HandBack | None = None
         if (memory := terms.limits.ranges.get("memory")) is not None:
-            # What never moves cannot be given back: nobody would ever raise it again.
+            # A limit that never moves must not be lowered for others: nothing would ever raise it again.
             standing = meter.reading.memory_limit
             least = memory.least if self._moves else standing or memory.most
             claimed = registry.ClaimMark(terms.priority, int(least), most=int(memory.most))
@@ -83,7 +83,7 @@ class Mover:
                 self._handback = HandBack(loop, actuator, self.sharing, self._do)
 
     def close(self) -> None:
-        """Move nothing any more, and leave the others what it had."""
+        """Stop moving limits, and let the others have what the agent had."""
         if self._handback is not None:
             self._handback.close()
         if self._contender is not None:
@@ -92,7 +92,7 @@ class Mover:
             self.sharing.close()
 
     def rest(self, seconds: float) -> None:
-        """Freeze it for nobody for so long."""
+        """Thaw the agent where it is frozen for others, and do not freeze it for them for ``seconds``."""
         self._rests_until = time.monotonic() + seconds
         if self._handback is not None:
             self._handback.stop()
@@ -101,7 +101,7 @@ class Mover:
 
     @property
     def resources(self) -> list[str]:
-        """The resources that are to be looked at."""
+        """The resources to look at."""
         return self._elastic.resources
 
     @property
@@ -116,7 +116,7 @@ class Mover:
 
     @property
     def short(self) -> str:
-        """What memory it was refused at the last, in words; empty: none."""
+        """The memory that it was last refused, in words; empty: none."""
         if self.sharing is None:
             return ""
         return self.sharing.why if self.sharing.wants else self.sharing.was
@@ -127,21 +127,21 @@ class Mover:
         return self.sharing.why if self.sharing is not None else ""
 
     def ceiling(self, resource: str) -> float | None:
-        """What the limit may become at the most, where it moves."""
+        """The most that the limit may become; None: it does not move."""
         return self._elastic.ceiling(resource)
 
     def wake_at(self) -> float | None:
-        """The working set at which memory is to be raised, for the tripwire; None: nothing to wait for."""
+        """The working set at which memory is raised, in bytes, for the tripwire; None: no raise to wait for."""
         if self.sharing is not None and self.sharing.released:
             return None
         return self._elastic.wake_at(self._meter.reading.memory_limit)
 
-    # What a look brings.
+    # Called with what was read.
 
     def observe(
         self, resource: str, value: float | None, reading: Sample, now: float, event: bool = False
     ) -> float:
-        """Take a value of what was read, and move what is to be moved; seconds until the next look at the latest."""
+        """Take a value that was read, and make the moves that it calls for; return the seconds until the next look, at most."""
         enough = True
         if event and self._handback is not None:
             self._handback.ran()
@@ -154,19 +154,19 @@ class Mover:
         return self._elastic.due(resource, now)
 
     def sampled(self) -> None:
-        """A whole sample was taken."""
+        """Take note that a full sample was taken."""
         if self._contender is not None:
             self._contender.sampled()
         if self._handback is not None:
             self._handback.sampled(self._meter.reading)
 
     def judged(self) -> None:
-        """All that was read has been judged."""
+        """Take note that all that was read has been judged."""
         if self._contender is not None:
             self._contender.judged()
 
     def begin(self, predicted: Prediction) -> None:
-        """Start from what earlier runs used, as far as that goes by now."""
+        """Set the limits to what earlier runs predict, as far as limits and room allow by now."""
         for forecast in predicted.forecasts:
             key, start = forecast.resource, time.monotonic()
             before = self._standing(key)
@@ -199,10 +199,10 @@ class Mover:
                 )
             )
 
-    # What is written.
+    # Writes limits.
 
     def _make(self, move: Move) -> float:
-        """Carry a move out as far as may be; what stands then."""
+        """Carry out a move as far as possible; return the limit that stands then."""
         start = time.monotonic()
         try:
             if move.resource != "memory":
@@ -237,7 +237,7 @@ class Mover:
     def _raise_memory(self, move: Move) -> int:
         assert self.sharing is not None
         before, wanted = int(move.before), int(move.after)
-        if self._rests:  # it needs none, and what there is goes to whom it was frozen for
+        if self._rests:  # it needs none; what is free goes to the agent that it was frozen for
             return before
         after = self.sharing.take(before, wanted, self._actuator.write_memory)
         if after == before or move.use >= self._up * after:
@@ -252,32 +252,32 @@ class Mover:
 
     @property
     def _rests(self) -> bool:
-        """Whether it is frozen for more than a moment, whoever did that, or idle."""
+        """Whether it is idle, or frozen by anything but pacing, which is short."""
         by = self._actuator.frozen_by
         frozen = any(each != PACING for each in by) if by else self._meter.reading.cgroup_frozen
         return bool(frozen) or (self._handback is not None and self._handback.idle)
 
     def _content(self) -> None:
-        """It has what it needs."""
+        """Tell the others that it has what it needs."""
         if self.sharing is not None and self.sharing.wants and not self.frozen:
             self.sharing.want(0)
 
     def carry_out(self, step: Step) -> bool:
-        """What the others need of this agent; whether anything was done."""
+        """Do what the others need from this agent; return whether anything was done."""
         assert self.sharing is not None
         if step.kind == "thaw" and not self.frozen:
-            return False  # it was not us: whoever did knows why
+            return False  # we did not freeze it: that is for whatever did
         if step.kind == "release" and self.sharing.released:
             return False
         if step.kind == "freeze" and time.monotonic() < self._rests_until:
             return False
         if step.kind != "reclaim":
             return self._do(step)
-        if self._handback is None:  # somebody else lets it have swap
+        if self._handback is None:  # we allow it no swap; something else has given it some
             self.sharing.keep()
         else:
             self._handback.ask(step)
-        return False  # what that gives is told when it is there
+        return False  # what the reclaim gives is reported when it is there
 
     def _do(self, step: Step) -> bool:
         assert self.sharing is not None
@@ -324,7 +324,7 @@ class Mover:
         return None if limit is None else limit(self._meter.reading)
 
     def _read_limit(self, key: str) -> None:
-        """Have what stands now in the reading, for what is judged next."""
+        """Read the limit that stands now, for what is judged next."""
         self._meter.read("network" if key in NETWORKS else "limits")
 
     def _refuse(
@@ -336,7 +336,7 @@ class Mover:
         error: Exception,
         start: float,
     ) -> None:
-        """Tell that the kernel refused a limit; once, as it is tried again all the time."""
+        """Report that a limit was refused; once for each cause, as it is tried again all the time."""
         log.debug(__name__, "%s stays at %s: %s", resource, before, error)
         cause = getattr(error, "errno", str(error))
         if self._refused.get(resource) != cause:

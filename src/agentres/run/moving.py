@@ -1,4 +1,4 @@
-"""Has an agent's limits moved by its terms, and by others where somebody sets them (``agentres set``)."""
+"""Keeps the mover of an agent, and replaces it when its limits are set by command (``agentres set``)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Moving:
-    """Gives ``agent`` its mover, until :meth:`end`; ``terms`` are those that hold.
+    """Gives ``agent`` its mover until :meth:`end`; ``terms`` are the current ones.
 
-    ``act`` gets what is done, ``again`` has the agent's memory looked at; ``since`` is time.monotonic() when its counters were 0.
+    ``act`` gets every action, ``again`` looks at the agent's memory; ``since`` is time.monotonic() when its counters were 0.
     """
 
     def __init__(
@@ -51,28 +51,28 @@ class Moving:
             agent.follow(resource, since)
 
     def end(self) -> None:
-        """Move nothing any more."""
+        """Stop moving limits."""
         if self._agent.mover is not None:
             self._agent.mover.close()
             self._agent.mover = None
 
     def predicted(self, predicted: Prediction) -> None:
-        """Start from what earlier runs used, where limits still move: somebody may have set others meanwhile."""
+        """Start from what earlier runs used, if limits still move: a command may have set fixed ones meanwhile."""
         if self._agent.mover is not None:
             self._agent.mover.begin(predicted)
 
     def anew(self, terms: Callable[[], Terms]) -> None:
-        """Have the limits move by other terms, which are made while none of them does.
+        """Replace the terms by what ``terms`` returns; it is called while no limit moves.
 
-        What these raise goes on to whoever asks, and the limits move on as before.
+        An error that it raises is passed on, and the limits move as before.
         """
         self.end()
         try:
             self.terms = terms()
         finally:
-            self._agent.meter.read("limits")  # what they stand at by now
+            self._agent.meter.read("limits")  # the limits that stand now
             self._begin(None)
             if (mover := self._agent.mover) is not None:
-                # What nobody had asked to see since is looked at from now on.
+                # Look now at what the new mover follows.
                 groups = {RESOURCES[each].group for each in mover.resources}
                 self._engine.look(self._agent, *groups)

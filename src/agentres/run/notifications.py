@@ -1,4 +1,4 @@
-"""Control files that notify, on the supervisor's loop: each is heard at once, and then not before a breath."""
+"""Notifications of control files on the supervisor's loop: each is heard at once, and after a pause again."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 BREATH = 0.05
 """Seconds between two readings of a control file that notifies without end.
 
-The kernel throttles ``memory.events`` to a notification each 10 ms; an agent that lives off page cache at
-its limit causes one each time, and none of them is news.
+The kernel limits ``memory.events`` to one notification in 10 ms.  An agent that fills its limit with page
+cache causes one each time, and none of them is news.
 """
 
 
 class Notifications:
-    """Calls back when one of them notifies; who is called pauses it (:meth:`pause`)."""
+    """Calls back when a control file notifies; the callback calls :meth:`pause` for it."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -33,7 +33,7 @@ class Notifications:
         self._triggers: list[int] = []
 
     def hear(self, fd: int | None, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called for an open control file; None: there is no such file here."""
+        """Call ``callback`` when an open control file notifies; None: there is no such file here."""
         if fd is not None:
             self._callbacks[fd] = callback
             self._loop.watch(fd, callback, select.EPOLLPRI)
@@ -44,7 +44,7 @@ class Notifications:
         resource: Literal["cpu", "memory", "io"],
         callback: Callable[[], None],
     ) -> None:
-        """Likewise when tasks of the cgroup wait for a resource (PSI), where the kernel tells that."""
+        """Call ``callback`` when tasks of the cgroup stall on a resource (PSI), if the kernel supports that."""
         if (fd := trigger(cgroup, resource)) is not None:
             self._triggers.append(fd)
 
@@ -55,7 +55,7 @@ class Notifications:
             self.hear(fd, stalled)
 
     def pause(self, fd: int | None) -> None:
-        """Hear a file again only after a breath; what comes meanwhile is told then."""
+        """Stop hearing a file for BREATH seconds; a notification that comes meanwhile is heard then."""
         assert fd is not None
         self._loop.unwatch(fd)
         self._paused.add(fd)
@@ -67,12 +67,12 @@ class Notifications:
             self._loop.watch(fd, callback, select.EPOLLPRI)
 
     def close(self) -> None:
-        """Hear nothing any more."""
+        """Stop hearing."""
         for fd in self._callbacks.keys() - self._paused:
             self._loop.unwatch(fd)
         self._callbacks.clear()
         for fd in self._triggers:
-            # The kernel closes one only after all processors have moved on (synchronize_rcu): not one after another.
+            # The kernel waits for an RCU grace period (synchronize_rcu) to close a trigger: close them in parallel.
             try:
                 _thread.start_new_thread(os.close, (fd,))
             except RuntimeError:  # no room for a thread

@@ -1,10 +1,10 @@
-"""The options of ``agentres run``, said once, and what they mean.
+"""The options of ``agentres run``: one table, and its translation into a request.
 
-The process that parses them stays beside the agent, so it cannot afford Typer (50 MB of imports with
-Rich and pydantic, half a second on a slow machine).  The table :data:`OPTIONS` is therefore read
-twice: :func:`parse` understands every well-formed command line with the standard library alone;
-:mod:`agentres.cli.app` builds the Typer command from it for ``--help``, completion and the words for
-a line that is not well-formed.
+The process that parses them stays in memory with the agent, so it cannot afford Typer (50 MB of imports
+with Rich and pydantic, half a second on a slow machine).  The table :data:`OPTIONS` therefore has two
+readers: :func:`parse` understands every well-formed command line with the standard library alone;
+:mod:`agentres.cli.app` builds the Typer command from it for ``--help``, completion and the messages about
+a malformed line.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     from agentres.policy.settings import Settings
 
     Values = Mapping[str, Any]
-    """RunOption key -> its text, the list of texts where it is repeatable, True for a flag."""
+    """RunOption key -> its text, a list of texts if it is repeatable, True for a flag."""
 
 LIMITS, AGENT, OUTPUT = "Limits", "The agent", "What agentres says and does"
 
 
 class RunOption(Record):
-    """One option: its name, what it takes (empty: a flag), where and how ``--help`` shows it.
+    """One option: its name, its metavar (empty: a flag), its panel and text in ``--help``.
 
-    ``alone`` is what it stands for without a value, which is then only to be given after ``=``; ``short`` its other name: ``-q``.
+    ``alone`` is its value if it is given without one; a value must then follow after ``=``.  ``short`` is its short form: ``-q``.
     """
 
     name: str
@@ -113,11 +113,10 @@ _NAME_MAX = 64
 
 
 class RunOptions(Record):
-    """What the command line asked for: the request, and how to talk about it.
+    """What the command line asks for: the request, and how to report on it.
 
-    ``philosophy`` is a name, or None for the configuration's; ``priority`` a weight such as ``cpu.weight``
-    (100 is normal); ``wait`` the seconds to wait for room in the budget: None is not at all, infinite without
-    end.
+    ``philosophy`` is a name; None: the configuration's.  ``priority`` is a weight like ``cpu.weight`` (100 is normal).
+    ``wait`` is the seconds to wait for room in the budget; None: not at all, infinity: for ever.
     """
 
     request: Request
@@ -135,7 +134,7 @@ class RunOptions(Record):
 
 
 def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None:
-    """The values and the command of a well-formed line; None for any other (``--help`` too)."""
+    """Return the values and the command of a well-formed line; None for any other (also for ``--help``)."""
     values: dict[str, Any] = {}
     rest = list(arguments)
     for _, option, text in _given(rest):
@@ -151,7 +150,7 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None:
 
 
 def spell_out(arguments: Sequence[str]) -> list[str]:
-    """The line with a value for each option that was given alone, as Typer wants it."""
+    """Return the line with a value for each option that was given without one, as Typer requires."""
     line, rest = list[str](), list(arguments)
     for word, option, text in _given(rest):
         if text is None or "=" in word:
@@ -164,7 +163,7 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
 
 
 def _given(rest: list[str]) -> Iterator[tuple[str, RunOption | None, str | None]]:
-    """Takes each option off the front: its word, what it is, None where there is none such, and its value, None where it has none."""
+    """Take each option off the front of ``rest``; yield its word, its RunOption (None: unknown) and its value (None: it has none)."""
     by_flag = {
         flag: option for option in OPTIONS for flag in (f"--{option.name}", option.short) if flag
     }
@@ -182,7 +181,7 @@ def _given(rest: list[str]) -> Iterator[tuple[str, RunOption | None, str | None]
 
 
 def _taken_apart(word: str, by_flag: Mapping[str, RunOption]) -> list[str] | None:
-    """``-qv`` as ``-q -v``, ``-nNAME`` as ``-n NAME``; None for any other word."""
+    """Split ``-qv`` into ``-q -v``, ``-nNAME`` into ``-n NAME``; None for any other word."""
     if word.startswith("--") or len(word) < 3:
         return None
     words = []
@@ -197,7 +196,7 @@ def _taken_apart(word: str, by_flag: Mapping[str, RunOption]) -> list[str] | Non
 
 
 def to_arguments(values: Values, command: Sequence[str]) -> list[str]:
-    """The line that :func:`parse` takes apart into these values."""
+    """Return the line that :func:`parse` parses into these values and this command."""
     line = []
     for option in OPTIONS:
         given = values.get(option.key)
@@ -211,12 +210,12 @@ def to_arguments(values: Values, command: Sequence[str]) -> list[str]:
 
 
 def variable(key: str) -> str:
-    """The environment variable that stands for an option where the line has none."""
+    """Return the environment variable that is read if the line does not have the option."""
     return f"AGENTRES_{key.upper()}"
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The values of the options about limits that the environment has; lists are split at white space."""
+    """Return the values of limit options from the environment; lists are split at white space."""
     found = {}
     for option in OPTIONS:
         text = environment.get(variable(option.key))
@@ -232,10 +231,10 @@ def understand(
     settings: Settings | None = None,
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> RunOptions:
-    """The request that the options stand for.  UsageError names the option, value and remedy.
+    """Return the request that the options mean.  UsageError names the option, its value and a remedy.
 
-    Where no option says it, ``environment`` does (:func:`from_environment`), else ``settings``, which is what the
-    configuration says; None is what is built in.
+    What no option says is taken from ``environment`` (:func:`from_environment`), else from ``settings``, the
+    configuration; None: the built-in defaults.
     """
     around = from_environment(environment)
     value = partial(_value, values, around)
@@ -309,7 +308,7 @@ def understand(
 
 
 def check_kinds(values: Values) -> None:
-    """Raise UsageError where they are not what :func:`parse` gives: a flag is True, what is repeatable a list."""
+    """Raise UsageError unless the values have the types that :func:`parse` returns: a flag True, a repeatable option a list."""
     for option in OPTIONS:
         if option.key in values:
             kind = bool if not option.metavar else list if option.repeatable else str
@@ -324,7 +323,7 @@ def check_kinds(values: Values) -> None:
 def with_environment(
     settings: Settings, host: Host, environment: Mapping[str, str]
 ) -> tuple[Settings, dict[str, Any]]:
-    """The settings with what the environment says laid over them, and what it says beside; UsageError."""
+    """Return the settings overridden by the environment, and those of its values that are no settings; UsageError."""
     around = from_environment(environment)
     found = understand({}, ["true"], host, settings, environment)
     origins = {**settings.origins}
@@ -340,7 +339,7 @@ def with_environment(
 
 
 def default_name(command: str) -> str:
-    """The command's name with a random end: two agents of one command can live side by side."""
+    """Return the command's name with a random suffix, so that agents of one command can run side by side."""
     base = "".join(c if c in _NAME_CHARACTERS else "_" for c in os.path.basename(command))
     return f"{base.lstrip('_.-')[:48] or 'agent'}-{os.urandom(3).hex()}"
 
@@ -350,12 +349,12 @@ def _one_of(words: Sequence[str]) -> Callable[[str], str]:
 
 
 def parse_wait(text: str) -> float:
-    """Seconds, infinite for ``max``; UnitError."""
+    """Return seconds, infinity for ``max``; UnitError."""
     return float("inf") if text == MAX else parse_duration_above_0(text)
 
 
 def parse_duration_above_0(text: str) -> float:
-    """Seconds; UnitError."""
+    """Return seconds; UnitError."""
     seconds = parse_duration(text)
     if seconds == 0:
         raise UnitError("must be above 0")
@@ -363,7 +362,7 @@ def parse_duration_above_0(text: str) -> float:
 
 
 def parse_disk_space(text: str) -> tuple[str, int]:
-    """The directory, empty where none is named, and bytes; UnitError."""
+    """Return the directory (empty: none is named) and the bytes; UnitError."""
     directory, equals, size = text.rpartition("=")
     if equals and not directory:
         raise UnitError("expected a directory before =")
@@ -373,14 +372,14 @@ def parse_disk_space(text: str) -> tuple[str, int]:
 
 
 def parse_yes_or_no(text: str) -> bool:
-    """UnitError."""
+    """Return whether the text is ``yes``; UnitError unless it is ``yes`` or ``no``."""
     return parse_choice(text, ("yes", "no")) == "yes"
 
 
 def _philosophy(values: Values, around: Values, settings: Settings | None) -> str | None:
     name: str | None = values.get("philosophy", around.get("philosophy"))
     if name is not None:
-        # Here: few ask, and it is else needed only after the launch.
+        # Imported here: few ask for one, and otherwise it is needed only after the launch.
         from agentres.policy.settings import Settings
 
         known = (settings or Settings()).philosophies
@@ -403,7 +402,7 @@ def _origin(key: str, values: Values, around: Values, settings: Settings | None)
 def _texts(
     values: Values, around: Values, settings: Settings | None
 ) -> dict[str, str | Sequence[str]]:
-    """The limits that somebody asked for, the later over the earlier: first the configuration's."""
+    """Return the limits asked for: the configuration's, overridden by the environment's, and those by the line's."""
     texts = dict(settings.limits) if settings else {}
     for layer in (around, values):
         for key in WRITTEN:
@@ -413,7 +412,7 @@ def _texts(
 
 
 def _spelled(key: str, text: str, values: Values, around: Values) -> str:
-    """Where it was said."""
+    """Return the value as it was given: as an option, a variable or a setting."""
     if text in _several(values.get(key)):
         return f"--{key.replace('_', '-')} {text}"
     if text in _several(around.get(key)):

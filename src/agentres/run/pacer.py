@@ -1,7 +1,7 @@
-"""Holds an agent to its disk rates where the kernel does not: it is frozen until it is level with them again.
+"""Holds an agent to its disk rates where the kernel does not: freezes it until it is no longer ahead of them.
 
-What it writes to files that belong to others is billed to those (:mod:`agentres.policy.writeback`); where no io
-controller is, nothing is billed, and reads are paced as well.
+The kernel bills writes to a file that belongs to others to those (:mod:`agentres.policy.writeback`).  Without an io
+controller it bills nothing, and reads are paced as well.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ if TYPE_CHECKING:
     from agentres.model.stats import Reading
 
 _ASLEEP, _SLEEPS = 0.1, 1.0
-"""Seconds between two looks at an agent that sleeps, and without running after which it does."""
+"""Seconds between two looks at a sleeping agent; seconds without running after which it counts as sleeping."""
 
 _WAITED = 0.01
-"""Seconds up to which a look is waited for: nothing that the loop has to do meanwhile lets it write for longer."""
+"""The next look is awaited here if it is due in at most so many seconds: in the loop something could delay it."""
 
 _FRUGAL, _BUSY = 50, 3
-"""Looks at an agent that writes nothing are as many times rarer than they take, at the most 2 % of a processor; and at one that does."""
+"""The least interval between looks as a multiple of their cost: at an agent that writes nothing (2 % of a processor), and at one that does."""
 
 _WHOLE = 0.5
-"""Seconds after which it is looked into although nobody has written."""
+"""Seconds after which the agent's figures are read even if nobody has written."""
 
 _LITTLE = 4
-"""A part of a burst: where the whole host has written less, the agent is not looked into."""
+"""If the whole host has written less than a burst divided by this, the agent's figures are not read."""
 
 _QUIET = 2.0
-"""Seconds without a pause after which it is told how long those before were, and the next one is told anew."""
+"""Seconds without a pause after which the pauses are reported in sum, and the next one is reported anew."""
 
 _WHY = "ahead of its disk rate"
 _LONG_AGO = float("-inf")
 
 
 class _Flow:
-    """A rate that is held: its bucket, and the bytes that are not billed when a pause was last told of."""
+    """A rate that is held: its bucket, and the unbilled bytes (``told``) at the last report of pauses."""
 
     def __init__(self, key: str, rate: int, now: float, billed: int, unbilled: int) -> None:
         self.key, self.rate = key, rate
@@ -57,9 +57,10 @@ class _Flow:
 
 
 class Pacer:
-    """Paces one agent, whose figures ``meter`` reads; ``act`` gets what is done.
+    """Paces one agent, whose figures ``meter`` reads; ``act`` gets every action.
 
-    ``host`` tells what anybody writes, and is closed with this.  What it holds is what :attr:`Actuator.paced <agentres.kernel.actuator.Actuator.paced>` says, at the rates that stand.
+    It holds the rates in :attr:`Actuator.paced <agentres.kernel.actuator.Actuator.paced>`, at their current limits.  ``host`` counts the writes
+    of the whole host, and is closed with the pacer.
     """
 
     def __init__(
@@ -83,12 +84,12 @@ class Pacer:
         self._failed = False
         self._waiting: Callable[[], None] | None = None
         self.seconds = 0.0
-        """For how long the agent was frozen in all."""
+        """Seconds that the agent was frozen in all."""
         self._look()
         self._first = False
 
     def close(self) -> None:
-        """Pace no more."""
+        """Stop pacing."""
         if self._timer is not None:
             self._timer.cancel()
         self._thaw()
@@ -96,21 +97,21 @@ class Pacer:
         self._host.close()
 
     def rest(self, seconds: float) -> None:
-        """Let it run for so long."""
+        """Let the agent run for ``seconds``."""
         if self._timer is not None:
             self._timer.cancel()
         self._thaw()
         self._after(seconds, self._look)
 
     def meanwhile(self, call: Callable[[], None]) -> None:
-        """Have something done that takes long: in the next pause where the agent is paced, which would write meanwhile; else now."""
+        """Call something that takes long: in the next pause if the agent is paced, as it could write on meanwhile; else now."""
         if any(flow.pauses for flow in self._flows.values()):
             self._waiting = call
         else:
             call()
 
     def is_pausing(self, now: float) -> bool:
-        """Whether the agent is frozen by this, or was a moment ago: the kernel tells of it a little later."""
+        """Whether the pacer freezes the agent, or did a moment ago: the kernel's notification comes a little later."""
         return PACING in self._actuator.frozen_by or now < self._thawed_at + _ASLEEP
 
     def _after(self, seconds: float, call: Callable[[], None]) -> None:
@@ -125,13 +126,13 @@ class Pacer:
         if usage is None or usage != self._usage:
             self._usage, self._ran_at = usage, now
         if not rates or (self._ran_at != now and PACING not in self._actuator.frozen_by):
-            # Who has not run has dirtied nothing; one that waits for a disk may run again at once.
+            # An agent that has not run has dirtied nothing; one that waits for a disk may run again at once.
             self._thaw()
             self._tell_ends(now)
             self._after(self._rest(now) if rates else _ASLEEP, self._look)
             return
         if self._nobody_wrote(now, rates):
-            self._thaw()  # for whom it was frozen is no rate any more
+            self._thaw()  # if it was frozen, then for a rate that no longer holds
             for flow in self._flows.values():
                 flow.bucket.rest(now)
             self._tell_ends(now)
@@ -143,10 +144,10 @@ class Pacer:
         freeze, look, writes, longest = 0.0, LATEST, False, ""
         for key, rate in rates.items():
             unbilled, billed = self._figures(key, reading)
-            if unbilled is None:  # what cannot be read the meter tells of
+            if unbilled is None:  # cannot be read; the meter reports that
                 continue
             if key not in self._flows:
-                # What was written while there was no rate is not held against it.
+                # What was written before there was a rate does not count.
                 self._flows[key] = _Flow(key, rate, now, *((0, 0) if self._first else (billed, unbilled)))  # fmt: skip
             flow = self._flows[key]
             flow.rate = flow.bucket.rate = rate
@@ -169,11 +170,11 @@ class Pacer:
             self._after(_ASLEEP, self._look)
 
     def _nobody_wrote(self, now: float, rates: Mapping[str, int]) -> bool:
-        """Whether nothing can have changed since it was looked into, which costs more the more processes it has."""
+        """Whether the agent's figures need no reading, which costs more with more processes: nothing is ahead, and the host wrote little."""
         before, flows = self._host_wrote, self._flows
         try:
             self._host_wrote = self._host.count("io_read" in rates)
-        except (OSError, ValueError):  # then there is nothing to tell by
+        except (OSError, ValueError):  # not known
             return False
         if (
             flows.keys() != rates.keys()
@@ -188,24 +189,24 @@ class Pacer:
         return True
 
     def _rest(self, now: float) -> float:
-        """Seconds until the next look at one that has not run since the last."""
+        """Seconds until the next look at an agent that has not run since the last."""
         if any(flow.bucket.level > flow.bucket.burst for flow in self._flows.values()):
             return IN_DEBT
         latest = min((flow.bucket.latest for flow in self._flows.values()), default=LATEST)
         return latest if now < self._ran_at + _SLEEPS else min(_ASLEEP, 4 * latest)
 
     def _figures(self, key: str, reading: Reading) -> tuple[int | None, int]:
-        """What is not billed to the agent, and what is; bytes."""
+        """Return the bytes that are not billed to the agent, and those that are."""
         if self._actuator.io_held:
             return reading.unbilled_bytes, reading.billed_bytes or 0
         return reading.dirtied_bytes if key == "io_write" else reading.read_bytes, 0
 
     def _freeze(self, flow: _Flow, seconds: float) -> bool:
-        """Have it frozen, and tell of it where it was not frozen just before; False where that cannot be."""
+        """Freeze the agent, and report the first of a series of pauses; return False if it cannot be frozen."""
         if PACING not in self._actuator.frozen_by:
             try:
                 if self._is_frozen_by_somebody():
-                    return False  # whom our thaw must not undo
+                    return False  # our thaw would undo that
                 self._actuator.freeze(PACING, _WHY)
             except (OSError, ControlFileError) as error:
                 if not self._failed:
@@ -220,7 +221,7 @@ class Pacer:
         return True
 
     def _go_on(self, look: float) -> None:
-        """Let it run, and look again then; for a moment only where it is ahead still, and looked at when that is over."""
+        """Thaw the agent, and look again after ``look`` seconds; if that is soon, wait here and freeze it for the look."""
         self._thaw()
         if look > _WAITED:
             self._after(look, self._look)
@@ -246,7 +247,7 @@ class Pacer:
         return self._actuator.cgroup.freeze and not self._actuator.frozen_by
 
     def _tell_ends(self, now: float) -> None:
-        """Where it has been level for a while, tell how long it was paused since that was told last."""
+        """Report the sum of the pauses since the last report, if there was none for a while."""
         if now >= self._thawed_at + _QUIET:
             for flow in self._flows.values():
                 self._tell_end(flow)
@@ -269,5 +270,5 @@ class Pacer:
 
 
 def _took(began: float, before: float) -> float:
-    """Seconds that a look costs; one that had to wait, for a processor or what it loads, tells little of it."""
+    """Return the seconds that a look costs, at most twice the last: a look may have had to wait for a processor."""
     return min(time.monotonic() - began, 2 * before)

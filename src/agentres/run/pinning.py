@@ -1,6 +1,6 @@
-"""The CPUs that an agent is bound to: taken so that no other agent beside it takes the same meanwhile.
+"""The CPUs that an agent is bound to, chosen under a lock so that no other agent chooses the same meanwhile.
 
-Loaded for agents that are to be bound.
+Loaded only for agents that are to be bound.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from agentres.model.limits import Limits, Refused
 
 _LOOK = 0.1
-"""Seconds for which it is looked how busy each CPU is: ten ticks of what the kernel counts in."""
+"""Seconds over which the load of each CPU is measured: ten ticks of the kernel's counters."""
 
 
 BY_AFFINITY = "by its affinity, which it can change itself"
-"""How it is bound where there is no cpuset controller."""
+"""How an agent is bound if there is no cpuset controller."""
 
 
 def chosen(limits: Limits, agent: Cgroup, early: Callable[[], None]) -> Limits:
-    """The limits with the CPUs that they come to, which the agent's cgroup is marked with; UsageError."""
+    """Return the limits with the CPUs chosen, and mark the agent's cgroup with them; UsageError."""
     if limits.cpuset is None or limits.cpuset == MAX:
         return limits
     hold = partial(registry.mark_cpus, agent.fd)
@@ -42,13 +42,13 @@ def chosen(limits: Limits, agent: Cgroup, early: Callable[[], None]) -> Limits:
 
 
 def bind(actuator: Actuator, wanted: str) -> Collection[int]:
-    """The affinity for the main process: where the controller binds it all CPUs, whatever ours is."""
+    """Return the affinity for the main process: all CPUs, whatever ours is, if the controller binds it."""
     actuator.bound = "" if actuator.cgroup.has(CPUSET) else wanted
     return cpus.mask(actuator.bound or MAX)
 
 
 def loosely(missing: Refused) -> Refused:
-    """What does not hold, with what holds in its place where that is the cpuset."""
+    """Add to a missing cpuset limit that the affinity binds the agent instead."""
     if missing.line.file != CPUSET:
         return missing
     return missing.but(why=f"{missing.why}; it is bound to {missing.line.text} {BY_AFFINITY}")
@@ -60,10 +60,10 @@ def take(
     hold: Callable[[str], None],
     early: Callable[[], None] | None = None,
 ) -> str:
-    """The list of CPUs for the agent whose cgroup is at ``agent``: the one that is asked for, or the best so many.
+    """Return the list of CPUs for the agent whose cgroup is at ``agent``: the list ``cpuset``, or that many of the best.
 
-    ``hold`` gets it while nobody else in the slice takes any; ``early`` is called while that is waited for, and may raise; None: it is
-    not waited for, by an agent that runs.  UsageError where it cannot be had, Locked.
+    ``hold`` is called with the list, under the slice's lock if we choose it.  ``early`` is called while we wait for the lock,
+    and may raise; None, for an agent that runs: wait only briefly.  UsageError if they cannot be had, Locked.
     """
     home = os.path.dirname(agent)
     try:
@@ -74,7 +74,7 @@ def take(
                 raise UsageError(f"--cpuset: {why}")
             hold(cpuset)
             return cpuset
-        # Who is bound itself has a reason, of which a number says nothing.
+        # Our own affinity has a reason, which a mere number of CPUs does not override.
         ours = set(allowed) & os.sched_getaffinity(0)
         if cpuset > len(ours):
             raise UsageError(
@@ -92,7 +92,7 @@ def take(
 
 
 def _bound(agent: str) -> Counter[int]:
-    """How many other agents of the host are bound to each CPU."""
+    """Return how many other agents of the host are bound to each CPU."""
     found = Counter[int]()
     for other in registry.running(delegation.hierarchy().mount):
         if other.path != agent:

@@ -1,4 +1,4 @@
-"""First limits by somebody else's method, where the configuration names one: ``[scaling] predictor = "NAME"``.
+"""First limits by a predictor of another package, if the configuration names one: ``[scaling] predictor = "NAME"``.
 
 A predictor is a callable that an installed package registers in the entry point group
 ``agentres.predictors``:
@@ -6,29 +6,29 @@ A predictor is a callable that an installed package registers in the entry point
     [project.entry-points."agentres.predictors"]
     mine = "my_package.module:predict"
 
-It is called once before a run that has limits that are ranges, with a dict of plain values:
+It is called once for a run that has ranges as limits, with a dict of plain values:
 
 ==============  ====================================================================================
-``schema``      1; it rises when a key changes its meaning or goes
+``schema``      1; it rises when a key changes its meaning or is removed
 ``key``         whose history it is: ``name:NAME``, or ``command:COMMAND ARGUMENT`` where no name was given
 ``command``     the words of the command
 ``now``         unix seconds
 ``ranges``      limit -> [least, most]: ``memory`` (bytes), ``cpu`` (cores), ``pids``
 ``history``     what earlier runs used, or None
-``builtin``     limit -> what the run starts with otherwise, as far as anything is known
+``builtin``     limit -> what the built-in prediction starts the run with, as far as it knows
 ==============  ====================================================================================
 
 ``history`` has ``runs``, ``capped`` and ``ooms`` (counts), ``last`` (unix seconds), and ``use`` and ``held``: limit ->
 list of [from, to, weight], what was used and what counts as needed where a limit held the run
 (:mod:`agentres.policy.prediction`).
 
-It returns a dict: limit -> what to start with, of those in ``ranges``; for the others the built-in prediction
-stands.  What is outside of the range is brought to its end.
+It returns a dict: limit -> what to start with, for limits in ``ranges``; for those that it leaves out the
+built-in prediction stands.  A value outside of the range is replaced by the nearer end.
 
 It runs in a process of its own, as the user who runs agentres, and has :data:`TIMEOUT` seconds, its import
-included.  stdin is not its own, and what it prints goes nowhere.  An exception, an answer that makes no
-sense (no dict, a limit that is not asked for, no number, NaN, 0 or below) and slowness cost one line of
-warning: the built-in prediction stands then.
+included.  Its stdin is /dev/null, and so is what it prints to.  After an exception, an invalid answer (no
+dict, a limit that is not asked for, no number, NaN, 0 or below) or a timeout the built-in prediction stands,
+with one line of warning.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "agentres.predictors"
 
 TIMEOUT = 5.0
-"""Seconds from the start of its process to its answer."""
+"""Seconds from the start of the predictor's process to its answer."""
 
 SCHEMA = 1
 
 _MOST = 1 << 16
-"""Bytes of an answer, or an error, that are looked at."""
+"""Bytes of an answer, or of an error, that are read."""
 
 
 class PredictorFailed(AgentresError):
-    """There is no answer, or one that makes no sense; the message says why, in one line."""
+    """There is no answer, or an invalid one; the message says why, in one line."""
 
 
 def first_limits(
@@ -78,9 +78,9 @@ def first_limits(
     now: float,
     warn: Callable[[str], None],
 ) -> Prediction | None:
-    """What the next run of ``key`` starts with, of those in ``bounds``; None: nothing is known.
+    """Return what the next run of ``key`` starts with, for the limits in ``bounds``; None: nothing is known.
 
-    ``profile`` is what the history has of it.  ``warn`` gets a line where the predictor was ignored.
+    ``profile`` is what the history knows about ``key``.  ``warn`` gets a line if the predictor is ignored.
     """
     bounds = {resource: between for resource, between in bounds.items() if resource in SCALES}
     builtin = None
@@ -107,7 +107,7 @@ def first_limits(
 
 
 def to_plain(profile: Profile) -> dict[str, Any]:
-    """The profile as predictors and JSON have it."""
+    """Return the profile as predictors and JSON have it."""
     plain: dict[str, Any] = {
         name: getattr(profile, name) for name in ("runs", "capped", "ooms", "last")
     }
@@ -127,7 +127,7 @@ def _over(
     bounds: Mapping[str, Range],
     name: str,
 ) -> Prediction | None:
-    """The prediction with what the predictor says in place of our own."""
+    """Return the built-in prediction, overridden by the predictor's answer."""
     forecasts = {} if builtin is None else {f.resource: f for f in builtin.forecasts}
     for resource, wanted in answer.items():
         least, most = bounds[resource].least, bounds[resource].most
@@ -149,8 +149,8 @@ def _over(
 
 
 def checked(answer: object, ranges: Mapping[str, object]) -> dict[str, float]:
-    """The answer, if it makes sense; PredictorFailed."""
-    # dict and float are looked for by what they do: a mapping of numbers of another library is one as well.
+    """Return the answer if it is valid; PredictorFailed."""
+    # Duck typing: a mapping or numbers of another library will do.
     if not hasattr(answer, "items"):
         raise PredictorFailed(f"expected a dict, got {type(answer).__name__}")
     limits = {}
@@ -171,9 +171,9 @@ def checked(answer: object, ranges: Mapping[str, object]) -> dict[str, float]:
 
 
 def ask(name: str, question: Mapping[str, Any], timeout: float = TIMEOUT) -> dict[str, float]:
-    """What the predictor of that name says; PredictorFailed.
+    """Return the answer of the predictor of that name; PredictorFailed.
 
-    Nothing that it starts outlives this call, unless it leaves its process group.
+    No process that it starts outlives this call, unless it leaves the process group.
     """
     files: list[int] = []
     try:
@@ -198,13 +198,13 @@ def ask(name: str, question: Mapping[str, Any], timeout: float = TIMEOUT) -> dic
         resource, _, number = line.partition(" ")
         try:
             limits[resource] = float(number)
-        except ValueError:  # it wrote there itself
+        except ValueError:  # the predictor itself wrote to that file
             raise PredictorFailed("its process gave no answer that can be read") from None
     return checked(limits, question["ranges"])
 
 
 def _ending(status: int | None, said: str) -> str:
-    """Why there is no answer."""
+    """Say why there is no answer."""
     lines = said.splitlines()
     if status in (_FAILED, None) and lines:
         return lines[-1]
@@ -215,18 +215,18 @@ _END = "."
 """The last line of an answer."""
 
 _FAILED = 3
-"""The exit status of a process that says why in its last line."""
+"""The exit status of a process that gives the reason in the last line of its stderr."""
 
 
 def _run(name: str, files: Sequence[int], timeout: float) -> int | None:
-    """Run the predictor's process; how it ended, negative for a signal, None where that is not known."""
+    """Run the predictor's process; return its exit status, negative for a signal; None: not known."""
     pid = os.posix_spawn(
         sys.executable,
-        # Without -P the working directory could bring modules.
+        # -P: import no modules from the working directory.
         [sys.executable, "-P", "-m", "agentres.run.predictors", name, str(math.ceil(timeout) + 1)],
         os.environ,
         file_actions=[(os.POSIX_SPAWN_DUP2, fd, at) for at, fd in enumerate(files)],
-        setsid=True,  # the terminal's Ctrl-C is not for it, and its group is killed as a whole
+        setsid=True,  # keeps the terminal's Ctrl-C away, and lets us kill the whole process group
         setsigmask=[],
     )
     late, status = False, None
@@ -239,7 +239,7 @@ def _run(name: str, files: Sequence[int], timeout: float) -> int | None:
         finally:
             os.close(pidfd)
     finally:
-        # A supervisor, or a program that uses us, may wait for all its children and have been quicker.
+        # A program that waits for all its children may have reaped it before us.
         try:
             os.killpg(pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -253,17 +253,17 @@ def _run(name: str, files: Sequence[int], timeout: float) -> int | None:
     return status
 
 
-# In the process of its own.
+# In the predictor's process.
 
 
 def main() -> NoReturn:
-    """Ask the predictor that is named what it says to the question on stdin: a line a limit on stdout."""
+    """Put the question on stdin to the named predictor; write its answer to stdout, a line for each limit."""
     _, name, seconds = sys.argv
-    signal.alarm(int(seconds))  # should nobody be left who would kill us
+    signal.alarm(int(seconds))  # if our parent is gone, which would kill us
     with open(os.dup(0), "rb") as stdin:
         question = marshal.load(stdin)
     out, err = os.dup(1), os.dup(2)
-    # What it prints is no answer, and memory that nobody would get back while it runs.
+    # What it prints is no part of the answer, and would fill the memory of the memfds.
     with open(os.devnull, "r+b", buffering=0) as nothing:
         for fd in (0, 1, 2):
             os.dup2(nothing.fileno(), fd)
@@ -275,9 +275,9 @@ def main() -> NoReturn:
             stdout.write(f"{_END}\n")
     except PredictorFailed as error:
         status = _tell(err, str(error))
-    except BaseException as error:  # somebody else's code, which may raise anything
+    except BaseException as error:  # a predictor may raise anything
         status = _tell(err, describe(error))
-    # A thread that it has started does not keep us from ending.
+    # _exit: a thread that the predictor started must not keep us from ending.
     os._exit(status)
 
 

@@ -1,7 +1,6 @@
-"""``run --progress``: what the agent uses, in a line, once a second while it runs.
+"""``run --progress``: a line about what the agent uses, once a second while it runs.
 
-Loaded beside an agent only where it is asked for; reads files of its own, so that nobody who watches the agent
-waits for it.
+Loaded only if asked for.  It reads control files of its own, so that the monitor does not wait for it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _GROUPS = ("cpu", "memory", "disk", "pids", "network", "limits")
 
 
 class Progress:
-    """Tells ``draw`` a line about the agent of that name, again and again until its end."""
+    """Passes ``draw`` a line about the agent every second until its end."""
 
     def __init__(self, name: str, draw: Callable[[str], None]) -> None:
         self._name = name
@@ -43,24 +42,24 @@ class Progress:
         self._at = 0.0
 
     def begin(self, path: str) -> None:
-        """The command runs, in the cgroup at ``path``."""
+        """Open the meter: the command runs, in the cgroup at ``path``."""
         self._started = time.monotonic()
         cgroup = Cgroup(path)
         try:
             self._network = network.find(cgroup)
-        except NotEnforceable as error:  # root's to read, or nothing is counted
+        except NotEnforceable as error:  # only root may read it, or nothing is counted
             log.debug(__name__, "no network: %s", error)
         finally:
             cgroup.close()
         self._meter = Meter(path, network=self._network)
 
     def attach(self, loop: Loop, supervision: object) -> None:
-        """Go on for as long as the loop does, which waits for the agent's end."""
+        """Draw from now on, on the loop that waits for the agent's end."""
         self._loop = loop
         self._tick()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         if self._meter is not None:
             self._meter.close()
         if self._network is not None:
@@ -81,9 +80,9 @@ class Progress:
 
 
 def line(name: str, age: float, before: Sample, now: Sample, passed: float) -> str:
-    """What an agent used in the ``passed`` seconds between two readings; pure.
+    """Return a line about what an agent used in the ``passed`` seconds between two readings; pure.
 
-    What is not known is left out, and so is traffic where there is none.
+    Unknown figures are left out, and so is traffic if there is none.
     """
 
     def rate(first: int | None, last: int | None) -> float | None:

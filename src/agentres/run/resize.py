@@ -1,4 +1,4 @@
-"""Other limits for an agent that runs: all that are asked for, or none."""
+"""Changes the limits of a running agent: all that are asked for, or none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Changed(Record):
-    """A limit that is another one now: its key, what it was and is, how it was written, the seconds it took, and what is to be said of it."""
+    """A changed limit: its key, its value before and after, the text that set it, the seconds it took, and a note to show."""
 
     key: str
     before: float | str
@@ -35,7 +35,7 @@ class Changed(Record):
 
 
 def understand(texts: Texts, standing: Limits) -> Limits:
-    """What holds when these are set; UsageError names the limit, its text and what was expected."""
+    """Return the limits after these texts are set; UsageError names the limit, its text and what was expected."""
     try:
         return read_limits(texts, host.read(), standing)
     except LimitError as error:
@@ -43,9 +43,9 @@ def understand(texts: Texts, standing: Limits) -> Limits:
 
 
 class Resize:
-    """Sets the limits that ``texts`` say on an agent; AgentresError, with none of them set.
+    """Sets the limits in ``texts`` on an agent; on AgentresError none of them is set.
 
-    ``within`` may lower them, or refuse.  ``terms`` are what holds; afterwards :attr:`terms` are what does, and :attr:`changed` says what was done.
+    ``within`` may lower or refuse them.  ``terms`` are those that hold before, :attr:`terms` after it; :attr:`changed` lists the changes.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Resize:
         self.terms = terms.but(limits=self._limits)
 
     def _know(self, key: str) -> None:
-        """Find the devices behind a disk's limit."""
+        """Find the devices that a disk limit applies to; UsageError if there are none."""
         kind, _, name = key.partition("=")
         if kind not in DISKS:
             return
@@ -99,7 +99,7 @@ class Resize:
             )
 
     def _first(self, key: str, before: float | str) -> float | str:
-        """What is written first: of a range, what is as near as may be to what stands."""
+        """Return the value to write: for a range, the value in it that is nearest to the standing limit."""
         between = self._limits.ranges.get(key)
         if between is None:
             kind, _, name = key.partition("=")
@@ -111,7 +111,7 @@ class Resize:
         return max(between.least, min(between.most, float(before)))
 
     def _write(self, key: str, before: float | str, after: float | str) -> float | str:
-        """What stands now."""
+        """Write a limit; return what stands now."""
         if key == "cpuset" and (asked := self._limits.cpuset) is not None and asked != MAX:
             from agentres.run import pinning
 
@@ -134,7 +134,7 @@ class Resize:
             return
         wanted, terms = int(after), self._before
         budget = tree.budget(terms.slice, host.memory(), terms.share)
-        if before == MAX:  # nobody has counted it so far
+        if before == MAX:  # there is no limit yet to raise from
             before = 0
         got = take(
             terms.slice,
@@ -157,7 +157,7 @@ class Resize:
         return BY_AFFINITY
 
     def _mark_claim(self, limit: int) -> None:
-        """Have the others count it so; an elastic one claims for itself (:mod:`agentres.run.sharing`)."""
+        """Tell the others the new claim; an elastic limit then claims for itself (:mod:`agentres.run.sharing`)."""
         between: Range | None = self._limits.ranges.get("memory")
         least = limit if between is None else int(between.least)
         most = 0 if between is None else int(between.most)
@@ -171,7 +171,7 @@ class Resize:
             try:
                 done[key]()
             except (AgentresError, OSError) as error:
-                # What the kernel refuses it may refuse twice: then it stands as it was.
+                # The limit that failed was perhaps never changed: an error in putting it back is no loss.
                 log.debug(__name__, "%s is not put back: %s", key, error)
                 if key != failed:
                     lost.append(f"{key} is not as it was: {error}")

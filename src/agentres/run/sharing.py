@@ -1,7 +1,7 @@
-"""One agent's part of the memory that all share: what it may take, what it gives, what it waits for.
+"""One agent's part of the memory that all agents share: what it may take, what it gives, what it waits for.
 
-Raises, and what happens when nothing is left, are settled under the slice's lock from what the tree says
-(:mod:`agentres.kernel.tree`).  A supervisor changes nothing but its own agent; the bell has the others look.
+Supervisors decide raises and contention under the slice's lock, from what the cgroup tree says
+(:mod:`agentres.kernel.tree`).  Each changes only its own agent, and thaws orphans; the bell makes the others look.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from agentres.policy.contention import Step
 
 CONTEND_AGAIN = 0.25
-"""Seconds between two looks at a tree in which somebody goes short, beside those that the bell asks for."""
+"""Seconds between two looks at a tree in which an agent is short or frozen; the bell asks for others."""
 
 KEEPS = 60.0
-"""Seconds after which one is asked again of which nothing could be had."""
+"""Seconds for which an agent that could hand nothing back is not asked again."""
 
 _BUDGET_KEPT = 1.0
-"""Seconds for which the budget is not read anew: no host shrinks faster than that."""
+"""Seconds for which a budget that was read is used: no host shrinks faster."""
 
 _GROWTH_PATIENCE = 0.5
-"""Seconds to wait for the lock before growing without it: the agent waits at its tripwire meanwhile."""
+"""Seconds to wait for the lock before growing without it: meanwhile the agent waits at its tripwire."""
 
 
 def take(
@@ -45,7 +45,7 @@ def take(
     wanted: int,
     write: Callable[[int], None],
 ) -> int:
-    """Raise the limit of the agent at ``path`` as far as there is room; ``write`` writes it.  What it is now."""
+    """Raise the limit of the agent at ``path`` as far as there is room, by ``write``; return it, in bytes."""
     wanted = wanted // PAGE * PAGE
     try:
         with Lock(slice_path, _GROWTH_PATIENCE):
@@ -53,8 +53,8 @@ def take(
             if after > before:
                 write(after)
     except Locked as error:
-        # Whoever holds it shall keep nobody from growing.  Two may then take the same room, for which
-        # the slice's own limit stands.
+        # A process that keeps the lock must not keep agents from growing.  Two may then take the same
+        # room; the slice's own limit still holds.
         log.debug(__name__, "%s", error)
         after = _granted(tree.claims(slice_path), budget, path, before, wanted)
         if after > before:
@@ -64,7 +64,7 @@ def take(
 
 def _granted(claims: list[Claim], budget: Budget, path: str, before: int, wanted: int) -> int:
     mine = next((claim for claim in claims if claim.path == path), None)
-    if mine is None:  # its marks could not be made: nobody counts it either
+    if mine is None:  # its marks could not be written, so nobody counts it either
         return wanted
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     left = budget.but(limit=budget.limit - contention.reserved(claims, mine, now))
@@ -72,9 +72,10 @@ def _granted(claims: list[Claim], budget: Budget, path: str, before: int, wanted
 
 
 class Sharing:
-    """The share of the agent in ``cgroup``, one of those in ``slice``; ``share`` is theirs of the host.
+    """The share of the agent in ``cgroup``; ``share`` is the part of the host that all agents may have.
 
-    ``carry_out`` does what is asked of this agent; whether it was anything.
+    ``slice_path`` is the cgroup that holds all of them.  ``carry_out`` does what they need from this one, and
+    returns whether it did anything.
     """
 
     def __init__(
@@ -94,39 +95,39 @@ class Sharing:
         self._budget: Budget | None = None
         self._budget_until = 0.0
         self.why = ""
-        """What it waits for, in words."""
+        """What the agent waits for, in words."""
         self.was = ""
-        """What it waited for until it needed it no more, which is how it looks when it was killed for that."""
+        """What it waited for before it stopped waiting, as it also does when it was killed for that."""
         self.released = False
-        """Whether it wants what nobody will give: its hard limit is next."""
+        """Whether it wants what nobody will give: it is left to run into its hard limit."""
         self.bell = Bell(slice_path)
         self._mark(0, keep_since=True)
 
     def close(self) -> None:
-        """Leave the others what it had."""
+        """Stop waiting, and let the others have what the agent had."""
         self.want(0)
         self.bell.ring()
         self.bell.close()
 
     @property
     def wants(self) -> int:
-        """The bytes that it was refused and waits for; 0: it has all that it needs."""
+        """The limit that it was refused and waits for, in bytes; 0: it has all that it needs."""
         return self._claimed.wants
 
     @property
     def stuck(self) -> bool:
-        """Whether it does not get on without them."""
+        """Whether it cannot go on without more."""
         return self._stuck and self.wants > 0
 
     def take(self, before: int, wanted: int, write: Callable[[int], None]) -> int:
-        """Raise the limit as far as there is room; ``write`` writes it.  What it is now."""
+        """Raise the limit as far as there is room, by ``write``; return it, in bytes."""
         after = take(self._slice, self.budget(), self._cgroup.path, before, wanted, write)
         if after > before:
             self.was = ""
         return after
 
     def budget(self) -> Budget:
-        """What all agents together may have."""
+        """Return what all agents together may have."""
         now = time.monotonic()
         if self._budget is None or now >= self._budget_until:
             self._budget = tree.budget(self._slice, host.memory(), self._share)
@@ -134,9 +135,9 @@ class Sharing:
         return self._budget
 
     def want(self, wants: int, stuck: bool = False) -> None:
-        """Say what is needed and cannot be had, in bytes, and have the others look; 0: nothing any more.
+        """Publish the limit that the agent needs and cannot get, in bytes (0: none any more), and ring the bell.
 
-        ``stuck``: it has come to its tripwire, and does not get on without.  Since when counts.
+        ``stuck``: it is at its tripwire, and cannot go on without.  The time since then counts in contention.
         """
         if (wants, stuck) == (self.wants, self._stuck):
             return
@@ -150,12 +151,12 @@ class Sharing:
         self.bell.ring()
 
     def stopped(self, why: str) -> None:
-        """The agent was frozen, or thawed where there is no reason."""
+        """Take note that the agent was frozen, for the reason ``why``, or thawed (no reason)."""
         self.why = why
         self._mark(self.wants, keep_since=False)
 
     def keep(self) -> None:
-        """Tell the others that no memory of it goes to swap for now."""
+        """Tell the others that for now none of its memory goes to swap."""
         registry.mark_kept(self._cgroup.fd, time.clock_gettime(time.CLOCK_BOOTTIME) + KEEPS)
 
     def _mark(self, wants: int, keep_since: bool) -> None:
@@ -167,7 +168,7 @@ class Sharing:
             log.debug(__name__, "nobody is told what is wanted: %s", error)
 
     def contend(self) -> float:
-        """Do our part in what the tree asks for; seconds until it should be asked again, at the latest."""
+        """Do this agent's part of what the tree asks for; return the seconds until the next look, at most."""
         done = False
         try:
             with Lock(self._slice):
@@ -191,16 +192,16 @@ class Sharing:
         return CONTEND_AGAIN if scarce else NEVER
 
     def _hold(self, released: bool, claims: list[Claim]) -> None:
-        """Whether it meets its hard limit, by what is asked for now: others may have made room again."""
+        """Note whether the agent is released now; when it no longer is, as others made room, it waits again."""
         if self.released and not released and self.wants:
             self.why = shortage(self.budget(), claims, self.wants)
         self.released = released
 
     def _thaw(self, step: Step) -> bool:
-        """Thaw another agent, which nobody else is left to do; whether we may."""
+        """Thaw an agent whose supervisor is gone; return whether we may."""
         try:
             tree.thaw(step.path)
-        except OSError as error:  # another user's: its deadman does, or somebody of that user
+        except OSError as error:  # another user's: its deadman thaws it, or a process of that user
             log.debug(__name__, "%s stays frozen: %s", step.path, error)
             return False
         log.debug(__name__, "%s is thawed: %s", step.path, step.why)

@@ -1,6 +1,6 @@
-"""What may be commanded of an agent that runs, by whom, and what is then done.
+"""Commands to a running agent: who may give them, and what they do.
 
-Made when the first command comes: JSON and what else it needs are no burden on the agents that get none.
+Loaded at the first command, so that agents that get none do not pay for JSON and the rest.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _USED = (
     "rx_bytes", "tx_bytes", "rx_packets", "tx_packets", "rx_dropped_packets", "tx_dropped_packets",
     "cpu_limit", "memory_limit", "pids_limit", "net_in_limit", "net_out_limit",
 )  # fmt: skip
-"""The figures of a sample that ``show`` tells."""
+"""The figures of a sample that ``show`` returns."""
 
 
 class Steering:
@@ -57,7 +57,7 @@ class Steering:
         self._freeze_ends: Timer | None = None
 
     def take(self, channel: Channel, line: bytes) -> None:
-        """Do what the line says, and answer."""
+        """Carry out the command in the line, and answer."""
         try:
             asked = control.parse(line)
             answer = self._do(asked, channel)
@@ -67,13 +67,13 @@ class Steering:
             answer = control.failure(AgentresError(reason(error)))
         except (
             ImportError
-        ) as error:  # its files were replaced or removed, and it had not loaded all of them
+        ) as error:  # our files were replaced or removed before we had loaded them all
             answer = control.failure(AgentresError(f"agentres was upgraded meanwhile: {error}"))
         if answer is not None:
             channel.send(answer)
 
     def ended(self, exit_code: int) -> None:
-        """Answer those who wait for the agent's end."""
+        """Answer the clients that wait for the agent's end."""
         for channel in self._waiting:
             channel.send(control.success(ended=True, exit_code=exit_code))
 
@@ -159,7 +159,7 @@ class Steering:
         ]
 
     def _freeze(self, who: str, seconds: float) -> float | None:
-        """Stop it for so long; until when, in unix seconds, None: until it is thawed."""
+        """Freeze the agent for ``seconds``; return the end in unix seconds; None: until it is thawed."""
         start, now = time.monotonic(), time.time()
         until = now + seconds if seconds < NEVER else None
         ends = "it is thawed" if until is None else _clock(until)
@@ -173,14 +173,14 @@ class Steering:
 
     def _end_freeze(self, why: str) -> None:
         if COMMAND not in self._monitor.actuator.frozen_by:
-            return  # it was told to end meanwhile
+            return  # it was thawed meanwhile, so that it can end
         try:
             self._thaw(why, COMMAND)
         except ControlFileError as error:  # it has just ended
             log.debug(__name__, "not thawed: %s", error)
 
     def _thaw(self, why: str, account: str) -> None:
-        """Let it go on, as far as ``account`` is concerned; empty: whoever has frozen it."""
+        """Thaw the agent on one ``account``; empty: on all but pacing."""
         start = time.monotonic()
         self._forget_end()
         self._monitor.actuator.thaw(account)
@@ -233,7 +233,7 @@ class Steering:
         ]
 
     def _within(self, uid: int, limits: Limits) -> Limits:
-        """What its owner may set; root may set anything."""
+        """Lower or refuse limits above what the owner may set; root may set anything."""
         within = self._monitor.watched.within
         return (
             limits
@@ -248,15 +248,16 @@ class Steering:
 
 
 def refusal(peer: Peer, owners: set[int], inside: str) -> AgentresError | None:
-    """Why this one may command nothing; None: it may.
+    """Return why this peer may not command the agent; None: it may.
 
-    ``owners`` are users beside root; ``inside`` is the agent's cgroup as /proc/PID/cgroup names it.
+    ``owners`` are the users who may, besides root; processes of the agent may not.  ``inside`` is the
+    agent's cgroup as /proc/PID/cgroup names it.
     """
     if peer.uid not in owners and peer.uid != 0:
         return UsageError("only the agent's owner and root may command it")
     try:
         at = process.cgroup(peer.pid)
-    except OSError:  # it has gone already, or is of a PID namespace that we do not see
+    except OSError:  # it is gone already, or in a PID namespace that we do not see
         return UsageError("who asks cannot be seen")
     if process.is_inside(at, inside):
         return UsageError("an agent does not command itself")

@@ -1,4 +1,4 @@
-"""The agent as the engine sees it: what is read of it moves its limits, is learnt from, and is judged."""
+"""The agent as the engine sees it: what is read from it moves its limits, is learnt from, and is judged by rules."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ if TYPE_CHECKING:
     from agentres.store import Run
 
 _STALLED_LOOK = 1.0
-"""Seconds between two looks at one that may be getting nowhere."""
+"""Seconds between two looks at an agent that may be stalled."""
 
 _LIFTED_SECONDS = 60.0
-"""For how long there is no tripwire after one has held an agent up."""
+"""Seconds without a tripwire after one has stalled an agent."""
 
 _ENDS_WITHIN = 5.0
-"""Seconds for which one that was told to end is neither paused, which is made good afterwards, nor frozen for others."""
+"""Seconds for which an agent that was told to end is neither paused (its debt is paced afterwards) nor frozen for others."""
 
 
 class AgentSubject(Subject):
-    """Has its limits moved by ``mover``, its disk rates held by ``pacer``, is learnt from by ``learning``, and programs are told by ``events``, where there are such.
+    """The agent as a subject of the engine.
 
-    ``note`` takes a state that no meter reads (:meth:`agentres.watch.engine.Engine.note`); ``on_oom`` is called as soon as a process was
-    killed for memory, before an alert tells of it (:class:`agentres.run.fullness.Fullness`).
+    Each may be None: ``mover`` moves its limits, ``pacer`` holds its disk rates, ``learning`` learns from it, ``events`` tell programs.
+    ``note`` takes a state that no meter reads (:meth:`agentres.watch.engine.Engine.note`).  ``on_oom`` is called as soon as a process
+    was killed for memory, before the alert about it (:class:`agentres.run.fullness.Fullness`).
     """
 
     meter: Meter
@@ -74,7 +75,7 @@ class AgentSubject(Subject):
         self.space: Space | None = None
         self.events: Events | None = None
         self.event = False
-        """Set while a notification of the kernel's is served."""
+        """Whether a kernel notification is being served."""
 
     @property
     def starved(self) -> bool:
@@ -83,17 +84,17 @@ class AgentSubject(Subject):
 
     @property
     def short(self) -> str:
-        """What memory it was refused at the last, in words; empty: none."""
+        """The memory that it was last refused, in words; empty: none."""
         return "" if self.mover is None else self.mover.short
 
     @property
     def footprint(self) -> Footprint | None:
-        """What was in its cgroup when the limit on memory was met, the last time; None: it was not."""
+        """What was in its cgroup when the memory limit was last met; None: it was not met."""
         return None if self._fullness is None else self._fullness.footprint
 
     @property
     def writes(self) -> dict[str, int | None]:
-        """What its processes read from disks and dirtied, and what of that was not billed, in bytes; ``paused_usec`` is for how long it was paused."""
+        """The bytes that its processes read from disks and dirtied, and those not billed; ``paused_usec`` is how long it was paused."""
         reading = self.meter.reading
         return {
             "read_bytes": reading.read_bytes,
@@ -124,7 +125,7 @@ class AgentSubject(Subject):
         return self.mover.observe(resource, value, reading, now, self.event)
 
     def note_full(self, reading: Sample) -> None:
-        """Take how often the limit on memory was met, and how many were killed for that."""
+        """Take from a reading how often the memory limit was met, and how many processes were killed for it."""
         met, kills = reading.memory_max or 0, reading.memory_oom_kill or 0
         if met > self._met or kills > self._kills:
             killed = kills > self._kills
@@ -132,7 +133,7 @@ class AgentSubject(Subject):
             self._full(killed)
 
     def _full(self, killed: bool) -> None:
-        """The limit on memory was met: note by what, and before an alert tells of it."""
+        """Note what memory held when its limit was met, before an alert about it."""
         if self._fullness is None:
             try:
                 from agentres.run.fullness import Fullness
@@ -149,7 +150,7 @@ class AgentSubject(Subject):
         return highest or super().ceiling(resource)
 
     def settled(self) -> None:
-        """All that was read has been judged: say how it stands, and move the tripwire to the next threshold."""
+        """Note the agent's states after a reading was judged, and move the tripwire to the next threshold."""
         mover = self.mover
         if mover is not None:
             mover.judged()
@@ -167,7 +168,7 @@ class AgentSubject(Subject):
             self.events.judged(self.meter.reading)
 
     def sampled(self, sample: Sample) -> None:
-        """A whole sample was taken."""
+        """Pass on a full sample: its writes to the tree, all of it to learning, its time to the mover."""
         counts = (sample.read_bytes, sample.dirtied_bytes, sample.unbilled_bytes)
         registry.mark_writes(self._actuator.cgroup.fd, *counts)
         if self.learning is not None:
@@ -176,14 +177,14 @@ class AgentSubject(Subject):
             self.mover.sampled()
 
     def meanwhile(self, call: Callable[[], None]) -> None:
-        """Have something done that takes long, in a pause where it is paced (:meth:`agentres.run.pacer.Pacer.meanwhile`)."""
+        """Call something that takes long, in the next pause if the agent is paced (:meth:`agentres.run.pacer.Pacer.meanwhile`)."""
         if self.pacer is None:
             call()
         else:
             self.pacer.meanwhile(call)
 
     def let_end(self) -> bool:
-        """It was told to end: whoever has frozen it, it goes on, and the first time nothing stops it for a while.  Whether it was frozen."""
+        """Thaw the agent, which was told to end; the first time also pause and freeze it no more for a while.  Return whether it was frozen."""
         if not self._let_end:
             self._let_end = True
             for holds in (self.pacer, self.mover):
@@ -198,12 +199,12 @@ class AgentSubject(Subject):
         return was_frozen
 
     def note_end(self) -> None:
-        """Take what the main process wrote to the last, and whether memory was full, before nobody can be asked any more."""
+        """Read what the main process wrote until its end, and whether memory was full, while /proc still has it."""
         self.meter.read("disk")
         self.note_full(self.meter.read("events"))
 
     def is_pausing(self) -> bool:
-        """Whether it is frozen, on its pacer's account alone."""
+        """Whether it is frozen by its pacer alone."""
         if self.pacer is None or COMMAND in self._actuator.frozen_by:
             return False
         return self.pacer.is_pausing(time.monotonic())
@@ -213,9 +214,9 @@ class AgentSubject(Subject):
             self._note(resource, int(holds), why)
 
     def _break_stall(self, reading: Sample, now: float) -> float:
-        """Let an agent go on that nobody gives memory and nobody takes any from; the seconds until the next look."""
+        """Lift memory.high for a stalled agent, if nobody raises its limit and it frees nothing; return the seconds until the next look."""
         seconds = self._stall.observe(now, reading.memory_full_usec, reading.working_set)
-        # One that is short waits for others, which are asked (agentres.policy.contention); a frozen one waits for its thaw.
+        # A starved agent waits for others, which are asked (agentres.policy.contention); a frozen one for its thaw.
         if not seconds or self.starved or self.meter.reading.cgroup_frozen:
             self._state("stalled", False, "")
             return NEVER
@@ -224,7 +225,7 @@ class AgentSubject(Subject):
         return _STALLED_LOOK
 
     def _let_go(self, now: float) -> str:
-        """Have nothing of ours hold it; what did, in words."""
+        """Lift memory.high; return what held the agent up, in words."""
         try:
             high = self._actuator.lift_high()
         except ControlFileError as error:

@@ -1,4 +1,4 @@
-"""The time between an agent's launch and its main process's end: wait, pass on, take note."""
+"""Supervision of an agent from its launch to its main process's end: waits, passes signals on, takes commands."""
 
 from __future__ import annotations
 
@@ -37,35 +37,35 @@ if TYPE_CHECKING:
     Watcher = Callable[[Loop, Callable[[], Footprint | None]], Monitor]
 
 GRACE_SECONDS = 5.0
-"""Between SIGTERM and SIGKILL when the time limit has passed."""
+"""Seconds between SIGTERM and SIGKILL when the time limit has passed."""
 
 HANGUP_SECONDS = 5.0
-"""Between SIGHUP, which the agent gets, and SIGTERM."""
+"""Seconds between SIGHUP, which the agent gets, and SIGTERM."""
 
 STOP_SECONDS = 0.5
-"""Within which a process that minds SIGTSTP has stopped, its own handler included."""
+"""Seconds in which a process that obeys SIGTSTP stops, its own handler included."""
 
 _STOP_POLL = 0.005
 
 _OOM_KILLS = 100
-"""Of so many kills for memory, the last ones, it is kept who it was; the kernel counts all."""
+"""How many kills for memory are kept with their process, the last ones; the kernel counts all."""
 
 LAST_WORDS_SECONDS = 0.2
-"""Within which one that had connected when the agent ended has to say what it wants."""
+"""Seconds in which a client that was connected when the agent ended must send its command."""
 
 UNWATCHED_SECONDS = 0.05
-"""An agent that ends sooner after its exec is not monitored: to load what does it would make it wait for that."""
+"""Seconds after the exec until the monitor is loaded; an agent that ends before does not wait for that."""
 
 
 _UPGRADED = (
     b'{"ok": false, "error": "agentres was upgraded or removed since this agent was started: it takes no commands", '
     b'"remedy": "kill %d ends it"}\n'
 )
-"""As :func:`agentres.run.control.failure` says it, which would be another version's."""
+"""What :func:`agentres.run.control.failure` returns; importing it now would load another version."""
 
 
 def _installed() -> tuple[int, int]:
-    """What tells the package's files from those of another version in their place."""
+    """Inode and mtime (ns) of the package, by which another version in its place is recognized; 0, 0 if it is gone."""
     try:
         found = os.stat(agentres.__file__)
     except OSError:
@@ -79,11 +79,10 @@ _BEGAN_AS = _installed()
 class Ended(Record):
     """How the main process ended: its status (-N for signal N), after how many seconds, and why.
 
-    ``killed``: all of it was, by us.  ``short`` is what it was refused at the last, in words; ``stopped`` who has ended it by
-    command, empty: nobody.
-    ``limits`` are those that held at the last, None where they were never changed by command;
-    ``writes`` the figures of :class:`~agentres.model.stats.Usage` that no control file has; ``footprint`` what was in memory when its
-    limit was met.
+    ``killed``: we killed the whole agent.  ``short`` is the memory that it was last refused, in words.  ``stopped`` says who
+    ended it by command; empty: nobody.  ``limits`` are the last ones that held; None: no command ever changed them.
+    ``writes`` are the figures of :class:`~agentres.model.stats.Usage` that no control file has.  ``footprint`` is what was in
+    memory when the limit was met.
     """
 
     returncode: int
@@ -102,11 +101,11 @@ class Ended(Record):
 class Supervision:
     """Waits for one agent.
 
-    ``heard`` are the blocked signals that are the agent's; ``log_name`` is the agent's cgroup as the
-    kernel log names it.  ``watch`` makes what monitors the agent, from this loop and what is to be called
-    when a process was killed for memory.  ``owner`` is whose agent it is beside our own user's; ``attach`` gets the
-    loop, and this, before anything is waited for.  ``hangup_ends``: one that goes on after SIGHUP is ended.
-    ``always``: it is watched however short it is.
+    ``heard`` are the blocked signals that are passed on to the agent; ``log_name`` is its cgroup as the kernel log
+    names it.  ``watch`` makes the monitor, from the loop and a function to call when a process was killed for
+    memory.  ``owner`` is a uid that may command the agent besides our own.  ``attach`` gets the loop and this object
+    before any waiting.  ``hangup_ends``: an agent that goes on after SIGHUP is ended.  ``always``: monitor even a
+    very short agent.
     """
 
     def __init__(
@@ -147,7 +146,7 @@ class Supervision:
             attach(self._loop, self)
         if agent.has("memory.events"):
             self._memory_events = os.open("memory.events", os.O_RDONLY, dir_fd=agent.fd)
-            os.pread(self._memory_events, 4096, 0)  # one that was never read is told of at once
+            os.pread(self._memory_events, 4096, 0)  # else the first poll reports an event at once
             self._loop.watch(self._memory_events, self._memory_event, select.EPOLLPRI)
 
     def close(self) -> None:
@@ -162,13 +161,13 @@ class Supervision:
             os.close(self._memory_events)
 
     def until_the_end(self, timeout: float | None) -> Ended:
-        """Wait for the main process; after ``timeout`` seconds SIGTERM, then SIGKILL for all."""
+        """Wait for the main process; after ``timeout`` seconds send it SIGTERM, then SIGKILL to all."""
         if timeout is not None:
             self._loop.call_at(self._child.started + timeout, self._time_is_up)
         if self._always:
             self._begin_to_watch()
         self._loop.tick(wait=False)
-        if self._returncode is None:  # else it was short, and the import below is most of a launch
+        if self._returncode is None:  # else it was short: the import below is most of a launch
             self._listen()
             self._loop.call_at(time.monotonic() + UNWATCHED_SECONDS, self._begin_to_watch)
         while self._returncode is None:
@@ -196,13 +195,13 @@ class Supervision:
         )
 
     def note_escapes(self, found: Sequence[Escaped]) -> None:
-        """Take what of the run was still outside of its cgroup when all inside had ended."""
+        """Note the run's processes that were still outside of its cgroup when all inside had ended."""
         if self._monitor is not None:
             self._monitor.integrity.note_escapes(found)
 
     def finish(self, conclude: Callable[[], Outcome]) -> Outcome:
-        """After the agent's last process: the end of its history, and its last alerts; ``conclude`` says how it ended."""
-        if self._listener is not None:  # whoever asked while it ran is answered
+        """End the history and the alerts after the agent's last process; ``conclude`` returns how it ended."""
+        if self._listener is not None:  # answer clients that connected while it ran
             self._listener.hear_the_last(LAST_WORDS_SECONDS)
         outcome = conclude() if self._monitor is None else self._monitor.finish(conclude)
         if self._steering is not None:
@@ -216,11 +215,11 @@ class Supervision:
 
     @property
     def pid(self) -> int:
-        """The agent's main process."""
+        """The PID of the agent's main process."""
         return self._child.pid
 
     def pass_on(self, number: int, to_all: bool) -> None:
-        """Send a signal to the main process, or to its process group: what a terminal does."""
+        """Send a signal to the main process or, as a terminal does (``to_all``), to its process group."""
         if self._returncode is not None:
             return
         if number == signal.SIGHUP:
@@ -235,10 +234,9 @@ class Supervision:
             pass
 
     def when_stopped(self, tell: Callable[[], None]) -> None:
-        """Call ``tell`` when the main process has stopped, and no later than STOP_SECONDS from now.
+        """Call ``tell`` when the main process has stopped or ended, and no later than STOP_SECONDS from now.
 
-        Until it has run again, a process that was sent SIGTSTP goes on: one that reads from a terminal takes the next
-        line that comes.
+        A process stops on SIGTSTP only when it next runs: one that reads from a terminal may still take a line.
         """
         end = time.monotonic() + STOP_SECONDS
 
@@ -251,7 +249,7 @@ class Supervision:
         look()
 
     def after(self, seconds: float, call: Callable[[], None]) -> Timer:
-        """Call ``call`` in so many seconds, if the agent has not ended by then."""
+        """Call ``call`` in ``seconds``, unless the main process has ended by then."""
 
         def due() -> None:
             if self._returncode is None:
@@ -260,13 +258,13 @@ class Supervision:
         return self._loop.call_at(time.monotonic() + seconds, due)
 
     def stop(self, grace: float, who: str) -> None:
-        """SIGTERM, and SIGKILL for all after ``grace`` seconds."""
+        """Send the main process SIGTERM, and after ``grace`` seconds SIGKILL to all."""
         if self._returncode is None:
             self._stopped = f"stopped by {who}"
             self._end(grace)
 
     def kill(self, who: str) -> None:
-        """SIGKILL for all."""
+        """Send SIGKILL to all."""
         if self._returncode is None:
             self._stopped = f"killed by {who}"
             self._kill()
@@ -274,7 +272,7 @@ class Supervision:
     def _begin_to_watch(self) -> None:
         if self._returncode is not None or self._monitor is not None:
             return
-        if self._memory_events >= 0:  # the monitor hears them from now on
+        if self._memory_events >= 0:  # the monitor watches memory.events from now on
             self._loop.unwatch(self._memory_events)
         self._monitor = self._watch(self._loop, self._note_oom_kills)
         if self._ending:
@@ -282,7 +280,7 @@ class Supervision:
         try:
             self._listener = Listener(self._loop, self._refusal, self._commanded)
             registry.mark_control(self._agent.fd, self._listener.name)
-        except OSError as error:  # `agentres set` and its like say that there is nobody to ask
+        except OSError as error:  # `agentres set` and its like report that there is no supervisor
             log.debug(__name__, "takes no commands: %s", error)
 
     def _refusal(self, peer: Peer) -> bytes:
@@ -306,7 +304,7 @@ class Supervision:
         return os.waitid(os.P_PID, self._child.pid, flags) is not None
 
     def _memory_event(self) -> None:
-        """The agent came to its first tripwire, or its limit, before it is watched: it waits for the raise."""
+        """Begin to watch: the agent is at its first tripwire or its limit, and waits for a raise."""
         self._note_oom_kills()
         self._begin_to_watch()
 
@@ -333,31 +331,31 @@ class Supervision:
             if came.number == signal.SIGTSTP and self._signals is not None:
                 from agentres.kernel.signals import stop
 
-                # After the agent: once we have, the next line is the shell's.
+                # After the agent: once we stop, the shell reads the next line.
                 self.when_stopped(stop)
 
     def _hung_up(self) -> None:
-        """The terminal or the connection is gone, and nobody hears what the agent says any more."""
+        """The terminal or the connection is gone: have the agent ended if it goes on."""
         if self._hangup_ends:
             self._hangup_ends = False
             self._loop.call_at(time.monotonic() + HANGUP_SECONDS, self._end_after_hangup)
 
     def _end_after_hangup(self) -> None:
-        if self._stopped:  # somebody has told it to end, with a grace of its own
+        if self._stopped:  # a command ended it, with its own grace period
             return
         self.stop(GRACE_SECONDS, "the hang-up of its terminal or connection")
 
     def _has_it_too(self, number: int) -> bool:
-        """Whether a signal from the terminal went to the agent as well as to us."""
+        """Whether a signal from the terminal reached the agent as well as us."""
         if number in (signal.SIGHUP, signal.SIGCONT) and os.getsid(0) == os.getpid():
-            return False  # a hang-up is told to the session's leader alone
+            return False  # the kernel sends these to the session leader alone
         try:
             return os.getpgid(self._child.pid) == os.getpgrp()
         except ProcessLookupError:  # it has just ended
             return True
 
     def _let_end(self, number: int) -> None:
-        """Who is frozen or paused does not get the signal, and it asks for the end."""
+        """Thaw a frozen or paused agent before SIGTERM: else it would not handle the signal."""
         if number == signal.SIGTERM and self._monitor is not None:
             self._monitor.let_end()
 
@@ -371,7 +369,7 @@ class Supervision:
             log.debug(__name__, "signal %d is not ours to send to %d", number, self._child.pid)
 
     def _time_is_up(self) -> None:
-        if self._returncode is not None:  # it ended in the same turn
+        if self._returncode is not None:  # it ended in the same turn of the loop
             return
         self._timed_out = True
         if self._events is not None:
@@ -381,7 +379,7 @@ class Supervision:
     def _end(self, grace: float) -> None:
         self._ending = True
         self._send(signal.SIGTERM)
-        self._send(signal.SIGCONT)  # a stopped process gets its SIGTERM only when it goes on
+        self._send(signal.SIGCONT)  # a stopped process handles its SIGTERM only once it continues
         self._loop.call_at(time.monotonic() + grace, self._grace_is_over)
 
     def _grace_is_over(self) -> None:
@@ -398,7 +396,7 @@ class Supervision:
     def _tell_kill(self, events: Events) -> None:
         try:
             running = self._agent.processes()
-        except ControlFileError:  # it has shut its cgroups: what is in there is killed all the same
+        except ControlFileError:  # its cgroups are unreadable: all inside is killed nevertheless
             running = []
         if self._timed_out:
             events.killed("timeout", "the time limit had passed", running)
@@ -420,7 +418,7 @@ class Supervision:
 
 
 def _reap_adopted(main: int) -> None:
-    """As PID 1 of a container we inherit orphans; the main process is the pidfd's to reap."""
+    """Reap the orphans that PID 1 of a container inherits; :meth:`Supervision._reap` reaps the main process."""
     flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
     while (found := os.waitid(os.P_ALL, 0, flags)) is not None and found.si_pid != main:
         os.waitpid(found.si_pid, 0)

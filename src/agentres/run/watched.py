@@ -1,4 +1,4 @@
-"""The agent that is to be watched, as its launch hands it over."""
+"""The agent to be watched, as its launch hands it over to the monitor."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ class Watched(Record):
 
     name: str
     command: tuple[str, ...]
-    # Writes its limits; its cgroup, and what counts its packets.
+    # Writes its limits; has its cgroup and its packet counters.
     actuator: Actuator
     # time.monotonic() at the launch.
     started: float
-    # Looks for what has left its cgroup; has the run's id.
+    # Looks for processes that have left its cgroup; has the run's id.
     escapes: Escapes
     # The cgroup that holds all agents' homes.
     parent: str
-    # Takes in a process of ours (agentres.kernel.delegation.Home.adopt).
+    # Moves a process of ours into its home cgroup (agentres.kernel.delegation.Home.adopt).
     adopt: Callable[[int], None]
     # How the limits move.
     terms: Terms
-    # Where it began, and as whom.
+    # The directory and the uid that it started with.
     directory: str = "/"
     uid: int = 0
-    # The name where it was given, None where it was made up.
+    # The name that a user gave it; None: it was made up.
     named: str | None = None
-    # Where a limit was asked for, by its key.
+    # Where each limit was asked for, by its key.
     origins: Mapping[str, str] = MappingProxyType({})
     # Gets lines for people.
     warn: Callable[[str], None] = lambda line: None
-    # Where events go for programs, a descriptor; -1: nowhere.  What of them is not known here: the main process and the time limit.
+    # The descriptor that events for programs go to; -1: none.  For them also the main process's PID and the time limit.
     events: int = -1
     pid: int = 0
     timeout: float | None = None
-    # Whose agent it is, where it is not our own user's: history and handlers are that user's then.
+    # The agent's owner, to whom history and handlers belong; None: our own user.
     caller: Caller | None = None
-    # The handlers'.
+    # The environment of the handlers.
     environment: Mapping[str, str] = os.environ
-    # The history's directory; empty: our own.
+    # The directory of the history; empty: our own.
     state: str = ""
-    # Lowers or refuses limits that are more than its owner may set.
+    # Lowers or refuses limits above what its owner may set.
     within: Callable[[Limits, Limits | None], Limits] | None = None
 
     def as_run(self) -> Run:
-        """Its run, as the history keeps it."""
+        """Return its run as the history keeps it."""
         started = time.time() - (time.monotonic() - self.started)
         path = self.actuator.cgroup.path
         run = new_run(self.name, "agent", self.command, path, started, self.escapes.run)

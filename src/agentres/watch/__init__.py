@@ -1,1 +1,1 @@
-"""What both the supervisor and the companion run: samples, rules, the history."""
+"""Samples, rules and the history: code that both the supervisor and the companion run."""

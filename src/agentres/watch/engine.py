@@ -1,8 +1,8 @@
 """Samples and events -> rules -> alerts, for any number of subjects on one loop.
 
-A subject is sampled whole every ``interval``.  In between, a resource is looked at when its rules ask for
-it (:meth:`agentres.policy.alerts.Watch.due`) and when the kernel notifies.  The engine decides nothing
-itself and writes nothing: alerts and samples go to whoever made it.
+Every ``interval`` the engine takes a full sample of a subject.  In between it looks at a resource when its
+rules ask for that (:meth:`agentres.policy.alerts.Watch.due`) and when the kernel notifies.  The engine itself
+decides and writes nothing: it hands alerts and samples to its creator.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Meter(Protocol):
-        """What reads a subject: :class:`agentres.kernel.meter.Meter` and its like."""
+        """The interface to read a subject, such as :class:`agentres.kernel.meter.Meter`."""
 
         unreadable: dict[str, str]
 
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
 
 
 TOGETHER = 0.1
-"""Seconds: samples of many subjects are taken at multiples of this, many in one turn of the loop.
+"""Seconds: samples are taken at multiples of this, so that one turn of the loop takes those of many subjects.
 
-To wake up costs as much as a sample does.
+A wake-up costs as much as a sample.
 """
 
 DETAIL = 1000
-"""Characters of what is said of an alert beside its figures, at the most."""
+"""Characters of an alert's detail, its words besides the figures, at most."""
 
 
 class Subject:
-    """Something that has figures and rules: an agent, the slice of all agents, the host.
+    """Something with figures and rules: an agent, the slice of all agents, the host.
 
-    ``run`` and ``name`` are what its alerts and samples are filed under; ``since`` is time.monotonic() when
-    its counters were 0, None where that was before our time.  ``states`` are the figures that no meter reads
-    (:data:`agentres.policy.resources.OWN`); ``detail`` says more of an alert about a resource, in words.
+    Alerts and samples are filed under ``run`` and ``name``.  ``since`` is time.monotonic() when its counters
+    were 0; None: before we watched.  ``states`` are the figures that no meter reads
+    (:data:`agentres.policy.resources.OWN`).  ``detail`` has words to add to an alert, by resource.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class Subject:
         self._fastest = settings.fastest
         self._raw: dict[str, tuple[float, float]] = {}
         self._rates: dict[str, float] = {}
-        # Seconds between two looks at the least.  Over a tenth of a second a rate is mostly noise: a rule
-        # that has the time judges it over a quarter of its duration.
+        # The least seconds between two looks.  Over a tenth of a second a rate is mostly noise: a rule with
+        # a longer duration judges it over a quarter of that.
         self.least: dict[str, float] = {}
         for rule in settings.rules:
             if rule.of == of:
@@ -88,23 +88,23 @@ class Subject:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """How many changes of each rule's alerts were told to nobody, as there were too many."""
+        """How many changes of each rule's alerts were not reported, as there were too many."""
         return {rule: each.left_out for rule, each in self.dampers.items() if each.left_out}
 
     def observed(self, resource: str, value: float | None, reading: Sample, now: float) -> float:
-        """Called with each value of a reading before the rules judge it; seconds until the next look, at the latest."""
+        """Take each value of a reading before the rules judge it; return the seconds until the next look, at most."""
         return NEVER
 
     def settled(self) -> None:
-        """Called when all that was read has been judged."""
+        """Take note that all that was read has been judged."""
 
     def ceiling(self, resource: str) -> float | None:
-        """What rules that are relative compare the resource with: its limit, None where there is none."""
+        """The limit that relative rules compare the resource with; None: there is none."""
         limit = RESOURCES[resource].limit
         return limit(self.meter.reading) if limit else None
 
     def follow(self, resource: str, since: float | None) -> None:
-        """Have a resource looked at though no rule is about it; ``since`` as for the subject."""
+        """Look at a resource even if no rule is about it; ``since`` as for the subject."""
         if resource not in self.watches:
             self.watches[resource] = []
             self.least[resource] = self._fastest
@@ -112,9 +112,9 @@ class Subject:
                 self._raw[resource] = (since, 0.0)
 
     def value(self, resource: str, now: float) -> float | None:
-        """The resource's value by what was read last; None where it is absent.
+        """The resource's value from the last reading; None: it is absent.
 
-        A rate is over the time since the last call; when that was too short it is the one before.
+        A rate covers the time since the last call; if that was too short, the previous rate is returned.
         """
         spec = RESOURCES[resource]
         raw = float(self.states[resource]) if spec.group == OWN else spec.raw(self.meter.reading)
@@ -137,7 +137,7 @@ class Subject:
 class Engine:
     """Watches subjects.
 
-    ``tell`` gets every alert event as a dict of primitives (docs/handlers.md), ``keep`` every full sample
+    ``tell`` gets every alert event as a dict of primitives (docs/handlers.md).  ``keep`` gets every full sample
     with its subject and its unix time.
     """
 
@@ -157,7 +157,7 @@ class Engine:
         self._host = os.uname().nodename
 
     def add(self, subject: Subject, delay: float = 0.0) -> None:
-        """Watch a subject; its first sample is taken after ``delay`` seconds, at once if 0."""
+        """Watch a subject; take its first sample after ``delay`` seconds, at once if 0."""
         subject.sample_at = self._clock() + delay
         if delay:
             self._arm(subject)
@@ -179,7 +179,7 @@ class Engine:
                 self._emit(subject, watch, watch.finish(now, why), now, last=True)
 
     def look(self, subject: Subject, *groups: str) -> None:
-        """Read some groups now, because something tells that they have changed."""
+        """Read and judge some groups now, because they may have changed."""
         now = self._clock()
         for group in groups:
             self._look(subject, group, now)
@@ -188,7 +188,7 @@ class Engine:
     def note(
         self, subject: Subject, resource: str, value: float, detail: str, anew: bool = False
     ) -> None:
-        """Take a figure that no meter reads, and what is to be said of it; ``anew``: to whoever was told before, too."""
+        """Take and judge a figure that no meter reads, with its detail in words; ``anew``: update an alert that is open, too."""
         subject.states[resource] = value
         subject.detail[resource] = detail
         now, watches = self._clock(), subject.watches.get(resource, ())
@@ -203,7 +203,7 @@ class Engine:
         now = self._clock()
         if now >= subject.sample_at:
             self._sample(subject, now)
-            # From the plan, not from now, so that samples keep their distance; not to catch up either.
+            # From the planned time, not from now, so that samples keep their interval; missed ones are not made up for.
             subject.sample_at = max(subject.sample_at, now - self.settings.interval)
             subject.sample_at = _together(subject.sample_at + self.settings.interval)
         else:
@@ -270,13 +270,13 @@ class Engine:
 def as_dict(
     event: Event, run: str, name: str, host: str, offset: float, detail: str = ""
 ) -> dict[str, Any]:
-    """An event as it goes to the history, to handlers and into JSON; pure.
+    """Return an event as the history, handlers and JSON have it; pure.
 
     ``offset`` is the unix time of the policy's time 0.
     """
     alert: Alert = event.alert
     text = message(alert, name)
-    # An agent names its processes and cgroups as it likes.
+    # The agent chooses the names of its processes and cgroups: make them printable.
     detail = shortened(printable("; ".join(filter(None, (detail, alert.why)))), DETAIL)
     return {
         "schema": 1,

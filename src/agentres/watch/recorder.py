@@ -1,11 +1,11 @@
 """The thread that writes the history, so that a slow disk delays nothing.
 
-What it is given waits in a bounded queue and is written in order.  While the history cannot be written
-the thread says so once (:attr:`Recorder.trouble`), opens it anew every :data:`RETRY_SECONDS`, and
-keeps what waits: where there is no room samples go first, and all that goes is counted.
+Items wait in a bounded queue and are written in order.  While the history cannot be written, the thread
+reports that once (:attr:`Recorder.trouble`), tries to open it every :data:`RETRY_SECONDS`, and keeps the
+queue.  A full queue drops samples first, and counts all that it drops.
 
-It stays beside every agent, so it is made of ``_thread``: ``threading`` is a quarter of a megabyte.  What
-writes (:mod:`agentres.store.writing`), and with it SQLite, is loaded in the thread.
+It stays in memory with every agent, so it uses ``_thread``: ``threading`` takes a quarter of a megabyte.  The
+thread itself loads the writer (:mod:`agentres.store.writing`) and SQLite.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from agentres.store import Writer
 
 BATCH_SECONDS = 1.0
-"""For so long samples wait for others: a transaction costs many times what a sample in it does."""
+"""Seconds that samples wait for others: a transaction costs many times as much as a sample in it."""
 
 RETRY_SECONDS = 30.0
 PURGE_SECONDS = 60.0
 MOST_WAITING = 1000
 MOST_SAMPLES = 5000
-"""Samples in all that wait, some megabytes; a run's ring holds 100."""
+"""How many samples may wait in all, some megabytes; a run's ring holds 100."""
 
 _ASK = ""
 _NOW = float("-inf")
@@ -43,7 +43,7 @@ _NOW = float("-inf")
 def new_run(
     name: str, of: str, command: tuple[str, ...], cgroup: str, started: float, run: str = ""
 ) -> Run:
-    """A run that this process supervises; ``started`` in unix seconds, ``run`` its id where it has one."""
+    """Return a run that this process supervises; ``started`` in unix seconds, ``run`` its id; empty: a new one."""
     pid = os.getpid()
     ticks = start_ticks(pid)
     assert ticks is not None  # it is us
@@ -62,21 +62,21 @@ def new_run(
 
 
 def alive(run: Run) -> bool:
-    """Whether the run's supervisor is still there: of this boot, and not another one of its number."""
+    """Whether the run's supervisor still runs: in this boot, and not another process with its PID."""
     if run.boot_id != boot_id():
         return False
     try:
         return start_ticks(run.supervisor) == run.supervisor_start
-    except OSError:  # there is one, which we may not look at: nobody else ends its alerts
+    except OSError:  # there is a process that we may not inspect: its alerts are its own to end
         return True
 
 
 class Recorder:
-    """Writes the history in ``path``; no thread and no file before the first :meth:`put`.
+    """Writes the history in ``path``; makes no thread and no file before the first :meth:`put`.
 
-    ``trouble`` is empty while all is well, else one line for people.  ``dropped`` samples and ``lost`` other items were left out.  ``notify`` is
-    called when ``trouble`` has changed or a question was answered, in the thread or in :meth:`put`, and never
-    once :meth:`close` has been called; it must not block.  ``caller`` is whose file it is, where not our own user's.
+    ``trouble`` is empty while all is well, else one line for people.  ``dropped`` and ``lost`` count the samples and the other
+    items that were left out.  ``notify`` is called when ``trouble`` changes or a question was answered, in the thread or in
+    :meth:`put`, but not after :meth:`close`; it must not block.  ``caller`` owns the file; None: our own user.
     """
 
     def __init__(self, path: str, notify: Callable[[], None], caller: Caller | None = None) -> None:
@@ -100,7 +100,7 @@ class Recorder:
         self._retry_at = self._purge_at = _NOW
 
     def put(self, method: str, *args: Any) -> None:
-        """Have ``Writer.method(*args)`` called; never blocks.  Samples ("add") are a list."""
+        """Queue a call of ``Writer.method(*args)``; never blocks.  Samples ("add") are a list."""
         with self._lock:
             if self._closing:
                 self._count(method, args)
@@ -122,27 +122,27 @@ class Recorder:
                 self._say(f"the history at {self.path} does not keep up: some of it is left out")
 
     def ask(self, question: Callable[[Writer], Any], then: Callable[[Any], None]) -> None:
-        """Have ``question(writer)`` called in the thread, and its answer kept for :meth:`answers`."""
+        """Queue a call of ``question(writer)`` in the thread; :meth:`answers` passes its answer to ``then``."""
         self.put(_ASK, question, then)
 
     def answers(self) -> None:
-        """Call ``then`` of each question that was answered since the last time, in the caller's thread."""
+        """Call ``then`` for each question that was answered since the last call, in the caller's thread."""
         while self._answers:
             then, answer = self._answers.popleft()
             then(answer)
 
     @property
     def unwritten(self) -> str:
-        """What was not written by now, in words; empty: all was, or there was nothing."""
+        """What was not written so far, in words; empty: nothing is missing."""
         with self._lock:
-            # What is no record is a question, or the run's own begin and end.
+            # Other items are no records: questions, and the run's own begin and end.
             waiting = sum(method in ("record", "act") for method, _ in self._waiting)
             counts = (self.dropped + self._samples, "sample"), (self.lost + waiting, "other record")
         words = " and ".join(counted(number, what) for number, what in counts if number)
         return f"not written: {words}" if words else ""
 
     def close(self, timeout: float) -> bool:
-        """Write what waits and end the thread; False when that was not done within ``timeout`` s."""
+        """Write the queue and end the thread; return False if not all was written within ``timeout`` seconds."""
         with self._lock:
             self._closing = True
             if not self._started:
@@ -158,13 +158,13 @@ class Recorder:
     def _start(self) -> None:
         import signal
 
-        # A signal that the main thread waits for must not come to this one.
+        # The thread must not take a signal that the main thread waits for.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self._bell.acquire()
         self._ended.acquire()
         try:
             _thread.start_new_thread(self._work, ())
-        except RuntimeError as error:  # no room for one more: the next put() tries again
+        except RuntimeError as error:  # no more threads: the next put() tries again
             self._bell.release()
             self._ended.release()
             self._say(f"the history at {self.path} cannot be written: {error}")
@@ -172,7 +172,7 @@ class Recorder:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._started = True
-        # Those that a supervisor left behind that was killed; the first thing to do.
+        # First of all: end the runs and alerts that killed supervisors left behind.
         self._waiting.appendleft(("resolve_orphans", (time.time(), self._alive)))
 
     def _ring(self) -> None:
@@ -180,7 +180,7 @@ class Recorder:
             self._bell.release()
 
     def _shrink(self) -> bool:
-        """Make room, from the oldest on: samples first."""
+        """Drop the oldest items until the queue fits, samples first; return whether any was dropped."""
         shrunk = False
         while len(self._waiting) > MOST_WAITING or self._samples > MOST_SAMPLES:
             oldest = next((n for n, (m, _) in enumerate(self._waiting) if m == "add"), 0)
@@ -225,7 +225,7 @@ class Recorder:
             self._ended.release()
 
     def _pause(self) -> float:
-        """Seconds until there is something to do."""
+        """Return the seconds until there is something to do."""
         now = time.monotonic()
         if self._store is None:
             return self._retry_at - now
@@ -236,7 +236,7 @@ class Recorder:
             self._say(trouble)
 
     def _turn(self, last: bool) -> str:
-        """Write all that waits; the trouble that it met."""
+        """Write the queue; return the trouble that it met, in words."""
         trouble = ""
         try:
             store = self._store or self._open()
@@ -245,7 +245,7 @@ class Recorder:
             if last or time.monotonic() >= self._purge_at:
                 store.purge(time.time())
                 self._purge_at = time.monotonic() + PURGE_SECONDS
-                if store.moved:  # what is written now would be found by nobody
+                if store.moved:  # the file was moved away: write to a new one next time
                     self._forget()
             if last:
                 self._forget()
@@ -263,7 +263,7 @@ class Recorder:
         self._store = store = Writer.open(self.path)
         with self._lock:
             runs = list(self._runs.values())
-        for run in runs:  # the file may be another one than before
+        for run in runs:  # it may be a new file
             store.begin(run)
         return store
 
@@ -273,11 +273,11 @@ class Recorder:
             return
         try:
             store.close()
-        except StoreError:  # what was written is committed, and of the rest was spoken
+        except StoreError:  # what was written is committed, and the rest has been reported
             pass
 
     def _take(self) -> tuple[str, tuple[Any, ...]] | None:
-        """The next item; samples that follow one another as one."""
+        """Take the next item; consecutive samples are joined into one."""
         with self._lock:
             if not self._waiting:
                 self._write_at = NEVER
@@ -292,7 +292,7 @@ class Recorder:
             return method, (rows,)
 
     def _write(self, store: Writer, method: str, args: tuple[Any, ...]) -> str:
-        """Write one item; what is wrong with it if it is one that cannot be written."""
+        """Write one item; return what is wrong with it, in words, if the item itself cannot be written."""
         try:
             if method == _ASK:
                 question, then = args
@@ -308,7 +308,7 @@ class Recorder:
                 self._samples += len(args[0]) if method == "add" else 0
                 self._shrink()
             raise
-        except Exception as error:  # no other try would help: it is left out, and said
+        except Exception as error:  # trying again would not help: leave it out, and report that
             with self._lock:
                 self._count(method, args)
             return f"the history at {self.path} cannot hold what came to {method}(): {error!r}"
