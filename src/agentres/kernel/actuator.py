@@ -51,7 +51,7 @@ class Actuator:
     """The limits, the tripwire and the freezer of the agent in ``cgroup``.
 
     A limit's key is a field of ``Limits``, or ``io_read=NAME`` for one disk.  ``network`` holds the network rates; None where
-    nothing does.  ``io_max`` maps each device to its line of that file.  ``disks`` maps each disk name in an ``io`` limit to its
+    nothing does.  ``io_max`` maps each device to its line of io.max.  ``disks`` maps each disk name in an ``io`` limit to its
     device numbers ("": every disk).  ``guarded`` makes the deadman from a path and whether it kills.
 
     Raises ControlFileError for what the kernel refuses, NotEnforceable for what nothing here can hold.

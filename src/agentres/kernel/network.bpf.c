@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * What one agent sends and receives: counted, and held to a rate in each direction.
+ * Counts what one agent sends and receives, and limits the rate in each direction.
  *
  * Both programs are attached to the agent's cgroup (BPF_CGROUP_INET_EGRESS, BPF_CGROUP_INET_INGRESS) and so
  * see every IP packet of every socket that was made in it or below.  A packet's length is its IP length.
  *
- * The rate is held by the Generic Cell Rate Algorithm: `next` is when the next byte would be on time.  A packet
- * that comes moves it on by what the packet takes at that rate; one that would find it more than `burst` ahead
- * of now is dropped.  It lags behind now by LATE at the most: what a sender that was kept waiting may make
- * good.  It is one number, moved by compare-and-exchange, so that no processor waits for another.
+ * The Generic Cell Rate Algorithm limits the rate: `next` is when the next byte would be on time.  A packet
+ * moves `next` on by the time that the packet takes at that rate; a packet that finds it more than `burst` ahead
+ * of now is dropped.  `next` lags behind now by at most LATE: that much a delayed sender may catch up.
+ * It is one number, moved by compare-and-exchange, so that no processor waits for another.
  *
- * Out: a packet is stamped with its departure time, and a queueing discipline that goes by it (fq) holds it
- * back until then, so that nothing is lost.  Where there is none, the packet goes at once and what is too much
- * is dropped.  In: what has come cannot be held back, but the acknowledgements can, and TCP sends no faster
- * than it is acknowledged: they leave when what they acknowledge would have been on time.
+ * Out: a packet is stamped with its departure time, and a queueing discipline that honours it (fq) holds it
+ * back until then, so that nothing is lost.  Without one, the packet leaves at once and the excess is dropped.
+ * In: a received packet cannot be held back, but its acknowledgement can, and TCP sends no faster
+ * than it is acknowledged: an acknowledgement leaves when what it acknowledges would have been on time.
  *
- * scripts/bpf compiles this file; the test that does it again compares.
+ * scripts/bpf compiles this file; a test compiles it again and compares.
  */
 #include <linux/bpf.h>
 
@@ -35,7 +35,7 @@ enum { DROP_EGRESS = 2 };	/* the sender sees a lost packet; with 0 it would see 
 #define LOOPBACK_IFINDEX 1	/* in every network namespace */
 #define LATE 20000000ULL	/* ns; TCP has a millisecond's packets queued, and sends when it hears of the last */
 #define SMALL 128		/* bytes: acknowledgements, handshakes and names have twice the headroom */
-#define RACES 8			/* with other processors, before a packet is counted without a verdict */
+#define RACES 8			/* lost to other processors, before a packet is counted without a verdict */
 
 /* One direction.  agentres.kernel.network reads and writes it through a mapping: keep the two alike. */
 struct direction {
@@ -61,7 +61,7 @@ static inline int count(volatile __u64 *bytes, volatile __u64 *packets, __u64 le
 	return verdict;
 }
 
-/* When the packet is on time, in ns: `now` or later.  0: it comes too early, and is not for us to let through. */
+/* Return when the packet is on time, in ns: `now` or later.  0: it comes too early and must be dropped. */
 static inline __u64 departure(volatile struct direction *way, __u64 rate, __u64 len, __u64 now)
 {
 	__u64 cost = len * NSEC_PER_SEC / rate;
@@ -82,7 +82,7 @@ static inline __u64 departure(volatile struct direction *way, __u64 rate, __u64 
 	return now;
 }
 
-/* A TCP segment that carries nothing but an acknowledgement. */
+/* Whether the packet is a TCP segment with nothing but an acknowledgement. */
 static inline int acknowledges(struct __sk_buff *skb)
 {
 	__u8 ip[40], tcp[14];
@@ -108,7 +108,7 @@ static inline int acknowledges(struct __sk_buff *skb)
 	}
 	if (skb_load_bytes(skb, header, tcp, sizeof(tcp)))
 		return 0;
-	/* FIN, SYN, RST, PSH, URG are 0, ACK is 1, and behind the headers there is nothing. */
+	/* FIN, SYN, RST, PSH, URG are 0, ACK is 1, and nothing follows the headers. */
 	return (tcp[13] & 0x3f) == 0x10 && header + (tcp[12] >> 4) * 4 == total;
 }
 
@@ -131,7 +131,7 @@ int egress(struct __sk_buff *skb)
 	}
 	if (network.ingress.rate && network.ingress.next > at && acknowledges(skb))
 		at = network.ingress.next;
-	if (at > now && at > skb->tstamp)	/* TCP itself may have meant it to leave later */
+	if (at > now && at > skb->tstamp)	/* TCP itself may want it to leave later */
 		skb->tstamp = at;
 	return count(&way->bytes, &way->packets, len, PASS);
 }
@@ -155,4 +155,4 @@ int ingress(struct __sk_buff *skb)
 	return count(&way->bytes, &way->packets, len, PASS);
 }
 
-char gpl[] SEC("license") = "GPL";	/* what the helpers and the departure time want */
+char gpl[] SEC("license") = "GPL";	/* the helpers and the departure time need it */
