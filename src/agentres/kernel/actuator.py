@@ -1,8 +1,8 @@
-"""What is done to an agent's cgroup: its limits, its tripwire and its freezer have this one writer.
+"""The only writer of an agent's limits, tripwire (``memory.high``) and freezer.
 
-It writes in the order and as far as the kernel takes it without a kill, and knows what it wrote
-(:mod:`agentres.kernel.drift` compares).  The tripwire, ``memory.high``, and the freezer have a deadman: they go
-when the supervisor does.
+It writes in an order, and only as far, that the kernel need not kill.  It remembers what it wrote;
+:mod:`agentres.kernel.drift` compares.  A deadman undoes the tripwire and the freezer when the
+supervisor dies.
 """
 
 from __future__ import annotations
@@ -38,22 +38,23 @@ if TYPE_CHECKING:
     from agentres.model.units import Max
 
 _BATCH = 1 << 20
-"""Bytes by which the kernel's count is behind, at the most: it charges in batches, for each processor."""
+"""The most bytes by which the kernel's count lags: it charges in batches, for each processor."""
 
 _RECLAIMED = 32 << 20
-"""Bytes of page cache that are given back at once, so that the loop is not kept for long."""
+"""The most bytes of page cache to reclaim at once, so that the loop is not blocked for long."""
 
 COMMAND, CONTENTION, PACING = "command", "contention", "pacing"
-"""On whose account an agent is frozen: somebody said so, others need what it has, or it is ahead of its disk rate."""
+"""Why an agent is frozen: somebody ordered it, other agents need its resources, or it is ahead of its disk rate."""
 
 
 class Actuator:
     """The limits, the tripwire and the freezer of the agent in ``cgroup``.
 
-    A limit's key is a field of ``Limits``, or ``io_read=NAME`` for one disk.  ``network`` is what holds its network's rates, None
-    where nothing does.  ``io_max`` is what that file has by its device, ``disks`` the device numbers behind each name
-    that an ``io`` limit has ("": every disk).  ``guarded`` makes a deadman.  What the kernel refuses is a
-    ControlFileError, what nothing here can hold a NotEnforceable.
+    A limit's key is a field of ``Limits``, or ``io_read=NAME`` for one disk.  ``network`` holds the network rates; None where
+    nothing does.  ``io_max`` maps each device to its line of io.max.  ``disks`` maps each disk name in an ``io`` limit to its
+    device numbers ("": every disk).  ``guarded`` makes the deadman.
+
+    Raises ControlFileError for what the kernel refuses, NotEnforceable for what nothing here can hold.
     """
 
     def __init__(
@@ -70,20 +71,20 @@ class Actuator:
         self.io_held = True
         """Whether the kernel holds the disk rates of ``io_max``."""
         self.paced: tuple[str, ...] = ()
-        """The disk rates that are held by pausing the agent (:mod:`agentres.run.pacer`), alone where the kernel holds none."""
+        """The disk rates held by pausing the agent (:mod:`agentres.run.pacer`); pauses alone hold them where ``io_held`` is false."""
         self.bound = ""
-        """The list of CPUs that its affinity binds it to, where there is no cpuset controller."""
+        """The list of CPUs in the agent's affinity, where there is no cpuset controller."""
         self.tripwire: int | Max = MAX
-        """What stands in memory.high, by us."""
+        """What we wrote to memory.high."""
         self.frozen_by: dict[str, str] = {}
-        """On whose account it is frozen (:data:`COMMAND`, :data:`CONTENTION`, :data:`PACING`), and why, in words."""
+        """Account (:data:`COMMAND`, :data:`CONTENTION`, :data:`PACING`) -> why it froze the agent, in words."""
         self._written: dict[tuple[str, str], ControlLine] = {}
         self._guarded = guarded
         self._deadman: Deadman | None = None
         self._kills, self._mark = False, ""
 
     def close(self) -> None:
-        """Let go of the agent, of which nothing is left: no tripwire, and nobody who guards it."""
+        """Lift the tripwire, end the deadman and close the network; call it once the agent is gone."""
         self.frozen_by, self._kills = {}, False
         self.lift_tripwire()
         if self.network is not None:
@@ -92,7 +93,7 @@ class Actuator:
     # Limits.
 
     def apply(self, lines: Iterable[ControlLine]) -> list[Refused]:
-        """Write all of them and read them back; what does not hold, all else stands."""
+        """Write each line and read it back.  Return those that do not hold; the others stand."""
         lines = list(lines)
         refused = self.cgroup.apply(lines)
         without = {item.line for item in refused}
@@ -103,11 +104,11 @@ class Actuator:
 
     @property
     def written(self) -> list[ControlLine]:
-        """The limits as they were written last; those of the network the kernel keeps elsewhere."""
+        """The lines that were written last, without the network's limits: those are in no control file."""
         return list(self._written.values())
 
     def standing(self, key: str) -> float | str:
-        """The limit that stands."""
+        """Return the limit that is in force."""
         if key in NETWORKS or key == "net_loopback":
             network = self._held().read()
             return {"net_in": network.net_in, "net_out": network.net_out, "net_loopback": network.loopback}[key]  # fmt: skip
@@ -122,7 +123,10 @@ class Actuator:
         return parse_value(self.cgroup.get_property(WRITTEN[key].file))
 
     def limit_or_none(self, key: str) -> float | str | None:
-        """Likewise; None where nothing holds it here, or that cannot be read."""
+        """Return the limit in force, or None where nothing holds it or it cannot be read.
+
+        For a disk limit: the highest among its disks, where :meth:`standing` returns the lowest.
+        """
         if _is_disks(key):
             return self.fastest(key)
         if key.startswith("net") and self.network is None:
@@ -135,16 +139,16 @@ class Actuator:
             return None
 
     def pace(self, key: str) -> int | None:
-        """The highest rate among all disks; None where none of them has one."""
+        """Return the highest finite rate among the disks of ``key``; None where none has one."""
         rates = (rate for _, rate in self._rates(key) if isinstance(rate, int))
         return max(rates, default=None)
 
     def fastest(self, key: str) -> int | Max | None:
-        """The highest rate among the disks of ``key``; None where there is none."""
+        """Return the highest rate among the disks of ``key``, ``max`` included; None where there is no disk."""
         return max((rate for _, rate in self._rates(key)), key=_number, default=None)
 
     def write(self, key: str, limit: float | str, elastic: bool = True) -> None:
-        """Write a limit that needs no room; memory is not among them."""
+        """Write any limit but memory, which has methods of its own."""
         if key == "cpu":
             self._write_cpu(limit, elastic)
         elif key in NETWORKS:
@@ -159,13 +163,13 @@ class Actuator:
             self._write(ControlLine(WRITTEN[key].file, str(_whole(limit))))
 
     def write_memory(self, limit: int | Max) -> None:
-        """Write memory.max; a lower one than is in use makes the kernel kill."""
+        """Write memory.max.  Below what is in use, the kernel kills."""
         self._write(ControlLine("memory.max", str(limit)))
 
     def trim_memory(self, wanted: int) -> int:
-        """Lower memory.max to what is wanted, or as near as what is in use allows, if that is worth it.  What it is now."""
+        """Lower memory.max to ``wanted``, or as near as the use allows, if that is worth it.  Return what it is now."""
         from agentres.policy.scaling import (
-            WORTH,  # here, as in _guard(): for who is watched, not for each launch
+            WORTH,  # here, as in _guard(): only a watched agent needs it, not each launch
         )
         from agentres.policy.tripwire import ROOM
 
@@ -176,23 +180,23 @@ class Actuator:
         wanted = -(-wanted // PAGE) * PAGE
         current = self.in_use
         if current + ROOM > wanted:
-            # Page cache, or what has come since the look: some is given back now, the rest another time.
+            # Page cache, or allocated since the last look: reclaim some now, the rest another time.
             self._reclaim(min(_RECLAIMED, current + ROOM - wanted))
             current = self.in_use
             wanted = max(wanted, current + ROOM)
         if wanted > WORTH * before:
             return before
-        # From here on whoever allocates meets the tripwire first, and only then the limit.
+        # From here on an allocation meets the tripwire before the limit.
         self.set_tripwire(wanted - ROOM // 2)
         if self.in_use > wanted - ROOM // 2:
-            return before  # the tripwire is put right when all is settled
+            return before  # the supervisor puts the tripwire right afterwards
         self.write_memory(wanted)
         return wanted
 
     def lower_memory(self, limit: int) -> None:
-        """Lower memory.max to exactly this.  NotEnforceable where more is in use than can be given back."""
+        """Lower memory.max to exactly ``limit``.  Raises NotEnforceable if reclaim cannot bring the use down to it."""
         before = self.tripwire
-        self.set_tripwire(limit)  # whoever allocates meanwhile waits there
+        self.set_tripwire(limit)  # an allocation meanwhile waits there
         if (excess := self.in_use - limit) > 0:
             self._reclaim(excess)
         if (used := self.in_use) > limit:
@@ -208,12 +212,12 @@ class Actuator:
     # The tripwire.
 
     def set_tripwire(self, height: int | Max) -> bool:
-        """Have memory.high stand there; False where it cannot, and then there is none."""
+        """Write memory.high.  Return False where that fails; then there is no tripwire."""
         try:
             self._guard()
             self.cgroup.set_property("memory.high", str(height))
         except (OSError, ControlFileError) as error:
-            # Without it a memory alert waits for the next look; a limit is not concerned.
+            # Without it a memory alert waits for the next look; the limits hold all the same.
             log.debug(__name__, "no tripwire: %s", error)
             self.lift_tripwire()
             return False
@@ -221,7 +225,7 @@ class Actuator:
         return True
 
     def lift_high(self) -> str:
-        """Have no memory.high that holds the agent, whoever wrote it; what stood there, empty where none did."""
+        """Lift memory.high if the agent is at it, no matter who wrote it.  Return the old value, "" if it stays."""
         found = self.cgroup.get_property("memory.high").strip()
         if found == MAX or self.in_use + _BATCH < int(found):
             return ""
@@ -230,12 +234,12 @@ class Actuator:
         return found
 
     def lift_tripwire(self) -> None:
-        """Have none, and nobody who guards it; who is frozen goes on being guarded."""
+        """Lift the tripwire.  End the deadman too, unless the agent is frozen or to be killed by it."""
         if self._deadman is None:
             return
         try:
             self.cgroup.set_property("memory.high", MAX)
-        except ControlFileError as error:  # there is no such file: only the freezer was guarded
+        except ControlFileError as error:  # no such file: only the freezer was guarded
             log.debug(__name__, "no tripwire to lift: %s", error)
         self.tripwire = MAX
         if not self.frozen_by and not self._kills:
@@ -245,13 +249,16 @@ class Actuator:
     # The freezer.
 
     def freeze(self, account: str, why: str) -> None:
-        """Stop all of its processes, until everybody on whose account they are has thawed it."""
+        """Stop all of its processes until every account that froze it has thawed it."""
         self._guard()
         self.cgroup.freeze = True
         self._account({**self.frozen_by, account: why})
 
     def thaw(self, account: str = "") -> None:
-        """Let it go on, as far as this account is concerned; empty: whoever has frozen it, but for a pause, which ends by itself."""
+        """Withdraw this account's freeze; empty: every account's except a pause (PACING), which ends by itself.
+
+        The agent runs again once no account is left.
+        """
         left = {
             key: why
             for key, why in self.frozen_by.items()
@@ -263,16 +270,16 @@ class Actuator:
     def _account(self, frozen_by: dict[str, str]) -> None:
         paused, self.frozen_by = self.frozen_by.keys() == {PACING}, frozen_by
         if (frozen_by.keys() == {PACING}) != paused:
-            # Others must not take it for one that was frozen for them.
+            # Other supervisors must not think that it was frozen for them.
             registry.mark_paused(self.cgroup.fd, not paused)
 
     def guard(self, mark: str = "") -> None:
-        """Have the agent killed should we be, and what outside of it has the mark, if any.  OSError."""
+        """Have the agent killed if this process dies, and every process outside that has the mark.  Raises OSError."""
         self._kills, self._mark = True, mark
         self._guard()
 
     def _guard(self) -> None:
-        """Have somebody kill the agent, or let it go on, should we be killed.  OSError."""
+        """Start the deadman: if this process dies it kills the agent, or lets it go on.  Raises OSError."""
         if self._deadman is None:
             from agentres.kernel.deadman import Deadman
 
@@ -299,7 +306,7 @@ class Actuator:
     def _write_cpuset(self, limit: str) -> None:
         cpus = "" if limit == MAX else limit
         if self.cgroup.has(CPUSET):
-            # Nothing but a newline: all that its parent has.
+            # A bare newline: all CPUs of the parent.
             self._write(ControlLine(CPUSET, cpus or "\n"))
         else:
             from agentres.kernel.cpus import bind
@@ -337,13 +344,13 @@ class Actuator:
 
     @property
     def in_use(self) -> int:
-        """Its memory, page cache included, in bytes.  ControlFileError."""
+        """The agent's memory in bytes, page cache included.  Raises ControlFileError."""
         return int(self.cgroup.get_property("memory.current"))
 
     def _reclaim(self, size: int) -> None:
         try:
             self.cgroup.set_property("memory.reclaim", str(size))
-        except ControlFileError as error:  # not all of it could be had, or Linux before 5.19
+        except ControlFileError as error:  # not all could be reclaimed, or Linux before 5.19
             log.debug(__name__, "%s", error)
 
 

@@ -1,7 +1,7 @@
-"""A bell that every supervisor of a slice hears: one needs what others hold, or has given some back.
+"""A bell that every supervisor of a slice hears: an agent needs what others hold, or has given some back.
 
-It is an extended attribute of the slice's cgroup, and inotify(7) tells of every write to it.  What there
-is to know stands in the tree itself (:mod:`agentres.kernel.registry`).
+It is an extended attribute of the slice's cgroup; inotify(7) reports every write to it.  The bell carries
+no information: that is in the tree itself (:mod:`agentres.kernel.registry`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _ATTRIBUTE = "user.agentres.bell"
 
 
 def ring(path: str) -> None:
-    """Have all of the slice at ``path`` look at the tree; where that cannot be they look in a while."""
+    """Have all supervisors of the slice at ``path`` look at the tree; if that fails they look later."""
     try:
         os.setxattr(path, _ATTRIBUTE, b"%d" % os.getpid())
     except OSError as error:
@@ -22,9 +22,9 @@ def ring(path: str) -> None:
 
 
 class Bell:
-    """The bell of the slice at ``path``; ``fd`` becomes readable when it was rung, by us as well.
+    """The bell of the slice at ``path``; ``fd`` becomes readable when it is rung, also by us.
 
-    -1 where the kernel gives no inotify instance: then only the next sample finds out.
+    ``fd`` is -1 where the kernel gives no inotify instance: then only the next sample finds out.
     """
 
     def __init__(self, path: str) -> None:
@@ -43,7 +43,7 @@ class Bell:
         ring(self._path)
 
     def heard(self) -> None:
-        """Take what waits, so that the next ring is told."""
+        """Consume the pending rings, so that the next one is reported."""
         self._inotify.take()
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """bpf(2): load a compiled program, attach it to a cgroup, find again what is attached there.
 
-The programs are C (:mod:`agentres.kernel.network`), compiled in development; an object file has them as
-sections, and one section of data that they share.  :func:`parse` reads it, :func:`load` gives it to the
+The programs are C (:mod:`agentres.kernel.network`), compiled in development.  The object file has a section
+for each, and one data section that they share.  :func:`parse` reads it, :func:`load` gives it to the
 kernel.  Loading needs CAP_BPF, and CAP_NET_ADMIN for what these programs do.
 """
 
@@ -33,7 +33,7 @@ _F_ALLOW_MULTI = 1 << 1
 _PSEUDO_MAP_VALUE = 2
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
-"""The system call's number, by machine (asm/unistd.h)."""
+"""The number of the bpf system call, by machine (asm/unistd.h)."""
 
 _PROT_READ, _PROT_WRITE, _MAP_SHARED = 1, 2, 1
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -41,14 +41,14 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 _ATTR_SIZE = 152
 _LOG_SIZE = 1 << 16
 _PROGRAMS_MOST = 64
-"""On one cgroup and attach type: BPF_CGROUP_MAX_PROGS in kernel/bpf/cgroup.c."""
+"""The most programs on one cgroup and attach type: BPF_CGROUP_MAX_PROGS in kernel/bpf/cgroup.c."""
 
 
 class Compiled(Record):
-    """What an object file holds: sections of instructions, where each names the data, and its first contents.
+    """The contents of an object file: the programs' instructions, their references to the data, the initial data.
 
-    ``places`` are the offsets of the instructions that load an address in the data; which one stands in the
-    instruction itself.
+    ``places`` are the offsets of the instructions that load an address in the data; the instruction itself holds
+    that address.
     """
 
     programs: Mapping[str, bytes]
@@ -74,7 +74,7 @@ _R_BPF_64_64 = 1
 
 
 def parse(image: bytes) -> Compiled:
-    """An ELF object for BPF (elf(5)) whose one section of data is ``.data``; ValueError for another."""
+    """Parse an ELF object for BPF (elf(5)) whose only data section is ``.data``; ValueError for any other."""
     try:
         return _parse(image)
     except (struct.error, IndexError) as error:
@@ -116,10 +116,10 @@ def _parse(image: bytes) -> Compiled:
 
 
 def link(compiled: Compiled, program: str, map_fd: int) -> bytes:
-    """The program's instructions with the data in the map ``map_fd``."""
+    """Return the program's instructions, with its data references pointed to the map ``map_fd``."""
     code = bytearray(compiled.programs[program])
     for where in compiled.places[program]:
-        # struct bpf_insn: code, registers, offset, imm; a 64-bit load is two of them.
+        # struct bpf_insn: code, registers, offset, imm; a 64-bit load takes two.
         (offset,) = struct.unpack_from("<i", code, where + 4)
         code[where + 1] = code[where + 1] & 0x0F | _PSEUDO_MAP_VALUE << 4
         struct.pack_into("<i", code, where + 4, map_fd)
@@ -128,13 +128,13 @@ def link(compiled: Compiled, program: str, map_fd: int) -> bytes:
 
 
 def create_map(size: int, name: str) -> int:
-    """A map of one value of ``size`` bytes, which can be mapped into memory; its fd.  OSError."""
+    """Create a map with one value of ``size`` bytes that can be mapped into memory; return its fd.  OSError."""
     attr = struct.pack("<IIIIIII16s", _MAP_TYPE_ARRAY, 4, size, 1, _F_MMAPABLE, 0, 0, name.encode())
     return _bpf(_MAP_CREATE, attr)
 
 
 def load(code: bytes, attach_type: int, name: str) -> int:
-    """Load a program for :func:`attach`; its fd.  OSError, with the verifier's last words."""
+    """Load a program for :func:`attach`; return its fd.  OSError, with the verifier's last lines."""
     instructions = ctypes.create_string_buffer(code, len(code))
     license_ = ctypes.create_string_buffer(b"GPL")
 
@@ -149,10 +149,10 @@ def load(code: bytes, attach_type: int, name: str) -> int:
     try:
         return attempt(0)
     except OSError as error:
-        if error.errno == 1:  # EPERM: the verifier was not asked
+        if error.errno == 1:  # EPERM: the verifier did not run
             raise
     log = ctypes.create_string_buffer(_LOG_SIZE)
-    try:  # the words cost time, and only they tell what it does not like
+    try:  # again with the log, which costs time, but says what the verifier rejects
         return attempt(1, log)
     except OSError as error:
         words = log.value.decode(errors="replace").strip().splitlines()
@@ -160,9 +160,9 @@ def load(code: bytes, attach_type: int, name: str) -> int:
 
 
 def share_map(fd: int, size: int) -> Any:
-    """The first ``size`` bytes of the map's only value, which the kernel and we share.  OSError.
+    """Map the first ``size`` bytes of the map's only value into memory, shared with the kernel.  OSError.
 
-    By mmap(2), without the module of that name: it is one more library beside an agent.
+    By mmap(2), without Python's mmap module: that is one more library in memory beside an agent.
     """
     mmap = LIBC.mmap
     mmap.restype = ctypes.c_void_p
@@ -174,17 +174,17 @@ def share_map(fd: int, size: int) -> Any:
 
 
 def unshare_map(shared: Any) -> None:
-    """Let go of it: it must not be looked at any more."""
+    """Unmap it; it must not be accessed afterwards."""
     call("munmap", ctypes.c_void_p(ctypes.addressof(shared)), ctypes.c_size_t(len(shared)))
 
 
 def attach(cgroup: int, program: int, attach_type: int) -> None:
-    """Attach a program to the open cgroup, beside what is there; it goes with the cgroup.  OSError."""
+    """Attach a program to the open cgroup, beside those already there; it vanishes with the cgroup.  OSError."""
     _bpf(_PROG_ATTACH, struct.pack("<IIIII", cgroup, program, attach_type, _F_ALLOW_MULTI, 0))
 
 
 def detach(cgroup: int, number: int, attach_type: int) -> None:
-    """Take the program with this number off the open cgroup.  OSError."""
+    """Detach the program with this number from the open cgroup.  OSError."""
     fd = _bpf(_PROG_GET_FD_BY_ID, struct.pack("<I", number))
     try:
         _bpf(_PROG_DETACH, struct.pack("<III", cgroup, fd, attach_type))
@@ -193,7 +193,7 @@ def detach(cgroup: int, number: int, attach_type: int) -> None:
 
 
 def attached(cgroup: int, attach_type: int) -> list[int]:
-    """The numbers of the programs that are attached to the open cgroup itself.  OSError."""
+    """Return the numbers of the programs attached to the open cgroup itself.  OSError."""
     ids = (ctypes.c_uint32 * _PROGRAMS_MOST)()
     attr = struct.pack("<IIIIQI", cgroup, attach_type, 0, 0, ctypes.addressof(ids), len(ids))
     _, answer = _call(_PROG_QUERY, attr)
@@ -201,7 +201,7 @@ def attached(cgroup: int, attach_type: int) -> list[int]:
 
 
 def program(number: int) -> Program:
-    """The program with this number.  OSError."""
+    """Return the program with this number.  OSError."""
     fd = _bpf(_PROG_GET_FD_BY_ID, struct.pack("<I", number))
     try:
         ids = (ctypes.c_uint32 * 8)()
@@ -218,7 +218,7 @@ def program(number: int) -> Program:
 
 
 def programs() -> set[int]:
-    """The numbers of all programs that are loaded on this host.  OSError."""
+    """Return the numbers of all programs loaded on this host.  OSError."""
     found, last = set[int](), 0
     while True:
         try:
@@ -230,7 +230,7 @@ def programs() -> set[int]:
 
 
 def open_map(number: int) -> int:
-    """The map with this number; its fd.  OSError."""
+    """Open the map with this number; return its fd.  OSError."""
     return _bpf(_MAP_GET_FD_BY_ID, struct.pack("<I", number))
 
 

@@ -1,7 +1,7 @@
-"""Who asks the daemon for an agent: what the kernel says of that process, and how to act as its user.
+"""The process that asks the daemon for an agent: what the kernel says of it, and how to act as its user.
 
-The daemon's processes are root's.  What they do with files that the user chose (the history in its home) they do
-with the user's rights, or a link in there would lead them anywhere.
+The daemon's processes run as root.  They access files that the user chose (the history in its home) with
+the user's rights; otherwise a link there could lead them anywhere.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _LIMITS = sorted({number for name, number in vars(resource).items() if name.star
 class Caller(Record):
     """The process at the other end of a connection, as of its connect(2): SO_PEERCRED and SO_PEERGROUPS, unix(7).
 
-    ``started`` are the clock ticks since boot when it began; ``rlimits`` are (resource, soft, hard) as they are
-    now; ``oom_score_adj`` and ``nice`` likewise.
+    ``started`` is its start in clock ticks since boot.  ``rlimits`` (resource, soft, hard), ``oom_score_adj`` and
+    ``nice`` are current values, from :func:`look`.
     """
 
     pid: int
@@ -49,11 +49,11 @@ class Caller(Record):
 
 
 def peer(sock: _socket.socket) -> Caller:
-    """Who is there, without what only :func:`look` finds.  OSError."""
+    """Return the process at the other end, without the values that :func:`look` adds.  OSError."""
     import _socket
 
     found = Peer.of(sock)
-    # Python's own takes 1 KiB at the most, which is 256 groups.
+    # Python's getsockopt() returns at most 1 KiB, which is 256 groups.
     packed, length = (ctypes.c_uint32 * _GROUPS_MAX)(), ctypes.c_uint32(4 * _GROUPS_MAX)
     libc.call(
         "getsockopt",
@@ -68,10 +68,10 @@ def peer(sock: _socket.socket) -> Caller:
 
 
 def look(caller: Caller) -> Caller:
-    """With what /proc tells of it now.
+    """Return the caller with its current limits, OOM score and nice value.
 
-    UsageError where it runs in namespaces that are not the host's, or is not the process any more that connected, OSError
-    where it has gone.
+    Raises UsageError where it runs in namespaces other than the host's, or is no longer the process that connected;
+    OSError where it has ended.
     """
     for kind in _NAMESPACES:
         there = os.stat(f"/proc/{caller.pid}/ns/{kind}")
@@ -85,8 +85,8 @@ def look(caller: Caller) -> Caller:
     with open(f"/proc/{caller.pid}/oom_score_adj") as file:
         adjusted = int(file.read())
     nice = os.getpriority(os.PRIO_PROCESS, caller.pid)
-    # After all that was read: its number is another one's, or it executes a program with another one's rights,
-    # which lifts limits that were its own.
+    # Check after all was read: the PID may have been reused, or the process runs a program with another user's
+    # rights, which raises limits that it had itself.
     owner = os.stat(f"/proc/{caller.pid}").st_uid
     if owner != caller.uid or process.start_ticks(caller.pid) != caller.started:
         raise UsageError("the process that asked is another one by now")
@@ -94,9 +94,9 @@ def look(caller: Caller) -> Caller:
 
 
 def join_host() -> None:
-    """Leave what the service's unit keeps the daemon in: the host's mounts are the agent's.  OSError.
+    """Leave the namespaces that the service's unit puts the daemon in, as the agent gets the host's mounts.  OSError.
 
-    setns(2) into those of process 1, and its root directory.
+    Enters those of process 1 by setns(2), and with that its root directory.
     """
     for kind in ("net", "ipc", "uts", "mnt"):
         fd = os.open(f"/proc/1/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
@@ -109,9 +109,9 @@ def join_host() -> None:
 
 
 def files_as(caller: Caller) -> None:
-    """Have this thread, and no other, meet files with the caller's rights, for ever: setfsuid(2).
+    """Have this thread alone access files with the caller's rights, for good: setfsuid(2).
 
-    Capabilities that override a file's mode are lost with it; supplementary groups are not taken, and the
+    It loses the capabilities that override a file's mode.  It does not take the caller's supplementary groups; the
     daemon has none.  OSError.
     """
     _set_files(caller.uid, caller.gid)
@@ -129,7 +129,7 @@ def open_as(caller: Caller, path: str, flags: int, mode: int) -> int:
 
 
 def _set_files(uid: int, gid: int) -> None:
-    # These return what was before, whatever came of it: the second call tells.
+    # Both return the previous id even when they fail: only a second call shows the result.
     libc.LIBC.setfsgid(gid)
     libc.LIBC.setfsuid(uid)
     if libc.LIBC.setfsuid(-1) != uid or libc.LIBC.setfsgid(-1) != gid:
@@ -137,10 +137,10 @@ def _set_files(uid: int, gid: int) -> None:
 
 
 def inherit(caller: Caller) -> None:
-    """Take what a child has from its parent, from the caller: resource limits, OOM score, nice value.  OSError."""
+    """Take from the caller what a child inherits from its parent: resource limits, OOM score, nice value.  OSError."""
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write(str(caller.oom_score_adj))
-    # After all that opens a file: it may have fewer than are open here.
+    # After all files are opened: the caller's RLIMIT_NOFILE may be less than what is open here.
     for number, soft, hard in caller.rlimits:
         resource.setrlimit(number, (soft, hard))
     os.setpriority(os.PRIO_PROCESS, 0, caller.nice)
@@ -153,9 +153,9 @@ def spawn(
     kept: int,
     adopt: Callable[[int], None],
 ) -> int:
-    """Start a program as the caller, with the descriptor ``kept`` beside our stderr; its process id.
+    """Start a program as the caller and return its PID; it inherits the descriptor ``kept`` and our stderr.
 
-    ``adopt`` puts it into its cgroup before anything of it runs.  OSError, and what ``adopt`` raises.
+    ``adopt`` moves it into its cgroup before it runs any of its code.  Raises OSError, and what ``adopt`` raises.
     """
     gate, opened = os.pipe()
     pid = os.fork()
@@ -188,7 +188,7 @@ def _become(caller: Caller) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):
         os.dup2(null, stream)
-        os.set_inheritable(stream, True)  # also where it has that number already
+        os.set_inheritable(stream, True)  # needed if the descriptor has that number already
     inherit(caller)
     os.setgroups(caller.groups)
     os.setresgid(*[caller.gid] * 3)

@@ -1,4 +1,4 @@
-"""Capabilities (capabilities(7)) that undo an agent's limits, and how a process loses them for good."""
+"""Capabilities (capabilities(7)) that can undo an agent's limits, and how a process gives them up for good."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from agentres.kernel import libc
 
 UNDOING = (23, 24)
-"""CAP_SYS_NICE: a real-time class is outside of cpu.max.  CAP_SYS_RESOURCE: hard resource limits are raised, and disk quotas passed."""
+"""CAP_SYS_NICE: real-time scheduling is not under cpu.max.  CAP_SYS_RESOURCE: raises hard rlimits and overrides disk quotas."""
 
 ALL = range(64)
 
@@ -18,13 +18,13 @@ _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 
 
 def bound(numbers: Sequence[int]) -> list[int]:
-    """Those of them that a program executed from here could get."""
+    """Return those of ``numbers`` in the bounding set: a program that we execute could get them."""
     return [n for n in numbers if libc.LIBC.prctl(_PR_CAPBSET_READ, n, 0, 0, 0) == 1]
 
 
 def drop(numbers: Sequence[int]) -> None:
-    """Keep this process, and what it executes, from ever getting them by execve(2).  OSError."""
-    # What root executes has what is inheritable as well, which some container engines fill.
+    """Keep this process and what it executes from ever getting these capabilities by execve(2).  OSError."""
+    # A program that root executes gets the inheritable set too, which some container engines fill.
     header, sets = (ctypes.c_uint32 * 2)(_VERSION_3, 0), (ctypes.c_uint32 * 6)()
     libc.call("capget", header, sets)
     for number in numbers:
@@ -35,7 +35,7 @@ def drop(numbers: Sequence[int]) -> None:
 
 
 def can_drop() -> bool:
-    """Whether this process may: it has CAP_SETPCAP.  OSError."""
+    """Whether this process may :func:`drop`: it has CAP_SETPCAP.  OSError."""
     with open("/proc/self/status", "rb") as file:
         words = file.read().split()
     return bool(int(words[words.index(b"CapEff:") + 1], 16) >> _SETPCAP & 1)

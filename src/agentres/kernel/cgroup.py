@@ -1,8 +1,8 @@
 """One cgroup: create, apply limits and read them back, kill, remove.
 
-A :class:`Cgroup` holds a directory fd, so it is the cgroup it was opened on and not another that has
+A :class:`Cgroup` holds a directory fd, so it stays the cgroup it was opened on even if another has
 taken its path since.  Control files are opened without O_CREAT: on anything but a cgroup file system
-a write fails, it invents no file.
+a write fails instead of creating a file.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from agentres.model.limits import ControlLine, Refused
 from agentres.model.stats import Running
 
 DELEGATE_XATTR = "user.delegate"
-"""Set to ``1`` on a cgroup whose subtree is its occupant's to manage (systemd's
-docs/CGROUP_DELEGATION.md)."""
+"""Extended attribute: ``1`` on a cgroup means that its subtree is delegated to the processes in it
+(systemd's docs/CGROUP_DELEGATION.md)."""
 
 
 class Cgroup(Controllers):
@@ -83,7 +83,7 @@ class Cgroup(Controllers):
     # The tree.
 
     def create(self, name: str) -> Cgroup:
-        """Make the child ``name``; errno EEXIST in the error if there is one."""
+        """Make the child ``name``; the error's errno is EEXIST if it exists already."""
         path = f"{self.path}/{name}"
         log.debug(__name__, "mkdir %s", path)
         try:
@@ -99,17 +99,17 @@ class Cgroup(Controllers):
 
     @property
     def is_root(self) -> bool:
-        """The root of the hierarchy may hold processes beside controllers; it has no type."""
+        """Whether this is the hierarchy's root, which may hold processes and enable controllers; it has no cgroup.type."""
         return not self.has("cgroup.type")
 
     def enable(self, controllers: Iterable[str]) -> None:
-        """Give the children ``controllers``; those that they have already are not written again."""
+        """Enable ``controllers`` for the children, unless they have them already."""
         missing = [c for c in controllers if c not in self.subtree_control]
         if missing:
             self.subtree_control = [f"+{c}" for c in missing]
 
     def disable_all(self) -> None:
-        """Take all controllers from the children."""
+        """Disable all controllers for the children."""
         if enabled := self.subtree_control:
             self.subtree_control = [f"-{c}" for c in enabled]
 
@@ -124,7 +124,7 @@ class Cgroup(Controllers):
 
     @property
     def delegated(self) -> bool:
-        """Whether whoever made this cgroup says that its subtree is its occupant's."""
+        """Whether this cgroup is marked as delegated to the processes in it."""
         for name in (DELEGATE_XATTR, "trusted.delegate"):
             try:
                 if os.getxattr(self.fd, name) == b"1":
@@ -134,23 +134,23 @@ class Cgroup(Controllers):
         return False
 
     def mark_delegated(self) -> None:
-        """Say that this cgroup's subtree is its occupant's, so that a run inside it nests."""
+        """Mark this cgroup as delegated to the processes in it, so that a run inside it nests."""
         try:
             os.setxattr(self.fd, DELEGATE_XATTR, b"1")
         except OSError as error:
-            # Only nesting depends on it, and that says so for itself: it finds no delegation.
+            # Only nesting needs it, and a nested run reports for itself that it has no delegation.
             log.debug(__name__, "%s: no xattr: %s", self.path, error)
 
     def keep_from_oomd(self) -> None:
-        """Have systemd-oomd take others first (ManagedOOMPreference=avoid, systemd.resource-control(5))."""
+        """Have systemd-oomd kill others first (ManagedOOMPreference=avoid, systemd.resource-control(5))."""
         try:
             os.setxattr(self.fd, "user.oomd_avoid", b"1")
         except OSError as error:
-            # It may then take this one; the kernel itself does not (agentres.kernel.trampoline).
+            # systemd-oomd may then kill this one; the kernel's OOM killer takes agents first (agentres.kernel.trampoline).
             log.debug(__name__, "%s: no xattr: %s", self.path, error)
 
     def killed_by_oomd(self) -> int:
-        """How many of its own processes systemd-oomd has killed, which notes that (``user.oomd_kill``)."""
+        """Return how many of this cgroup's own processes systemd-oomd says it has killed (``user.oomd_kill``)."""
         try:
             return int(os.getxattr(self.fd, "user.oomd_kill"))
         except (OSError, ValueError):  # it has killed nobody here
@@ -159,7 +159,7 @@ class Cgroup(Controllers):
     # Limits.
 
     def apply(self, lines: Iterable[ControlLine]) -> list[Refused]:
-        """Write each line and read it back; what does not hold is returned, all else stands."""
+        """Write each line and read it back.  Return those that do not hold; the others stand."""
         refused = []
         for line in lines:
             try:
@@ -176,20 +176,20 @@ class Cgroup(Controllers):
         return refused
 
     def usage(self, leaf: str = "main") -> tuple[stats.Usage, dict[str, str]]:
-        """What has been used here and below, and which files hold garbage.
+        """Return the usage of this cgroup and its descendants, and the files that hold garbage.
 
         ``leaf`` is the child with the processes.
         """
         files = {
             name: self.get_property(name).encode() for name in figures.USAGE_FILES if self.has(name)
         }
-        # Before Linux 6.11 a refused fork counts where the task is that forked, not at the limit.
+        # Before Linux 6.11 a refused fork counts in the cgroup of the task that forked, not at the limit.
         if files.get("pids.events") == b"max 0\n" and self.has(f"{leaf}/pids.events"):
             files["pids.events"] = self.get_property(f"{leaf}/pids.events").encode()
         return figures.usage(files)
 
     def processes(self) -> list[Running]:
-        """What lives here and below, without zombies; who comes or goes meanwhile may be missing."""
+        """Return the live processes here and below, without zombies; one that starts or ends meanwhile may be missing."""
         try:
             return [
                 Running(pid, name)
@@ -204,16 +204,16 @@ class Cgroup(Controllers):
     def kill_all(self, timeout: float = 10.0) -> bool:
         """SIGKILL everything here and below and wait until it is gone; False after ``timeout`` s.
 
-        A process in an uninterruptible wait (a dead NFS server) outlives its SIGKILL.
+        A process in an uninterruptible wait (a dead NFS server) survives SIGKILL.
         """
         self.kill = True
         return self.wait_empty(timeout)
 
     def wait_empty(self, timeout: float) -> bool:
-        """Wait on ``cgroup.events`` until no live process is here or below."""
+        """Wait on ``cgroup.events`` until no live process is here or below; False after ``timeout`` s."""
         try:
             fd = os.open("cgroup.events", os.O_RDONLY, dir_fd=self.fd)
-        except FileNotFoundError:  # somebody has removed it, who cannot while it holds a process
+        except FileNotFoundError:  # removed, which is possible only without processes
             return True
         try:
             poll = select.poll()
@@ -235,8 +235,8 @@ class Cgroup(Controllers):
     def remove_tree(self, timeout: float = 5.0) -> None:
         """Remove every cgroup below this one, deepest first, and then this one.
 
-        ``rmdir`` meets EBUSY for a moment after the last process has gone: it is tried again until
-        ``timeout`` seconds have passed, and the last errno is told.
+        ``rmdir`` fails with EBUSY for a moment after the last process has gone: retry it for
+        ``timeout`` seconds, then raise the last errno.
         """
         deadline = time.monotonic() + timeout
         for path in reversed(list(_parents_first(self.path))):
@@ -245,7 +245,7 @@ class Cgroup(Controllers):
 
 
 def holds(line: ControlLine, found: str) -> bool:
-    """Whether the control file's text says what was written; pure."""
+    """Whether the control file's text matches what was written; pure."""
     if not line.key:
         return found.split() == line.text.split()
     rows = stats.parse_nested_keyed(found)
@@ -267,7 +267,7 @@ def _mkdir_detail(error: OSError) -> str:
 
 
 def _parents_first(path: str) -> Iterator[str]:
-    """This cgroup and all below it.  An agent may have shut its own cgroups: they are opened."""
+    """Yield this cgroup and all below it.  Restore the permissions of those that the agent has closed."""
     waiting = [path]
     while waiting:
         path = waiting.pop()

@@ -1,9 +1,9 @@
 """The cgroup v2 control files as typed attributes, on cgroupspy's interface descriptors.
 
-cgroupspy was written for v1: of it we use the descriptors (``BaseFileInterface`` and its kin), which
-know nothing of a tree; they call ``get_property``/``set_property`` of the object they sit on, and
-:class:`agentres.kernel.cgroup.Cgroup` has those.  ``cgroupspy.interfaces`` imports the standard
-library only, so it may live in the resident process.  Files, formats and names: the kernel's
+cgroupspy was written for v1.  We use only its descriptors (``BaseFileInterface`` and its subclasses), which
+do not depend on a tree: they call ``get_property``/``set_property`` of their object, which
+:class:`agentres.kernel.cgroup.Cgroup` has.  ``cgroupspy.interfaces`` imports the standard
+library only, so the resident process may load it.  Files, formats and names: the kernel's
 Documentation/admin-guide/cgroup-v2.rst.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 else:
 
     class ControlFile(BaseFileInterface):
-        """One control file; the type in brackets is for the type checker alone."""
+        """One control file; the type in brackets is only for the type checker."""
 
         def __class_getitem__(cls, _item: object) -> type:
             return cls
@@ -48,10 +48,10 @@ class FlagFile(ControlFile[bool]):
 
 
 class WordsFile(ControlFile["list[str]"]):
-    """Words with blanks or newlines between them: ``cgroup.controllers``, ``cgroup.procs``.
+    """Words separated by blanks or newlines: ``cgroup.controllers``, ``cgroup.procs``.
 
-    A write takes one word at a time for ``cgroup.procs`` and all of them for
-    ``cgroup.subtree_control``; both are what joining with blanks gives.
+    A write to ``cgroup.procs`` takes one word, to ``cgroup.subtree_control`` all of them: joining with
+    blanks serves both.
     """
 
     def sanitize_get(self, value: str) -> list[str]:

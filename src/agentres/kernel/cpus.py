@@ -1,4 +1,4 @@
-"""The host's CPUs, which of them a cgroup has, and affinity (sched_setaffinity(2)), which binds where no controller does."""
+"""The host's CPUs, a cgroup's CPUs, and affinity (sched_setaffinity(2)), which binds where there is no cpuset controller."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from agentres.model.units import MAX
 _SYS = "/sys/devices/system/cpu"
 
 _PASSES = 100
-"""How often the threads are gone through, where new ones come all the time."""
+"""The most passes over the threads, if new ones keep coming."""
 
 
 def present() -> tuple[int, ...]:
-    """Those that there are.  OSError."""
+    """Return the CPUs that are present.  OSError."""
     return parse_list(_read(f"{_SYS}/present"))
 
 
 def online() -> tuple[int, ...]:
-    """Those of them that are in use.  OSError."""
+    """Return the CPUs that are online.  OSError."""
     return parse_list(_read(f"{_SYS}/online"))
 
 
 def allowed(path: str) -> tuple[str, tuple[int, ...]]:
-    """What the processes in the cgroup at ``path`` may run on, and the cgroup that says so: it, or the nearest above with the controller."""
+    """Return the cgroup that decides, and the CPUs that processes at ``path`` may run on.
+
+    The cgroup that decides is ``path``, or the nearest one above it with the cpuset controller.
+    """
     while len(path) > 1:
         try:
             return path, parse_list(_read(f"{path}/cpuset.cpus.effective"))
@@ -38,7 +41,7 @@ def allowed(path: str) -> tuple[str, tuple[int, ...]]:
 
 
 def core(cpu: int) -> tuple[int, ...]:
-    """The CPUs of the same core, itself among them; alone where nobody tells."""
+    """Return the CPUs of the same core, ``cpu`` included; ``cpu`` alone if that is not known."""
     try:
         return parse_list(_read(f"{_SYS}/cpu{cpu}/topology/thread_siblings_list"))
     except OSError:
@@ -46,45 +49,45 @@ def core(cpu: int) -> tuple[int, ...]:
 
 
 def busy(seconds: float) -> dict[int, float]:
-    """For which part of the next ``seconds`` each is at work; waits for so long.  OSError."""
+    """Return for each CPU the fraction of the next ``seconds`` that it is busy; block for that long.  OSError."""
     before = _idle()
     time.sleep(seconds)
     found = {}
     for cpu, (idle, whole) in _idle().items():
         idle_before, whole_before = before.get(cpu, (idle, whole))
         passed = whole - whole_before
-        # What it waited for disks may come to less than before (proc_stat(5)).
+        # iowait may decrease (proc_stat(5)).
         idled = max(0, idle - idle_before)
         found[cpu] = max(0.0, 1 - idled / passed) if passed > 0 else 0.0
     return found
 
 
 def _idle() -> dict[int, tuple[int, int]]:
-    """Ticks for which each was idle or waited for disks, and all of its ticks: proc_stat(5)."""
+    """Return each CPU's ticks of idle and iowait, and all its ticks: proc_stat(5)."""
     found = {}
     for line in _read("/proc/stat").splitlines():
         name, *ticks = line.split()
         if name.startswith("cpu") and name != "cpu":
-            # What guests took is in user and nice already.
+            # The time of guests is in user and nice already.
             spent = [int(tick) for tick in ticks[:8]]
             found[int(name[3:])] = spent[3] + spent[4], sum(spent)
     return found
 
 
 def mask(text: str) -> Collection[int]:
-    """The affinity for a list, or for all CPUs (``max``): the kernel leaves out those that there are not."""
+    """Return the affinity for a list, or for all CPUs (``max``): the kernel ignores those that do not exist."""
     return range(CPUS_MAX) if text == MAX else parse_list(text)
 
 
 def bind(path: str, wanted: str, before: str) -> None:
-    """Bind all threads in the cgroup at ``path`` and below to ``wanted``, a list or ``max``; before it was ``before``.
+    """Bind all threads in the cgroup at ``path`` and below to ``wanted``, a list or ``max``; ``before`` is the last such list.
 
-    One that had chosen fewer keeps them, as far as they are among the wanted.  NotEnforceable: they are bound as before, those that came
-    meanwhile excepted.
+    A thread that had chosen fewer CPUs keeps those of them that are in ``wanted``.  Raises NotEnforceable if threads keep coming;
+    all but those that came meanwhile are then bound as before.
     """
     target, old, there = set(mask(wanted)), set(mask(before)), set(online())
     for _ in range(_PASSES):
-        # All of them, not as far as the first that had to be.
+        # sum(), not any(): go on after the first that had to be bound.
         if not sum(_bind_thread(tid, target, old & there) for tid in _threads(path)):
             return
     for tid in _threads(path):
@@ -93,7 +96,7 @@ def bind(path: str, wanted: str, before: str) -> None:
 
 
 def _bind_thread(tid: int, target: set[int], old: set[int]) -> bool:
-    """Whether it had to be done."""
+    """Bind the thread if needed; return whether that changed its affinity."""
     try:
         has = os.sched_getaffinity(tid)
         if has <= target and (has != old or old >= target):
@@ -119,7 +122,7 @@ def _threads(path: str) -> list[int]:
 
 
 def beyond(path: str, wanted: str) -> str:
-    """What in the cgroup at ``path`` has an affinity beyond ``wanted``, in words; empty: nothing has."""
+    """Name a thread in the cgroup at ``path`` with an affinity beyond ``wanted``, in words; empty: there is none."""
     bound = set(parse_list(wanted))
     for tid in _threads(path):
         try:

@@ -1,8 +1,8 @@
 """Just enough D-Bus to ask systemd for a scope; stdlib only, blocking.
 
-The resident process asks one thing of D-Bus, once, at its start (StartTransientUnit and the signals
-that follow), and may import nothing for it; so this is the part of the D-Bus specification (1.0,
-"Message Protocol" and "Authentication Protocol") that the one thing needs, and no more.
+The resident process makes one request over D-Bus, once, at its start (StartTransientUnit and the signals
+that follow), and may import nothing for it.  So this implements only the part of the D-Bus specification
+(1.0, "Message Protocol" and "Authentication Protocol") that the request needs.
 
 Values are marshalled by signature: integers, strings, arrays as lists, structs as tuples, a variant
 as ``(signature, value)``.
@@ -10,7 +10,7 @@ as ``(signature, value)``.
 
 from __future__ import annotations
 
-import _socket  # not socket: that one makes enums of 300 constants, a quarter of a megabyte
+import _socket  # not socket, which makes enums of 300 constants, a quarter of a megabyte
 import errno
 import os
 import struct
@@ -32,7 +32,7 @@ _ALIGN = {**{k: struct.calcsize(v) for k, v in _FIXED.items()}, "s": 4, "o": 4, 
 
 
 class Message(Record):
-    """A message that came in: its type, the names in its header, and its values."""
+    """A received message: its type, the names in its header, and its values."""
 
     type: int
     path: str
@@ -45,8 +45,8 @@ class Message(Record):
 class Connection:
     """A connection to a message bus at a UNIX socket; authenticated as the caller's uid.
 
-    Raises :class:`~agentres.model.errors.SystemdError` when the bus cannot be reached, and ``name`` in it
-    is the D-Bus error where a call was refused.
+    Raises :class:`~agentres.model.errors.SystemdError` when the bus cannot be reached or a call is refused; then
+    its ``name`` is the D-Bus error.
     """
 
     def __init__(self, path: str, timeout: float = 25.0) -> None:
@@ -102,7 +102,7 @@ class Connection:
         signature: str = "",
         *values: Any,
     ) -> int:
-        """Call a method; the serial number that is returned is what its :meth:`answer` goes by."""
+        """Send a method call; return its serial number, for :meth:`answer`."""
         self._serial += 1
         self._asked[self._serial] = member
         body = bytearray()
@@ -123,7 +123,7 @@ class Connection:
         return self._serial
 
     def answer(self, serial: int) -> tuple[Any, ...]:
-        """Wait for the answer to a call; SystemdError when it was refused."""
+        """Wait for the answer to a call.  Raises SystemdError when the call was refused."""
         answer = self._wait(
             lambda m: m.reply_serial == serial and m.type in (METHOD_RETURN, ERROR),
             self._asked.pop(serial),
@@ -146,7 +146,7 @@ class Connection:
         return self.answer(self.send(destination, path, interface, member, signature, *values))
 
     def wait_signal(self, member: str, wanted: Callable[[tuple[Any, ...]], bool]) -> Message:
-        """Wait for the signal ``member`` whose values are ``wanted``; signals are kept in order."""
+        """Wait for a signal ``member`` whose values satisfy ``wanted``; other messages are kept, in order."""
         return self._wait(
             lambda m: m.type == SIGNAL and m.member == member and wanted(m.body), member
         )
@@ -203,7 +203,7 @@ class Connection:
 
 
 def split(signature: str) -> list[str]:
-    """The complete types in a signature: ``sa(sv)u`` -> ``s``, ``a(sv)``, ``u``."""
+    """Split a signature into its complete types: ``sa(sv)u`` -> ``s``, ``a(sv)``, ``u``."""
     types, start, depth = [], 0, 0
     for at, char in enumerate(signature):
         depth += (char in "({") - (char in ")}")
@@ -218,7 +218,7 @@ def _pad(out: bytearray, alignment: int) -> None:
 
 
 def marshal(out: bytearray, kind: str, value: Any) -> None:
-    """Append ``value`` of one complete type, little-endian."""
+    """Append ``value`` as one complete type, little-endian."""
     first = kind[0]
     _pad(out, _ALIGN[first])
     if first in _FIXED:
@@ -243,9 +243,9 @@ def marshal(out: bytearray, kind: str, value: Any) -> None:
 
 
 def unmarshal(data: bytes, kind: str, at: int, order: str, offset: int = 0) -> tuple[Any, int]:
-    """The value of one complete type at ``at`` and where the next one starts.
+    """Return the value of one complete type at ``at``, and where the next one starts.
 
-    ``offset`` is where ``data`` stands in its message, for alignment.
+    ``offset`` is the position of ``data`` in its message, for alignment.
     """
 
     def align(at: int, alignment: int) -> int:

@@ -1,8 +1,8 @@
-"""Kills an agent when its supervisor dies, however it dies; or takes its tripwire down, and thaws it.
+"""Kills an agent when its supervisor dies, however it dies; or lifts its tripwire and thaws it.
 
-``memory.high`` that nobody moves on throttles for ever, and who is frozen waits for ever.  No handler runs after SIGKILL, so a shell waits
-at the other end of a pipe: the kernel closes our end, the shell writes and ends.  It is a shell
-because it costs a tenth of the memory that any process of ours would.
+Without a supervisor, ``memory.high`` would throttle the agent for ever, and a frozen agent would wait for ever.  No
+handler runs after SIGKILL, so a shell waits at the other end of a pipe: the kernel closes our end, the shell
+writes and ends.  A shell takes a tenth of the memory of a process of ours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ours: set[int] = set()
 
 
 def _let_go() -> None:
-    """In a process that was forked: what it kept open would hide our end from the shell."""
+    """Close our ends in a forked child: a copy kept open there would hide our death from the shell."""
     for fd in _ours:
         os.close(fd)
     _ours.clear()
@@ -31,9 +31,10 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 class Deadman:
-    """Kills what is in the cgroup at ``path`` when this process has ended; or, without ``kill``, lifts its memory.high and thaws it.
+    """When this process ends, kills the processes in the cgroup at ``path``; without ``kill``, lifts memory.high and thaws it.
 
-    ``mark``, as ``NAME=value``: kills each process outside whose environment has that, too; empty: none.  OSError where there is no /bin/sh.
+    With ``mark`` (``NAME=value``) it then kills each process outside whose environment has that.
+    Raises OSError where there is no /bin/sh.
     """
 
     def __init__(self, path: str, kill: bool, mark: str = "") -> None:
@@ -58,7 +59,7 @@ class Deadman:
                     (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
                     (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
                 ],
-                setsid=True,  # what ends our process group must not end it
+                setsid=True,  # a signal to our process group must not end it
                 setsigmask=[],
             )
         except OSError:
@@ -69,7 +70,7 @@ class Deadman:
         _ours.add(self._write_end)
 
     def close(self) -> None:
-        """Call it off: nothing is written.  Again: nothing is done."""
+        """Call it off: nothing is written.  A second call does nothing."""
         if self._pid < 0:
             return
         os.kill(self._pid, signal.SIGKILL)

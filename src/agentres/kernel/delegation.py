@@ -1,16 +1,16 @@
-"""Find or acquire the cgroup subtree that we may write.
+"""Find or acquire a cgroup subtree that we may write.
 
-A run lives in a *home*: under systemd a transient scope, else a cgroup of our own below the one that
-was delegated to us.  Inside, both look the same:
+A run lives in a *home*: under systemd a transient scope, else a cgroup of our own below the one
+delegated to us.  Inside, both look the same:
 
     HOME/                 agentres.slice/agentres-NAME.scope, or DELEGATED/agentres.slice/agentres-NAME
         supervisor/       this process
-        handlers/         who is told of alerts, once there is any
-        agent/            the limits stand here
+        handlers/         the alert handlers, once one has been started
+        agent/            the limits are set here
             main/         the agent's processes
 
-Only leaves hold processes (cgroup-v2.rst, "No Internal Process Constraint"), and systemd owns the
-attributes of the scope itself, so nothing of ours is written there but ``cgroup.subtree_control``.
+Only leaves hold processes (cgroup-v2.rst, "No Internal Process Constraint").  systemd owns the
+attributes of the scope itself: we write only its ``cgroup.subtree_control``.
 """
 
 from __future__ import annotations
@@ -39,25 +39,28 @@ CONTROLLERS = ("cpu", "memory", "io", "pids")
 
 
 def controllers(limits: Limits) -> Sequence[str]:
-    """Those that an agent with these limits has: cpuset where it is asked for, as a host's first patches the page allocator."""
+    """Return the controllers for an agent with these limits.
+
+    cpuset only where a limit asks for it: a host's first cpuset makes the kernel patch its page allocator.
+    """
     return CONTROLLERS if limits.cpuset is None else (*CONTROLLERS, "cpuset")
 
 
 UNIFIED = "boot with systemd.unified_cgroup_hierarchy=1 (without systemd: cgroup_no_v1=all)"
-"""The remedy on a host whose controllers v1 holds."""
+"""The remedy on a host where cgroup v1 holds the controllers."""
 
 
 _BYSTANDERS = "agentres.bystanders"
 
 _TURN_SECONDS = 30.0
-"""How long one run may have the parent to itself before the next gives up."""
+"""How long one run may hold the parent's lock before the next run gives up."""
 
 
 class Hierarchy(Record):
-    """The cgroup2 mount that we see, and where we are in it.
+    """The cgroup2 mount that we see, and our place in it.
 
-    ``own`` is the path of the caller's cgroup below ``mount``, starting with ``/``; ``v1`` tells
-    whether v1 hierarchies are mounted beside it.
+    ``own`` is the path of the caller's cgroup below ``mount``, starting with ``/``; ``v1`` is whether
+    v1 hierarchies are mounted as well.
     """
 
     mount: str
@@ -70,7 +73,7 @@ class Hierarchy(Record):
 
 
 def parse_hierarchy(table: list[Mount], proc_cgroup: str) -> Hierarchy:
-    """Our place, from the mounts and /proc/self/cgroup (cgroups(7)); pure.
+    """Find our place from the mounts and /proc/self/cgroup (cgroups(7)); pure.
 
     Raises NoCgroup where cgroup2 is not mounted or we are outside what is mounted.
     """
@@ -85,7 +88,7 @@ def parse_hierarchy(table: list[Mount], proc_cgroup: str) -> Hierarchy:
     for mount in found:
         root = mount.root.rstrip("/")
         if own == root or own.startswith(root + "/"):
-            # Who had to make room for other runs still belongs where it came from.
+            # A process that was moved to make room for runs still belongs to the parent it came from.
             own = own.removeprefix(root).removesuffix("/" + _BYSTANDERS)
             return Hierarchy(mount.point, own or "/", v1)
     raise NoCgroup(
@@ -95,7 +98,7 @@ def parse_hierarchy(table: list[Mount], proc_cgroup: str) -> Hierarchy:
 
 
 def hierarchy() -> Hierarchy:
-    """:func:`parse_hierarchy` of this process."""
+    """Return :func:`parse_hierarchy` of this process."""
     with open("/proc/self/cgroup", errors="surrogateescape") as file:
         return parse_hierarchy(mounts(), file.read())
 
@@ -103,8 +106,11 @@ def hierarchy() -> Hierarchy:
 class Place(Record):
     """Where a home can be made.
 
-    ``kind`` is ``system`` or ``user`` for that systemd manager (``where`` is its bus), ``unit`` for a unit of it that
-    is ours alone and stands among the agents, ``direct`` for a cgroup that was delegated to us (``where`` is its path).
+    ``kind`` is one of:
+
+    - ``system``, ``user``: that systemd manager makes a scope; ``where`` is its bus.
+    - ``unit``: a unit of the system manager, among the agents, that holds this process alone; ``where`` is the bus.
+    - ``direct``: a cgroup that was delegated to us; ``where`` is its path.
     """
 
     kind: Literal["system", "user", "unit", "direct"]
@@ -119,10 +125,10 @@ class Place(Record):
         walled: bool = False,
         controllers: Sequence[str] = CONTROLLERS,
     ) -> Home:
-        """Make the home of the agent ``name``, this process in it.  NameTaken where there is one.
+        """Make the home of the agent ``name`` and move this process into it.  Raises NameTaken.
 
-        ``standing`` is the home's beside the others; ``meanwhile`` is called while systemd works, or not
-        at all.  ``walled``: with a namespace for the agent.  ``controllers`` are what it gets, as far as there are any.
+        ``standing`` is its weight and protection against other homes.  ``meanwhile`` is called while systemd works, or
+        not at all.  ``walled``: make a cgroup namespace for the agent.  ``controllers``: those to enable, where available.
         """
         if self.kind == "direct":
             return DirectHome(
@@ -138,7 +144,7 @@ class Place(Record):
         return ScopeHome(hierarchy().own_path, walled, controllers)
 
     def hold(self, slice_path: str, memory: int, cpu: float) -> None:
-        """Have the kernel hold all agents together to this (bytes, cores), as far as nothing else does already."""
+        """Set memory.max (bytes) and cpu.max (cores) for all agents together, each only where it has no limit yet."""
         try:
             wanted = {
                 "memory.max": f"{memory}",
@@ -166,12 +172,12 @@ def _unlimited(path: str) -> bool:
 
 
 def find(best_effort: bool = False, ours: bool = True) -> Place:
-    """Where an agent's home can be made by this process, or by us for others where it is not ``ours``.
+    """Find where this process can make an agent's home.  Raises NoCgroup.
 
     A cgroup that was delegated to us comes first, so that a service with ``Delegate=yes`` keeps its
-    agents and a run inside an agent stays inside; then systemd; then whatever we may write.
-    ``best_effort`` also takes a hierarchy that has no controllers.  Others' agents are systemd's, where it is here:
-    what is delegated to the daemon ends with it.  Raises NoCgroup.
+    agents and a run inside an agent stays inside; then systemd; then any cgroup that we may write.
+    ``best_effort`` also accepts a hierarchy without controllers.  Without ``ours`` the home is for another user's
+    agent, and systemd comes first: what is delegated to the daemon ends with the daemon.
     """
     found = hierarchy()
     if not best_effort:
@@ -201,7 +207,7 @@ def find(best_effort: bool = False, ours: bool = True) -> Place:
 
 
 def own_place() -> bool:
-    """Whether our own cgroup was delegated to us: what we run then belongs in there."""
+    """Whether our own cgroup was delegated to us: then what we run belongs in it."""
     for path in _maybe_delegated(hierarchy()):
         try:
             cgroup = Cgroup(path)
@@ -215,7 +221,7 @@ def own_place() -> bool:
 
 
 def require_controllers(found: Hierarchy) -> None:
-    """Raise NoCgroup where the v2 hierarchy has no controller to give."""
+    """Raise NoCgroup where the v2 hierarchy has none of :data:`CONTROLLERS`."""
     try:
         with open(f"{found.mount}/cgroup.controllers") as file:
             if set(file.read().split()) & set(CONTROLLERS):
@@ -237,9 +243,9 @@ def require_controllers(found: Hierarchy) -> None:
 
 
 def _maybe_delegated(found: Hierarchy) -> Iterator[str]:
-    """Our own cgroup, and its parent for a service with DelegateSubgroup= (systemd.exec(5))."""
+    """Yield our own cgroup, then its parent, for a service with DelegateSubgroup= (systemd.exec(5))."""
     yield found.own_path
-    # Higher up are cgroups that were delegated to a manager, such as user@1000.service.
+    # Not higher up: those cgroups are delegated to a manager, such as user@1000.service.
     parent, _, leaf = found.own_path.rpartition("/")
     if leaf != "init.scope" and parent.startswith(found.mount):
         yield parent
@@ -272,14 +278,14 @@ def _no_delegation(uid: int, found: Hierarchy) -> NoCgroup:
 HELPERS = (
     ("pids.max", "256"), ("memory.max", str(256 << 20)), ("memory.swap.max", "0"), ("cpu.max", cpu_max(1)),
 )  # fmt: skip
-"""What the handlers of a user's alerts may have by the daemon, all of one agent's together: they are beside its limits."""
+"""Limits for all alert handlers of one agent together, which the daemon runs for a user: the agent's limits do not cover them."""
 
 
 class Home:
-    """The cgroups of one run; see the module's docstring for the picture.
+    """The cgroups of one run, as the module's docstring draws them.
 
-    ``cgroup`` is the home itself, ``view`` a descriptor of the cgroup namespace in which ``agent`` is all that
-    there is, for an agent that is to have it.  :meth:`furnish` is called once by the constructors below.
+    ``cgroup`` is the home itself.  ``view`` is an fd of a cgroup namespace with ``agent`` as its root; None where the
+    agent gets none.  The constructors below call :meth:`furnish` once.
     """
 
     cgroup: Cgroup
@@ -289,13 +295,13 @@ class Home:
     view: int | None = None
 
     def furnish(self, walled: bool, controllers: Sequence[str]) -> None:
-        """Make the leaves, move this process into its own, give the agent all controllers."""
+        """Make the leaves, move this process into its own, enable the agent's controllers."""
         supervisor = self.cgroup.create("supervisor")
         self.agent = self.cgroup.create("agent")
         if walled:
             from agentres.kernel import walls
 
-            # A namespace begins where who makes it is: here only as long as this may hold processes.
+            # A cgroup namespace is rooted at its maker's cgroup, and this one may not hold processes later.
             self.agent.move_here(0)
             self.view = walls.view()
         supervisor.move_here(0)
@@ -311,7 +317,7 @@ class Home:
         self.main.mark_delegated()
 
     def adopt(self, pid: int, held: bool) -> None:
-        """Move a helper of ours to where it ends with the home, and whatever it starts; ``held`` to :data:`HELPERS`."""
+        """Move a helper of ours into ``handlers``: it and its children end with the home.  ``held``: limit it to :data:`HELPERS`."""
         if not hasattr(self, "handlers"):
             handlers = self.cgroup.create("handlers")
             for file, text in HELPERS if held else ():
@@ -323,7 +329,7 @@ class Home:
     def release(self) -> None:
         """Kill what is left of the agent and remove its cgroups, then leave the home.
 
-        Also after :meth:`furnish` has failed half-way: ``agent`` and ``main`` may be missing.
+        Works after :meth:`furnish` has failed half-way too: ``agent`` and ``main`` may be missing.
         """
         if self.view is not None:
             os.close(self.view)
@@ -340,7 +346,7 @@ class Home:
         self._leave()
 
     def _leave(self) -> None:
-        """Undo what made the home."""
+        """Undo the making of the home."""
         raise NotImplementedError
 
 
@@ -362,9 +368,9 @@ class ScopeHome(Home):
 class DirectHome(Home):
     """A cgroup of our own below one that was delegated to us.
 
-    ``parent`` may hold processes: us, our shell.  While agents run it cannot (it has controllers
-    enabled), so they wait in a leaf beside the slice that holds the homes, and the last run to end puts
-    them back and removes that.  Runs in the same parent take turns under a lock on it.
+    ``parent`` may hold processes: us, our shell.  While agents run it must not (it has controllers
+    enabled), so those processes move to a leaf beside the slice that holds the homes.  The last run to
+    end moves them back and removes that leaf.  Runs in the same parent take turns under a lock on it.
     """
 
     def __init__(
@@ -380,7 +386,7 @@ class DirectHome(Home):
         self._wanted = _those(controllers, self.parent)
         self.origin = origin
         try:
-            # All under one lock: an empty home is what the next run sweeps away.
+            # All under one lock: the next run removes homes that it finds empty.
             with Lock(self.parent.path, _TURN_SECONDS, in_line=True):
                 self.slice = _child(self.parent, systemd.SLICE)
                 _sweep(self.slice)
@@ -401,12 +407,12 @@ class DirectHome(Home):
     def _stand(self, standing: Standing) -> None:
         files = {"cpu.weight": standing.weight, "io.weight": standing.weight}
         for file, value in {**files, "memory.low": standing.protected}.items():
-            # io.weight: with BFQ or io.cost only.  The kernel's own are 100 and 0.
+            # io.weight: with BFQ or io.cost only.  The kernel's defaults: weights 100, memory.low 0.
             if value != (0 if file == "memory.low" else 100) and self.cgroup.has(file):
                 self.cgroup.set_property(file, str(value))
 
     def _make_room(self) -> None:
-        """Give the slice the controllers; what processes the parent holds must go for that."""
+        """Enable the controllers for the slice; the parent's processes must first move out."""
         if set(self._wanted) <= set(self.parent.subtree_control):
             return
         if not self.parent.is_root:
@@ -415,7 +421,7 @@ class DirectHome(Home):
 
     @staticmethod
     def _move_all(source: Cgroup, target: Cgroup) -> None:
-        # Once more around for what was forked meanwhile; each round moves all but the newest.
+        # Repeat for what was forked meanwhile; each round moves all but the newest.
         while pids := source.procs:
             for pid in map(int, pids):
                 if pid == 0:
@@ -443,7 +449,7 @@ class DirectHome(Home):
         self.parent.close()
 
     def _go_back(self, others: list[str]) -> None:
-        """Move this process to where it came from, or as near as the other runs allow."""
+        """Move this process back to where it came from, or as near as the other runs allow."""
         if self.origin != self.parent.path or self.parent.is_root:
             back = Cgroup(self.origin)
         elif others:
@@ -462,18 +468,18 @@ class DirectHome(Home):
 
 
 def _those(controllers: Sequence[str], cgroup: Cgroup) -> list[str]:
-    """The controllers that the cgroup can give to its children."""
+    """Return those of ``controllers`` that the cgroup can enable for its children."""
     return [c for c in controllers if c in cgroup.controllers]
 
 
 def _child(parent: Cgroup, name: str) -> Cgroup:
-    """The child, made where there is none."""
+    """Open the child; create it where there is none."""
     path = f"{parent.path}/{name}"
     return Cgroup(path) if os.path.isdir(path) else parent.create(name)
 
 
 def _sweep(parent: Cgroup) -> None:
-    """Remove the homes of runs whose supervisor was killed and whose agent has ended since."""
+    """Remove the homes of killed supervisors, where the agent has ended since."""
     for name in parent.children():
         if name.startswith(systemd.PREFIX):
             home = Cgroup(f"{parent.path}/{name}")

@@ -1,11 +1,12 @@
-"""The block devices whose ``io.max`` counts: of the whole host, and behind a path.
+"""Finds the block devices to set ``io.max`` on: for the whole host, or for a path.
 
 ``io.max`` takes whole devices (a partition is ENODEV) and works on every layer of a stack, device
-mapper and md included.  The limit belongs on the layer that file systems submit to: there a bio
+mapper and md included.  The limit belongs on the layer that file systems submit to.  There a bio
 always carries its cgroup, while dm-crypt and md RAID 5/6 pass it on from threads of their own.  On
-two layers it would hold twice: who waits for each of his operations would get half the rate.  So a
-rate for every disk stands on all whole devices in /sys/block but those that only carry other devices;
-a rate for one path stands on the device that its file system submits to.
+two layers the limit would apply twice: a process that waits for each operation would get half the rate.
+
+So a rate for every disk is set on all whole devices in /sys/block except those that only carry other
+devices.  A rate for one path is set on the device that its file system submits to.
 
 Writes through the page cache are charged to the cgroup only on file systems with cgroup writeback
 (cgroup-v2.rst, "Writeback"); :func:`uncounted` names the mounts where they are not.
@@ -29,23 +30,23 @@ WRITEBACK = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"})
 """File systems whose buffered writes are charged to the writer's cgroup."""
 
 NOT_ON_DISK = frozenset({"tmpfs", "ramfs", "devtmpfs", "squashfs", "erofs", "iso9660"})
-"""In memory, or read-only: nothing is written to a disk behind them."""
+"""File systems in memory or read-only: nothing written to them reaches a disk."""
 
 
 class Uncounted(Record):
-    """A mount whose disk traffic ``io.max`` cannot hold, and why."""
+    """A mount whose disk traffic ``io.max`` cannot limit, and why."""
 
     mount: Mount
     why: str
 
 
 def every_disk(table: list[Mount]) -> list[str]:
-    """The numbers (``MAJ:MIN``) of all whole block devices that file systems could submit to.
+    """Return the numbers (``MAJ:MIN``) of all whole block devices that file systems could submit to.
 
-    A disk that carries a mounted partition beside a stack counts, and then so does the stack: its
-    rate holds on both, and is never exceeded.  The same goes for a loop device and the disk that its
-    file is on: what the loop driver writes there belongs to whoever dirtied the file's inode first,
-    so that the disk's rate alone would not hold it.
+    If a disk carries a mounted partition and a stack, both count: the rate applies on both, and is
+    never exceeded.  The same goes for a loop device and the disk with its file: what the loop driver
+    writes there is charged to the cgroup that dirtied the file's inode first, so the disk's rate alone
+    would not hold it.
     """
     mounted = {number for mount in table for number in _submitted_to(mount)}
     found = []
@@ -54,7 +55,7 @@ def every_disk(table: list[Mount]) -> list[str]:
         if _read(f"{directory}/size") in ("", "0"):
             continue
         number = _read(f"{directory}/dev")
-        # A path below a multipath device: hidden, it has no number of its own to write to.
+        # A path below a multipath device is hidden: it has no number of its own for io.max.
         hidden = _read(f"{directory}/hidden") == "1"
         memory = number.startswith(f"{_MEMORY_MAJOR}:") or name.startswith("zram")
         if not number or hidden or memory:
@@ -65,7 +66,7 @@ def every_disk(table: list[Mount]) -> list[str]:
 
 
 def _submitted_to(mount: Mount) -> list[str]:
-    """The whole devices of a mount; none where it has none, or where they cannot be told."""
+    """Return the whole devices of a mount; empty if it has none or they are not known."""
     try:
         return list(_devices(mount))
     except UsageError:
@@ -73,7 +74,7 @@ def _submitted_to(mount: Mount) -> list[str]:
 
 
 def _carries(directory: str) -> bool:
-    """Whether the device, or a partition of it, is a part of other block devices."""
+    """Whether other block devices are built on the device or a partition of it."""
     disk = os.path.basename(directory)
     # sda1, nvme0n1p1: a partition's directory starts with its disk's name, among fifty others.
     parts = [f"{directory}/{name}" for name in _list(directory) if name.startswith(disk)]
@@ -81,7 +82,7 @@ def _carries(directory: str) -> bool:
 
 
 def is_device(path: str) -> bool:
-    """Whether the path is a block device's own node."""
+    """Whether the path is a block device node."""
     try:
         return stat.S_ISBLK(os.stat(path).st_mode)
     except OSError:
@@ -89,9 +90,9 @@ def is_device(path: str) -> bool:
 
 
 def behind(path: str) -> list[str]:
-    """The numbers of the whole devices that a device node, file or directory stands for.
+    """Return the numbers of the whole devices behind a device node, file or directory.
 
-    Raises UsageError where there is no such path, or nothing that ``io.max`` takes behind it.
+    Raises UsageError where there is no such path, or no device behind it that ``io.max`` takes.
     """
     try:
         status = os.stat(path)
@@ -109,12 +110,12 @@ def behind(path: str) -> list[str]:
 
 
 def disks(mount: Mount, table: list[Mount]) -> list[str]:
-    """The numbers of the whole devices that what is written to a mount goes to; UsageError where there are none."""
+    """Return the numbers of the whole devices that writes to a mount go to; UsageError where there are none."""
     return list(dict.fromkeys(_devices(beneath(mount, table))))
 
 
 def whole(device: int) -> str:
-    """The number of the device, or of the disk that it is a partition of."""
+    """Return the number of the device, or of its disk if it is a partition."""
     number = f"{os.major(device)}:{os.minor(device)}"
     link = f"{SYS}/dev/block/{number}"
     if os.path.exists(f"{link}/partition"):
@@ -136,7 +137,7 @@ def _devices(mount: Mount) -> Iterator[str]:
 
 
 def _btrfs_devices(mount: Mount) -> Iterator[str]:
-    """All members of the file system that the mount's source is one of (an anonymous st_dev)."""
+    """Yield all members of the btrfs that the mount's source belongs to: its st_dev is anonymous."""
     member = os.path.basename(os.path.realpath(mount.source))
     root = f"{SYS}/fs/btrfs"
     for uuid in _list(root):
@@ -153,7 +154,7 @@ def _btrfs_devices(mount: Mount) -> Iterator[str]:
 
 
 def uncounted(paths: Iterable[str], table: list[Mount]) -> list[Uncounted]:
-    """The mounts under ``paths`` whose buffered writes ``io.max`` does not hold."""
+    """Return the mounts of ``paths`` whose buffered writes ``io.max`` does not limit."""
     found: dict[str, Uncounted] = {}
     for path in paths:
         mount = beneath(mount_of(path, table), table)

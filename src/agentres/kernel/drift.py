@@ -1,7 +1,7 @@
 """Notices when somebody else undoes what we set.
 
-Writes to the limits' control files are told by inotify(7); what it cannot see (a write through another
-cgroup namespace's mount) is found by looking.
+inotify(7) reports writes to the limits' control files.  A write that it cannot see (through another
+cgroup namespace's mount) is found by reading the files.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Drift:
-    """Compares one agent's cgroup with what was set there, and tells when to.
+    """Compares one agent's cgroup with what was set there, and signals when to compare.
 
-    ``actuator`` says what was set.  ``fd`` becomes readable when a limit's file was written; -1 where the kernel gives no
-    inotify instance, and only looking finds it.
+    ``actuator`` knows what was set.  ``fd`` becomes readable when a limit's file is written; -1 where the kernel gives no
+    inotify instance: then only reading the files finds a change.
     """
 
     def __init__(self, actuator: Actuator) -> None:
@@ -36,16 +36,16 @@ class Drift:
         self._inotify.close()
 
     def hear(self) -> None:
-        """Take the notifications that wait."""
+        """Consume the pending notifications."""
         self._inotify.take()
 
     def rewritten(self) -> list[str]:
-        """The limits that do not hold any more, a line each."""
+        """Return the limits that do not hold any more, a line each."""
         self._watch_files()
         return list(self._rewritten())
 
     def _watch_files(self) -> None:
-        """Be told of each file that we have written."""
+        """Watch each file that we have written."""
         for line in self._actuator.written:
             if line.file not in self._files:
                 self._files.add(line.file)
@@ -65,7 +65,7 @@ class Drift:
             try:
                 if found := beyond(self._actuator.cgroup.path, self._actuator.bound):
                     yield found
-            except OSError as error:  # it has shut its cgroups
+            except OSError as error:  # the agent has closed its cgroups to us
                 yield f"affinity: {reason(error)}"
         if self._actuator.network is not None:
             try:

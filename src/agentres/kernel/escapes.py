@@ -1,7 +1,7 @@
-"""Processes of a run that live outside of its cgroup, and with that outside of its limits.
+"""Finds processes of a run that have left its cgroup, and so its limits.
 
-They are known by the mark that all of a run have in their environment, and by having been seen inside before.  What has got
-rid of the mark before it was seen is not found (docs/security.md).
+It recognizes them by the mark that every process of a run has in its environment, or because it saw them inside before.
+It does not find a process that dropped the mark before it was seen (docs/security.md).
 """
 
 from __future__ import annotations
@@ -18,32 +18,34 @@ from agentres.model.record import Record
 from agentres.model.stats import Escaped
 
 RUN = "AGENTRES_RUN"
-"""The variable of the agent's environment that says to which run a process belongs, by the run's id."""
+"""The variable in the agent's environment with the id of the run that a process belongs to."""
 
 ENDED = "ended"
-"""What has become of one that was killed, or has gone by itself."""
+"""The fate of a process that was killed or ended by itself."""
 
 _SECONDS = 2.0
-"""For how long processes are ended that go on to start others."""
+"""How long to go on killing processes that start new ones."""
 
 _EXEC_SECONDS = 0.02
-"""How long one may have no environment, in the midst of execve(2)."""
+"""How long a process may have no environment, in the middle of execve(2)."""
 
 
 class _Known(Record):
-    """One that was found, and when it had started: its number may be another's by now."""
+    """A process that was found, and its start time, as its PID may be reused by now."""
 
     ticks: int | None
     told: Escaped
 
 
 class Escapes:
-    """Looks for what has left one run's cgroup.
+    """Looks for processes that have left one run's cgroup.
 
-    ``run`` is the run's id; ``inside`` its cgroup as /proc/PID/cgroup names it; ``move`` takes a process into that again, None: it stays where it is.
-    ``uid`` is the agent's user: nobody else's process is asked, moved or killed, as the agent itself could not do that either; None: it is root.
-    Made before the run begins: who is there already is none of it.  A process is asked for its mark in the first two looks at it, as a new
-    one may not have its own environment yet.
+    ``run`` is the run's id; ``inside`` its cgroup as /proc/PID/cgroup names it.  ``move`` moves a process back into it; None:
+    escaped processes stay where they are.  ``uid`` is the agent's user: other users' processes are not read, moved or killed, as
+    the agent itself could not do that either.  None: the agent is root.
+
+    Create it before the run begins: processes that exist by then do not belong to the run.  The mark is looked for in a process's
+    first two looks, as a new process may not have its own environment yet.
     """
 
     def __init__(
@@ -64,10 +66,10 @@ class Escapes:
         self._out: dict[int, _Known] = {}
 
     def look(self, pids: Iterable[int] = ()) -> list[Escaped]:
-        """Those that live outside now, moved back where that is to be; ``pids`` are the agent's, none when all inside has ended.
+        """Return the processes that are outside now, after moving them back if ``move`` was given.
 
-        A process ID that is not the agent's any more belongs to the same process if that one had started before we saw
-        it, else the number was given out anew.
+        ``pids`` are those inside; none once all inside have ended.  A PID that was inside before and no longer is still means
+        the same process if the process started before we saw it there; else the number was reused.
         """
         return [self._brought_back(each) for each in self._find(set(pids))]
 
@@ -76,7 +78,7 @@ class Escapes:
         return [each.told for each in self._left({})]
 
     def end(self) -> list[Escaped]:
-        """SIGKILL for all of them that have the mark, also for what they start meanwhile; what became of each."""
+        """SIGKILL all of them that have the mark, and what they start meanwhile.  Return the fate of each."""
         told: dict[int, Escaped] = {}
         end = time.monotonic() + _SECONDS
         while left := self._left(told):
@@ -120,7 +122,7 @@ class Escapes:
         if self._move is None:
             return escaped
         is_its_own = self._is_its_own(escaped.pid)
-        # Nothing keeps the number from being another's after this but the time that it takes.
+        # After this check the PID could still be reused; only the short time makes that unlikely.
         if process.start_ticks(escaped.pid) != known.ticks:
             return escaped.but(fate=ENDED)
         if not is_its_own:
@@ -132,7 +134,7 @@ class Escapes:
         return escaped.but(fate="moved back")
 
     def _kill(self, known: _Known, sent: dict[int, int]) -> str:
-        """Send SIGKILL; ``sent`` gets its pidfd by its number."""
+        """Send SIGKILL and return the fate; put the pidfd into ``sent`` under the PID."""
         pid = known.told.pid
         try:
             fd = os.pidfd_open(pid)
@@ -141,7 +143,7 @@ class Escapes:
         except OSError as error:
             return f"not ended: {reason(error)}"
         try:
-            # Only now is it certain that who is asked is who is killed.
+            # Only with the pidfd open is the process that we check also the one that we kill.
             if process.start_ticks(pid) != known.ticks:
                 return ENDED
             if not self._is_marked(pid):
@@ -158,7 +160,7 @@ class Escapes:
         return ENDED
 
     def _is_its_own(self, pid: int) -> bool:
-        """Whether it is the agent's user's; one that runs a setuid program is root's."""
+        """Whether the process belongs to the agent's user; one that runs a setuid program belongs to root."""
         if self._uid is None:
             return True
         try:
@@ -173,10 +175,10 @@ class Escapes:
             with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
                 environment = file.readall()
             if not environment:
-                os.readlink(f"/proc/{pid}/exe")  # the kernel's own threads have neither
+                os.readlink(f"/proc/{pid}/exe")  # fails for kernel threads, which have neither
                 self._is_unready = True
             return self._mark in b"\0" + environment + b"\0"
-        except OSError:  # it has ended, or is not ours to ask
+        except OSError:  # it has ended, or we may not read it
             return False
 
     def _outside(self, pid: int) -> _Known | None:
@@ -194,7 +196,7 @@ class Escapes:
 
 
 def _still_there(sent: dict[int, int], end: float) -> list[int]:
-    """Wait for those that were killed, until then; who is left.  Closes their pidfds."""
+    """Wait until ``end`` for the killed processes; return the PIDs still alive.  Closes all pidfds."""
     waiting = {fd: pid for pid, fd in sent.items()}
     poll = select.poll()
     for fd in waiting:

@@ -1,4 +1,4 @@
-"""What an agent's memory consists of now; loaded where it was full, which few agents come to."""
+"""What an agent's memory consists of now; loaded only once it was full, which is rare."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def _kinds(text: bytes) -> dict[str, int]:
 
 
 def total(kinds: Mapping[str, int]) -> int:
-    """All of it, bytes."""
-    return sum(size for key, size in kinds.items() if key != "shmem")  # which is part of file
+    """Return the total in bytes."""
+    return sum(size for key, size in kinds.items() if key != "shmem")  # shmem is part of file
 
 
 def read(path: str, pids: Iterable[int], before: bytes = b"") -> Footprint:
-    """What the cgroup at ``path`` has in memory, and which of these processes have most of it.
+    """Return what the cgroup at ``path`` has in memory, and which of these processes have most of it.
 
-    ``before`` is the text of memory.stat as it was read last: where more was in it then, somebody has been killed since, and it stands.
-    Kinds that the kernel does not tell are left out, and so are processes that end meanwhile.  OSError.
+    ``before`` is the text of memory.stat at its last read.  If it holds more, a process has been killed since: use it instead.
+    Kinds that the kernel does not report are left out, and so are processes that end meanwhile.  OSError.
     """
     with open(f"{path}/memory.stat", "rb") as file:
         kinds = max(_kinds(file.read()), _kinds(before), key=total)

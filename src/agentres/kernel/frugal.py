@@ -1,6 +1,6 @@
-"""Keeps a process that stays small: no second heap for a thread, no huge page for a handful of small ones.
+"""Keeps a long-running process small: no second heap for a thread, no huge page in place of a few small ones.
 
-Each would be up to a megabyte or two that nothing uses.
+Each would waste up to a megabyte or two.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ _PR_SET_THP_DISABLE = 41  # PR_SET_THP_DISABLE(2const)
 
 def one_heap() -> None:
     """Have all threads share the first heap."""
-    if mallopt := getattr(LIBC, "mallopt", None):  # glibc's; musl has but one
+    if mallopt := getattr(LIBC, "mallopt", None):  # glibc only: musl has one heap
         mallopt(_M_ARENA_MAX, 1)
 
 
 def huge_pages(allowed: bool) -> None:
-    """Whether this process, and what it starts from now on, may have transparent huge pages."""
-    # An old kernel that refuses costs memory only.
+    """Allow or forbid transparent huge pages for this process and those that it starts from now on."""
+    # An old kernel may refuse: that only costs memory.
     LIBC.prctl(_PR_SET_THP_DISABLE, int(not allowed), 0, 0, 0)
 
 
 def let_go(modules: Iterable[str]) -> None:
-    """Have the memory of modules that are not needed for long: what is loaded next takes it.
+    """Unload modules that are not needed for long, so that what is loaded next can use their memory.
 
-    Who wants one later imports it anew; nobody may keep a function of theirs.
+    A later user imports them anew.  Nobody may keep a reference to one of their functions.
     """
     for name in modules:
         if sys.modules.pop(name, None) is not None:
@@ -41,7 +41,7 @@ def let_go(modules: Iterable[str]) -> None:
 
 
 def forget_docs() -> None:
-    """Have the memory of the docstrings of all modules and classes that are loaded: what is loaded next takes it."""
+    """Drop the docstrings of all loaded modules and classes, so that what is loaded next can use their memory."""
     for module in list(sys.modules.values()):
         for each in [module, *vars(module).values()]:
             is_ours = isinstance(each, type) and not each.__flags__ & _IMMUTABLE
@@ -50,6 +50,6 @@ def forget_docs() -> None:
 
 
 def give_back() -> None:
-    """Give the kernel back what is free in the heap: what only loading modules and beginning has used."""
-    if trim := getattr(LIBC, "malloc_trim", None):  # glibc's
+    """Return the heap's free memory to the kernel: only loading modules and the start needed it."""
+    if trim := getattr(LIBC, "malloc_trim", None):  # glibc only
         trim(0)

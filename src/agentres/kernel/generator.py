@@ -1,7 +1,7 @@
-"""systemd's generator: how the agents of ``/etc/agentres/agents.d`` restart, as drop-ins of their units.
+"""A systemd generator: writes how the agents of ``/etc/agentres/agents.d`` restart, as drop-ins of their units.
 
-``python -P -m agentres.kernel.generator DIR …`` (systemd.generator(7)); at boot and at every daemon-reload.  A file that makes no
-sense is told of in one line, and its unit is left as it is: it will not start.
+``python -P -m agentres.kernel.generator DIR …`` (systemd.generator(7)); runs at boot and at every daemon-reload.  For an
+invalid file it prints one line and leaves the unit as it is: the unit will not start.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ RESTARTS = ("no", "on-failure", "on-abnormal", "always")
 DELAY, DELAY_MAX = "1s", "5m"
 
 _STEPS = 8
-"""From the first delay to the longest: 1 s becomes 5 min after eight."""
+"""Steps from the first delay to the longest: 1 s becomes 5 min after eight."""
 
 
 def drop_in(agent: Mapping[str, Any]) -> str:
-    """What its unit has beside the template, empty: nothing; ValueError.  systemd.service(5)."""
+    """Return the agent's drop-in (systemd.service(5)); empty: the template suffices.  Raises ValueError."""
     restart = agent.get("restart", "no")
     if restart not in RESTARTS:
         raise ValueError(f"restart = {restart!r}: expected one of {', '.join(RESTARTS)}")
@@ -52,7 +52,7 @@ def _seconds(agent: Mapping[str, Any], key: str, standard: str) -> float:
 
 
 def described(directory: str) -> Iterator[tuple[str, str]]:
-    """The agents' names and files there."""
+    """Yield the names and files of the agents in the directory."""
     try:
         names = sorted(os.listdir(directory))
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def described(directory: str) -> Iterator[tuple[str, str]]:
 
 
 def generate(agents: str, target: str) -> list[str]:
-    """Write the drop-ins into ``target``; a line for each file that makes no sense."""
+    """Write the drop-ins into ``target``.  Return a line for each invalid file."""
     wrong = []
     for name, path in described(agents):
         try:
@@ -73,7 +73,7 @@ def generate(agents: str, target: str) -> list[str]:
         except OSError as error:
             wrong.append(f"{path}: {reason(error)}")
             continue
-        except ValueError as error:  # of TOML, too
+        except ValueError as error:  # from TOML too
             wrong.append(f"{path}: {error}")
             continue
         if text:
@@ -85,7 +85,7 @@ def generate(agents: str, target: str) -> list[str]:
 
 
 def main() -> int:
-    """With the directories as systemd gives them."""
+    """Run with the directories that systemd passes; the first one is the target."""
     for line in generate(AGENTS, sys.argv[1]):
         sys.stderr.write(f"agentres: {line}\n")
     return 0

@@ -1,4 +1,4 @@
-"""What the host has, read without psutil: the resident process needs two numbers of it."""
+"""Reads the host's size without psutil, as the resident process needs only a few numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agentres.model.limits import Host
 
 
 def read() -> Host:
-    """Online processors and physical memory (sysconf(3))."""
+    """Return the online processors, physical memory and page size (sysconf(3)), and the hard RLIMIT_NOFILE."""
     page = os.sysconf("SC_PAGE_SIZE")
     _, nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
     if nofile == resource.RLIM_INFINITY:
@@ -18,7 +18,7 @@ def read() -> Host:
 
 
 def swap_free() -> int:
-    """Swap that nobody uses, bytes; 0 where that is not known."""
+    """Return the free swap in bytes; 0 where that is not known."""
     try:
         with open("/proc/meminfo", "rb") as file:
             text = file.read()
@@ -28,5 +28,5 @@ def swap_free() -> int:
 
 
 def memory() -> int:
-    """Physical memory, bytes: what there is now, where some can be unplugged."""
+    """Return the physical memory in bytes, as it is now: some may be unplugged."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""inotify(7), which Python has no module for: control files that are written, marks that are set."""
+"""inotify(7), which Python has no module for: reports writes to control files and new marks."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Inotify:
-    """One instance; ``fd`` becomes readable when something watched happens, -1 where there is none."""
+    """One inotify instance; ``fd`` becomes readable on a watched event, and is -1 where the kernel gives none."""
 
     def __init__(self) -> None:
         self.fd: int = LIBC.inotify_init1(_FLAGS)
 
     def add(self, path: str, events: int) -> bool:
-        """Watch ``path`` for ``events``; False where the kernel does not."""
+        """Watch ``path`` for ``events``.  Return False where the kernel refuses."""
         return bool(
             self.fd >= 0 and LIBC.inotify_add_watch(self.fd, os.fsencode(path), events) >= 0
         )
 
     def take(self) -> None:
-        """Take the notifications that wait."""
+        """Consume the pending notifications."""
         try:
             os.read(self.fd, 1 << 16)
         except BlockingIOError:

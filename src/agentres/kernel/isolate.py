@@ -1,12 +1,12 @@
-"""A network namespace that has a wire to the host: veth, address, route, NAT.  Run as a program, as root, and gone again.
+"""Wires a network namespace to the host: veth, address, route, NAT.  A short-lived program, run as root.
 
     python -m agentres.kernel.isolate up PID      wire up the network that process PID is in
-    python -m agentres.kernel.isolate down        remove the wire of who runs this, and what nobody uses any more
+    python -m agentres.kernel.isolate down        remove the wire of our parent, and what nobody uses any more
 
-The wire goes with the namespace, which goes with its last process, or with a connection that is not closed yet: up to minutes
-later.  So ``down`` takes it away itself; its alias says whose it is.  What stays on the host is one table of
-nftables that masquerades all of our addresses, and forwarding, where we had to turn it on: ``down`` takes both away
-when no wire is left.
+The wire vanishes with the namespace, but a connection that is not closed yet may keep that for minutes after its last
+process.  So ``down`` removes the wire itself; the wire's alias names its owner.  What stays on the host is one nftables
+table that masquerades all our addresses, and IPv4 forwarding, if we had to turn it on.  ``down`` removes both when no
+wire is left.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from agentres.kernel import libc, process
 from agentres.model.errors import AgentresError
 
 ADDRESSES = IPv4Network("10.213.0.0/16")
-"""Of which each agent has four: its own, the host's end, and those that a network needs."""
+"""Each agent has four of them: its own, the host end's, and the two that a network needs."""
 
 PREFIX = "agentres-"
-"""What the host's ends of the wires are called, by which they are found; a number follows."""
+"""Prefix of the names of the wires' host ends, by which they are found; a number follows."""
 
 TABLE = "agentres"
 FORWARD = "/proc/sys/net/ipv4/ip_forward"
 RUN = "/run/agentres"
 TURNED_ON = f"{RUN}/forwarding"
-"""There while it is we who turned forwarding on."""
+"""This file exists while forwarding is on because of us."""
 
 _CLONE_NEWNET = 0x40000000
 _SRCNAT = 100  # NF_IP_PRI_NAT_SRC
 
 
 def up(pid: int) -> None:
-    """Wire up the network of the process.  Exceptions tell what failed; what was begun is taken back."""
+    """Wire up the network of the process.  On failure undo what was begun and raise what failed."""
     from pyroute2 import IPRoute
 
     with _alone(), IPRoute() as host:
@@ -64,7 +64,7 @@ def up(pid: int) -> None:
 
 
 def down() -> list[str]:
-    """Remove from the host our parent's wire, and what the last one has left; that in words."""
+    """Remove our parent's wire from the host, and after the last wire what is left; return the latter in words."""
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
@@ -76,7 +76,7 @@ def down() -> list[str]:
                 try:
                     host.link("del", index=link["index"])
                 except NetlinkError as error:
-                    if error.code != errno.ENODEV:  # it has gone with its namespace just now
+                    if error.code != errno.ENODEV:  # it vanished with its namespace just now
                         raise
         if _taken(host):
             return []
@@ -102,7 +102,7 @@ def _alone() -> Iterator[None]:
 
 
 def _owner() -> str:
-    """The supervisor that has this run, as no other process is called."""
+    """Return a unique name for our parent, the supervisor: its PID and start time."""
     parent = os.getppid()
     return f"{parent} since {process.start_ticks(parent)}"
 
@@ -128,7 +128,7 @@ def _nft(kind: str, command: str, **named: Any) -> None:
 
 
 def has_table() -> bool:
-    """Whether our table of nftables stands on this host."""
+    """Whether this host has our nftables table."""
     return TABLE in _names("get_tables", "NFTA_TABLE_NAME")
 
 
@@ -152,7 +152,7 @@ def _masquerade() -> None:
         )  # fmt: skip
         rule = (ipv4addr(src=str(ADDRESSES)), masq())
         _nft("rule", "add", table=TABLE, chain="postrouting", expressions=rule)
-        # It is sent, and not answered: what stands there tells.
+        # The kernel does not answer: look whether the rule is there.
         if TABLE not in _names("get_rules", "NFTA_RULE_TABLE"):
             raise AgentresError("the kernel took no rule of nftables that masquerades")
     except BaseException:
@@ -190,18 +190,18 @@ def _inside(own: str, gateway: str) -> None:
         inside.addr("add", index=index, address=own, prefixlen=30)
         inside.link("set", index=index, state="up")
         inside.route("add", dst="default", gateway=gateway)
-        # Departure times do not survive the way through the host, so packets wait here.
+        # Departure times are lost on the way through the host, so packets wait here.
         inside.tc("replace", "fq", index=index, parent=0xFFFFFFFF, handle=0)
 
 
 def main(arguments: list[str]) -> int:
-    """The program; why it failed is its one line on stderr."""
+    """Run the program; on failure write one line with the reason to stderr."""
     try:
         if arguments[:1] == ["up"]:
             up(int(arguments[1]))
         else:
             down()
-    except Exception as error:  # pyroute2's own are of many kinds
+    except Exception as error:  # pyroute2 raises many kinds
         sys.stderr.write(f"{' '.join(str(error).split()) or repr(error)}\n")
         return 1
     return 0

@@ -1,7 +1,7 @@
-"""Who was killed for memory: the OOM killer's own words in /dev/kmsg.
+"""Finds the OOM killer's victims in /dev/kmsg.
 
-``memory.events`` counts kills and names nobody.  The kernel log does, and what was in the cgroup
-(:mod:`agentres.model.oom`), for those who may read it (root, or kernel.dmesg_restrict=0).
+``memory.events`` counts kills but names no process.  The kernel log names the process and what was in the cgroup
+(:mod:`agentres.model.oom`), if we may read it (root, or kernel.dmesg_restrict=0).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class KernelLog:
-    """/dev/kmsg from now on; nothing is ever read where the caller may not open it."""
+    """/dev/kmsg from now on.  Where the caller may not open it, there is never anything to read."""
 
     def __init__(self) -> None:
         self._report: Report | None = None
@@ -32,7 +32,7 @@ class KernelLog:
         return self.fd >= 0
 
     def oom_kills(self, cgroup: str) -> list[OomKill]:
-        """The kills since the last call whose victim was in ``cgroup`` or below it.
+        """Return the kills since the last call whose victim was in ``cgroup`` or below it.
 
         ``cgroup`` is a path as /proc/self/cgroup shows it; in a cgroup namespace the log's paths
         are longer, so their end is compared.
@@ -60,7 +60,7 @@ class KernelLog:
             kill = self._report.take(record.decode(errors="replace"))
             if kill is not None and f"{cgroup}/" in f"{kill.cgroup}/":
                 own = f"{cgroup}/" in f"{kill.limit_cgroup}/"
-                # Of a cgroup above it the report has what is others'.
+                # If a cgroup above hit its limit, the report's footprint includes others' memory.
                 found.append(kill if own else kill.but(footprint=None))
         return found
 

@@ -1,12 +1,12 @@
-"""A socket that takes lines from whoever may say them, on the supervisor's loop; never waits for anybody.
+"""A socket that takes lines from permitted peers, on the supervisor's loop; it never blocks.
 
-It stands in the abstract namespace (unix(7)): it goes with the process that has it, however that ends, and
-is to be reached from the same network namespace.  Who connects is asked of the kernel (SO_PEERCRED).
+It is in the abstract namespace (unix(7)): it vanishes with its process, however that ends, and can be reached
+only from the same network namespace.  The kernel tells who connects (SO_PEERCRED).
 """
 
 from __future__ import annotations
 
-import _socket  # the module of that name brings enum and selectors, which stay
+import _socket  # socket imports enum and selectors, which would stay loaded
 import os
 import select
 import struct
@@ -18,19 +18,19 @@ from agentres.model import log
 from agentres.model.record import Record
 
 LINE_MAX = 1 << 16
-"""Bytes of a line at the most, its end included."""
+"""The most bytes of a line, including its end."""
 
 CONNECTIONS = 32
-"""At once, at the most."""
+"""The most connections at once."""
 
 PATIENCE = 10.0
-"""Seconds within which a channel has to bring a line, unless it waits for an answer."""
+"""Seconds within which a peer must send a line, unless it waits for an answer."""
 
 _UCRED = struct.Struct("iII")
 
 
 class Peer(Record):
-    """Who is at the other end, as of its connect(2) (SO_PEERCRED in unix(7))."""
+    """The process at the other end, as of its connect(2) (SO_PEERCRED in unix(7))."""
 
     pid: int
     uid: int
@@ -38,22 +38,22 @@ class Peer(Record):
 
     @classmethod
     def of(cls, sock: _socket.socket) -> Peer:
-        """OSError."""
+        """Return the peer of a connected socket.  OSError."""
         return cls(*_UCRED.unpack(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)))  # fmt: skip
 
 
 class Channel:
-    """To one who has connected; ``send`` takes whole lines."""
+    """A connection to one peer; ``send`` takes whole lines."""
 
     def __init__(self, listener: Listener, sock: _socket.socket, peer: Peer) -> None:
         self.peer = peer
         self.waits = False
-        """Whether it has asked for something that takes its time."""
+        """Whether the peer has asked for something that takes a while."""
         self._listener = listener
         self._sock = sock
         self._received = b""
         self.said = False
-        """Whether it has brought a line."""
+        """Whether the peer has sent a line."""
         self._timer: Timer | None = None
         self.listen()
 
@@ -62,13 +62,13 @@ class Channel:
         return self._sock.fileno()
 
     def listen(self) -> None:
-        """Give it time for another line."""
+        """Give the peer time for another line."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._listener.loop.call_at(time.monotonic() + PATIENCE, self._too_slow)
 
     def send(self, line: bytes) -> None:
-        """Answer; whoever does not read its answers is let go."""
+        """Send an answer; disconnect a peer that does not read its answers."""
         if self.fd < 0:
             return
         try:
@@ -86,7 +86,7 @@ class Channel:
             self._sock.close()
 
     def readable(self) -> None:
-        """Take what has come, as far as it makes lines."""
+        """Read what has come and handle the complete lines."""
         try:
             data = self._sock.recv(LINE_MAX, _socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -113,9 +113,9 @@ class Channel:
 
 
 class Listener:
-    """Has ``heard`` called with every line; ``refuse`` gives the answer to one who may say nothing, empty: may.
+    """Calls ``heard`` with every line.  ``refuse`` returns the answer to a peer that is not permitted; empty: it is.
 
-    OSError where there is no socket to be had.
+    Raises OSError where no socket can be made.
     """
 
     def __init__(
@@ -142,10 +142,8 @@ class Listener:
         loop.watch(self._sock.fileno(), self._accept)
 
     def hear_the_last(self, patience: float) -> None:
-        """Take the first line of each who has connected by now; wait at most so many seconds for it."""
-        for _ in range(
-            CONNECTIONS + 1
-        ):  # as many as listen(2) has wait; who comes after that is late
+        """Take the first line of each peer that has connected by now; wait at most ``patience`` seconds in all."""
+        for _ in range(CONNECTIONS + 1):  # as many as listen(2) queues; later ones are too late
             if not self._accept():
                 break
         deadline = time.monotonic() + patience
@@ -161,24 +159,24 @@ class Listener:
                     each.readable()
 
     def close(self) -> None:
-        """Let all of them go."""
+        """Disconnect all peers and close the socket."""
         for channel in list(self._channels.values()):
             channel.close()
         self.loop.unwatch(self._sock.fileno())
         self._sock.close()
 
     def forget(self, channel: Channel) -> None:
-        """Hear nothing more from it; called by the channel."""
+        """Stop listening to a channel; the channel calls this."""
         self.loop.unwatch(channel.fd)
         del self._channels[channel.fd]
 
     def _accept(self) -> bool:
-        """Let the next one in, or refuse it; False where nobody waits."""
+        """Accept or refuse the next peer.  Return False where none waits."""
         try:
             fd, _ = self._sock._accept()  # type: ignore[attr-defined]  # what socket.accept() is made of
         except BlockingIOError:
             return False
-        except OSError as error:  # out of descriptors: it waits in line, and is told again
+        except OSError as error:  # out of descriptors: it stays queued and is reported again
             log.debug(__name__, "not accepted: %s", error)
             return False
         sock = _socket.socket(fileno=fd)

@@ -1,4 +1,4 @@
-"""The lock that who changes a part of the cgroup tree has on it."""
+"""The lock to hold while changing a part of the cgroup tree."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PATIENCE = 0.1
-"""Seconds to wait for the lock on a slice: who has it reads some files and writes one."""
+"""Seconds to wait for the lock on a slice: its holder reads some files and writes one."""
 
 _UNSEEN = 5
-"""How often nobody may be seen to have the lock, who then is of another pid namespace."""
+"""How often no holder may be seen before it is taken to be in another PID namespace."""
 
 
 class Locked(AgentresError):
-    """Somebody holds the lock for longer than any supervisor does."""
+    """The lock is held for longer than any supervisor holds it."""
 
 
 class Lock:
-    """An flock(2) on a directory, mostly a cgroup's, for a ``with``; Locked after ``patience`` seconds, OSError.
+    """An flock(2) on a directory, mostly a cgroup's, as a context manager.  Raises Locked after ``patience`` seconds; OSError.
 
-    With ``in_line`` the patience is with each holder: where one after another has it, it is nobody's fault that
-    this takes long.  ``meanwhile`` is called again and again while somebody else has it, and may raise.
+    With ``in_line`` the patience is for each holder: a long queue of short holders is no error.  ``meanwhile`` is
+    called repeatedly while another process holds the lock, and may raise.
     """
 
     __slots__ = ("_fd", "_in_line", "_meanwhile", "_patience", "path")
@@ -65,7 +65,7 @@ class Lock:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     before, holder = holder, _holder(fd) if self._in_line else 0
-                    # Whoever had it may have let go of it in between: then nobody is seen, and it is tried again.
+                    # No holder is seen if it has just released the lock: try again.
                     unseen = 0 if holder else unseen + 1
                     if not self._in_line or unseen > _UNSEEN or (holder and holder == before):
                         raise Locked(f"the lock on {self.path} is held: see lslocks(8)") from None
@@ -80,7 +80,7 @@ class Lock:
 
 
 def _holder(fd: int) -> int:
-    """Who has an flock(2) on the file (proc_locks(5)); 0: nobody that we see."""
+    """Return the PID that holds an flock(2) on the file (proc_locks(5)); 0: none that we see."""
     it = os.fstat(fd)
     file_id = f"{os.major(it.st_dev):02x}:{os.minor(it.st_dev):02x}:{it.st_ino}"
     with open("/proc/locks") as file:

@@ -1,6 +1,6 @@
 """One epoll: control files that notify, pidfds, signals, timers.
 
-asyncio cannot wait for POLLPRI, which is how the kernel tells that ``memory.events`` and its kin have
+asyncio cannot wait for POLLPRI, by which the kernel signals that ``memory.events`` and its like have
 changed.
 """
 
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import select
 import time
-from _heapq import heappop, heappush  # heapq is as much and 30 kB of words, which stay
+from _heapq import heappop, heappush  # heapq adds only 30 kB of docstrings, which stay
 from collections.abc import Callable
 
 _LONGEST_WAIT = 86_400.0
 
 
 class Timer:
-    """A call that is due at a time; :meth:`cancel` takes it back."""
+    """A call that is due at ``deadline``; :meth:`cancel` withdraws it."""
 
     __slots__ = ("_order", "callback", "deadline")
 
@@ -49,7 +49,7 @@ class Loop:
         self._callbacks[fd] = callback
 
     def unwatch(self, fd: int) -> None:
-        """Call back for ``fd`` no more; before it is closed."""
+        """Stop calling back for ``fd``; call this before closing it."""
         self._epoll.unregister(fd)
         del self._callbacks[fd]
 
@@ -61,7 +61,7 @@ class Loop:
         return timer
 
     def tick(self, wait: bool = True) -> None:
-        """Wait for what comes first, and call back for all that is due; or only look."""
+        """Wait for the first event or timer, then call back for all that is due; without ``wait`` do not block."""
         timeout = None if wait else 0.0
         while self._timers and self._timers[0].callback is None:
             heappop(self._timers)
@@ -71,9 +71,9 @@ class Loop:
         for fd, _ in self._epoll.poll(timeout):
             if (
                 callback := self._callbacks.get(fd)
-            ) is not None:  # one before may have unwatched it
+            ) is not None:  # an earlier one may have unwatched it
                 callback()
-        # Those that are due now: one that sets itself anew, and is due again, keeps no event waiting.
+        # Only those due by now: a timer that keeps setting itself again must not keep events waiting.
         now = time.monotonic()
         while self._timers and self._timers[0].deadline <= now:
             if (due := heappop(self._timers).callback) is not None:

@@ -1,7 +1,7 @@
-"""A subject's figures, read from its control files: one that is far from its limits costs little.
+"""Reads the figures of a cgroup from its control files, cheaply while little changes.
 
-The files stay open: a ``pread`` of an open control file costs a twentieth of open, read and close.  What
-reads as it did before is not parsed again.
+The files stay open: a ``pread`` of an open control file costs a twentieth of open, read and close.  Text
+that is unchanged since the last read is not parsed again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agentres.model.stats import Disks
 
     class Writes(Protocol):
-        """What tells what the processes write: :class:`agentres.kernel.writeback.Writeback`, and what its supervisor has marked."""
+        """A source of what the processes write: :class:`agentres.kernel.writeback.Writeback`, or the marks of their supervisor."""
 
         @property
         def hidden(self) -> int: ...
@@ -41,17 +41,18 @@ _LONG = 1 << 20
 GROUPS = (
     "cpu", "memory", "disk", "pids", "fds", "network", "pressure", "events", "limits",
 )  # fmt: skip
-"""What can be read by itself."""
+"""The groups of figures that :meth:`Meter.read` can read one at a time."""
 
 
 class Meter:
     """Reads one cgroup.
 
-    ``main`` is the child that holds the processes, empty for one that has them further down; ``network`` is
-    what counts its packets, ``writeback`` what its processes write, None where nothing does; ``nofile`` is the most that
-    each of its processes may open; ``peaks``: a sample has the highest since the one before.  A file that
-    this kernel or this cgroup does not have leaves its fields None; one that vanishes later, or holds
-    what its format does not allow, is in ``unreadable`` besides (file -> why).
+    ``main`` is the child that holds the processes; empty if they are further down.  ``network`` counts its packets and
+    ``writeback`` its writes; None where nothing does.  ``nofile`` is the most files that each process may open.
+    ``peaks``: each sample has the highest value since the sample before.
+
+    A file that this kernel or this cgroup does not have leaves its fields None.  One that vanishes later or breaks
+    its format is also in ``unreadable`` (file -> why).
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Meter:
         self.unreadable: dict[str, str] = {}
         self.pids: list[int] = []
         self.most_open = 0
-        """The process that had the most open files, 0: none."""
+        """The process with the most open files; 0: none."""
         self._main = main
         self._network = network
         self._writeback = writeback
@@ -107,7 +108,7 @@ class Meter:
         yield "cgroup.stat"
 
     def _where(self, name: str) -> str:
-        # Before Linux 6.11 a refused fork counts where the task is that forked, not at the limit.
+        # Before Linux 6.11 a refused fork counts in the cgroup of the task that forked, not at the limit.
         if name == "pids.events" and self._main and not os.path.exists(f"{self.path}/{name}.local"):
             return f"{self._main}/{name}"
         return name
@@ -125,23 +126,23 @@ class Meter:
         self._peaks.clear()
 
     def fd(self, name: str) -> int | None:
-        """The open control file, for its notifications; reading its group takes them."""
+        """Return the fd of the control file, to poll for notifications; reading its group consumes them."""
         return self._fds.get(name)
 
     @property
     def memory_stat(self) -> bytes:
-        """The text of memory.stat as it was read last; empty: it never was, or is not there."""
+        """The text of memory.stat at the last read; empty if it was never read or does not exist."""
         return self._before.get("memory.stat", b"")
 
     @property
     def reading(self) -> Reading:
-        """Each figure as it was read last; None where it never was."""
+        """Each figure at its last read; None if it was never read."""
         if self._reading is None:
             self._reading = Reading(*self._figures.values())
         return self._reading
 
     def read(self, group: str) -> Reading:
-        """Read one of :data:`GROUPS`; the reading with its figures anew."""
+        """Read one of :data:`GROUPS` and return the updated reading."""
         self._read(group)
         return self.reading
 
@@ -168,13 +169,13 @@ class Meter:
     def sample(self) -> Reading:
         """Read everything.
 
-        Where nothing has run and nothing was charged since the last time, open files, processes and the
-        kinds of memory cannot have changed, and are not read.
+        If nothing has run and nothing was charged since the last sample, open files, processes and the
+        kinds of memory cannot have changed: they are not read again.
         """
         self._read("cpu")
         self._read("pids")
         self._take("memory.current", FILES["memory"]["memory.current"])
-        # With the last sample's, not with the last reading: a look in between has changed that.
+        # Compare with the last sample, not the last reading: a read in between has changed the latter.
         moved = self._moved()
         if None in moved or moved != self._sampled:
             self._read("memory")
@@ -190,10 +191,10 @@ class Meter:
         return self.reading
 
     def _take_peaks(self) -> None:
-        """Have the highest since the sample before.
+        """Take the highest values since the last sample.
 
-        Page cache is no demand.  How much of it there was at the peak is not known: it is taken to be what there is now, unless some was taken
-        back meanwhile, as the tripwire or the limit was met.
+        The working set's peak leaves out page cache, which is no demand.  The cache at the peak is not known: assume it was as
+        large as now.  If some was reclaimed since, as the agent hit the tripwire or the limit, use the current working set.
         """
         if not self._peaks:
             return
@@ -207,7 +208,7 @@ class Meter:
                     self._trouble(name, error)
             figures[most] = value
         above = (figures["memory_most"] or 0) - (figures["memory_current"] or 0)
-        # As it was heard of last: to read it here would take the notification from who waits for it.
+        # The counts at their last read: to read them here would take the notification from its poller.
         before = self._reclaims
         self._reclaims = (figures["memory_high"] or 0) + (figures["memory_max"] or 0)
         used = figures["working_set"]
@@ -216,7 +217,7 @@ class Meter:
         self._put({"working_set_most": used})
 
     def _moved(self) -> tuple[int | None, ...]:
-        """What changes when anything of the kind does."""
+        """Return the counters of which at least one changes when anything that :meth:`sample` may skip does."""
         return tuple(
             self._figures[field] for field in ("usage_usec", "pids_current", "memory_current")
         )
@@ -246,7 +247,7 @@ class Meter:
         self.unreadable[name] = f"{name}: {told}"
 
     def _find_processes(self) -> bool:
-        """Have the agent's processes in ``pids``; False where they cannot be told."""
+        """Set ``pids`` to the agent's processes.  Return False if they cannot be listed."""
         fd = self._fds.get(self._procs)
         if fd is None:
             return False
@@ -265,7 +266,7 @@ class Meter:
 
     def _count_writes(self, writeback: Writes) -> None:
         try:
-            # First what is dirtied, then what waits, then what is billed: nothing that comes between looks unbilled.
+            # Read what is dirtied, then what waits, then what is billed: a write in between must not look unbilled.
             try:
                 if self._find_processes():
                     writeback.look(self.pids)
@@ -275,7 +276,7 @@ class Meter:
             known = (self._figures[field] for field in ("disks", "file_dirty", "file_writeback"))
             self._put(writeback.figures(*known))
         except (OSError, ValueError, LookupError) as error:
-            # What was known stays: none of these figures falls.
+            # Keep the last figures: none of them ever falls.
             self._trouble("/proc/PID/io", error)
             return
         if (hidden := writeback.hidden) != 0:
@@ -308,7 +309,7 @@ class Meter:
 
 
 def _whole(fd: int) -> bytes:
-    """All of a list that the kernel gives a page at a time."""
+    """Read a whole list that the kernel returns a page at a time."""
     data = os.pread(fd, _LONG, 0)
     while more := os.pread(fd, _LONG, len(data)) if len(data) >= _ENOUGH - 16 else b"":
         data += more
@@ -316,5 +317,5 @@ def _whole(fd: int) -> bytes:
 
 
 def _open_files(path: str) -> int:
-    """The number of open files of one process: st_size of /proc/PID/fd since Linux 6.2."""
+    """Return one process's number of open files: st_size of /proc/PID/fd since Linux 6.2, else its entries."""
     return os.stat(path).st_size or len(os.listdir(path))

@@ -1,4 +1,4 @@
-"""What is mounted where: /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+"""The mount table: /proc/self/mountinfo (proc_pid_mountinfo(5))."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from agentres.model.record import Record
 
 
 class Mount(Record):
-    """One mount: ``root`` is the part of the file system that is shown at ``point``.
+    """One mount: ``root`` is the part of the file system that is visible at ``point``.
 
-    ``device`` is its number (``MAJ:MIN``; a major of 0 is no block device), ``options`` are the file
+    ``device`` is its number (``MAJ:MIN``; a major of 0 is no block device); ``options`` are the file
     system's own.
     """
 
@@ -24,14 +24,14 @@ class Mount(Record):
 
 
 _REMOTE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "autofs", "glusterfs", "afs", "lustre")
-"""File systems, by how their type begins, that may keep whoever asks waiting for ever."""
+"""Prefixes of the types of file systems that may block a caller for ever."""
 
 UNKNOWN = Mount("/", "/", "0:0", "unknown", "none", {})
-"""What a path is on in a chroot whose root is no mount point of its own."""
+"""The mount of a path in a chroot, where the root is no mount point."""
 
 
 def parse_mounts(mountinfo: str) -> list[Mount]:
-    """Every line of mountinfo; pure.  Only blanks separate: names may hold any other white space."""
+    """Parse every line of mountinfo; pure.  Only blanks separate: names may hold any other white space."""
     mounts = []
     for line in mountinfo.split("\n"):
         before, separator, after = line.partition(" - ")
@@ -54,13 +54,13 @@ def parse_mounts(mountinfo: str) -> list[Mount]:
 
 
 def mounts() -> list[Mount]:
-    """The mounts that this process sees."""
+    """Return the mounts that this process sees."""
     with open("/proc/self/mountinfo", errors="surrogateescape") as file:
         return parse_mounts(file.read())
 
 
 def in_memory() -> dict[str, int]:
-    """What is used of each tmpfs, bytes, by its mount point; what cannot be asked, or not for certain, is left out."""
+    """Return the bytes used in each tmpfs, by mount point, without those that may not answer, or not for themselves."""
     used, seen = {}, set()
     try:
         table = mounts()
@@ -79,7 +79,7 @@ def in_memory() -> dict[str, int]:
 
 
 def is_local(mount: Mount, table: list[Mount]) -> bool:
-    """Whether who asks for its mount point gets an answer, and from it: nothing covers it, no server is on the way."""
+    """Whether a query of its mount point reaches it without blocking: nothing covers it, no server is on the path."""
     point = f"{mount.point.rstrip('/')}/"
     on_the_way = [each for each in table if point.startswith(f"{each.point.rstrip('/')}/")]
     top = max(reversed(on_the_way), key=lambda each: len(each.point))
@@ -87,19 +87,19 @@ def is_local(mount: Mount, table: list[Mount]) -> bool:
 
 
 def as_text(used: Mapping[str, int], most: int) -> bytes:
-    """What :func:`in_memory` has found, to be sent; as many of them as fit ``most`` bytes."""
+    """Encode the result of :func:`in_memory`: as many mounts as fit into ``most`` bytes."""
     text = b"\0".join(b"%d %b" % (size, os.fsencode(point)) for point, size in used.items())
     return text if len(text) <= most else text[:most].rpartition(b"\0")[0]
 
 
 def from_text(text: bytes) -> dict[str, int]:
-    """What was sent."""
+    """Decode :func:`as_text`."""
     pairs = (each.partition(b" ") for each in text.split(b"\0") if each)
     return {os.fsdecode(point): int(size) for size, _, point in pairs}
 
 
 def mount_of(path: str, table: list[Mount]) -> Mount:
-    """The mount that ``path`` is on: the last one over the longest part of it."""
+    """Return the mount that ``path`` is on: the last one over the longest part of it."""
     try:
         real = os.path.realpath(path) + "/"
     except OSError:  # a current directory that was removed
@@ -109,9 +109,9 @@ def mount_of(path: str, table: list[Mount]) -> Mount:
 
 
 def beneath(mount: Mount, table: list[Mount]) -> Mount:
-    """The mount itself, or for an overlay the one that what is written there goes to.
+    """Return the mount itself, or for an overlay the mount that its writes go to.
 
-    An overlay whose upper directory is out of sight (a container's) stays what it is.
+    An overlay is returned as it is if its upper directory is not visible (in a container).
     """
     seen = {mount.point}
     while mount.fstype == "overlay" and os.path.isdir(mount.options.get("upperdir", "")):

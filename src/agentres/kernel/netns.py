@@ -1,7 +1,7 @@
-"""A network namespace of the agent's own (network_namespaces(7)): with nothing but loopback, or with a wire to the host.
+"""A network namespace of the agent's own (network_namespaces(7)), with only loopback or with a wire to the host.
 
-The agent's process makes it; a helper that ends wires it up (:mod:`agentres.kernel.isolate`), as what speaks
-to the kernel about interfaces is four times as large as all that stays beside an agent.
+The agent's process makes it; a short-lived helper wires it up (:mod:`agentres.kernel.isolate`), as the library
+for interfaces takes four times the memory of all that stays beside an agent.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _IFREQ = struct.Struct("16sH22x")
 
 RESOLV_CONF = "/etc/resolv.conf"
 UPSTREAM = "/run/systemd/resolve/resolv.conf"
-"""Where systemd-resolved tells which name servers it asks itself (systemd-resolved.service(8))."""
+"""Where systemd-resolved lists the name servers that it asks itself (systemd-resolved.service(8))."""
 
 
 # In the agent's process, before it executes its command.
 
 
 def leave() -> None:
-    """Put this process, which has one thread, into a network where there is only 127.0.0.1 and ::1.  OSError.
+    """Put this single-threaded process into a network with only 127.0.0.1 and ::1.  OSError.
 
-    Where it may not do that, it takes a user namespace along in which it may (user_namespaces(7)): its own user
-    and group are then all that are known there.
+    Where it may not do that, it also enters a user namespace in which it may (user_namespaces(7)); that maps
+    only its own user and group.
     """
     uid, gid = os.geteuid(), os.getegid()
     try:
@@ -43,7 +43,7 @@ def leave() -> None:
     except PermissionError:
         _unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
         for file, text in (
-            ("setgroups", "deny"),  # or gid_map is not to be written
+            ("setgroups", "deny"),  # else gid_map cannot be written
             ("uid_map", f"{uid} {uid} 1"),
             ("gid_map", f"{gid} {gid} 1"),
         ):
@@ -58,7 +58,7 @@ def leave() -> None:
 
 
 def resolve_by(path: str) -> None:
-    """Have this process see the file at ``path`` as its resolv.conf, and nobody else.  OSError."""
+    """Have this process alone see the file at ``path`` as its resolv.conf.  OSError."""
     _unshare(_CLONE_NEWNS)
     _mount(None, "/", _MS_REC | _MS_PRIVATE)
     _mount(path, os.path.realpath(RESOLV_CONF), _MS_BIND)
@@ -78,21 +78,21 @@ def _mount(source: str | None, target: str, flags: int) -> None:
 
 
 def wire(pid: int) -> None:
-    """Give the network of that process a wire to the host.  NotEnforceable."""
+    """Connect the network of the process ``pid`` to the host.  Raises NotEnforceable."""
     why = _help("up", str(pid))
     if why:
         raise NotEnforceable(f"cannot enforce --net isolated: {why}")
 
 
 def clear() -> str:
-    """Remove what the last wire has left on the host; why that failed, empty where it did not."""
+    """Remove our wire, and after the last one what is left on the host.  Return why that failed; empty: it succeeded."""
     return _help("down")
 
 
 def resolver() -> str | None:
-    """The resolv.conf that works behind a wire; empty: the host's own does; None: none is known.
+    """Return the resolv.conf that works behind a wire; empty: the host's own does; None: none is known.
 
-    A name server on the host's loopback is not to be reached from there.
+    A name server on the host's loopback cannot be reached from there.
     """
     if _outside(RESOLV_CONF):
         return ""
@@ -100,7 +100,7 @@ def resolver() -> str | None:
 
 
 def _outside(path: str) -> bool:
-    """Whether the file names a server that is not on loopback."""
+    """Whether the file names a server outside loopback."""
     try:
         with open(path, errors="replace") as file:
             lines = [line.split() for line in file]
@@ -111,7 +111,7 @@ def _outside(path: str) -> bool:
 
 
 def _help(*arguments: str) -> str:
-    """Run the helper; its last words, empty where it succeeded."""
+    """Run the helper.  Return its last line on stderr; empty: it succeeded."""
     words = os.memfd_create("words")
     try:
         pid = os.posix_spawn(

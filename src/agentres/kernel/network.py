@@ -1,9 +1,9 @@
-"""What one agent sends and receives: counted and held to a rate, by cgroup BPF.
+"""Counts and limits what one agent sends and receives, by cgroup BPF.
 
-``network.bpf.c`` beside this file is the program, and says how it works; ``network.bpf.o`` is what
-``scripts/bpf`` made of it.  Rates and counters are one page that the kernel and we share, so that a
-change holds from the next packet on and a look costs nothing.  The programs belong to the agent's
-cgroup: they outlive us, and go with it.
+``network.bpf.c`` beside this file is the program and explains how it works; ``scripts/bpf`` compiles it to
+``network.bpf.o``.  Rates and counters are in one page that the kernel and we share, so that a change
+applies from the next packet on and a look costs nothing.  The programs belong to the agent's cgroup:
+they outlive us and vanish with it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 OBJECT = os.path.join(os.path.dirname(__file__), "network.bpf.o")
 
 NAME = "agentres_net"
-"""What programs and their map are called, by which they are found again; at most 15 characters."""
+"""The name of the programs and their map, by which they are found again; at most 15 characters."""
 
 HORIZON = 0.5
-"""Seconds by which a packet may leave later than it was sent, where something holds it back."""
+"""The most seconds by which a packet may be delayed, where something can hold it back."""
 
 BURST = 0.25
-"""Seconds of the rate that may come in at once.  With 20 to 50 ms TCP gets 14 to 55 % of the rate at short
+"""Seconds' worth of the rate that may come in at once.  With 20 to 50 ms TCP gets 14 to 55 % of the rate at short
 round trips, from 200 ms on all of it."""
 
-# struct direction in network.bpf.c: one for what is sent, behind it one for what is received.
+# struct direction in network.bpf.c: one for sent packets, followed by one for received ones.
 _SIZE = 128
 _OUT, _IN = 0, _SIZE
 _LIMIT = struct.Struct("=QQ")
@@ -50,7 +50,7 @@ _COUNTED = (
 _RX, _TX = (tuple(f"{way}_{name}" for name in _COUNTED) for way in ("rx", "tx"))
 
 FIELDS = (*_RX, *_TX, "net_in_limit", "net_out_limit")
-"""What :meth:`Network.figures` has, fields of :class:`agentres.model.stats.Sample`."""
+"""The keys of :meth:`Network.figures`: fields of :class:`agentres.model.stats.Sample`."""
 
 _WAYS = (
     ("sends", "cgroup_skb/egress", bpf.EGRESS),
@@ -59,9 +59,9 @@ _WAYS = (
 
 
 class Programs:
-    """The programs of one agent, loaded and not attached to anything.
+    """The programs of one agent, loaded but not attached to anything.
 
-    Raises NotEnforceable.  The kernel needs some milliseconds to see that they do no harm.
+    Raises NotEnforceable.  The kernel needs some milliseconds to verify them.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Programs:
             raise NotEnforceable(f"no cgroup BPF: {_words(error)}") from error
 
     def attach(self, cgroup: Cgroup) -> Network:
-        """Count what the processes of the cgroup send and receive from now on.  NotEnforceable.
+        """Count what the processes of the cgroup send and receive from now on.  Raises NotEnforceable.
 
         A socket belongs to the cgroup in which it was made: attach before the first process enters.
         """
@@ -96,14 +96,14 @@ class Programs:
             raise NotEnforceable(f"no cgroup BPF on {cgroup.path}: {_words(error)}") from error
 
     def close(self) -> None:
-        """Let go of them: what is not attached is gone."""
+        """Close their descriptors: programs that are not attached vanish."""
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
 
 
 class Network:
-    """The network of the agent in ``cgroup``, whose programs use the map ``map_fd``, which is closed.  OSError."""
+    """The network of the agent in ``cgroup``; its programs use the map ``map_fd``, which this closes.  OSError."""
 
     def __init__(self, cgroup: Cgroup, map_fd: int) -> None:
         self._cgroup = cgroup
@@ -113,18 +113,18 @@ class Network:
             os.close(map_fd)
 
     def close(self) -> None:
-        """Let go of the page; the limits stay."""
+        """Unmap the page; the limits stay."""
         bpf.unshare_map(self._page)
 
     def read(self) -> NetworkMax:
-        """What holds now."""
+        """Return the limits in force."""
         loopback = _LOOPBACK.unpack_from(self._page, _OUT + _LOOPBACK_AT)[0]
         return NetworkMax(self._rate(_IN), self._rate(_OUT), LOOPBACKS[bool(loopback)])
 
     def write(self, wanted: NetworkMax) -> None:
-        """Hold the agent to this from its next packet on."""
+        """Limit the agent to ``wanted`` from its next packet on."""
         log.debug(__name__, "%s: %s", self._cgroup.path, wanted.line().text)
-        # The mark first: whoever compares the two in between must not find that somebody else did it.
+        # The mark first: a comparison in between must not blame somebody else for the change.
         registry.mark_network(self._cgroup.fd, wanted.line().text)
         loopback = LOOPBACKS.index(wanted.loopback)
         for block, rate, seconds in (
@@ -135,14 +135,14 @@ class Network:
             _LOOPBACK.pack_into(self._page, block + _LOOPBACK_AT, loopback)
 
     def figures(self) -> dict[str, int | None]:
-        """What was counted since the agent's launch, and the limits, by :data:`FIELDS`."""
+        """Return the counts since the agent's launch, and the limits, by :data:`FIELDS`."""
         received = _COUNTERS.unpack_from(self._page, _IN + _COUNTERS_AT)
         sent = _COUNTERS.unpack_from(self._page, _OUT + _COUNTERS_AT)
         limits = (None if rate == MAX else rate for rate in (self._rate(_IN), self._rate(_OUT)))
         return dict(zip(FIELDS, (*received, *sent, *limits), strict=True))
 
     def undone(self) -> list[str]:
-        """What somebody else has changed, a line each."""
+        """Return what somebody else has changed, a line each."""
         found = [
             f"{NAME}: what it {does} is not limited any more: its program was taken off"
             for does, _, kind in _WAYS
@@ -159,7 +159,7 @@ class Network:
 
 
 def find(cgroup: Cgroup) -> Network:
-    """The network of an agent that runs already, from what is attached to its cgroup.  NotEnforceable."""
+    """Return the network of a running agent, from what is attached to its cgroup.  Raises NotEnforceable."""
     try:
         for number in bpf.attached(cgroup.fd, bpf.EGRESS):
             program = bpf.program(number)
@@ -180,7 +180,7 @@ def _name(number: int) -> str:
     try:
         return bpf.program(number).name
     except OSError as error:
-        if error.errno == errno.ENOENT:  # it went between the two calls
+        if error.errno == errno.ENOENT:  # it vanished between the two calls
             return ""
         raise
 

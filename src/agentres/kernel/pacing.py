@@ -1,8 +1,8 @@
-"""What holds back the packets that an agent sends too fast: the queueing discipline fq (tc-fq(8)), or nothing.
+"""Installs the queueing discipline fq (tc-fq(8)), which delays packets that an agent sends too fast.
 
-Our programs stamp each packet with its departure time; fq keeps it until then, and anything else lets it go
-at once, so that what is too much has to be dropped.  fq changes the host for all: it is installed when
-somebody says so, in the place of what the kernel put there by itself, and taken away again by another word.
+Our programs stamp each packet with its departure time.  fq keeps the packet until then; any other discipline
+sends it at once, so that the excess has to be dropped.  fq changes the host for all processes: it is installed
+only on command, in place of the kernel's own choice, and removed by another command.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any
 from agentres.model.errors import AgentresError, reason
 
 STATE = "/run/agentres/pacing.json"
-"""The interfaces that have fq from us, with what they had: gone at the next boot, as fq is."""
+"""The interfaces that have fq from us, with what they had before; gone at the next boot, like fq."""
 
 _ROOT = 0xFFFFFFFF  # TC_H_ROOT
 _UP = 1  # IFF_UP
-_MQ_HANDLE = 0x10000  # 1:, by which mq's queues are called 1:1, 1:2 …
+_MQ_HANDLE = 0x10000  # 1:, so that mq's queues are 1:1, 1:2 …
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A network interface that is up: its disciplines, and whether all of them are fq.
+    """A network interface that is up, and its queueing disciplines.
 
-    ``configured``: somebody chose them, else they are the kernel's own choice.  ``hardware``: something outside
-    this kernel is behind it.
+    ``configured``: somebody chose them; else the kernel did.  ``hardware``: a device outside this kernel is behind
+    the interface.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Interface:
 
 
 def interfaces() -> list[Interface]:
-    """All but loopback that are up.  AgentresError where the kernel does not tell."""
+    """Return all interfaces that are up, without loopback.  AgentresError where the kernel does not tell."""
     try:
         with _netlink() as netlink:
             return list(_interfaces(netlink))
@@ -53,9 +53,9 @@ def interfaces() -> list[Interface]:
 
 
 def install(names: list[str]) -> list[str]:
-    """Give the interfaces fq; none named: those with hardware behind them.  What was done, a line each.
+    """Install fq on the interfaces; none named: those with hardware behind them.  Return what was done, a line each.
 
-    AgentresError, with nothing changed, where one is not there or was configured by somebody.
+    Raises AgentresError, with nothing changed, if one is not up or somebody has configured it.
     """
     found = {each.name: each for each in interfaces()}
     for name in names:
@@ -77,14 +77,14 @@ def install(names: list[str]) -> list[str]:
             done.append(f"{each.name} has fq already")
             continue
         state[each.name] = asdict(each)
-        _keep(state)  # before: what was begun has to be undone as well
+        _keep(state)  # before the change: a half-done change must be undone too
         _change(each)
         done.append(f"{each.name}: fq in the place of {', '.join(each.kinds)}")
     return done
 
 
 def remove() -> list[str]:
-    """Have the kernel put back what stood before :func:`install`.  What was done, a line each."""
+    """Remove our fq, so that the kernel puts back its own choice.  Return what was done, a line each."""
     state, done = _state(), []
     there = {each.name: each for each in interfaces()}
     for name, was in list(state.items()):
@@ -105,7 +105,7 @@ def _netlink() -> Any:
     from pyroute2 import IPRoute
     from pyroute2.netlink.rtnl import tcmsg
 
-    # What it has no entry for it puts at the root, whatever the parent: fq, which takes no options here, as well.
+    # pyroute2 puts a kind without an entry at the root, whatever the parent.  fq needs no options here.
     tcmsg.plugins.setdefault("fq", tcmsg.sched_template)
     return IPRoute()
 
@@ -118,7 +118,7 @@ def _interfaces(netlink: Any) -> Iterator[Interface]:
         name = link.get_attr("IFLA_IFNAME")
         if name == "lo" or not link["flags"] & _UP:
             continue
-        # The root first; clsact and ingress are at the side, and hold nothing back.
+        # The root first; clsact and ingress are left out: they delay nothing.
         own = sorted(
             (q for q in disciplines.get(link["index"], ()) if q["parent"] >> 16 != 0xFFFF or q["parent"] == _ROOT),
             key=lambda q: q["parent"] != _ROOT,
@@ -138,7 +138,7 @@ def _change(interface: Interface) -> None:
             if interface.kinds[:1] != ("mq",):
                 netlink.tc("replace", "fq", index=interface.index, parent=_ROOT, handle=0)
                 return
-            # The kernel's own mq has no handle, by which its queues could be named.
+            # The kernel's own mq has no handle, so its queues could not be named.
             netlink.tc("replace", "mq", index=interface.index, parent=_ROOT, handle=_MQ_HANDLE)
             queues = [
                 q["parent"]
@@ -147,7 +147,7 @@ def _change(interface: Interface) -> None:
             ]
             for queue in queues:
                 netlink.tc("replace", "fq", index=interface.index, parent=queue, handle=0)
-    except Exception as error:  # pyroute2's own are no OSErrors
+    except Exception as error:  # pyroute2's exceptions are no OSErrors
         raise AgentresError(f"cannot give {interface.name} fq: {error}") from error
 
 

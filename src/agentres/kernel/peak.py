@@ -1,4 +1,4 @@
-"""The highest that a cgroup's counter was between two looks: what no sample falls into is seen all the same."""
+"""The highest value of a cgroup's counter between two looks, so that a peak between two samples is seen too."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ PEAKS = {
     "memory.swap.peak": ("swap_current", "swap_most"),
     "pids.peak": ("pids_current", "pids_most"),
 }
-"""Files with a peak, and the fields of a sample that have what is used now and what was at the most."""
+"""Files with a peak, and the sample's fields for the current and for the highest value."""
 
 _RESETS = ("memory.peak", "memory.swap.peak")
-"""Those of them that start anew for whoever has written to its open file (Linux 6.12)."""
+"""Those of them that a write resets, for the writing file descriptor alone (Linux 6.12)."""
 
 
 class Peak:
-    """One such file, open; OSError where it is not there."""
+    """One such file, open.  Raises OSError where there is none."""
 
     def __init__(self, folder: int, name: str) -> None:
         self._resets = name in _RESETS
         try:
             self._fd = os.open(name, os.O_RDWR if self._resets else os.O_RDONLY, dir_fd=folder)
-        except PermissionError:  # older kernels let nobody write it
+        except PermissionError:  # read-only on older kernels
             self._resets = False
             self._fd = os.open(name, os.O_RDONLY, dir_fd=folder)
         self._before = 0
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._fd)
 
     def take(self, current: int) -> int:
-        """The highest since the last time, ``current`` at the least.  OSError, ValueError.
+        """Return the highest value since the last call, at least ``current``.  OSError, ValueError.
 
-        Where the peak cannot be started anew it tells only of what is above all before.
+        Where the peak cannot be reset, only a peak above all earlier ones is seen.
         """
         peak = int(os.pread(self._fd, 32, 0))
         if self._resets:

@@ -1,4 +1,4 @@
-"""Has the kernel tell when tasks wait for a resource: PSI triggers (Documentation/accounting/psi.rst)."""
+"""Has the kernel notify us when tasks wait for a resource: PSI triggers (Documentation/accounting/psi.rst)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from typing import Final, Literal
 
 SHARE: Final = 0.1
-"""Of a window: the time that some task has waited, from which on it is told."""
+"""The fraction of a window that some task must have waited before the kernel notifies."""
 
-# Seconds.  Whoever has CAP_SYS_RESOURCE may have the shortest that there is (and Linux before 6.4 gives a
-# trigger to nobody else); others get multiples of 2 s (Linux 6.4).
+# Seconds.  With CAP_SYS_RESOURCE the shortest window is allowed (before Linux 6.4 only those processes get a
+# trigger at all); others get multiples of 2 s (Linux 6.4).
 _WINDOWS = (0.5, 2.0)
 
 
 def trigger(
     folder: int, resource: Literal["cpu", "memory", "io"], share: float = SHARE
 ) -> int | None:
-    """A descriptor that has EPOLLPRI, at most once a window, when some task has waited for that long.
+    """Return a descriptor that gets EPOLLPRI, at most once a window, when some task has waited for ``share`` of it.
 
     ``folder`` is the open directory of a cgroup.  None where the kernel gives none; the reason is logged.
     The first notification after this call may be a false one.
@@ -36,7 +36,7 @@ def trigger(
             break
         usec = round(window * 1e6)
         try:
-            # The kernel takes the last byte for the end of the text, whatever it is.
+            # The kernel overwrites the last byte as the end of the text: send a zero byte.
             os.write(fd, f"some {round(usec * share)} {usec}\0".encode())
             return fd
         except OSError as error:

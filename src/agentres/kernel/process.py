@@ -1,4 +1,4 @@
-"""A process: when it started, which tells it from another one that gets the same number later, and its cgroup."""
+"""Facts about a process: its start time, which tells it from a later one with the same PID, its parent, its cgroup."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ _DEAD = (b"Z", b"X")
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot (proc_pid_stat(5), field 22); None: no such one."""
+    """Return a process's start time in clock ticks since boot (proc_pid_stat(5), field 22); None: no such process."""
     _, fields = _stat(pid)
     return int(fields[19]) if fields else None
 
 
 def lived_at(pid: int, when: float) -> bool:
-    """Whether the live process ``pid`` is one that had started by ``when``, seconds since boot."""
+    """Whether ``pid`` is a live process that had started by ``when``, seconds since boot."""
     _, fields = _stat(pid)
     return bool(fields) and fields[0] not in _DEAD and int(fields[19]) / _TICKS <= when
 
 
 def parent(pid: int) -> int:
-    """The parent of a process; 0: it has none in our PID namespace, or is no more."""
+    """Return the parent of a process; 0: it has none in our PID namespace, or has ended."""
     _, fields = _stat(pid)
     return int(fields[1]) if fields else 0
 
 
 def ignores_children(pid: int) -> bool:
-    """Whether it ignores SIGCHLD: what its children used is added to nobody's figures then."""
+    """Whether a process ignores SIGCHLD: then what its children used is added to no process's figures."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             words = file.read().split()
@@ -39,23 +39,23 @@ def ignores_children(pid: int) -> bool:
 
 
 def is_zombie(pid: int) -> bool:
-    """Whether it has ended, and nobody has waited for it."""
+    """Whether a process has ended and nobody has waited for it."""
     return _stat(pid)[1][:1] == [b"Z"]
 
 
 def name(pid: int) -> str:
-    """What it calls itself (comm in proc_pid_comm(5)); empty: it has ended."""
+    """Return a process's name (comm in proc_pid_comm(5)); empty: it has ended."""
     comm, fields = _stat(pid)
     return comm.decode(errors="replace") if fields and fields[0] not in _DEAD else ""
 
 
 def below(path: str) -> list[int]:
-    """The processes in the cgroup at ``path`` and below; a cgroup that goes meanwhile is passed over.  OSError."""
+    """Return the processes in the cgroup at ``path`` and below; skip a cgroup that is removed meanwhile.  OSError."""
     try:
         with open(f"{path}/cgroup.procs", "rb") as file:
             found = [int(pid) for pid in file.read().split()]
     except OSError as error:
-        # Gone meanwhile, or a threaded cgroup: its processes are told by the one above.
+        # Removed meanwhile, or a threaded cgroup: the cgroup above lists its processes.
         if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
             raise
         found = []
@@ -79,23 +79,23 @@ def populated(path: str) -> bool:
 
 
 def cgroup(pid: int | str = "self") -> str:
-    """Its cgroup in the v2 hierarchy, starting with ``/``, as seen from our cgroup namespace; empty: it has none.  OSError."""
+    """Return a process's v2 cgroup, starting with ``/``, as seen from our cgroup namespace; empty: it has none.  OSError."""
     with open(f"/proc/{pid}/cgroup", errors="surrogateescape") as file:
         return parse_cgroup(file.read())
 
 
 def is_inside(cgroup: str, of: str) -> bool:
-    """Whether a cgroup is another one, or below it; pure."""
+    """Whether ``cgroup`` is ``of`` or below it; pure."""
     return cgroup == of or cgroup.startswith(f"{of}/")
 
 
 def parse_cgroup(text: str) -> str:
-    """The same from the text of /proc/PID/cgroup (cgroups(7)); pure."""
+    """Return the v2 cgroup from the text of /proc/PID/cgroup (cgroups(7)); empty: none; pure."""
     return next((line[3:] for line in text.split("\n") if line.startswith("0::")), "")
 
 
 def _stat(pid: int) -> tuple[bytes, list[bytes]]:
-    """The name in /proc/PID/stat (proc_pid_stat(5)), and what follows it, from the state on: nothing where there is no such process."""
+    """Return the name in /proc/PID/stat (proc_pid_stat(5)) and the fields from the state on; both empty: no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             before, _, after = file.read().rpartition(b")")
@@ -105,6 +105,6 @@ def _stat(pid: int) -> tuple[bytes, list[bytes]]:
 
 
 def boot_id() -> str:
-    """The kernel's name for this boot (random(4))."""
+    """Return the kernel's id of this boot (random(4))."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()

@@ -1,8 +1,8 @@
-"""A limit on what is added below a directory: a project quota (quotactl(2), FS_IOC_FSSETXATTR in ioctl_fs(2)), for root.
+"""Limits what is added below a directory, by a project quota (quotactl(2), FS_IOC_FSSETXATTR in ioctl_fs(2)); needs root.
 
-All that is in the directory gets a project number of its own, which what is made there later inherits, and what the project
-may have in all is limited.  At the end the numbers are 0 again and the limit is gone.  Meanwhile a file in :data:`RECORDS` says so, by
-which a later run or ``agentres gc`` finds what one that was killed has left, after a new boot, too.
+All files in the directory get a project number of their own, new files inherit it, and the project's total is limited.  At the
+end the numbers are reset to 0 and the limit is removed.  Meanwhile a file in :data:`RECORDS` tells of it: by that a later
+run or ``agentres gc`` finds what a killed run has left, even after a reboot.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ if TYPE_CHECKING:
     from agentres.kernel.caller import Caller
 
 RECORDS = "/var/lib/agentres/disk-space"
-"""A file for each project of ours, named by its number: the agent's cgroup, the directory, its mount point, each ended by a zero
-byte; locked while its supervisor lives, or somebody takes it back.  The directory is locked while a number is looked for."""
+"""A directory with one file for each project of ours, named by its number.  The file holds the agent's cgroup, the directory and its
+mount point, each ended by a zero byte.  It is locked while its supervisor lives or somebody cleans up.  RECORDS itself is locked
+while a number is chosen."""
 
 _PATIENCE = 30.0
-"""Seconds to wait for whoever has the lock, who asks for some numbers and writes a file."""
+"""Seconds to wait for each holder of the lock: it queries some numbers and writes a file."""
 
 NUMBERS = range(0x61670000, 0x61680000)
-"""Of our projects."""
+"""The project numbers that we use."""
 
 _TRIES = 512
-"""So many numbers are asked for whether files have them already; others may give theirs any (``chattr -p``)."""
+"""How many numbers to check for existing files: users may give theirs any number (``chattr -p``)."""
 
 _QUOTACTL_FD = 443  # the same on all architectures
 _Q_GETQUOTA, _Q_SETQUOTA, _Q_XGETQSTATV, _PRJQUOTA = 0x800007, 0x800008, 0x5808, 2
@@ -56,18 +57,18 @@ _WORDS = {
     errno.ENOSYS: "project quotas are off there, or not in this kernel",
     errno.EPERM: "it takes CAP_SYS_ADMIN in the host's own user namespace",
 }
-"""What quotactl(2) means."""
+"""The meaning of quotactl(2)'s errors here."""
 
 
 class Usage(Record):
-    """Bytes: what the project has, and may have (0: no limit)."""
+    """Bytes that a project uses, and its limit (0: none)."""
 
     used: int
     limit: int
 
 
 class Added(Record):
-    """Bytes that an agent may add below a directory, and that it has, at its end; None: not known."""
+    """Bytes that an agent may add below a directory, and that it had added at its end; None: not known."""
 
     directory: str
     limit: int
@@ -75,10 +76,11 @@ class Added(Record):
 
 
 class Quota:
-    """Holds what an agent adds below one directory to ``size`` bytes, until :meth:`free`.
+    """Limits what an agent adds below one directory to ``size`` bytes, until :meth:`free`.
 
-    ``home`` is the agent's cgroup; ``caller`` whose the directory and what counts have to be, None: anybody's.  ``early`` is called
-    again and again until it holds, and may raise.  NotEnforceable, UsageError; Locked where others are at it for too long.
+    ``home`` is the agent's cgroup.  ``caller`` must own the directory, and only its files count; None: anybody's.  ``early``
+    is called repeatedly until the limit holds, and may raise.  Raises NotEnforceable, UsageError, and Locked where other
+    processes hold the lock for too long.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class Quota:
             raise
 
     def added(self) -> Added:
-        """What was added and is still there."""
+        """Return what was added and is still there."""
         used: int | None = None
         try:
             used = max(0, _usage(self._fd, self._number).used - self._before)
@@ -134,7 +136,7 @@ class Quota:
         return Added(self.directory, self.size, used)
 
     def free(self) -> str:
-        """Take it all back; what is to be told of that, mostly nothing.  OSError: it is left to ``agentres gc``."""
+        """Remove the limit and the numbers.  Return a message for the user, mostly empty.  After an OSError ``agentres gc`` does it."""
         try:
             return self._undo()
         finally:
@@ -153,9 +155,9 @@ class Quota:
 
 
 def sweep(near: str = "", early: Callable[[], None] = lambda: None) -> list[str]:
-    """Take back what runs that were killed have left; what was done, and what could not be, in words.
+    """Clean up what killed runs have left.  Return what was done, and what could not be, in words.
 
-    ``near``: only what is around or inside this directory.  ``early`` is called again and again, and may raise.
+    ``near``: only projects around or inside this directory.  ``early`` is called repeatedly, and may raise.
     """
     done = []
     for number in sorted(_recorded()):
@@ -168,7 +170,7 @@ def sweep(near: str = "", early: Callable[[], None] = lambda: None) -> list[str]
 
 
 def _take_back(number: int, near: str, early: Callable[[], None]) -> str:
-    """Take back what belongs to nobody any more: which directory it was for, and what became of it; empty: it is somebody's.  OSError."""
+    """Clean up a project that is no longer in use.  Return its directory and the outcome in words; empty: nothing to tell.  OSError."""
     path = f"{RECORDS}/{number}"
     try:
         record = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -179,7 +181,7 @@ def _take_back(number: int, near: str, early: Callable[[], None]) -> str:
             fields = _abandoned(record)
         if fields is None:
             return ""
-        if len(fields) != 4:  # who made it was killed before anything else was done
+        if len(fields) != 4:  # its maker was killed before it did anything else
             os.unlink(path)
             return ""
         _, directory, point, _ = fields
@@ -193,12 +195,12 @@ def _take_back(number: int, near: str, early: Callable[[], None]) -> str:
 
 
 def _abandoned(record: int) -> list[str] | None:
-    """What is written in a record that is nobody's, which is ours from now on; None: it is somebody's, or has gone.  OSError."""
+    """Lock a record that is no longer in use and return its fields; None: it is in use, or gone.  OSError."""
     try:
         fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:  # its supervisor lives
         return None
-    # Its run ended between open and lock: the number may be another's.
+    # No link: its run ended between open and lock, and the number may be in use again.
     if not os.fstat(record).st_nlink:
         return None
     fields = [os.fsdecode(each) for each in os.read(record, 1 << 16).split(b"\0")]
@@ -208,7 +210,7 @@ def _abandoned(record: int) -> list[str] | None:
 
 
 def _clear(number: int, directory: str, point: str, early: Callable[[], None]) -> str:
-    """Lift the limit, take the number from what has it; the directory and what is to be said of it.  OSError."""
+    """Lift the limit and remove the number from all files.  Return the directory and a message about it.  OSError."""
     mount = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _limit(mount, number, 0)
@@ -225,7 +227,7 @@ def _clear(number: int, directory: str, point: str, early: Callable[[], None]) -
 
 
 def _of_those(kept: int, directory: str) -> str:
-    """What is to be said of files that could not be opened."""
+    """Return the message about files that could not be opened."""
     if not kept:
         return ""
     files = "1 file" if kept == 1 else f"{kept} files"
@@ -233,7 +235,7 @@ def _of_those(kept: int, directory: str) -> str:
 
 
 def _same(mount: int, path: str, number: int) -> int:
-    """The directory that has the number, beneath its mount point; -1: whatever is there now, it is another one."""
+    """Open the directory below its mount point if it has the number; -1: it is gone, or another one is there."""
     resolve = libc.NO_XDEV | libc.NO_SYMLINKS | libc.BENEATH
     try:
         fd = libc.openat2(mount, path, os.O_RDONLY | os.O_DIRECTORY, resolve)
@@ -249,11 +251,11 @@ def _same(mount: int, path: str, number: int) -> int:
     return -1
 
 
-# Where it is to be had.
+# Where a quota is possible.
 
 
 def _suitable(directory: str) -> str:
-    """The mount point of the directory; NotEnforceable where its file system holds no project quota."""
+    """Return the mount point of the directory; NotEnforceable where its file system has no project quota."""
     if os.geteuid() != 0:
         raise _refused("a project quota is root's to set", "the daemon does it for users")
     mount = mounts.mount_of(directory, mounts.mounts())
@@ -273,13 +275,13 @@ def _refused(why: str, remedy: str = "") -> NotEnforceable:
     return NotEnforceable(f"cannot enforce --disk-space: {why}", remedy)
 
 
-# Who has which number.
+# The project numbers.
 
 
 def _claim(
     fd: int, home: str, directory: str, point: str, early: Callable[[], None]
 ) -> tuple[int, int]:
-    """A number of ours as long as its record is there; that as a locked descriptor, which tells that we live."""
+    """Claim a number by writing its record.  Return both; the record is an fd with a lock, which shows that we are alive."""
     os.makedirs(RECORDS, mode=0o700, exist_ok=True)
     with Lock(RECORDS, _PATIENCE, early, in_line=True):
         taken = _recorded()
@@ -298,14 +300,14 @@ def _claim(
 
 
 def _free(fd: int, taken: set[int]) -> int:
-    """A number without a record, and without files where there is one.  NotEnforceable, OSError."""
+    """Return a number without a record, and without files if there is such a one.  NotEnforceable, OSError."""
     free = [number for number in NUMBERS if number not in taken]
     if not free:
         raise _refused("no project number is free")
     for number in free[:_TRIES]:
         if _usage(fd, number) == Usage(0, 0):
             return number
-    # Somebody gives them to files.  That counts as what was there before; which one we take nobody can tell beforehand.
+    # A user gives our numbers to files.  Those files count as there before.  Choose at random, so that nobody can predict it.
     return free[int.from_bytes(os.urandom(4), "little") % len(free)]
 
 
@@ -327,12 +329,12 @@ def _lives(home: str) -> bool:
 
 
 def _usage(fd: int, number: int) -> Usage:
-    """What a project has and may have on the file system of ``fd``; OSError."""
+    """Return a project's usage and limit on the file system of ``fd``; OSError."""
     block = ctypes.create_string_buffer(_IF_DQBLK.size)
     try:
         _quotactl(fd, _Q_GETQUOTA, number, block)
     except OSError as error:
-        if error.errno == errno.ENOENT:  # xfs has never heard of it
+        if error.errno == errno.ENOENT:  # xfs does not know the project
             return Usage(0, 0)
         raise
     hard, _, space, *_ = _IF_DQBLK.unpack(block.raw)
@@ -340,7 +342,7 @@ def _usage(fd: int, number: int) -> Usage:
 
 
 def _limit(fd: int, number: int, size: int) -> None:
-    """Let a project have so many bytes in all, 0: as many as it likes; OSError."""
+    """Limit a project to ``size`` bytes in all; 0: no limit; OSError."""
     hard = -(-size // _BLOCK)
     block = ctypes.create_string_buffer(
         _IF_DQBLK.pack(hard, *[0] * 7, _QIF_BLIMITS), _IF_DQBLK.size
@@ -349,7 +351,7 @@ def _limit(fd: int, number: int, size: int) -> None:
 
 
 def _enforced(fd: int) -> bool:
-    """Whether limits hold there: after quotaoff(8) ext4 goes on to count, and to take limits.  OSError."""
+    """Whether limits are enforced: after quotaoff(8) ext4 still counts and accepts limits.  OSError."""
     block = ctypes.create_string_buffer(_STATV.pack(1, 0), _STATV.size)
     _quotactl(fd, _Q_XGETQSTATV, 0, block)
     return bool(_STATV.unpack(block.raw)[1] & _ENFORCED)
@@ -361,14 +363,14 @@ def _quotactl(fd: int, command: int, number: int, block: ctypes.Array[ctypes.c_c
 
 
 def _tag(top: int, number: int, caller: Caller | None, early: Callable[[], None]) -> None:
-    """Have all below a directory be the project's, and what is made there, too.  NotEnforceable, OSError."""
+    """Put all below a directory into the project, and all that is created there later.  NotEnforceable, OSError."""
     records = _recorded()
 
     def failed(error: OSError) -> None:
         raise _refused(f"{error.filename} below {_where(top)}: {reason(error)}") from error
 
     def is_the_caller_s(found: os.stat_result) -> bool:
-        # A file with more names than one may be seen, and needed, where no limit is meant.
+        # A file with several links may also be in a directory that is not meant to be limited.
         once = stat.S_ISDIR(found.st_mode) or found.st_nlink == 1
         return once and caller is not None and found.st_uid == caller.uid
 
@@ -384,9 +386,9 @@ def _tag(top: int, number: int, caller: Caller | None, early: Callable[[], None]
 
 
 def _untag(top: int, number: int, early: Callable[[], None] = lambda: None) -> int:
-    """Take the number from all below a directory that has it; how many could not be asked.
+    """Remove the number from all below a directory.  Return how many files could not be opened or changed.
 
-    Whatever its owner does to one of them, the others lose it.
+    A failure on one file does not stop the rest.
     """
     kept = 0
 
@@ -414,5 +416,5 @@ def _where(fd: int) -> str:
 
 
 def _attributes(fd: int) -> tuple[int, ...]:
-    """xflags, extsize, nextents, projid, cowextsize; OSError."""
+    """Return xflags, extsize, nextents, projid, cowextsize; OSError."""
     return _FSXATTR.unpack(fcntl.ioctl(fd, _FSGETXATTR, bytes(_FSXATTR.size)))

@@ -1,4 +1,4 @@
-"""Takes memory back from an agent that does not run: the kernel takes as long for that as the swap does, so a thread waits."""
+"""Reclaims memory from an agent that does not run, in a thread: the kernel takes as long as the swap does."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from agentres.kernel.loop import Loop
 
 _PIECE = 16 << 20
-"""Bytes that are asked for at once: until the kernel has them nobody can stop it, nor remove the cgroup."""
+"""Bytes to ask for at once: until the kernel has reclaimed them, it cannot be stopped and the cgroup cannot be removed."""
 
 
 class Reclaim:
-    """Has the kernel take ``size`` bytes back from the cgroup at ``path`` (``memory.reclaim``, Linux 5.19), and calls ``done`` on the loop then.
+    """Has the kernel reclaim ``size`` bytes from the cgroup at ``path`` (``memory.reclaim``, Linux 5.19), then calls ``done`` on the loop.
 
-    It asks for no more where the agent was frozen and is not any longer.  ``done`` is told False where the kernel could not, and is
-    not called after :meth:`close`.
+    It stops if the agent is frozen or thawed meanwhile.  ``done`` gets False where the kernel could not reclaim, and is not
+    called after :meth:`close`.
     """
 
     def __init__(self, loop: Loop, path: str, size: int, done: Callable[[bool], None]) -> None:
@@ -32,13 +32,13 @@ class Reclaim:
         loop.watch(self._bell, self._ended)
         try:
             _thread.start_new_thread(self._run, ())
-        except RuntimeError as error:  # no task more for us
+        except RuntimeError as error:  # we may have no more tasks
             log.debug(__name__, "%s: %s", path, error)
             self._refused = True
             os.eventfd_write(self._bell, 1)
 
     def close(self) -> None:
-        """Ask for no more."""
+        """Stop reclaiming, without a call of ``done``."""
         with self._lock:
             if self._closed:
                 return
@@ -61,7 +61,7 @@ class Reclaim:
                     self._left -= piece
             finally:
                 os.close(fd)
-        except OSError as error:  # EAGAIN: not all of a piece could be had
+        except OSError as error:  # EAGAIN: not all of a piece could be reclaimed
             self._refused = True
             log.debug(__name__, "%s: %s", self._path, error)
         with self._lock:

@@ -1,23 +1,23 @@
-"""Which agents run on this host: what their supervisors wrote on their cgroups.
+"""The agents that run on this host, from the marks that supervisors put on their cgroups.
 
-No file can be left behind that tells of an agent which is no more: the marks are extended attributes of
-the cgroup that the limits stand on (``HOME/agent``, see :mod:`agentres.kernel.delegation`), and go with it.
+The marks are extended attributes of the cgroup with the limits (``HOME/agent``, see
+:mod:`agentres.kernel.delegation`).  They vanish with it, so no stale file can be left behind.
 User attributes on cgroups: Linux 5.7.
 
     user.agentres.name         the agent's name
     user.agentres.started      unix seconds, as text
     user.agentres.supervisor   process id, as text, in the supervisor's own PID namespace
-    user.agentres.owner        user id, as text: whose agent it is, where root supervises it for somebody
-    user.agentres.leased       ``1``: it ends with whoever asked the daemon for it
+    user.agentres.owner        user id, as text: the user whose agent it is, where root supervises it
+    user.agentres.leased       ``1``: it ends with the process that asked the daemon for it
     user.agentres.claim        ``PRIORITY LEAST WANTS SINCE MOST``: see :class:`ClaimMark`
-    user.agentres.philosophy   the name of how its limits move
+    user.agentres.philosophy   the name of its philosophy: how its limits move
     user.agentres.control      the abstract socket that its supervisor listens on, without the zero byte
-    user.agentres.writes       ``READ DIRTIED UNBILLED``, bytes: what no control file tells (:mod:`agentres.kernel.writeback`)
+    user.agentres.writes       ``READ DIRTIED UNBILLED``, bytes that no control file has (:mod:`agentres.kernel.writeback`)
     user.agentres.idle         ``1`` while it has not run for a while, where it may use swap
-    user.agentres.kept         seconds of CLOCK_BOOTTIME, as text: until then it hands no memory back, for none could be had
-    user.agentres.paused       ``1`` while it is frozen to be level with its disk rates, and for nothing else
-    user.agentres.cpus         the list of CPUs that it is bound to, empty: none
-    user.agentres.network      ``in=RATE out=RATE loopback=…`` as we set it last; what holds is in the kernel
+    user.agentres.kept         seconds of CLOCK_BOOTTIME, as text: until then it hands no memory back, as none could be reclaimed
+    user.agentres.paused       ``1`` while it is frozen only to keep its disk rates
+    user.agentres.cpus         the list of CPUs that it is bound to; empty: not bound
+    user.agentres.network      ``in=RATE out=RATE loopback=…`` as we set it last; the kernel has what is in force
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from agentres.model.record import Record
 from agentres.model.units import PRIORITY_MAX
 
 LEAF = "agent"
-"""What the cgroup is called that carries the marks."""
+"""The name of the cgroup that carries the marks."""
 
 _NAME, _STARTED, _SUPERVISOR = (
     f"user.agentres.{mark}" for mark in ("name", "started", "supervisor")
@@ -57,8 +57,8 @@ _BYTES_MAX = 1 << 60
 class Found(Record):
     """A running agent: ``path`` is the cgroup with its limits, ``home`` the one around it.
 
-    ``started`` in unix seconds; ``uid`` is whose agent it is, ``keeper`` who owns the cgroup.  All but that and the paths
-    is what the keeper wrote there, and nobody else vouches for.
+    ``started`` in unix seconds; ``uid`` is the user whose agent it is, ``keeper`` the owner of the cgroup.  Trust only the
+    paths and ``keeper``: the keeper wrote the rest, and nobody else vouches for it.
     """
 
     name: str
@@ -71,11 +71,11 @@ class Found(Record):
 
 
 class ClaimMark(Record):
-    """What an agent claims of the memory that all share.
+    """What an agent claims of the memory that all agents share.
 
-    ``priority`` is a weight, 100 for most; ``least`` is the least limit that it may be given, in bytes.
-    ``wants`` are the bytes that it needs and has not got, 0 for none, ``since`` when: seconds of CLOCK_BOOTTIME.
-    ``most`` is the limit that it may grow to, 0 for one that is not elastic, or not known.
+    ``priority`` is a weight, mostly 100.  ``least`` is the lowest limit that it may be given, in bytes.
+    ``wants`` is how many bytes it still needs, 0 for none; ``since`` is since when, in seconds of CLOCK_BOOTTIME.
+    ``most`` is the limit that it may grow to; 0: not elastic, or not known.
     """
 
     priority: int = 100
@@ -86,19 +86,19 @@ class ClaimMark(Record):
 
 
 def mark_claim(fd: int, claim: ClaimMark) -> None:
-    """Say what the agent whose cgroup is open as ``fd`` claims; OSError where no mark can be made."""
+    """Mark the claim of the agent with the open cgroup ``fd``; OSError where no mark can be made."""
     text = f"{claim.priority} {claim.least} {claim.wants} {claim.since!r} {claim.most}"
     os.setxattr(fd, _CLAIM, text.encode())
 
 
 def claim_mark(path: str) -> ClaimMark | None:
-    """What the agent claims whose cgroup is at ``path``; what makes no sense counts as nothing said: None."""
+    """Return the claim of the agent at ``path``; None: no mark, or one that makes no sense."""
     try:
         priority, least, wants, since, most = os.getxattr(path, _CLAIM).split()
         found = ClaimMark(int(priority), int(least), int(wants), float(since), int(most))
     except (OSError, ValueError):
         return None
-    # Whoever may make cgroups may write anything there; NaN is no time either.
+    # Any user who may make cgroups may write anything there, NaN for a time too.
     sane = (
         0 < found.priority <= PRIORITY_MAX
         and 0 <= found.least < _BYTES_MAX
@@ -110,8 +110,8 @@ def claim_mark(path: str) -> ClaimMark | None:
 
 
 def mark(fd: int, name: str, started: float, supervisor: int, owner: int | None = None) -> None:
-    """Say whose cgroup the open directory ``fd`` is, so that :func:`running` finds it."""
-    # The name comes last: who has one has the others.
+    """Mark the open cgroup ``fd`` as this agent's, so that :func:`running` finds it."""
+    # The name comes last: a cgroup with a name has the other marks too.
     values = [(_STARTED, repr(started)), (_SUPERVISOR, str(supervisor)), (_NAME, name)]
     if owner is not None:
         values.insert(0, (_OWNER, str(owner)))
@@ -119,87 +119,87 @@ def mark(fd: int, name: str, started: float, supervisor: int, owner: int | None 
 
 
 def mark_leased(fd: int) -> None:
-    """Say that the agent whose cgroup is open as ``fd`` ends with whoever asked for it, and so with its supervisor."""
+    """Mark that the agent with the open cgroup ``fd`` ends with the process that asked for it, and so with its supervisor."""
     _set(fd, _LEASED, "1")
 
 
 def leased(path: str) -> bool:
-    """Whether that was said."""
+    """Whether the agent at ``path`` has the mark of :func:`mark_leased`."""
     return _get(path, _LEASED) == b"1"
 
 
 def mark_philosophy(path: str, name: str) -> None:
-    """Say how the limits of the agent at ``path`` move."""
+    """Mark the philosophy by which the limits of the agent at ``path`` move."""
     _set(path, _PHILOSOPHY, name)
 
 
 def philosophy(path: str) -> str:
-    """What was said of that, fit for a terminal; empty: nothing."""
+    """Return the name of that philosophy, safe for a terminal; empty: no mark."""
     return printable((_get(path, _PHILOSOPHY) or b"")[:_NAME_MAX].decode(errors="replace"))
 
 
 def is_owned(path: str) -> bool:
-    """Whether the daemon has it run for somebody."""
+    """Whether the daemon runs the agent at ``path`` for a user."""
     return _get(path, _OWNER) is not None
 
 
 def journal_identifier(uid: int, name: str) -> str:
-    """As what the output of an agent is in the journal that nobody's terminal gets."""
+    """Return the journal's identifier for the output of an agent without a terminal."""
     return f"agentres-{uid}:{name}"
 
 
 def name(path: str) -> str:
-    """The name of the agent at ``path``; empty: it has none any more."""
+    """Return the name of the agent at ``path``; empty: no mark, or the agent is gone."""
     return (_get(path, _NAME) or b"").decode(errors="backslashreplace")
 
 
 def is_marked(path: str) -> bool:
-    """Whether an agent's limits stand on the cgroup at ``path``."""
+    """Whether the cgroup at ``path`` carries an agent's marks."""
     return _get(path, _NAME) is not None
 
 
 def mark_control(fd: int, socket: str) -> None:
-    """Say where the supervisor of the agent whose cgroup is open as ``fd`` takes commands; OSError."""
+    """Mark the socket on which the supervisor of the agent with the open cgroup ``fd`` takes commands; OSError."""
     os.setxattr(fd, _CONTROL, socket.encode())
 
 
 def control(path: str) -> str:
-    """Where that is for the agent at ``path``; empty: nowhere that anybody knows of."""
+    """Return that socket for the agent at ``path``; empty: no mark."""
     return (_get(path, _CONTROL) or b"").decode(errors="replace")
 
 
 def mark_network(fd: int, text: str) -> None:
-    """Say what the network of the agent whose cgroup is open as ``fd`` is held to, where marks can be made."""
+    """Mark the network limits of the agent with the open cgroup ``fd``, where marks can be made."""
     _set(fd, _NETWORK, text)
 
 
 def network(fd: int) -> str:
-    """What was said of it; empty: nothing."""
+    """Return the network limits that the cgroup is marked with; empty: no mark."""
     return (_get(fd, _NETWORK) or b"").decode(errors="replace")
 
 
 def mark_cpus(fd: int, text: str) -> None:
-    """Say which CPUs the agent whose cgroup is open as ``fd`` is bound to: a list, or empty."""
+    """Mark the CPUs that the agent with the open cgroup ``fd`` is bound to: a list, or empty."""
     _set(fd, _CPUS, text)
 
 
 def cpus(path: str) -> str:
-    """What was said of that for the agent at ``path``; empty: nothing, or nothing that makes sense."""
+    """Return the CPUs that the agent at ``path`` is marked with; empty: none, or a mark that makes no sense."""
     from agentres.model.cpus import format_list, parse_list
 
     try:
         return format_list(parse_list((_get(path, _CPUS) or b"").decode()))
-    except ValueError:  # whoever may make cgroups may write anything there
+    except ValueError:  # any user who may make cgroups may write anything there
         return ""
 
 
 def mark_writes(fd: int, *counts: int | None) -> None:
-    """Say what the agent whose cgroup is open as ``fd`` has read, dirtied and written unbilled by now: bytes, None where that is not known."""
+    """Mark the bytes that the agent with the open cgroup ``fd`` has read, dirtied and written unbilled so far; None: not known."""
     _set(fd, _WRITES, " ".join("-" if n is None else str(n) for n in counts))
 
 
 def writes(path: str) -> tuple[int | None, int | None, int | None]:
-    """What was said of that for the agent at ``path``; None: nothing."""
+    """Return the bytes read, dirtied and written unbilled, as the agent at ``path`` is marked; None: not known, or no mark."""
     words = (_get(path, _WRITES) or b"").split()
     try:
         read, dirtied, unbilled = (None if word == b"-" else int(word) for word in words)
@@ -209,27 +209,27 @@ def writes(path: str) -> tuple[int | None, int | None, int | None]:
 
 
 def mark_paused(fd: int, paused: bool) -> None:
-    """Say that the agent whose cgroup is open as ``fd`` is frozen for a moment, and wants nothing of others; or no more."""
+    """Mark whether the agent with the open cgroup ``fd`` is only frozen for a moment, and wants nothing from others."""
     _mark_state(fd, _PAUSED, paused)
 
 
 def mark_idle(fd: int, idle: bool) -> None:
-    """Say that the agent whose cgroup is open as ``fd`` has not run for a while; or that it does."""
+    """Mark whether the agent with the open cgroup ``fd`` has not run for a while."""
     _mark_state(fd, _IDLE, idle)
 
 
 def is_idle(path: str) -> bool:
-    """Whether that was said of the agent at ``path``."""
+    """Whether the agent at ``path`` is marked idle."""
     return _get(path, _IDLE) == b"1"
 
 
 def mark_kept(fd: int, until: float) -> None:
-    """Say that the agent whose cgroup is open as ``fd`` has no memory to hand back until then: seconds of CLOCK_BOOTTIME."""
+    """Mark that the agent with the open cgroup ``fd`` hands no memory back before ``until``, seconds of CLOCK_BOOTTIME."""
     _set(fd, _KEPT, repr(until))
 
 
 def keeps(path: str, now: float) -> bool:
-    """Whether that was said of the agent at ``path``."""
+    """Whether the agent at ``path`` is marked to hand no memory back at ``now``, seconds of CLOCK_BOOTTIME."""
     try:
         return now < float(_get(path, _KEPT) or 0)
     except ValueError:
@@ -237,7 +237,7 @@ def keeps(path: str, now: float) -> bool:
 
 
 def is_paused(path: str) -> bool:
-    """Whether that was said of the agent at ``path``."""
+    """Whether the agent at ``path`` is marked paused."""
     return _get(path, _PAUSED) == b"1"
 
 
@@ -252,7 +252,7 @@ def _mark_state(fd: int, attribute: str, holds: bool) -> None:
 
 
 def _set(where: int | str, attribute: str, value: str) -> bool:
-    """Mark a cgroup; False where it cannot be: the agent runs as well without."""
+    """Mark a cgroup.  Return False where that fails: the agent runs without the mark too."""
     try:
         os.setxattr(where, attribute, os.fsencode(value))
     except OSError as error:
@@ -262,7 +262,7 @@ def _set(where: int | str, attribute: str, value: str) -> bool:
 
 
 def _get(where: int | str, attribute: str) -> bytes | None:
-    """What a cgroup is marked with; None: there is no such mark, or the agent has gone."""
+    """Return a cgroup's mark; None: no such mark, or the cgroup is gone."""
     try:
         return os.getxattr(where, attribute)
     except OSError:
@@ -270,9 +270,9 @@ def _get(where: int | str, attribute: str) -> bytes | None:
 
 
 def identity(path: str) -> tuple[str, float]:
-    """The name and start (unix seconds) that the cgroup at ``path`` is marked with; OSError, ValueError.
+    """Return the name and start (unix seconds) that the cgroup at ``path`` is marked with; OSError, ValueError.
 
-    The name is told to other users: whatever would command their terminals is spelled out.
+    Other users see the name, so control characters in it are escaped.
     """
     name = os.getxattr(path, _NAME)[:_NAME_MAX].decode(errors="backslashreplace")
     started = float(os.getxattr(path, _STARTED))
@@ -282,7 +282,7 @@ def identity(path: str) -> tuple[str, float]:
 
 
 def user_name(uid: int) -> str:
-    """The user's name, or its number where it has none."""
+    """Return the user's name, or its number where it has none."""
     import pwd
 
     try:
@@ -292,9 +292,9 @@ def user_name(uid: int) -> str:
 
 
 def running(mount: str) -> list[Found]:
-    """The agents in the cgroup2 hierarchy at ``mount``, agents of agents too, the oldest first.
+    """Return the agents in the cgroup2 hierarchy at ``mount``, nested ones too, oldest first.
 
-    What vanishes meanwhile or cannot be read is passed over: others' cgroups are not ours to open.
+    Cgroups that vanish meanwhile or cannot be read are skipped: we may not open other users' cgroups.
     """
     found = []
     waiting = [mount]
@@ -315,10 +315,10 @@ def running(mount: str) -> list[Found]:
 
 
 def _may_have_children(entry: os.DirEntry[str]) -> bool:
-    """Not where the links are its own two: most cgroups are leaves, and list fifty files each."""
+    """Whether the link count allows child cgroups: most cgroups are leaves, with fifty files each to list."""
     try:
         return entry.stat(follow_symlinks=False).st_nlink != 2
-    except OSError:  # it has gone, and so have they
+    except OSError:  # it is gone, with its children
         return False
 
 
@@ -332,7 +332,7 @@ def _marked(path: str, home: str) -> Found | None:
     except (OSError, ValueError) as error:
         log.debug(__name__, "%s is no agent's: %s", path, error)
         return None
-    # Whoever may make cgroups may write anything there; NaN is no time either.
+    # Any user who may make cgroups may write anything there, NaN for a time too.
     if not (name and 0 <= started < _YEAR_9999 and 0 < supervisor < _PID_MAX):
         log.debug(__name__, "%s is no agent's: its marks make no sense", path)
         return None
@@ -343,7 +343,7 @@ def _marked(path: str, home: str) -> Found | None:
 
 
 def _owner(path: str) -> int:
-    """Whom root says that it keeps the agent for; ValueError."""
+    """Return the user that root keeps the agent for; ValueError."""
     try:
         return int(os.getxattr(path, _OWNER))
     except OSError:  # no such mark: for itself
@@ -351,10 +351,10 @@ def _owner(path: str) -> int:
 
 
 def _deserted(home: str) -> bool:
-    """Whether neither the supervisor nor anything of the agent is alive."""
+    """Whether neither the supervisor nor any process of the agent is alive."""
     from agentres.kernel.process import populated
 
     try:
         return not populated(home)
-    except OSError:  # it goes at this moment: whoever reads it next finds that out
+    except OSError:  # it is being removed: its next reader finds that out
         return False

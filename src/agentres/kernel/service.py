@@ -1,4 +1,4 @@
-"""What a service and systemd say to one another: sd_notify(3) and sd_listen_fds(3), and the watchdog."""
+"""The protocol between a service and systemd: sd_notify(3), sd_listen_fds(3), and the watchdog."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FIRST_FD = 3
 
 
 def notify(*lines: str, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Tell systemd, where it has started us: ``READY=1``, ``STATUS=…``, ``WATCHDOG=1``."""
+    """Send systemd ``READY=1``, ``STATUS=…`` or ``WATCHDOG=1``, if it has started us."""
     address = environment.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -20,12 +20,12 @@ def notify(*lines: str, environment: MutableMapping[str, str] = os.environ) -> N
         try:
             sock.connect(address.replace("@", "\0", 1))
             sock.send("\n".join(lines).encode())
-        except OSError as error:  # systemd ends us where it misses that, and says so
+        except OSError as error:  # if systemd misses it, it ends us and says so
             log.debug(__name__, "systemd was not told: %s", error)
 
 
 def watchdog(environment: MutableMapping[str, str] = os.environ) -> float | None:
-    """Seconds within which systemd wants to be told each time that we live; None: it does not."""
+    """Return the seconds within which systemd expects each WATCHDOG=1; None: it expects none."""
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     text = environment.get("WATCHDOG_USEC", "")
@@ -33,7 +33,7 @@ def watchdog(environment: MutableMapping[str, str] = os.environ) -> float | None
 
 
 def listening(environment: MutableMapping[str, str] = os.environ) -> socket.socket | None:
-    """The socket that systemd listened on for us; None: none, or not for us."""
+    """Return the listening socket that systemd passed to us; None: there is none, or it is not for us."""
     if environment.pop("LISTEN_PID", "") != str(os.getpid()):
         return None
     count = environment.pop("LISTEN_FDS", "0")

@@ -1,6 +1,6 @@
-"""Signals as events that say who sent them: signalfd(2).
+"""Signals as events that tell whether a process or the kernel sent them: signalfd(2).
 
-signal(7) handlers do not say that, and Python's standard library has no signalfd.
+signal(7) handlers do not tell that, and Python's standard library has no signalfd.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Signal(Record):
-    """A signal that came: its number, and whether a process sent it (else the kernel did).
+    """A received signal: its number, and whether a process sent it (else the kernel did).
 
     The terminal's Ctrl-C, Ctrl-Z, hang-up and window size come from the kernel, to the whole
     foreground process group at once.
@@ -30,13 +30,13 @@ class Signal(Record):
 
 
 def stop() -> None:
-    """Do what SIGTSTP is for, which the caller has blocked: be stopped, until somebody has us go on."""
+    """Stop by SIGTSTP, which the caller has blocked, until somebody sends SIGCONT."""
     signal.raise_signal(signal.SIGTSTP)
     let_stop()
 
 
 def let_stop() -> None:
-    """Likewise where one waits; else nothing."""
+    """Stop if a SIGTSTP is pending; else do nothing."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
 
@@ -51,7 +51,7 @@ class Signals:
         self.fd = libc.call("signalfd", -1, sigset, _SFD_FLAGS)
 
     def read(self) -> list[Signal]:
-        """The signals that are waiting, without blocking."""
+        """Return the pending signals, without blocking."""
         try:
             data = os.read(self.fd, 16 * _SIGINFO_SIZE)
         except BlockingIOError:
@@ -63,5 +63,5 @@ class Signals:
         return found
 
     def close(self) -> None:
-        """Let go of the file descriptor; the signals stay blocked."""
+        """Close the file descriptor; the signals stay blocked."""
         os.close(self.fd)

@@ -1,8 +1,8 @@
-"""How full the file systems are that an agent writes to.
+"""Tells how full the file systems are that an agent writes to.
 
-Which these are: the one of its working directory, and those on which one of its processes had a file open for writing at a look.
-File systems behind a server or a FUSE daemon are left out, as statvfs(3) may wait for those for ever; so are what is
-read-only, and what cannot be seen from here (the agent's own mounts).
+These are the one of its working directory, and those on which one of its processes had a file open for writing at a look.
+File systems behind a server or a FUSE daemon are left out, as statvfs(3) may wait for those for ever; so are those that are
+read-only, and those that are not visible from here (the agent's own mounts).
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from agentres.model.stats import Reading
 
 _DEAR = 200
-"""After a look at open files there is none for so many times as long as it took: half a percent of a processor."""
+"""After a look at open files, pause for this many times its duration: half a percent of a processor."""
 
 _AT_ONCE = 0.01
-"""Seconds of a look at open files: the rest of a crowd has its turn at the next one."""
+"""The most seconds for one look at open files: the next look goes on with the rest."""
 
 _WRITABLE = 0o200
-"""Of the mode of /proc/PID/fd/N: open for writing (proc_pid_fd(5))."""
+"""The bit in the mode of /proc/PID/fd/N that means open for writing (proc_pid_fd(5))."""
 
 
 class Space:
-    """Looks at those of one agent that works in ``directory``; ``is_root``: blocks that are kept for root are its own, too."""
+    """Looks at the file systems of one agent that works in ``directory``; ``is_root``: it may use the blocks reserved for root."""
 
     def __init__(self, directory: str, is_root: bool) -> None:
         self._is_root = is_root
-        # By its device: where to ask it, its bytes free at first, its disks; None: it is memory.
+        # By device: where to ask, bytes free at first, disks; None for disks: it is in memory.
         self._places: dict[str, tuple[_Place, int, list[str] | None]] = {}
         self._passed_over = set[str]()
-        # What is left of the round through open files, and the devices that it has come by.
+        # The rest of the round through open files, and the devices that it has found so far.
         self._round: Iterator[tuple[int, int]] | None = None
         self._seen = set[str]()
         self._fullest: tuple[str, int, int, int, int] | None = None
@@ -53,16 +53,16 @@ class Space:
         self._add(mounts.mount_of(directory, table), table, directory)
 
     def look(self, pids: Iterable[int]) -> float:
-        """The fraction that is in use of the fullest of them, of its bytes or of its inodes; 0 where there is none.
+        """Return the used fraction of the fullest one, of its bytes or its inodes; 0 where there is none.
 
-        ``pids`` live of the agent.
+        ``pids`` are the agent's live processes.
         """
         if time.monotonic() >= self._next:
             self._find(pids)
         most, self._fullest = 0.0, None
         for device, (place, _, _) in list(self._places.items()):
             if (asked := place.ask()) is None:
-                del self._places[device]  # it is mounted no more
+                del self._places[device]  # it is no longer mounted
                 continue
             _, size, free, inodes, free_inodes = room = self._room(place.path, asked)
             share = max(used(size, free), used(inodes, free_inodes))
@@ -71,7 +71,7 @@ class Space:
         return most
 
     def told(self, reading: Reading, memory_stat: bytes) -> str:
-        """What is to be said of the fullest; ``reading`` and ``memory_stat`` are what was read of the agent."""
+        """Describe the fullest one; ``reading`` and ``memory_stat`` are the agent's last figures."""
         if self._fullest is None:
             return ""
         _, before, disks = self._places[self._device]
@@ -84,7 +84,7 @@ class Space:
         return f"{left(*self._fullest)}; {grown}"
 
     def _find(self, pids: Iterable[int]) -> None:
-        """Add those on which files are open for writing; as far as it comes in a short time, and on from there the next time."""
+        """Add the file systems with files open for writing, for a short time; the next call goes on from there."""
         began = time.thread_time()
         waiting: dict[int, int] = {}
         if self._round is None:
@@ -101,9 +101,9 @@ class Space:
             pid = next(iter(waiting.values()))
             known = _devices(pid, waiting)
             seen.update(known.values())
-            # What is left of this one is mounted nowhere: memory of memfd_create(2).
+            # This process's remaining numbers are mounted nowhere: memory of memfd_create(2).
             waiting = {n: of for n, of in waiting.items() if n not in known and of != pid}
-            # Each has mounts of its own, which we hardly see.
+            # Each process may have a mount namespace of its own, with mounts that we mostly do not see.
             if time.thread_time() - began >= 2 * _AT_ONCE:
                 break
         self._seen |= seen
@@ -114,12 +114,12 @@ class Space:
                     new.remove(mount.device)
             self._passed_over |= new
         if self._round is None:
-            self._passed_over &= self._seen  # the device numbers of others are given again
+            self._passed_over &= self._seen  # the numbers of other devices may be reused
             self._seen.clear()
         self._next = time.monotonic() + _DEAR * (time.thread_time() - began)
 
     def _add(self, mount: Mount, table: list[Mount], path: str) -> bool:
-        """Have it looked at from now on, asked by this path on it; False where that may wait, or tells nothing."""
+        """Look at this mount from now on, by this path on it.  Return False if a query may block or tells nothing."""
         if not mounts.is_local(mount, table) or mount.fstype == "devtmpfs":
             return False
         place = _Place(path, mount.point)
@@ -136,19 +136,19 @@ class Space:
         return True
 
     def _room(self, path: str, asked: os.statvfs_result) -> tuple[str, int, int, int, int]:
-        """Bytes and inodes that the agent has there, and what of them is free."""
+        """Return the path, the size and free bytes for the agent there, and all and free inodes."""
         free = asked.f_bfree if self._is_root else asked.f_bavail
-        # As df(1) has it: what is kept for root is not in the size of what others have.
+        # As in df(1): the size for other users leaves out what is reserved for root.
         size = asked.f_blocks - asked.f_bfree + free
         unit = asked.f_frsize
         return path, size * unit, free * unit, asked.f_files, asked.f_favail
 
 
 class _Place:
-    """A directory on a mount, to ask how full it is.
+    """A directory on a mount, to ask how full the mount is.
 
-    Whose it is may put a link or a mount in its place, behind which nobody answers: each time it is opened anew, without
-    following any, and only the mount that it was at first is asked.  A descriptor that is kept would keep it from being unmounted.
+    The directory's owner may put a link or a mount in its place that never answers.  So it is opened anew each time, without
+    following links, and only the mount of the first time is asked.  A kept descriptor would prevent unmounting.
     """
 
     __slots__ = ("_below", "_fsid", "_number", "_point", "path")
@@ -158,13 +158,13 @@ class _Place:
         self._number = self._fsid = -1
 
     def ask(self) -> os.statvfs_result | None:
-        """What the directory says, or its mount point where that has gone (a project quota is seen below only); None: it is mounted no more."""
+        """Return statvfs of the directory (only there a project quota shows), or of its mount point if it is gone; None: unmounted."""
         try:
             mount = libc.openat2(libc.HERE, self._point, os.O_PATH, libc.NO_SYMLINKS)
         except OSError:
             return None
         try:
-            number = _mount_number("self", mount)  # which asks no file system
+            number = _mount_number("self", mount)  # this does not ask the file system
             if self._number not in (-1, number):
                 return None
             asked = self._ask_below(mount) or os.fstatvfs(mount)
@@ -190,20 +190,20 @@ class _Place:
 
 
 def _written_mounts(pids: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Each open file of processes: whose, and the number of the mount on which it is open for writing, else -1 (proc_pid_fd(5))."""
+    """Yield for each open file its PID, and the number of its mount if it is open for writing, else -1 (proc_pid_fd(5))."""
     for pid in pids:
         try:
             with os.scandir(f"/proc/{pid}/fd") as files:
                 for file in files:
                     yield pid, _written_mount(pid, file.name)
-        except OSError:  # it has ended, or may not be looked at: the count of its files tells
+        except OSError:  # it has ended, or we may not read it, which the count of its files reports
             continue
 
 
 def _written_mount(pid: int, fd: str) -> int:
     link = f"/proc/{pid}/fd/{fd}"
     try:
-        # Neither asks the file system that the file is on; the rest are pipes, sockets and their like.
+        # Neither call asks the file system of the file; what has no path is a pipe, socket or the like.
         if os.lstat(link).st_mode & _WRITABLE and os.readlink(link).startswith("/"):
             return _mount_number(pid, fd)
     except FileNotFoundError:  # closed meanwhile
@@ -212,14 +212,14 @@ def _written_mount(pid: int, fd: str) -> int:
 
 
 def _mount_number(pid: int | str, fd: int | str) -> int:
-    """Of the mount that a descriptor is on (mnt_id in proc_pid_fdinfo(5)).  OSError."""
+    """Return the number of the mount of a descriptor (mnt_id in proc_pid_fdinfo(5)).  OSError."""
     with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
         words = file.read().split()
     return int(words[words.index(b"mnt_id:") + 1])
 
 
 def _devices(pid: int, numbers: Container[int]) -> dict[int, str]:
-    """The devices of the mounts of these numbers that the process sees; none: it has ended."""
+    """Return the devices of those of these mounts that the process sees, by mount number; empty: it has ended."""
     found = {}
     try:
         with open(f"/proc/{pid}/mountinfo", errors="surrogateescape", newline="\n") as file:

@@ -1,8 +1,8 @@
-"""A transient scope from systemd, over D-Bus: the cgroup that is delegated to us on a systemd host.
+"""Gets a transient scope from systemd over D-Bus: the cgroup delegated to us on a systemd host.
 
 org.freedesktop.systemd1(5), StartTransientUnit; systemd.scope(5); systemd's CGROUP_DELEGATION.md.
-The caller itself is put into the scope, so the scope lives as long as the supervisor or the agent
-does, and systemd removes it, with all that was made below it, when the last of them has ended.
+The caller itself moves into the scope, so the scope lives as long as the supervisor or the agent
+does.  When the last of them has ended, systemd removes it with all cgroups below it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _MANAGER = "org.freedesktop.systemd1.Manager"
 _INFINITY = 2**64 - 1
 
 _STALE_SECONDS = 5.0
-"""How long a scope without processes may take to go before its name counts as taken."""
+"""How long an empty scope may take to vanish before its name counts as taken."""
 
 
 PREFIX, UNIT_PREFIX = "agentres-", "agentres@"
-"""What the name of an agent's home begins with: a scope's or a plain cgroup's, and a unit's."""
+"""Prefixes of the name of an agent's home: for a scope or a plain cgroup, and for a unit."""
 
 
 def running() -> bool:
@@ -36,27 +36,27 @@ def running() -> bool:
 
 
 def bus_path(uid: int) -> str:
-    """The bus of the manager that makes scopes for ``uid``: the system's for root, else the user's."""
+    """Return where the bus of ``uid``'s manager is: the system bus's socket for root, else the user's runtime directory."""
     if uid == 0:
         return "/run/dbus/system_bus_socket"
     return os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
 
 
 def bus_socket(uid: int) -> str:
-    """The UNIX socket to connect to for :func:`bus_path`."""
+    """Return the UNIX socket of the bus of ``uid``'s manager."""
     path = bus_path(uid)
     return path if uid == 0 else f"{path}/bus"
 
 
 def unit_name(name: str) -> str:
-    """The scope's name for the agent ``name``."""
+    """Return the scope's name for the agent ``name``."""
     return f"{PREFIX}{name}.scope"
 
 
 def delegated_unit(bus: str, cgroup: str) -> str:
-    """The cgroup of the unit that ``cgroup`` is in or is, if that has Delegate=; else empty.
+    """Return the cgroup of the unit that ``cgroup`` is in or is, if that has Delegate=; else empty.
 
-    System managers say so in an xattr; user managers only over D-Bus.
+    A system manager marks this with an xattr; a user manager tells it only over D-Bus.
     """
     parts = cgroup.split("/")
     while parts and not parts[-1].endswith((".service", ".scope")):
@@ -68,7 +68,7 @@ def delegated_unit(bus: str, cgroup: str) -> str:
         with Connection(bus) as connection:
             (path,) = _call(connection, "GetUnit", "s", parts[-1])
             delegate = _property(connection, str(path), kind, "Delegate")
-    except SystemdError:  # no manager of ours, or no unit of its
+    except SystemdError:  # we have no manager, or it has no such unit
         return ""
     return "/".join(parts) if delegate else ""
 
@@ -83,10 +83,10 @@ def start_scope(
 ) -> None:
     """Move the caller into a new scope for the agent ``name`` and wait until that is done.
 
-    ``mount`` is where cgroup2 is mounted, ``controllers`` what the scope is to get of what its
-    manager has; ``meanwhile`` is called once while systemd works.  ``standing`` is the scope's
-    beside its siblings.  Raises NameTaken when an agent of
-    that name lives, and SystemdError with systemd's words for anything else.
+    ``mount`` is where cgroup2 is mounted.  ``controllers`` are those that the scope gets, if its
+    manager has them.  ``meanwhile`` is called once while systemd works.  ``standing`` is the scope's
+    weight and protection against its siblings.  Raises NameTaken if an agent of that name is alive,
+    and SystemdError with systemd's message for anything else.
     """
     unit = unit_name(name)
     properties: list[tuple[str, object]] = [
@@ -104,7 +104,7 @@ def start_scope(
     properties += _standing(standing)
     deadline = time.monotonic() + _STALE_SECONDS
     with Connection(bus) as connection:
-        # One after another, without waiting in between: the bus and systemd keep the order.
+        # Send all without waiting in between: the bus and systemd keep the order.
         subscribed = connection.send(_NAME, _PATH, _MANAGER, "Subscribe")
         matched = connection.send(
             "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus",
@@ -134,7 +134,7 @@ def start_scope(
 
 def _standing(standing: Standing) -> list[tuple[str, object]]:
     properties: list[tuple[str, object]] = []
-    if standing.weight != 100:  # which is the kernel's own
+    if standing.weight != 100:  # the kernel's default
         properties += [(f"{kind}Weight", ("t", standing.weight)) for kind in ("CPU", "IO")]
     if standing.protected:
         properties.append(("MemoryLow", ("t", standing.protected)))
@@ -142,8 +142,8 @@ def _standing(standing: Standing) -> list[tuple[str, object]]:
 
 
 def stand(bus: str, unit: str, standing: Standing) -> None:
-    """Have a unit that runs stand so beside its siblings, until it ends.  Raises SystemdError."""
-    # All of it: what stood when it ran before is still there.
+    """Set a running unit's weight and protection against its siblings, until it ends.  Raises SystemdError."""
+    # Set all of them: the values of the unit's last run are still there.
     properties = [(f"{kind}Weight", ("t", standing.weight)) for kind in ("CPU", "IO")]
     properties.append(("MemoryLow", ("t", standing.protected)))
     with Connection(bus) as connection:
@@ -151,9 +151,9 @@ def stand(bus: str, unit: str, standing: Standing) -> None:
 
 
 def limit_slice(bus: str, memory: int | None, cpu: float | None) -> None:
-    """Set the memory (bytes) and the CPU (cores) that all agents together may have, until the next boot.
+    """Set the memory (bytes) and the CPU (cores) that all agents together may use, until the next boot.
 
-    None is left as it is.  Raises SystemdError.
+    None leaves a limit as it is.  Raises SystemdError.
     """
     properties: list[tuple[str, object]] = []
     if memory is not None:
@@ -190,5 +190,5 @@ def _lives(connection: Connection, unit: str, mount: str) -> bool:
         (path,) = _call(connection, "GetUnit", "s", unit)
         group = _property(connection, str(path), "Scope", "ControlGroup")
         return populated(f"{mount}{group}")
-    except (SystemdError, OSError):  # it went between the two questions
+    except (SystemdError, OSError):  # it vanished between the two calls
         return False

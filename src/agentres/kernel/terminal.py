@@ -1,8 +1,8 @@
-"""The terminal is the agent's while it runs, and is given back as it was.
+"""Restores the terminal after an agent has used it, and draws our status line.
 
 The agent stays in our process group, so that a pipeline (``agentres run -- agent | less``) and the
 shell's job control see one job, as with env(1).  An agent with job control of its own (a shell) takes
-the foreground for itself; one that is killed can neither give it back nor undo its terminal modes.
+the foreground for itself; if it is killed it can neither give that back nor undo its terminal modes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 _COLUMNS = 80
-"""Of a terminal that does not tell."""
+"""The width of a terminal that does not report one."""
 
 
 class Terminal:
-    """What the terminal on stdin was like at the start, if we were in its foreground."""
+    """The modes of the terminal on stdin at the start, if we were in its foreground."""
 
     def __init__(self) -> None:
         self._modes: list[Any] | None = None
@@ -36,9 +36,9 @@ class Terminal:
         self._modes = termios.tcgetattr(0)
 
     def restore(self, modes: bool) -> None:
-        """Take the foreground back from an agent that is gone; ``modes``: also echo and the like.
+        """Take the foreground back from an agent that is gone; ``modes``: restore echo and the like too.
 
-        Nothing is touched where the terminal is somebody else's by now: we may have been put into the
+        Do nothing if another process group has the terminal by now: we may have been put into the
         background.
         """
         if self._modes is None or not _ours():
@@ -58,10 +58,10 @@ class Terminal:
 
 
 class StatusLine:
-    """A line of ours on the terminal at stderr, in the place of which whoever writes next writes.
+    """A line of ours on the terminal at stderr; whatever is written next overwrites it.
 
-    The cursor stays at its beginning.  Nothing is drawn where that would stop us or have us wait: from the
-    background, or on a terminal that takes nothing (Ctrl-S).
+    The cursor stays at its beginning.  Nothing is drawn where that would stop or block us: in the
+    background, or on a terminal whose output is stopped (Ctrl-S).
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class StatusLine:
 
     @staticmethod
     def possible() -> bool:
-        """Whether stderr is a terminal that knows how to clear a line."""
+        """Whether stderr is a terminal that can clear a line."""
         return os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb"
 
     def draw(self, text: str) -> None:
@@ -81,7 +81,7 @@ class StatusLine:
             return
 
     def clear(self) -> None:
-        """Remove it, before something else is said."""
+        """Remove the line, before other output."""
         if self._shown:
             try:
                 self._shown = not self._write("\r\x1b[K")
@@ -106,7 +106,7 @@ class StatusLine:
 
 
 def _ours() -> bool:
-    """Whether our process group is in the foreground, or none that lives."""
+    """Whether the foreground process group is ours, or has no live process."""
     try:
         foreground = os.tcgetpgrp(0)
         if foreground != os.getpgrp():

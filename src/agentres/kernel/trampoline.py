@@ -1,8 +1,8 @@
-"""The child's side of a launch: join the cgroup, take the rlimits, drop privileges, exec.
+"""The child's side of a launch: join the cgroup, set the rlimits, drop privileges, exec.
 
 :class:`Child` forks; the child does the steps of its :class:`Plan` and executes the command.  No code
-of the agent runs before the child is in its cgroup.  What fails on the way comes back over a pipe
-that exec closes, as the step and its errno, and is raised in the parent.
+of the agent runs before the child is in its cgroup.  A failure comes back as the step and its errno,
+over a pipe that exec closes, and is raised in the parent.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 
 _END = b"\0\0"
-"""Between what is in memory and what has gone wrong, in the child's report."""
+"""Separates the tmpfs mounts from the failure in the child's report."""
 
 _MOUNTS_MAX = 16384
-"""Bytes that are told of them: the pipe takes four times as many while nobody reads."""
+"""The most bytes of those mounts in the report: the pipe holds four times as many while nobody reads."""
 
 OOM_SCORE_ADJ = 200
 """Added to the agent's oom_score_adj (proc_pid_oom_score_adj(5)), in thousandths of the host's memory."""
 
 
 class Identity(Record):
-    """The user that the agent runs as; without a ``home`` the environment is that user's already."""
+    """The user that the agent runs as.  An empty ``home``: the environment is already that user's."""
 
     uid: int
     gid: int
@@ -55,19 +55,19 @@ class Plan(Record):
     environment: Mapping[str, str] = os.environ
     # What the agent starts with.
     sigmask: Iterable[int] = ()
-    # A namespace with nothing but loopback, until somebody wires it up.
+    # A network namespace with only loopback, until somebody connects it.
     own_network: bool = False
-    # What stands for its resolv.conf; empty: the host's own.
+    # What replaces resolv.conf for the agent; empty: nothing does.
     resolver: str = ""
-    # Where cgroup2 is mounted, for an agent that is isolated (agentres.kernel.walls); empty: it is not.
+    # The cgroup2 mount point, for an isolated agent (agentres.kernel.walls); empty: not isolated.
     walls: str = ""
-    # The cgroup namespace of one that is.
+    # An fd of the cgroup namespace of an isolated agent.
     view: int = -1
-    # Who has asked for it from elsewhere: what a process has from its parent it then has from there.
+    # The process that asked for this agent, if not ours: the child inherits from it instead of from us.
     caller: Caller | None = None
-    # The CPUs of its affinity; None: the caller's.
+    # Its CPU affinity; None keeps the caller's.
     cpus: Collection[int] | None = None
-    # Capabilities that it is not to have, by number.
+    # Capabilities to drop, by number.
     dropped: Sequence[int] = ()
 
     def agent_environment(self) -> dict[str, str]:
@@ -81,11 +81,11 @@ class Plan(Record):
 
 
 class Child:
-    """A command on its way: forked by the constructor, running once :meth:`confirm` returns.
+    """A command being launched: the constructor forks, and the command runs once :meth:`confirm` returns.
 
-    ``started`` is time.monotonic() at the fork; ``in_memory`` is what was in the host's tmpfs then
-    (:func:`agentres.kernel.mounts.as_text`), once it is confirmed.  ``secure`` is called while the child gets ready: without it
-    having returned, or once we are dead, nothing is executed.
+    ``started`` is time.monotonic() at the fork.  ``in_memory`` is what the host's tmpfs held then
+    (:func:`agentres.kernel.mounts.as_text`), known after :meth:`confirm`.  ``secure`` is called while the child gets
+    ready; the child executes nothing before it has returned, nor if we die first.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Child:
         try:
             secure(self)
             os.write(opened, b"1")
-        except BrokenPipeError:  # it has failed before it came there, and reports that
+        except BrokenPipeError:  # the child has failed before the gate, and reports that
             pass
         except BaseException:
             os.close(opened)
@@ -126,7 +126,7 @@ class Child:
         os.close(opened)
 
     def wait_until_ready(self) -> bool:
-        """For ``secure``: wait until the child has only to be let through; False where it has failed before."""
+        """For ``secure``: wait until the child needs only our go; False if it has failed before that."""
         return os.read(self._ready, 1) != b""
 
     def confirm(self) -> None:
@@ -140,12 +140,12 @@ class Child:
             raise _failure(step, int(number), detail, self._plan)
 
     def close(self) -> None:
-        """Let go of the pidfd."""
+        """Close the pidfd."""
         os.close(self.pidfd)
 
 
 def _become(plan: Plan, procs: int, ready: int, gate: int, report: int) -> None:
-    # Here, not in the parent, where what it touches would stay for as long as the agent runs.
+    # In the child: in the parent the memory that this touches would stay for as long as the agent runs.
     os.write(report, mounts.as_text(mounts.in_memory(), _MOUNTS_MAX) + _END)
     step = "cgroup"
     try:
@@ -154,9 +154,9 @@ def _become(plan: Plan, procs: int, ready: int, gate: int, report: int) -> None:
         if plan.caller is not None:
             from agentres.kernel import caller
 
-            os.setpgid(0, 0)  # its own, for signals to all of it
+            os.setpgid(0, 0)  # its own group, so that a signal can reach all of it
             caller.inherit(plan.caller)
-        # A core dump of an agent is a flood to the disk and holds its secrets.
+        # A core dump of an agent floods the disk and holds its secrets.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if plan.nofile is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (plan.nofile, plan.nofile))
@@ -194,7 +194,7 @@ def _become(plan: Plan, procs: int, ready: int, gate: int, report: int) -> None:
         if plan.cwd is not None:
             os.chdir(plan.cwd)
         else:
-            os.stat(".")  # the new user may not be allowed in
+            os.stat(".")  # fails if the new user may not enter it
         step = "signals"
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)  # Python ignores them
@@ -212,12 +212,13 @@ def _become(plan: Plan, procs: int, ready: int, gate: int, report: int) -> None:
 
 
 def _put_first_for_oom() -> None:
-    """Where the host runs out of memory the kernel takes this process, and what it starts, before those beside it, and before us."""
+    """Have the kernel's OOM killer take this process and its children before us and other processes.
+
+    Without a writable /proc it does nothing: the agent is then killed in the common order, and the user is told.
+    """
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_RDWR)
-    except (
-        OSError
-    ):  # a /proc that nobody may write: it is killed in the order of all others, as is told
+    except OSError:
         return
     adj = min(int(os.read(fd, 16)) + OOM_SCORE_ADJ, 1000)
     os.pwrite(fd, str(adj).encode(), 0)
@@ -225,7 +226,7 @@ def _put_first_for_oom() -> None:
 
 
 def _execute(plan: Plan) -> None:
-    """execve(2) along PATH, as execvp(3) does; raises the errno that tells most."""
+    """execve(2) along PATH, as execvp(3) does; raise the most informative error."""
     environment = plan.agent_environment()
     name = plan.command[0]
     if "/" in name:

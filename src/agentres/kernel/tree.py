@@ -1,7 +1,7 @@
-"""What all agents of a slice have and want, read from their cgroups.
+"""Reads from the cgroups of a slice what its agents have and want.
 
-The tree is the record: limits are read back from it, never remembered, so that supervisors that know
-nothing of each other agree.
+The tree is the record: limits are read back from it, never remembered, so that supervisors agree
+without knowing each other.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 def claims(path: str) -> list[Claim]:
-    """The agents of the slice at ``path``, those of other agents excepted, in the order of their start.
+    """Return the claims of the agents of the slice at ``path``, without nested agents, in the order of their start.
 
-    One that vanishes meanwhile is left out, and so is what a run left that was killed.
+    An agent that vanishes meanwhile is left out, and so are the remains of a killed run.
     """
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     return sorted(_claims(path, now), key=lambda claim: (claim.started, claim.path))
@@ -66,7 +66,7 @@ def _claim(home: str, orphan: bool, now: float) -> Claim:
     stat = _read(f"{agent}/memory.stat")
     use = max(0, current - one_of(stat, b"inactive_file"))
     swap, swapped = _swap(agent, stat, now)
-    # What is asked for, not whether all tasks have stopped by now: nobody is to be frozen twice.
+    # cgroup.freeze, what was asked for, not whether all tasks have stopped: no agent is to be frozen twice.
     frozen = _read(f"{agent}/cgroup.freeze") == b"1\n" and (orphan or not registry.is_paused(agent))
     return Claim(
         agent,
@@ -77,20 +77,20 @@ def _claim(home: str, orphan: bool, now: float) -> Claim:
         said.priority,
         said.least,
         said.wants,
-        min(said.since, now),  # one that lies ahead would have all others wait for it
+        min(said.since, now),  # a time in the future would make all others wait for it
         frozen,
         said.most,
         orphan,
         swap,
         swapped,
         swap > 0 and registry.is_idle(agent),
-        # The last of an elastic limit is not reached, and covers it.
+        # The supervisor's memory: 0 if elastic, as such an agent leaves the last of its limit unused, which covers it.
         0 if said.most else max(0, int(_read(f"{home}/memory.current")) - current),
     )
 
 
 def _swap(agent: str, stat: bytes, now: float) -> tuple[int, int]:
-    """The bytes of the agent that may still go to swap, and those that are there alone."""
+    """Return the bytes of the agent that may still go to swap, and those that are only in swap."""
     try:
         limit = _read(f"{agent}/memory.swap.max")
         if limit == b"0\n":  # nearly all have none
@@ -105,7 +105,7 @@ def _swap(agent: str, stat: bytes, now: float) -> tuple[int, int]:
 
 
 def thaw(path: str) -> None:
-    """Have the agent at ``path`` go on, whose supervisor had it frozen and is gone.  OSError."""
+    """Thaw the agent at ``path``, frozen by a supervisor that is gone.  OSError."""
     fd = os.open(f"{path}/cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, b"0")
@@ -114,7 +114,7 @@ def thaw(path: str) -> None:
 
 
 def slice_of(place: Place, uid: int) -> str:
-    """The cgroup that holds the homes of the agents that ``uid`` starts at ``place``; it may be still to be made."""
+    """Return the cgroup with the homes of the agents that ``uid`` starts at ``place``; it may not exist yet."""
     if place.kind == "direct":
         return f"{place.where}/{SLICE}"
     manager = f"/user.slice/user-{uid}.slice/user@{uid}.service" if place.kind == "user" else ""
@@ -122,7 +122,7 @@ def slice_of(place: Place, uid: int) -> str:
 
 
 def _init() -> str:
-    """The cgroup that the host's init manages: all of the hierarchy, where it is not in a container."""
+    """Return the path below the mount of the cgroup that PID 1 manages; empty, the root, unless it runs in a container."""
     try:
         own = process.cgroup(1)
     except OSError:  # hidepid: proc(5)
@@ -131,29 +131,29 @@ def _init() -> str:
 
 
 def budget(path: str, memory: int, share: float) -> Budget:
-    """What all agents of the slice at ``path`` may have, of a host with ``memory`` bytes.
+    """Return what all agents of the slice at ``path`` may have together, on a host with ``memory`` bytes.
 
-    That is ``share`` of it, or what the kernel holds the slice or a cgroup above it to, if that is less.
-    In whole pages, as the kernel has limits.
+    That is ``share`` of ``memory``, or the memory.max of the slice or a cgroup above it, if that is less.
+    In whole pages, as the kernel keeps limits.
     """
     most, by = _held(path, "memory.max", parse_limit, page_align(int(memory * share), PAGE))
     return Budget(memory, share, most, by)
 
 
 def cores(path: str) -> float | None:
-    """What ``cpu.max`` of the cgroup at ``path`` allows, in cores; None: it sets no limit."""
+    """Return what ``cpu.max`` of the cgroup at ``path`` allows, in cores; None: no limit."""
     return _limit(f"{path}/cpu.max", parse_cores)
 
 
 def cpu_budget(path: str, cpus: int, share: float) -> tuple[float, str]:
-    """:func:`budget` in cores, and the cgroup that the kernel holds it with; empty: none."""
+    """Return :func:`budget` in cores, and the cgroup whose limit sets it; empty: none."""
     return _held(path, "cpu.max", parse_cores, cpus * share)
 
 
 def _held(path: str, file: str, parse: Callable[[bytes], T | None], most: T) -> tuple[T, str]:
-    """What the cgroup at ``path`` may have, ``most`` or less, and which of it and those above holds it to that; empty: none.
+    """Return what the cgroup at ``path`` may have, at most ``most``, and which cgroup limits it: itself or one above; empty: none.
 
-    Where it is still to be made those above it count alone.
+    If ``path`` does not exist yet, only those above it count.
     """
     by = ""
     while len(path) > 1:
@@ -166,7 +166,7 @@ def _held(path: str, file: str, parse: Callable[[bytes], T | None], most: T) -> 
 
 
 def _limit(file: str, parse: Callable[[bytes], T | None]) -> T | None:
-    """A limit; None where it is ``max``, or there is none: the root has none."""
+    """Return a limit; None where it is ``max`` or does not exist: the root has none."""
     try:
         return parse(_read(file))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""All that is below a directory, for root in a directory whose owner may put anything in the way."""
+"""Walk a directory tree as root, safely though its owner may put anything into it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from agentres.kernel import libc
 
 DEEPEST = 250
-"""Directories inside one another: each is two descriptors of the 1024 that a process may have, unless it was given more."""
+"""The most nested directories: each takes two of the 1024 descriptors that a process may have by default."""
 
 _GONE = (errno.ENOENT, errno.ELOOP, errno.EXDEV, errno.ENOTDIR, errno.ENXIO)
-"""It has gone meanwhile, or something else is there, or it is another mount."""
+"""The entry was removed or replaced meanwhile, or is another mount."""
 
 
 def everything(_: os.stat_result) -> bool:
-    """Want all that is there."""
+    """Want every entry."""
     return True
 
 
@@ -27,11 +27,11 @@ def below(
     early: Callable[[], None] = lambda: None,
     wanted: Callable[[os.stat_result], bool] = everything,
 ) -> Iterator[tuple[int, bool]]:
-    """A directory and each directory and regular file below it: an open descriptor, and whether it is a directory.
+    """Yield a directory, and each directory and regular file below it: an open fd, and whether it is a directory.
 
-    A directory comes before what is in it, and nothing below one that is not ``wanted`` comes.  No symbolic link is followed,
-    whoever puts one in the way, and no mount entered.  ``failed`` gets the error of each that cannot be opened, and may raise;
-    the rest comes all the same.  ``early`` is called for each entry, and may raise.
+    A directory comes before its contents; one that is not ``wanted`` is skipped with all below it.  The walk follows no
+    symbolic link, even one put there meanwhile, and enters no mount.  ``failed`` gets the error of each entry that cannot be
+    opened; if it does not raise, the walk goes on.  ``early`` is called for each entry, and may raise.
     """
     yield top, True
     yield from _inside(top, failed, early, wanted, DEEPEST)
@@ -49,7 +49,7 @@ def _inside(
         try:
             if not _can_be_asked(entry):
                 continue
-            # Waits for no other process: not for who writes to a pipe, nor for who has a lease.
+            # O_NONBLOCK: wait for no other process, neither the writer of a pipe nor the holder of a lease.
             fd = libc.openat2(
                 directory,
                 entry.name,
@@ -74,7 +74,7 @@ def _inside(
 
 
 def _entries(directory: int, failed: Callable[[OSError], None]) -> Iterator[os.DirEntry[str]]:
-    """One at a time: a directory may have millions."""
+    """Yield the entries one at a time: a directory may have millions."""
     try:
         with os.scandir(directory) as entries:
             yield from entries
@@ -83,5 +83,5 @@ def _entries(directory: int, failed: Callable[[OSError], None]) -> Iterator[os.D
 
 
 def _can_be_asked(entry: os.DirEntry[str]) -> bool:
-    """What is no link, socket, pipe or device."""
+    """Whether the entry is a directory or a regular file: no link, socket, pipe or device."""
     return entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False)

@@ -1,7 +1,7 @@
-"""What keeps an isolated agent from its limits, from us and from others: steps of the child before its exec.
+"""Isolates an agent from its limits, from us and from others: steps of the child before its exec.
 
-:func:`enclose` needs root and stands before the agent's user is taken, :func:`seal` after.  What is left out on
-purpose: files.  What the agent's user may read and write it may; ``agentres run -- bwrap …`` narrows that.
+:func:`enclose` needs root and comes before the switch to the agent's user, :func:`seal` after it.  Files are left
+out on purpose: the agent may read and write what its user may; ``agentres run -- bwrap …`` narrows that.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from agentres.kernel import capabilities, libc
 from agentres.model.errors import AgentresError
 
 HIDDEN = ("/run/dbus", "/run/user", "/run/systemd/private", "/run/agentres")
-"""Where the sockets of managers are that start processes elsewhere; those that are here are covered."""
+"""Paths with sockets of managers that start processes elsewhere; those that exist here are covered."""
 
 SCOPES_ABI = 6
-"""The version of Landlock that keeps signals and abstract sockets inside (Linux 6.12)."""
+"""The Landlock ABI that can confine signals and abstract sockets (Linux 6.12)."""
 
 DYNAMIC = range(0x70000000, 0x70010000)
-"""User ids for agents that get one of their own: nobody else's by systemd's plan (UIDS-GIDS.md)."""
+"""User ids for agents with a user of their own: systemd's plan (UIDS-GIDS.md) gives them to nobody."""
 
 _TRIES = 1000
 
@@ -40,24 +40,24 @@ _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1, 2
 
 
 def landlock() -> int:
-    """The version of Landlock here (landlock(7)); 0: there is none."""
+    """Return the kernel's Landlock ABI version (landlock(7)); 0: no Landlock."""
     try:
         return libc.call(
             "syscall", _LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_VERSION
         )
-    except OSError:  # ENOSYS, or EOPNOTSUPP where it was not chosen at boot
+    except OSError:  # ENOSYS, or EOPNOTSUPP if not enabled at boot
         return 0
 
 
 class OwnUser:
-    """A user id that no other agent has, and no process: ours until :meth:`close`."""
+    """A user id that no other agent and no process has: ours until :meth:`close`."""
 
     def __init__(self) -> None:
         for _ in range(_TRIES):
             self.uid = DYNAMIC.start + int.from_bytes(os.urandom(2), "little")
             self._held = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
             try:
-                # The kernel gives a name to one at a time, and takes it back however that one ends.
+                # The kernel gives a name to one process at a time, and frees it however that process ends.
                 self._held.bind(f"\0agentres/uid/{self.uid}".encode())
             except OSError as error:
                 self._held.close()
@@ -67,7 +67,7 @@ class OwnUser:
             if self.uid not in _users():  # an agent may outlive its supervisor
                 return
             self._held.close()
-        # Anybody may take the names.
+        # Any user can take the names.
         raise AgentresError(
             f"no user id between {DYNAMIC.start} and {DYNAMIC.stop - 1} is free for the agent",
             "--user gives it one that exists",
@@ -78,7 +78,7 @@ class OwnUser:
 
 
 def _users() -> set[int]:
-    """Whose processes run."""
+    """Return the user ids of all running processes."""
     found = set()
     with os.scandir("/proc") as entries:
         for entry in entries:
@@ -91,7 +91,7 @@ def _users() -> set[int]:
 
 
 def view() -> int:
-    """A descriptor of a cgroup namespace that begins at the cgroup that we are in, while we stay in ours.  OSError."""
+    """Make a cgroup namespace rooted at our cgroup and return its fd; we stay in our own namespace.  OSError."""
     ours = os.open("/proc/thread-self/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)
     try:
         libc.call("unshare", _CLONE_NEWCGROUP)
@@ -104,16 +104,16 @@ def view() -> int:
 
 
 def enclose(cgroup2: str, view: int) -> None:
-    """Own mounts and the cgroup namespace ``view``, of which ``cgroup2`` shows all, read-only.  OSError.
+    """Enter the cgroup namespace ``view`` and a mount namespace that shows it at ``cgroup2``, read-only.  OSError.
 
-    The agent finds its limits there, at the root.  To be called as root.  No capability is to be had afterwards, by exec neither.
+    The agent finds its limits there, at the root.  Needs root.  Afterwards no capability can be gained, by exec either.
     """
     libc.call("setns", view, _CLONE_NEWCGROUP)
     libc.call("unshare", _CLONE_NEWNS)
     _mount(
         None, "/", None, _MS_REC | _MS_SLAVE
-    )  # what the host mounts later is seen inside as well
-    # The kernel mounts no file system on itself: something else comes between.
+    )  # later mounts of the host are visible inside as well
+    # The kernel refuses to mount a file system on itself: a tmpfs goes between.
     _mount("none", cgroup2, "tmpfs", _MS_RDONLY | _BARE, "mode=755,size=4k")
     _mount("cgroup2", cgroup2, "cgroup2", _BARE)
     _mount(None, cgroup2, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _BARE)
@@ -123,19 +123,19 @@ def enclose(cgroup2: str, view: int) -> None:
         elif os.path.exists(path):
             _mount("/dev/null", path, None, _MS_BIND)
     capabilities.drop(capabilities.ALL)
-    # A descriptor that somebody left open may lead to whatever it was opened for.
+    # An inherited descriptor would give the agent access to what it was opened for.
     libc.call("close_range", 3, ctypes.c_uint(0xFFFFFFFF), _CLOSE_RANGE_CLOEXEC)
 
 
 def seal() -> None:
-    """No new privileges; no signal, ptrace or abstract socket leads to a process outside.  OSError.
+    """Forbid new privileges, and signals, ptrace and abstract sockets to processes outside.  OSError.
 
-    The latter where this kernel's Landlock can do that (:data:`SCOPES_ABI`).
+    The second part needs a kernel with Landlock :data:`SCOPES_ABI`; without it, it is left out.
     """
     libc.call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if landlock() < SCOPES_ABI:
         return
-    # Only scopes: what handles access to files keeps bwrap from mounting, too.
+    # Only scopes: rules on file access would keep bwrap from mounting too.
     attributes = struct.pack("=QQQ", 0, 0, _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL)
     ruleset = libc.call(
         "syscall", _LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0

@@ -1,9 +1,9 @@
-"""What the processes of an agent read from disks and dirtied, and what of it the kernel does not bill to the agent.
+"""Counts what an agent's processes read from disks and dirtied, and which of their writes the kernel does not bill to the agent.
 
-The kernel bills writeback to the cgroup that owns the inode, which is the one that dirtied it first (cgroup-v2.rst,
-"Writeback").  What counts by process is ``/proc/PID/io`` (proc_pid_io(5)), which has the figures of threads that ended, and of children
-that were waited for.  Lost is what a process did after the last look at it where it ended without anybody of the
-agent waiting for it (init did), and what one does that may not be looked at.
+The kernel bills writeback to the cgroup that owns the inode: the one that dirtied it first (cgroup-v2.rst,
+"Writeback").  ``/proc/PID/io`` (proc_pid_io(5)) counts by process, including ended threads and children that were
+waited for.  Two things are lost: what a process did after the last look at it, if no process of the agent waited for it
+(init did), and what a process does that we may not look at.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from agentres.model.stats import Disks
 
 _READ, _WRITTEN, _CANCELLED = 9, 11, 13
-"""The words of /proc/PID/io that are these figures."""
+"""The positions of these figures among the words of /proc/PID/io."""
 
 _STALE = 2.5
-"""Seconds that ``memory.stat`` may be behind: the kernel brings it up to date each 2 s (FLUSH_TIME in mm/memcontrol.c), and as seen
-on Linux 7.3 not always when it is read."""
+"""Seconds that ``memory.stat`` may lag: the kernel updates it every 2 s (FLUSH_TIME in mm/memcontrol.c), but, as seen on
+Linux 7.3, not always when it is read."""
 
 _SPARES = 3
-"""After so many times of that what is written by others does not count any more."""
+"""After this many such intervals, what others have written is forgotten (:meth:`Writeback._expire`)."""
 
 _SECTOR = 512
 
 
 class Writeback:
-    """Counts for one agent; ``disks`` are the device numbers that its rates are for, none: all that it is billed for.
+    """Counts for one agent.  ``disks`` are the device numbers that its rates apply to; none: all that it is billed for.
 
-    What is dirtied is billed when it is written back.  What waits for that the kernel tells for the agent, late, and for
-    the whole host, at once: both bound what will never be billed from below, and the higher one counts.  From above it is
-    bounded by what the disks were written by anybody: what was accounted and is still to be written is no more than that.
+    The kernel bills dirtied pages when it writes them back.  It tells how much waits for writeback: for the agent, but
+    late, and for the whole host, at once.  Each gives a lower bound of what will never be billed; the higher one counts.
+    The upper bound is what anybody wrote to the disks, less what is billed to this agent.
     """
 
     def __init__(self, disks: Iterable[str] = ()) -> None:
@@ -54,16 +54,16 @@ class Writeback:
 
     @property
     def hidden(self) -> int:
-        """How many processes could not be looked at, at the last look."""
+        """The number of processes that could not be read at the last look."""
         return self._processes.hidden
 
     def look(self, pids: Iterable[int]) -> None:
-        """Take what the processes did, now that ``pids`` are what lives of it."""
+        """Update the counts of the processes; ``pids`` are the agent's live ones."""
         read, self._written, self._cancelled = self._processes.figures(pids)
         self._read = max(read, self._read)
         self._dirtied = max(self._written - self._cancelled, self._dirtied)
         self._host_waits = _host_waits()
-        if self._before is None:  # all that it has written so far may be on the disks already
+        if self._before is None:  # all its writes so far may be on the disks already
             self._before = _disks_written(self._disks) - self._written
         now = time.monotonic()
         if now - self._marked_at > _STALE:
@@ -71,7 +71,7 @@ class Writeback:
             self._expire()
 
     def _expire(self) -> None:
-        """Forget what others wrote to the disks, and was not found to be this agent's: later than that nothing is found."""
+        """Forget disk writes that were not attributed to this agent: after so long they were others'."""
         assert self._before is not None
         spare = _disks_written(self._disks) - self._before - self._billed - self._unbilled
         self._spares = [*self._spares[-_SPARES:], spare]
@@ -82,10 +82,10 @@ class Writeback:
     def figures(
         self, disks: Disks | None, dirty: int | None, under: int | None
     ) -> dict[str, int | None]:
-        """``read_bytes``, ``dirtied_bytes``, ``billed_bytes`` and ``unbilled_bytes`` since the agent began; none of them falls.
+        """Return ``read_bytes``, ``dirtied_bytes``, ``billed_bytes`` and ``unbilled_bytes`` since the agent began; none ever falls.
 
-        ``dirty`` and ``under`` writeback are what ``memory.stat``, ``disks`` what ``io.stat`` said just after the look.
-        Without an io controller the last two are None.
+        ``dirty`` and ``under`` (writeback) are from ``memory.stat``, ``disks`` from ``io.stat``, both read just after the
+        look.  Without an io controller the last two figures are None.
         """
         if disks is not None:
             billed = sum(disk[2] for disk in disks if not self._disks or disk[0] in self._disks)
@@ -109,15 +109,15 @@ class Writeback:
 
 
 class HostWrites:
-    """What anybody on this host dirties and writes: where that is nothing, no agent has."""
+    """What all processes of this host dirty and write: if that is nothing, no agent did."""
 
     def __init__(self) -> None:
         self._fd = os.open("/proc/vmstat", os.O_RDONLY | os.O_CLOEXEC)
 
     def count(self, reads: bool) -> int:
-        """Bytes that were dirtied or written to disks since boot, with ``reads`` also those that were read from them.
+        """Return the bytes dirtied or written to disks since boot; with ``reads``, those read from disks too.
 
-        Of what is dirtied some pages of each processor may be missing for up to a second.  ValueError, OSError.
+        The count of dirtied pages may lag by some pages for each processor, for up to a second.  ValueError, OSError.
         """
         data = os.pread(self._fd, 1 << 16, 0)
         total = PAGE * one_of(data, b"nr_dirtied") + (one_of(data, b"pgpgout") << 10)
@@ -137,25 +137,25 @@ class _Process(Record):
 
 
 class ProcessIo:
-    """Counts for the live processes of an agent, and for those that were."""
+    """Counts for an agent's live processes and those that have ended."""
 
     def __init__(self) -> None:
         self._alive: dict[int, _Process] = {}
         self._gone = (0, 0, 0)
         self.hidden = 0
-        """How many processes could not be looked at, at the last look."""
+        """The number of processes that could not be read at the last look."""
 
     def figures(self, pids: Iterable[int]) -> tuple[int, int, int]:
-        """Bytes read from disks, dirtied, and of these taken back, since the agent began, now that ``pids`` are what lives of it.
+        """Return the bytes read from disks, dirtied, and cancelled after dirtying, since the agent began.
 
-        What a process did that has just ended may be missing, and be back at the next look.
+        ``pids`` are its live processes.  The bytes of a process that has just ended may be missing until the next look.
         """
         before, self._alive, self.hidden = self._alive, {}, 0
-        # A parent comes before its children, mostly: one that is waited for meanwhile does not count twice.
+        # A parent mostly comes before its children: a child that is waited for meanwhile does not count twice.
         alive = set(pids)
         for pid in sorted(alive | before.keys()):
             was = before.get(pid)
-            if pid not in alive and not is_zombie(pid):  # those the kernel lists no more
+            if pid not in alive and not is_zombie(pid):  # cgroup.procs does not list zombies
                 continue
             try:
                 words = _words(pid)
@@ -167,7 +167,7 @@ class ProcessIo:
                     self._alive[pid] = before.pop(pid)
                 continue
             read, written, cancelled = (int(words[at]) for at in (_READ, _WRITTEN, _CANCELLED))
-            if was is not None and written >= was.written:  # else another one has got its number
+            if was is not None and written >= was.written:  # else the PID was reused
                 del before[pid]
                 above = was.parent
             else:
@@ -180,7 +180,7 @@ class ProcessIo:
         return read, written, cancelled
 
     def _bury(self, dead: dict[int, _Process]) -> None:
-        """Keep what those did that nobody of the agent has waited for: else it is among the figures of who has."""
+        """Keep the bytes of the dead that no process of the agent has waited for; the rest is in their waiter's figures."""
         read, written, cancelled = self._gone
         for process in dead.values():
             above = process.parent
@@ -192,7 +192,7 @@ class ProcessIo:
                 cancelled += process.cancelled
         self._gone = (read, written, cancelled)
         for pid, process in self._alive.items():
-            if process.parent in dead:  # its parent is another one by now
+            if process.parent in dead:  # it has a new parent by now
                 self._alive[pid] = process.but(parent=parent(pid))
 
 
@@ -202,21 +202,21 @@ def _words(pid: int) -> list[bytes]:
 
 
 def _host_waits() -> int:
-    """Bytes of the whole host that wait for their writeback, or are under it (proc_meminfo(5))."""
+    """Return the whole host's bytes that wait for writeback or are under it (proc_meminfo(5))."""
     with open("/proc/meminfo", "rb") as file:
         words = file.read().split()
     return sum(int(words[words.index(name) + 1]) << 10 for name in (b"Dirty:", b"Writeback:"))
 
 
 def _drift() -> int:
-    """Bytes by which that may be behind: each processor keeps some pages to itself (calculate_normal_threshold() in mm/vmstat.c)."""
+    """Return the bytes by which that may lag: each processor batches some pages (calculate_normal_threshold() in mm/vmstat.c)."""
     cpus = os.cpu_count() or 1
     memory = os.sysconf("SC_PHYS_PAGES") * PAGE >> 27
     return min(125, 2 * cpus.bit_length() * (1 + memory.bit_length())) * cpus * PAGE
 
 
 def _disks_written(numbers: frozenset[str]) -> int:
-    """Bytes that these disks have been written by anybody (proc_diskstats(5)); none: all disks, each layer of them."""
+    """Return the bytes written to these disks by anybody (proc_diskstats(5)); no numbers: all disks, each layer of them."""
     total = 0
     with open("/proc/diskstats") as file:
         for line in file:
