@@ -4,8 +4,8 @@ One :class:`Scaler` follows one limit of one agent.  Times are seconds of one cl
 and limits are in the resource's unit (cores, bytes, processes, bytes or operations a second).  The caller
 writes the control files, and reports the limit in force with :meth:`Scaler.moved`.
 
-Raises have two speeds.  A kernel signal (a tripwire, a refused fork, throttling) raises at once.  What a
-sample finds waits for the cooldown if waiting does no harm.  After an immediate raise (a *burst*), the limit
+Raises have two speeds.  What the kernel reports (a tripwire, a refused fork, throttling) raises at once; what
+a sample finds waits for the cooldown if waiting does no harm.  After an immediate raise (a *burst*), the limit
 is trimmed when use has stopped rising (*settle*), and lowered when that was not used for a while (*give back*).
 
 Why limits cannot flap: two lowerings (*give back*, *down*) are at least a cooldown apart, whatever the load.
@@ -66,7 +66,7 @@ class Philosophy(Record):
     # Between two policy actions; with ``burst``, an urgent raise ignores it.
     cooldown: float = 60.0
     burst: bool = True
-    # How long what a burst added is unused before it goes back; infinite: only by ``down``.
+    # How long what a burst added may be unused until it goes back; infinite: only by ``down``.
     give_back: float = 10.0
     # The factor by which regretted lowerings can lengthen the cooldown, at most.
     patience: float = 1.0
@@ -138,7 +138,7 @@ class Scaler:
         self._wants = NEVER  # when to ask again for a refused raise
         self._acted = self._lowered = self._trimmed = -NEVER
         self._cooldown = philosophy.cooldown
-        self._regretted = True  # whether the last lowering was; so far there is none to count as good
+        self._regretted = True  # the last lowering was; before the first there is no good one
 
     def wake_at(self, limit: float) -> float | None:
         """Return the use at which an urgent raise is due, where the tripwire belongs; None: no tripwire."""
@@ -221,9 +221,7 @@ class Scaler:
         """Return the seconds from ``now`` until the next look is due at the latest; infinite: no reason for one."""
         if not self.philosophy.moves:
             return NEVER
-        if (
-            self._stands is None
-        ):  # nothing is known yet: a rate needs two readings
+        if self._stands is None:  # nothing is known yet: a rate needs two readings
             return _SOON
         soonest = self._wants
         if self._settle is not None:
@@ -282,9 +280,7 @@ class Scaler:
         step, limit = self.philosophy.step, max(limit, self._grain)
         enough = max(use / self.philosophy.up, use + self._room)
         steps = max(1, math.ceil(math.log(max(enough / limit, 1)) / math.log(step)))
-        if (
-            steps * math.log(step) > 100
-        ):  # more than any host has, and close to overflowing a float
+        if steps * math.log(step) > 100:  # more than any host has; a float may overflow
             return self.range.most
         after = self._whole(max(limit * step**steps, limit + self._grain))
         while (height := self._height(after)) is not None and use >= height:
