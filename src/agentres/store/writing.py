@@ -154,7 +154,7 @@ class Writer:
                 )
 
     def resolve_orphans(self, now: float, alive: Callable[[Run], bool]) -> None:
-        """End the runs whose supervisor is not ``alive``, and the alerts that no running run can end."""
+        """End the runs whose supervisor is not ``alive``, and the open alerts whose run has ended."""
         with (
             self._read as db
         ):  # a thousand supervisors do this at their start: check before taking the write lock
