@@ -109,12 +109,12 @@ def _never(value: object) -> float:
 
 
 def never_text(seconds: float) -> str | float:
-    """Likewise, of a time that may never come."""
+    """Return :func:`duration_text`, or "never" for infinity."""
     return NEVER if seconds == math.inf else duration_text(seconds)
 
 
 def fraction(least: str, most: str) -> PlainValidator:
-    """A fraction of ``least`` to ``most``, as percent or number."""
+    """Validate a fraction, as percent or a number, from ``least`` to ``most``."""
     low, high = percent(least), percent(most)
     assert low is not None
     assert high is not None
@@ -129,7 +129,7 @@ def fraction(least: str, most: str) -> PlainValidator:
 
 
 def factor(least: int, most: int, above: bool = False) -> PlainValidator:
-    """A number of ``least`` to ``most``; ``above``: more than that."""
+    """Validate a number from ``least`` to ``most``; ``above``: more than ``least``."""
     from_to = f"more than {least} and at most {most}" if above else f"{least} to {most}"
 
     def take(value: object) -> float:

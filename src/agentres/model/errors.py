@@ -5,6 +5,7 @@
     |-- NameTaken                 125   an agent of that name is running
     |-- NoCgroup                  125   no cgroup v2 subtree that we may write
     |-- NotEnforceable            125   limits that were asked for and cannot hold here
+    |-- NoRoom                    125   the host's budget has no room for the agent's minimum
     |-- ControlFileError          125   the kernel refused a control file
     |-- SystemdError              125   systemd refused the scope, or did not answer
     |-- SetupError                125   the child failed before the command was started

@@ -12,7 +12,7 @@ from agentres.model.record import Record
 from agentres.model.stats import OomKill
 
 KINDS = ("anon", "file", "shmem", "kernel", "sock")
-"""Keys of memory.stat (cgroup-v2.rst): anonymous memory, page cache, the part of that which is tmpfs or shared memory, kernel memory, socket buffers."""
+"""Keys of memory.stat (cgroup-v2.rst): anonymous memory, page cache, tmpfs and shared memory (part of that), kernel memory, sockets."""
 
 _BIGGEST = 3
 """How many processes a footprint names."""

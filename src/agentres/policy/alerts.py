@@ -54,7 +54,7 @@ class Alert(Record):
     ``value``, ``limit`` and ``threshold`` are in the resource's unit; for an event, ``value`` is the number
     of times.  ``repeats`` counts breaches within the cooldown, which raise no alert of their own.  ``why``
     says what ended the alert if it was not the value.  ``worst`` is the highest value since it was raised,
-    ``worst_limit`` the limit at that time, ``worst_at``.
+    ``worst_limit`` the limit then, ``worst_at`` the time.
     """
 
     id: str

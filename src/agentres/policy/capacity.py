@@ -40,13 +40,13 @@ class Claim(Record):
     # The working set.
     use: int
     priority: int = 100
-    # The lower end of its limit.
+    # It may not get less.
     least: int = 0
     # The limit that it wants, and since when, in seconds of CLOCK_BOOTTIME.
     wants: int = 0
     since: float = 0.0
     frozen: bool = False
-    # The upper end of its limit; 0: it does not grow, or that is not known.
+    # The most that it may grow to; 0: it does not grow, or that is not known.
     most: int = 0
     # Its supervisor is gone, or has never published a claim: the agent cannot be asked for anything.
     orphan: bool = False
@@ -112,7 +112,7 @@ def free(budget: Budget, claims: Iterable[Claim], without: str = "") -> int:
 
 
 def admit(budget: Budget, claims: Iterable[Claim], least: int, start: int) -> Admission:
-    """Grant a new agent ``start`` bytes or what is free, whichever is less, but at least ``least``."""
+    """Grant a new agent ``start`` bytes or what is free, but at least ``least``; refuse if that is not free."""
     claims = list(claims)
     left = free(budget, claims)
     if least <= left:

@@ -375,7 +375,10 @@ def _gives(claim: Claim, keeps: int) -> int:
 
 
 def _thaw(claims: list[Claim], now: float, frozen: float, since: float, why: str) -> list[Step]:
-    """Thaw those that have been frozen for ``frozen`` seconds, counted not before ``since``."""
+    """Thaw those that have been frozen for ``frozen`` seconds, counted not before ``since``.
+
+    Pass one at a time: the next is thawed when this one has taken its room.
+    """
     return [
         Step("thaw", claim.path, why) for claim in claims if now - max(claim.since, since) >= frozen
     ]

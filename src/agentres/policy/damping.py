@@ -1,4 +1,4 @@
-"""Limits how many alert changes are reported per agent: a burst, then a steady rate; the rest is only counted; pure.
+"""Limits how much is reported about an agent: a burst, then a steady rate; the rest is only counted; pure.
 
 An agent can cross a threshold, or a limit, twenty times a second for weeks.  Each change would be a line on stderr, one in
 the journal, and rows in the history.

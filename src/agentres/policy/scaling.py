@@ -6,7 +6,7 @@ writes the control files, and reports the limit in force with :meth:`Scaler.move
 
 Raises have two speeds.  What the kernel reports (a tripwire, a refused fork, throttling) raises at once; what
 a sample finds waits for the cooldown if waiting does no harm.  After an immediate raise (a *burst*), the limit
-is trimmed when use has stopped rising (*settle*), and lowered when that was not used for a while (*give back*).
+is trimmed when use has stopped rising (*settle*), and lowered when use was low for a while (*give back*).
 
 Why limits cannot flap: two lowerings (*give back*, *down*) are at least a cooldown apart, whatever the load.
 A raise is trimmed at most once, and two trims are a quarter of the cooldown apart.  A trim leaves the use
@@ -138,7 +138,7 @@ class Scaler:
         self._wants = NEVER  # when to ask again for a refused raise
         self._acted = self._lowered = self._trimmed = -NEVER
         self._cooldown = philosophy.cooldown
-        self._regretted = True  # the last lowering was; before the first there is no good one
+        self._regretted = True  # at first, so that the first lowering does not shorten the cooldown
 
     def wake_at(self, limit: float) -> float | None:
         """Return the use at which an urgent raise is due, where the tripwire belongs; None: no tripwire."""

@@ -22,7 +22,7 @@ LONGEST = 1.0
 SOONEST, IN_DEBT, LATEST = 0.002, 0.01, 0.025
 """Seconds between two looks: the least, for an agent that writes as fast as it can; the most while it is ahead; the most while
 it writes nothing.  An agent can dirty a gigabyte a second, and one pause must make up for what it wrote between two looks.
-That works for rates down to what it writes in :data:`SOONEST`, per :data:`LONGEST`."""
+That works for rates down to :data:`SOONEST` / :data:`LONGEST` of the speed at which it writes."""
 
 _SOON, _FAST = 0.004, 500e6
 """Seconds, and bytes a second.  Low rates need early looks, but no earlier than ``_SOON``: between two looks, an agent that
