@@ -1,13 +1,13 @@
-"""Reads the configuration: TOML files, checked key by key, become :class:`agentres.policy.settings.Settings`.
+"""Reads TOML configuration files, and checks them, into :class:`agentres.policy.settings.Settings`.
 
-The built-in rules and handlers are a first layer of the same sections, each file is laid over it key by
-key, and the whole is checked once (docs/configuration.md has every key).  What makes no sense is a
+The built-in rules and handlers are the first layer, in the same sections.  Each file is laid over it key by
+key, and the whole is checked once (docs/configuration.md has every key).  Any mistake is a
 :class:`ConfigError` of one line: the file, the key, its value and what was expected.
 
-pydantic is too dear for a process that stays, and handlers' modules are imported to see that they are
-there, so a run reads its configuration in a process of its own: ``python -P -m agentres.config [FILE…]``
-writes ``marshal.dumps(to_plain(settings))`` on stdout, or the error as the last line of stderr and exits
-1.  Without -P the working directory could bring modules.
+A run reads its configuration in a separate process, because pydantic is too expensive for a resident
+process, and handlers' modules are imported to check that they exist.  ``python -P -m agentres.config
+[FILE…]`` writes ``marshal.dumps(to_plain(settings))`` to stdout, or writes the error as the last line of
+stderr and exits 1.  Without -P, modules could be imported from the working directory.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ __all__ = ["ConfigError", "dotted", "dump", "load", "sections", "template"]
 def load(
     paths: Sequence[str], read_host: Callable[[], Host] = host.read, origins: bool = False
 ) -> Settings:
-    """What the files say over what is built in, the later over the earlier; ConfigError.
+    """Return the built-in settings overridden by the files, later ones over earlier ones; ConfigError.
 
-    ``read_host`` is asked where limits are given: they must fit it.  With ``origins`` they tell besides which file
-    each key is from.
+    ``read_host`` is called if limits are given: they must fit the host.  With ``origins``, the settings also say
+    which file each key comes from.
     """
     merged = sections(DEFAULT)
     given: dict[tuple[str, ...], int] = {}
@@ -57,11 +57,11 @@ def load(
         return found.but(origins=told)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        # A misspelt key explains a missing one.
+        # Unknown keys first: a misspelt key explains a missing one.
         details.sort(key=lambda detail: detail["type"] != "extra_forbidden")
         key, words = _explain(details[0]["type"], details[0]["loc"], details[0].get("ctx", {}))
     except Wrong as wrong:
-        # To blame is what came last: what was there before made sense.
+        # Blame the key that was set last: without it the rest made sense.
         key = max(wrong.keys, key=lambda key: given.get(key, -1))
         words = wrong.keys[key]
     at = next(given[key[:n]] for n in range(len(key), 0, -1) if key[:n] in given)
@@ -69,7 +69,7 @@ def load(
 
 
 def _settings(merged: dict[str, Any], read_host: Callable[[], Host]) -> Settings:
-    """Check the sections; ValidationError, or Wrong with the whole path of each key."""
+    """Check the sections and build the settings; ValidationError, or Wrong with the full path of each key."""
     file = File.model_validate(merged)
     scaling = philosophies(file.philosophies)
     sampling, rules, handlers = file.sampling, list[Rule](), list[Handler]()
@@ -118,11 +118,11 @@ def _settings(merged: dict[str, Any], read_host: Callable[[], Host]) -> Settings
 def _explain(
     kind: str, loc: tuple[str | int, ...], context: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], str]:
-    """Where one of pydantic's errors is, and what was expected there."""
+    """Return the path of a pydantic error, and what was expected there."""
     path = tuple(part for part in loc if isinstance(part, str) and part != "[key]")
     model: type[BaseModel] = File
     if path[:1] == ("handlers",) and len(path) > 2:
-        model = HANDLERS[path[2]]  # pydantic puts the type there
+        model = HANDLERS[path[2]]  # pydantic inserts the handler's type
         path = path[:2] + path[3:]
     elif len(path) > 1:
         model = _TABLES.get(path[0]) or type(File.model_fields[path[0]].default)
@@ -150,19 +150,19 @@ _TABLES: dict[str, type[BaseModel]] = {
     "ceilings": CeilingSection,
     "philosophies": PhilosophySection,
 }
-"""Sections of named tables, handlers aside, which differ by type."""
+"""The model of each section with named tables, except handlers, whose model depends on the type."""
 
 _TEXTS = 'expected a list of text such as ["/usr/bin/logger", "-t", "agentres"]'
 _EXPECTED = {"bool_type": "expected true or false", "list_type": _TEXTS, "too_short": _TEXTS}
 
 
 def dotted(path: Sequence[str]) -> str:
-    """A key as TOML has it: ``limits.memory``."""
+    """Return a key as TOML writes it: ``limits.memory``."""
     return ".".join(p if re.fullmatch("[A-Za-z0-9_-]+", p) else shown(p) for p in path)
 
 
 def _pair(merged: Mapping[str, Any], path: tuple[str, ...]) -> str:
-    """``alerts.cpu.warning = "75%"``; a section alone, and the headers, which are secrets."""
+    """Return ``alerts.cpu.warning = "75%"``; only the key for sections, and for headers, which are secret."""
     value: Any = merged
     for part in path:
         value = value.get(part) if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""``python -P -m agentres.config [FILE…]``, for the resident process: see :mod:`agentres.config`."""
+"""``python -P -m agentres.config [FILE…]``, run by the resident process: see :mod:`agentres.config`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from agentres.policy.settings import to_plain
 
 
 def main() -> NoReturn:
-    """Write the settings of the files that are named, or else of those of the environment."""
-    # A handler's module may have C code or a child that writes to descriptor 1 when it is imported.
+    """Write the settings from the files that are named, or else from those that the environment selects."""
+    # When a handler's module is imported, its C code or a child may write to file descriptor 1.
     sys.stdout.flush()
     out = os.dup(1)
     os.dup2(2, 1)
@@ -28,7 +28,7 @@ def main() -> NoReturn:
         status = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # A thread that such a module has started does not keep us from ending.
+    # Do not wait for threads that such a module has started.
     os._exit(status)
 
 

@@ -1,4 +1,4 @@
-"""What describes an agent that is a unit: ``[agent]`` of ``/etc/agentres/agents.d/NAME.toml``."""
+"""The description of an agent that is a systemd unit: ``[agent]`` in ``/etc/agentres/agents.d/NAME.toml``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from agentres.policy.settings import Described
 
 
 class AgentSection(Section):
-    """``[agent]``; how it restarts is for systemd to know (:mod:`agentres.kernel.generator`)."""
+    """``[agent]``; the restart keys are for systemd (:mod:`agentres.kernel.generator`)."""
 
     command: list[Text] = Field(default_factory=list)
     user: Text = "auto"
@@ -39,7 +39,7 @@ class AgentSection(Section):
     restart_delay_max: Lasting = parse_duration(DELAY_MAX)
 
     def made(self) -> Described:
-        """As options of a run have it; :class:`Wrong` where that makes no sense."""
+        """Return it as options of a run; :class:`Wrong` if a key is missing or does not fit."""
         if not self.command:
             raise Wrong("", 'expected a key "command", a list of text')
         values: dict[str, Any] = {"user": self.user, "isolate": "yes" if self.isolate else "no"}

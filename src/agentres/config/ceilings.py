@@ -1,4 +1,4 @@
-"""What a file may say about what the daemon lets users have: ``[ceilings.NAME]``."""
+"""The section ``[ceilings.NAME]``: the most that the daemon allows users."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agentres.policy import ceilings
 
 
 class CeilingSection(Section):
-    """For whom, how many agents at once, of which priority, and the most that each limit may be."""
+    """Users and groups, the most agents at once, the highest priority, and the highest value of each limit."""
 
     users: Texts = ()
     groups: Texts = ()
@@ -33,7 +33,7 @@ class CeilingSection(Section):
     net_out: Limit = None
 
     def made(self, name: str, host: Callable[[], Host]) -> ceilings.Ceiling:
-        """The ceiling; :class:`Wrong` where a text is none on this host."""
+        """Return the ceiling; :class:`Wrong` if a text is not a ceiling on this host."""
         given = {key: getattr(self, key) for key in ceilings.CAPPED}
         texts = {key: text for key, text in given.items() if text is not None}
         try:
@@ -50,7 +50,7 @@ class CeilingSection(Section):
 
 
 def section(ceiling: ceilings.Ceiling) -> Mapping[str, object]:
-    """The same as a file has it."""
+    """Return the ceiling as a section of a file."""
     told = {key: list(getattr(ceiling, key)) for key in ("users", "groups")}
     figures = {"agents": ceiling.agents, "priority": ceiling.priority}
     counted = {key: figure for key, figure in figures.items() if figure is not None}

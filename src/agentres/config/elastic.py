@@ -1,4 +1,4 @@
-"""What a file may say about limits that move: its sections, and the philosophies that they come to."""
+"""The sections about limits, scaling, budget and prediction, and the philosophies that result from them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from agentres.policy import scaling
 
 
 class LimitsSection(Section):
-    """``[limits]``: what an agent gets whose options do not say otherwise."""
+    """``[limits]``: the limits of an agent whose options set no others."""
 
     cpu: Limit = None
     cpuset: Limit = None
@@ -48,7 +48,7 @@ class LimitsSection(Section):
     io_strict: Limit = None
 
     def texts(self, host: Callable[[], Host]) -> dict[str, str | list[str]]:
-        """Those that are given; :class:`Wrong` where one makes no sense on this host."""
+        """Return the limits that are given; :class:`Wrong` if one is not valid on this host."""
         given = {key: getattr(self, key) for key in type(self).model_fields}
         texts = {key: value for key, value in given.items() if value is not None}
         try:
@@ -68,7 +68,7 @@ class ScalingSection(Section):
     predictor: OptionalText = None
 
     def check(self, philosophies: Iterable[str]) -> None:
-        """:class:`Wrong` where what it names is not there."""
+        """Raise :class:`Wrong` if the philosophy or predictor does not exist."""
         if self.philosophy not in philosophies:
             words = f"expected a philosophy{nearest(self.philosophy, philosophies)}"
             raise Wrong("philosophy", words)
@@ -108,7 +108,7 @@ class PhilosophySection(Section):
     margin: Annotated[float, fraction("0%", "100%")] = _BASE.margin
 
     def over(self, base: scaling.Philosophy, name: str) -> scaling.Philosophy:
-        """``base`` with the keys that are given; :class:`Wrong` where they fit not together."""
+        """Return ``base`` with the keys that are given; :class:`Wrong` if they do not fit together."""
         given = {key: getattr(self, key) for key in BEHAVIOUR if key in self.model_fields_set}
         if not base.moves:
             for key in given:
@@ -120,7 +120,7 @@ class PhilosophySection(Section):
                 less = {low: f"expected less than {text[high]}"}
                 raise Wrong(high, f"expected more than {text[low]}", **less)
         if made.down * made.step >= made.up:
-            # What a raise has just brought would be low use.
+            # Use would count as low right after a raise.
             by = f"step = {made.step:g}"
             raise Wrong(
                 "step",
@@ -132,13 +132,13 @@ class PhilosophySection(Section):
 
 
 FRACTIONS = ("down", "aim", "up")
-"""The keys of a philosophy that are fractions of the limit, in the order in which they have to be."""
+"""The keys of a philosophy that are fractions of the limit, in the order in which their values must rise."""
 
 BEHAVIOUR = tuple(key for key in PhilosophySection.model_fields if key != "based_on")
 
 
 def philosophies(tables: Mapping[str, PhilosophySection]) -> dict[str, scaling.Philosophy]:
-    """Each on the one that it is based on; :class:`Wrong` with the whole path of each key."""
+    """Build each philosophy on the one that it is based on; :class:`Wrong` with the full path of each key."""
     made: dict[str, scaling.Philosophy] = {}
     for name in tables:
         chain = [name]
@@ -159,7 +159,7 @@ def philosophies(tables: Mapping[str, PhilosophySection]) -> dict[str, scaling.P
 
 
 def _below(name: str, tables: Mapping[str, PhilosophySection]) -> str | None:
-    """What this one is based on; None: on what is built in under its name."""
+    """Return the name of the philosophy that this one is based on; None: the built-in one of its own name."""
     base = tables[name].based_on
     if base is None:
         return None if name in scaling.PHILOSOPHIES else scaling.BALANCED.name

@@ -1,4 +1,4 @@
-"""TOML files: whether they are to be trusted, what they hold, and how one is laid over another."""
+"""TOML files: check that they can be trusted, read them, and lay one over another."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from agentres.config.words import refused
 from agentres.model.errors import reason
 
 LARGEST = 1 << 20
-"""Bytes of a file; what is larger was not written by hand."""
+"""The most bytes of a file; a larger one was not written by hand."""
 
 KIND = {"alerts": "resource", "ceilings": "", "handlers": "type", "philosophies": "based_on"}
-"""Sections of named tables, and the key that says what the other keys of such a table mean, where one does."""
+"""The sections of named tables, and the key that determines what the other keys of a table mean, if there is one."""
 
 
 def read(path: str) -> dict[str, Any]:
-    """What the file holds, unchecked; ConfigError."""
+    """Return the contents of the file, with keys and values unchecked; ConfigError."""
     try:
-        # Not to wait for the writer of a FIFO.
+        # Do not block on a FIFO without a writer.
         with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3):
-                return {}  # /dev/null, which says: nothing but what is built in
+                return {}  # /dev/null: only the built-in settings
             if why := untrusted(status, os.geteuid(), os.getuid()):
                 raise refused(path, why)
             data = file.read(LARGEST + 1)
@@ -49,7 +49,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 def _position(message: str, text: str) -> tuple[str, str]:
-    """``:LINE:COLUMN`` and ``what`` from tomllib's ``What (at line LINE, column COLUMN)``."""
+    """Return ``:LINE:COLUMN`` and ``what`` from tomllib's ``What (at line LINE, column COLUMN)``."""
     match = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message)
     if match is None:
         return "", message
@@ -59,7 +59,7 @@ def _position(message: str, text: str) -> tuple[str, str]:
 
 
 def untrusted(status: os.stat_result, euid: int, uid: int) -> str:
-    """Why a file must not be read: handlers do what it says, with our privileges."""
+    """Say why a file must not be used; empty if it may be.  Its handlers run with this process's privileges."""
     if not stat.S_ISREG(status.st_mode):
         return "expected a regular file"
     if euid != 0:
@@ -82,7 +82,7 @@ def lay(
     given: dict[tuple[str, ...], int],
     at: tuple[str, ...] = (),
 ) -> None:
-    """Lay a file's keys over those below; ``given`` is which file gave each of them last."""
+    """Lay a file's keys over those below; ``given`` records the last file that gave each key."""
     for key, value in above.items():
         here = (*at, key)
         given[here] = file
@@ -92,5 +92,5 @@ def lay(
         old = below.get(key)
         kind = KIND.get(here[0], "") if at else ""
         if not isinstance(old, dict) or (kind in value and value[kind] != old.get(kind)):
-            old = below[key] = {}  # the keys of another kind mean nothing to this one
+            old = below[key] = {}  # keys of another kind do not apply to this one
         lay(old, value, file, given, here)

@@ -1,4 +1,4 @@
-"""Whether what a handler or a predictor needs is there: an executable, an entry point, a callable; else Wrong."""
+"""Check that what a handler or a predictor needs exists: an executable, an entry point, a callable; else Wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agentres.config.words import Wrong, nearest
 
 
 def executable(name: str) -> None:
-    """See that ``name``, an absolute path or in PATH, can be executed."""
+    """Check that ``name``, an absolute path or a name in PATH, can be executed."""
     import shutil
 
     if "/" in name and not name.startswith("/"):
@@ -21,7 +21,7 @@ def executable(name: str) -> None:
 
 
 def entry_point(name: str, group: str, key: str = "entry_point") -> str:
-    """What the entry point of this name in ``group`` stands for; ``key`` is where it was given."""
+    """Return the value of the entry point ``name`` in ``group``; ``key`` is the key that names it."""
     from importlib.metadata import entry_points
 
     points = entry_points(group=group)
@@ -36,7 +36,7 @@ def entry_point(name: str, group: str, key: str = "entry_point") -> str:
 
 
 def importable(key: str, target: str) -> str:
-    """``target`` itself, where ``package.module:function`` is a callable; ``key`` is where it was given."""
+    """Return ``target``, a ``package.module:function``, if it is a callable; ``key`` is the key that names it."""
     from contextlib import redirect_stdout
     from importlib import import_module
 
@@ -44,11 +44,11 @@ def importable(key: str, target: str) -> str:
     if not all(part.isidentifier() for name in (module, path) for part in name.split(".")):
         raise Wrong(key, 'expected "package.module:function"')
     try:
-        with redirect_stdout(sys.stderr):  # stdout is for settings
+        with redirect_stdout(sys.stderr):  # stdout carries the settings
             found: Any = import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
-    except (Exception, SystemExit) as error:  # somebody else's code, which may raise anything
+    except (Exception, SystemExit) as error:  # third-party code, which may raise anything
         words = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise Wrong(key, f"expected {target}, and importing it failed: {words}") from error
     if not callable(found):

@@ -1,4 +1,4 @@
-"""What a file may say: its sections, as pydantic models, and the rules and handlers that they come to."""
+"""The sections of a file as pydantic models, and the rules and handlers that result from them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SamplingSection(Section):
     fastest: Annotated[float, seconds("10ms", "1h")] = DEFAULT.fastest
 
     def check(self) -> None:
-        """:class:`Wrong` where the two fit not together."""
+        """Raise :class:`Wrong` if ``fastest`` is longer than ``interval``."""
         if self.fastest > self.interval:
             interval, fastest = duration_text(self.interval), duration_text(self.fastest)
             words = f"expected at least fastest = {shown(fastest)}"
@@ -71,7 +71,7 @@ class HistorySection(Section):
 
 
 class AlertSection(Section):
-    """``[alerts.NAME]``; what a threshold may be depends on the resource."""
+    """``[alerts.NAME]``; which thresholds are valid depends on the resource."""
 
     resource: Resource
     of: Subjects = None
@@ -87,7 +87,7 @@ class AlertSection(Section):
     enabled: StrictBool = True
 
     def rules(self, name: str) -> list[Rule]:
-        """One rule for each subject; what fits not together is :class:`Wrong`."""
+        """Return one rule for each subject; :class:`Wrong` if the keys do not fit together."""
         resource = RESOURCES[self.resource]
         of = self.of or (("agent",) if "agent" in resource.of else resource.of)
         for subject in of:
@@ -137,15 +137,15 @@ class AlertSection(Section):
 
 
 def happens(resource: str) -> bool:
-    """Whether it should never happen: a rule of it has a severity instead of thresholds."""
+    """Return whether the resource should never happen: its rules have a severity instead of thresholds."""
     spec = RESOURCES[resource]
     return spec.kind == EVENT or (spec.group == OWN and spec.unit == "count")
 
 
 def fitting(resource: str) -> tuple[str, ...]:
-    """The keys that say when a rule of it fires, and for how long.
+    """Return the keys that say when a rule on the resource fires, and for how long.
 
-    An event is over at once, so that it cannot last; a state that should never be can.
+    An event is over at once, so it has no ``duration``; a state that should never be can last.
     """
     if not happens(resource):
         return (*LEVELS, *TIMES)
@@ -155,7 +155,7 @@ def fitting(resource: str) -> tuple[str, ...]:
 
 
 class HandlerSection(Section):
-    """``[handlers.NAME]``, the keys of every type."""
+    """``[handlers.NAME]``: the keys that every type has."""
 
     type: str
     severity: Level = _HANDLER.severity
@@ -164,12 +164,12 @@ class HandlerSection(Section):
     enabled: StrictBool = True
 
     def options(self) -> dict[str, Any]:
-        """What the handler needs, of which all is there now; :class:`Wrong` where it is not."""
+        """Return the handler's options, after checking that what it needs exists; else :class:`Wrong`."""
         return {}
 
 
 class PythonSection(HandlerSection):
-    """A callable, by its own name or by an entry point's."""
+    """A callable, given by its own name or by an entry point."""
 
     type: Literal["python"]
     callable: OptionalText = None
@@ -199,7 +199,7 @@ class CommandSection(HandlerSection):
 
 
 class WebhookSection(HandlerSection):
-    """A URL to POST to."""
+    """A URL that alerts are POSTed to."""
 
     type: Literal["webhook"]
     url: Url
@@ -237,7 +237,7 @@ AnyHandler = Annotated[
 
 
 class File(Section):
-    """The whole of it."""
+    """A whole file."""
 
     sampling: SamplingSection = SamplingSection()
     history: HistorySection = HistorySection()

@@ -1,7 +1,7 @@
-"""What is written in a file, text for the most part, to values and back; what is wrong, ValueError.
+"""Parse the values of a file, mostly text, and format them again; invalid ones are a ValueError.
 
-The texts are those of :mod:`agentres.model.units`, and percent.  Back is to a text that comes to the same value
-to the last bit, and else to the number itself.
+The texts are those of :mod:`agentres.model.units`, and percent.  Formatting gives a text that parses to exactly
+the same value, or else the number itself.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ _UNITS: dict[str, tuple[Callable[[str], float], str]] = {
 
 
 class Section(BaseModel):
-    """A section, which has no other keys than these."""
+    """A section; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def percent(text: str) -> float | None:
-    """The fraction that ``text`` is as ``75%``, to the last bit; None where it is not one."""
+    """Return the exact fraction of a text such as ``75%``; None if it is not one."""
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,20})?)\s*%", text.strip(), re.ASCII)
     return float(Decimal(match[1]).scaleb(-2)) if match else None
 
 
 def percent_text(fraction: float) -> str | float:
-    """The text that :func:`percent` makes exactly this fraction of; else the number itself."""
+    """Return the text that :func:`percent` parses to exactly this fraction, or else the number itself."""
     text = f"{Decimal(repr(fraction)).scaleb(2).normalize():f}%"
     return text if percent(text) == fraction else fraction
 
 
 def duration_text(seconds: float) -> str | float:
-    """The text that :func:`parse_duration` makes exactly these seconds of; else the number itself."""
+    """Return the text that :func:`parse_duration` parses to exactly these seconds, or else the number itself."""
     for size, unit in ((3600, "h"), (60, "m"), (1, "s")):
         if seconds >= size and seconds % size == 0:
             return f"{int(seconds // size)}{unit}"
@@ -74,12 +74,12 @@ def duration_text(seconds: float) -> str | float:
 
 
 def _number(value: object) -> int | float | None:
-    """TOML's numbers; not its booleans, which are Python's."""
+    """Return a number of TOML; None for anything else.  Booleans are ints in Python, but not numbers in TOML."""
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def seconds(least: str, most: str, above: bool = False) -> PlainValidator:
-    """A duration as text or number, in seconds, of ``least`` to ``most``; ``above``: more than that."""
+    """Validate a duration, as text or a number of seconds, from ``least`` to ``most``; ``above``: more than ``least``."""
     return PlainValidator(_duration(least, most, above))
 
 
@@ -109,12 +109,12 @@ def _never(value: object) -> float:
 
 
 def never_text(seconds: float) -> str | float:
-    """Likewise, of a time that may never come."""
+    """Return :func:`duration_text`, or "never" for infinity."""
     return NEVER if seconds == math.inf else duration_text(seconds)
 
 
 def fraction(least: str, most: str) -> PlainValidator:
-    """A fraction of ``least`` to ``most``, as percent or number."""
+    """Validate a fraction, as percent or a number, from ``least`` to ``most``."""
     low, high = percent(least), percent(most)
     assert low is not None
     assert high is not None
@@ -129,7 +129,7 @@ def fraction(least: str, most: str) -> PlainValidator:
 
 
 def factor(least: int, most: int, above: bool = False) -> PlainValidator:
-    """A number of ``least`` to ``most``; ``above``: more than that."""
+    """Validate a number from ``least`` to ``most``; ``above``: more than ``least``."""
     from_to = f"more than {least} and at most {most}" if above else f"{least} to {most}"
 
     def take(value: object) -> float:
@@ -142,7 +142,7 @@ def factor(least: int, most: int, above: bool = False) -> PlainValidator:
 
 
 def _limit(value: object) -> str:
-    """A limit as an option has it: text, or a number in its unit."""
+    """Return a limit as text, as in an option; a number is in the limit's unit."""
     number = _number(value)
     if number is not None and abs(number) < _MOST:  # neither nan nor inf
         text = f"{number:.9f}" if isinstance(number, float) else str(number)
@@ -163,7 +163,7 @@ def _disk(value: object) -> list[str]:
 
 
 def whole(least: int, most: int) -> PlainValidator:
-    """A whole number of ``least`` to ``most``."""
+    """Validate a whole number from ``least`` to ``most``."""
 
     def take(value: object) -> int:
         if type(value) is not int or not least <= value <= most:
@@ -230,9 +230,9 @@ def _url(value: object) -> str:
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port or an IPv6 address that is none
+    except ValueError:  # an invalid port or IPv6 address
         good = False
-    # urllib.request takes neither spaces nor other scripts, and nobody's password.
+    # urllib.request accepts neither spaces nor non-ASCII characters, nor a user and password.
     if not good or "@" in parts.netloc or not re.fullmatch("[!-~]+", url):
         raise ValueError(
             'expected a URL such as "https://example.org/alerts", without user and spaces'
@@ -244,7 +244,7 @@ def _headers(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError('expected a table such as { Authorization = "Bearer TOKEN" }')
     for name, text in value.items():
-        # RFC 9110, 5.1 and 5.5.  Their values are secrets: no error shows one.
+        # RFC 9110, 5.1 and 5.5.  Values are secret: no error may show one.
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise ValueError(f"expected names as RFC 9110 has them, not {shown(name)}")
         if not isinstance(text, str) or not re.fullmatch(r"[!-~\t ]*", text):
@@ -264,7 +264,7 @@ def _environment(value: object) -> dict[str, str]:
 
 
 def threshold(value: object, name: str) -> tuple[float, bool]:
-    """A threshold of the resource of this name, and whether it is a fraction of the limit."""
+    """Return a threshold for the resource ``name``, and whether it is a fraction of the limit."""
     unit, limit = RESOURCES[name].unit, RESOURCES[name].limit
     if unit == "fraction":
         expected = 'percent of the time such as "20%", more than 0% and at most 100%'
@@ -292,7 +292,7 @@ def threshold(value: object, name: str) -> tuple[float, bool]:
 
 
 def threshold_text(number: float, name: str, relative: bool) -> str | float:
-    """What :func:`threshold` makes this number and ``relative`` of."""
+    """Return what :func:`threshold` parses to this number and ``relative``."""
     unit = RESOURCES[name].unit
     if relative or unit == "fraction":
         return percent_text(number)

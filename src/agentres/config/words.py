@@ -1,4 +1,4 @@
-"""What a refusal says: its errors, and how they name keys, values and what was perhaps meant."""
+"""Configuration errors: the exceptions, and how messages show keys, values and likely intended names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from agentres.model.errors import UsageError, printable
 
 
 class ConfigError(UsageError):
-    """A configuration file that makes no sense or cannot be read."""
+    """A configuration file that is invalid or cannot be read."""
 
 
 class Wrong(ValueError):
-    """A section that is wrong: key -> what was expected of it; any one of them could be changed."""
+    """A mistake in a section: key -> what was expected of it.  Changing any one of the keys fixes it."""
 
     def __init__(self, key: str, expected: str, **others: str) -> None:
         super().__init__(expected)
@@ -22,25 +22,25 @@ class Wrong(ValueError):
         self.keys |= {(one,): words for one, words in others.items()}
 
     def within(self, section: tuple[str, ...]) -> Wrong:
-        """Itself, its keys being those of a section of the whole."""
+        """Prefix the keys with the path of their section, and return self."""
         self.keys = {(*section, *key): words for key, words in self.keys.items()}
         return self
 
 
 def refused(where: str, words: str) -> ConfigError:
-    """One line: what came from outside must not break it."""
+    """Return an error of one line; text from outside cannot break the line."""
     text = f"{where}: {words}"
     return ConfigError(printable(text))
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """The known name that is nearest to the word; all of them where none is near."""
+    """Return the known name nearest to the word, or all known names if none is near, as the end of a sentence."""
     names = list(dict.fromkeys(known))
     return meant(word, names) or f": {either(names)}"
 
 
 def meant(word: object, known: Iterable[str]) -> str:
-    """The known name that was perhaps meant, as the end of a sentence; empty where none is near."""
+    """Return the known name that was probably meant, as the end of a sentence; empty if none is near."""
     if not isinstance(word, str):
         return ""
     lower = {name.lower(): name for name in known}
@@ -55,13 +55,13 @@ def either(names: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as TOML has it, cut to fit a line."""
+    """Return a value as TOML writes it, cut to fit a line."""
     if isinstance(value, str):
         text = json.dumps(value, ensure_ascii=False)
     elif isinstance(value, bool):
         text = str(value).lower()
     elif isinstance(value, int):
-        text = str(value) if abs(value) < 10**60 else hex(value)  # str() has a limit, and is slow
+        text = str(value) if abs(value) < 10**60 else hex(value)  # str() is slow, and limited
     elif isinstance(value, list):
         text = f"[{', '.join(shown(one) for one in value)}]"
     else:

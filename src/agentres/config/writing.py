@@ -1,4 +1,4 @@
-"""Settings as sections of a file, and those as TOML: the inverse of reading."""
+"""Turn settings into sections of a file, and into TOML: the inverse of reading."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from agentres.policy.settings import Handler, Settings
 
 
 def sections(settings: Settings) -> dict[str, Any]:
-    """The settings as a configuration file has them, every key of them: what :func:`load` gives back.
+    """Return the settings as the sections of a configuration file, with every key; :func:`load` reads them back.
 
-    Rules of one name must differ in nothing but their subject.
+    Rules of the same name may differ only in their subject.
     """
     alerts: dict[str, dict[str, Any]] = {}
     for rule in settings.rules:
@@ -51,14 +51,14 @@ def sections(settings: Settings) -> dict[str, Any]:
 
 
 def dump(settings: Settings) -> str:
-    """:func:`sections` as TOML."""
+    """Return :func:`sections` as TOML."""
     import tomli_w
 
     return tomli_w.dumps(sections(settings))
 
 
 def template() -> str:
-    """A file to begin with: every key with what is built in, each commented out."""
+    """Return a file to start from: every key with its built-in value, commented out."""
     import tomli_w
 
     lines = [
@@ -98,7 +98,7 @@ def _alert_section(rule: Rule) -> dict[str, Any]:
 
 
 def philosophy_section(philosophy: Philosophy) -> dict[str, Any]:
-    """``[philosophies.NAME]``; one that never moves a limit has no figures."""
+    """Return ``[philosophies.NAME]``; a philosophy that never moves a limit has no figures."""
     if not philosophy.moves:
         return {} if philosophy.name == FROZEN.name else {"based_on": FROZEN.name}
     return {

@@ -1,4 +1,4 @@
-"""What things are: limits, figures, units, errors; everything else knows it.
+"""The basic types: limits, figures, units, errors.  Every other package imports this one.
 
-The standard library only.  Pure, but for ``action`` and ``clock``, which ask the time, and ``paths``, which asks for files and homes.
+Standard library only.  Pure, except ``action`` and ``clock``, which read the time, and ``paths``, which looks up files and homes.
 """

@@ -1,4 +1,4 @@
-"""What was done with an agent's limits, and with the agent for their sake."""
+"""What was done to an agent's limits, and to the agent because of limits."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from agentres.model.record import Record
 
 
 class Action(Record):
-    """Something that was done, as the history keeps it (docs/history.md).
+    """One action, as the history keeps it (docs/history.md).
 
-    ``kind`` is raise, lower, predict, set, trim, throttle, reclaim, release, freeze, thaw, pace or refuse; the limit of ``resource`` was
-    ``before`` and is ``after``, None where there is none; by which ``rule``, and ``why`` in words.  ``time`` is unix
-    time, ``took`` seconds.
+    ``kind`` is raise, lower, predict, set, trim, throttle, reclaim, release, freeze, thaw, pace or refuse.  ``before`` and
+    ``after`` are the limit of ``resource``; None means that there is none.  ``rule`` decided it, and ``why`` says why in
+    words.  ``time`` is Unix time; ``took`` is in seconds.
     """
 
     kind: str
@@ -35,5 +35,5 @@ class Action(Record):
         why: str,
         took: float = 0.0,
     ) -> Action:
-        """What has just been done."""
+        """Return an action with the current time."""
         return cls(kind, resource, before, after, rule, why, time.time(), took)

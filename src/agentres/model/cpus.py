@@ -1,4 +1,4 @@
-"""CPUs by number: the kernel's lists of them (``0-3,8``, cpuset(7)), and what people write; pure."""
+"""CPU numbers: the kernel's CPU lists (``0-3,8``, cpuset(7)), and what users write; pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from agentres.model.units import UnitError
 
 CPUS_MAX = 8192
-"""A kernel is built for no more (CONFIG_NR_CPUS)."""
+"""The most CPUs that a kernel is built for (CONFIG_NR_CPUS)."""
 
 
 def parse_list(text: str) -> tuple[int, ...]:
-    """The numbers in a list, each once, ascending; ValueError where it is none.  White space at its end is the kernel's."""
+    """Return the numbers in a CPU list, each once, ascending; ValueError if it is not one.
+
+    White space around it is ignored: the kernel ends lists with a newline.
+    """
     found: set[int] = set()
     for part in text.strip().split(",") if text.strip() else ():
         low, dash, high = part.partition("-")
@@ -29,7 +32,7 @@ def _number(text: str) -> int:
 
 
 def format_list(cpus: Iterable[int]) -> str:
-    """The list of these numbers, as the kernel writes it."""
+    """Return these numbers as a list in the kernel's form."""
     runs: list[list[int]] = []
     for cpu in sorted(cpus):
         if runs and runs[-1][1] == cpu - 1:
@@ -40,9 +43,9 @@ def format_list(cpus: Iterable[int]) -> str:
 
 
 def parse_cpuset(text: str) -> int | str:
-    """How many CPUs, where it is a number alone, else the list of them in the kernel's form; UnitError.
+    """Return a count if the text is a single number, else the list in the kernel's form; UnitError.
 
-    ``3-3`` is CPU 3 alone.
+    ``3-3`` means CPU 3 alone.
     """
     text = text.strip()
     try:
@@ -56,5 +59,5 @@ def parse_cpuset(text: str) -> int | str:
 
 
 def count(cpuset: int | str) -> int:
-    """How many CPUs those are."""
+    """Return how many CPUs those are."""
     return cpuset if isinstance(cpuset, int) else len(parse_list(cpuset))

@@ -1,10 +1,11 @@
-"""Every failure that agentres reports, and the exit status it stands for.
+"""Every failure that agentres reports, and its exit status.
 
     AgentresError                 125
     |-- UsageError                125   a flag or value that makes no sense
     |-- NameTaken                 125   an agent of that name is running
     |-- NoCgroup                  125   no cgroup v2 subtree that we may write
     |-- NotEnforceable            125   limits that were asked for and cannot hold here
+    |-- NoRoom                    125   the host's budget has no room for the agent's minimum
     |-- ControlFileError          125   the kernel refused a control file
     |-- SystemdError              125   systemd refused the scope, or did not answer
     |-- SetupError                125   the child failed before the command was started
@@ -12,7 +13,7 @@
     |   `-- NotFound              127   no such command
     `-- Interrupted               128+N a signal ended agentres before the command was started
 
-The statuses are those of env(1), timeout(1) and ``docker run``: 125 is never the agent's doing.
+The statuses are those of env(1), timeout(1) and ``docker run``: 125 means that agentres itself failed.
 Every message is one line: what, where, and what to do about it.
 """
 
@@ -28,51 +29,51 @@ EXIT_SIGNAL = 128
 
 
 def exit_status(returncode: int, timed_out: bool) -> int:
-    """What ``agentres run`` exits with; ``returncode`` is -N for signal N."""
+    """Return the exit status of ``agentres run``; ``returncode`` is -N for signal N."""
     if timed_out:
         return EXIT_TIMEOUT
     return EXIT_SIGNAL - returncode if returncode < 0 else returncode
 
 
 def reason(error: OSError) -> str:
-    """The error's own words, to stand after a colon: ``no such file or directory``."""
+    """Return the error's own text, to follow a colon: ``no such file or directory``."""
     words = error.strerror or str(error)
     return words[:1].lower() + words[1:]
 
 
 def printable(text: str) -> str:
-    """What came from outside, fit for a terminal and for a page: it can neither break the line nor command it."""
+    """Return text from outside with unprintable characters escaped: no line breaks, no terminal control sequences."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def shortened(text: str, most: int) -> str:
-    """The text, with at most so many characters."""
+    """Return the text, cut to at most ``most`` characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def printable_path(path: str) -> str:
-    """A cgroup's path, fit for a line: an agent that may make cgroups makes 4096 characters of it."""
+    """Return a cgroup's path, cut to fit a line: an agent that may make cgroups can make it 4096 characters long."""
     text = printable(path)
     return text if len(text) <= 200 else f"…{text[-199:]}"
 
 
 def describe(error: BaseException) -> str:
-    """An exception of somebody else's code in one line, and where it came from."""
-    import traceback  # here: it is large, and few ever need it
+    """Return an exception of third-party code as one line, with the place that raised it."""
+    import traceback  # here: it is large and rarely needed
 
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     try:
         what = str(error)
-    except Exception:  # whoever raises strange things gets its name alone
+    except Exception:  # its __str__ fails: show only the type's name
         what = ""
     return printable(f"{type(error).__name__}{': ' if what else ''}{what}{where}")
 
 
 class AgentresError(Exception):
-    """A failure of agentres itself, told in one line.
+    """A failure of agentres itself, reported in one line.
 
-    ``remedy`` is what the user can do about it, as a clause that stands on its own.
+    ``remedy`` is what the user can do about it, as an independent clause.
     """
 
     exit_code = EXIT_AGENTRES
@@ -103,13 +104,13 @@ class NotEnforceable(AgentresError):
 
 
 class NoRoom(AgentresError):
-    """The host's budget has no room for what the agent needs at the least."""
+    """The host's budget has no room for the agent's minimum."""
 
 
 class SystemdError(AgentresError):
     """systemd refused a request or did not answer.
 
-    ``name`` is the D-Bus error name, empty where there was no answer at all.
+    ``name`` is the D-Bus error name; empty if there was no answer.
     """
 
     def __init__(self, message: str, remedy: str = "", name: str = "") -> None:
@@ -120,8 +121,8 @@ class SystemdError(AgentresError):
 class ControlFileError(AgentresError):
     """Reading or writing a cgroup control file failed.
 
-    ``path`` is the file, ``data`` what was to be written (None for a read), ``errno`` the kernel's
-    answer (0 when it took the value but reads back another one).
+    ``path`` is the file, ``data`` the text to write (None for a read), ``errno`` the kernel's error
+    (0 if the write succeeded but the file reads back another value).
     """
 
     def __init__(self, path: str, data: str | None, errno: int, detail: str = "") -> None:
@@ -143,7 +144,7 @@ class SetupError(AgentresError):
 
 
 class NotExecutable(SetupError):
-    """The command exists and cannot be executed."""
+    """The command exists but cannot be executed."""
 
     exit_code = EXIT_NOT_EXECUTABLE
 
@@ -155,7 +156,7 @@ class NotFound(SetupError):
 
 
 class Interrupted(AgentresError):
-    """A signal ended agentres while nothing of the agent ran yet."""
+    """A signal ended agentres before the command was started."""
 
     def __init__(self, signo: int) -> None:
         super().__init__(f"interrupted by signal {signo} before the command was started")

@@ -1,7 +1,7 @@
-"""Which control file has which figures, and how these are read from its text; pure.
+"""Which control file holds which figures, and how to parse them; pure.
 
-LookupError and ValueError are raised for text that the kernel would not write.  Other files, and limits that are read back:
-:mod:`agentres.model.stats`.
+Parsers raise LookupError or ValueError for text that the kernel would not write.  For other files, and limits that are read
+back, see :mod:`agentres.model.stats`.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ if TYPE_CHECKING:
 
 
 class Format(Record):
-    """How a control file is read: its parser, and the fields that are absent where it is."""
+    """How a control file is read: its parser, and the fields that are absent if the file is."""
 
     parse: Callable[[bytes], dict[str, Any]]
     fields: tuple[str, ...]
 
 
 def flat_keyed(data: bytes) -> dict[bytes, bytes]:
-    """``KEY VALUE`` a line, as they stand."""
+    """Return the ``KEY VALUE`` lines as bytes, unconverted."""
     words = data.split()
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def one_of(data: bytes, key: bytes) -> int:
-    """The number of one line of a flat-keyed file that is long, and has another line first."""
+    """Return the number of one line of a long flat-keyed file.  It must not be the first line."""
     at = data.index(b"\n%b " % key) + len(key) + 2
     return int(data[at : data.index(b"\n", at)])
 
 
 def parse_limit(data: bytes) -> int | None:
-    """A limit by itself; None: ``max``."""
+    """Parse a file that holds a single limit; None for ``max``."""
     return None if data == b"max\n" else int(data)
 
 
 def parse_cores(data: bytes) -> float | None:
-    """The limit in ``cpu.max``; None: ``max``."""
+    """Return the limit in ``cpu.max``, in cores; None for ``max``."""
     quota, period = data.split()
     return None if quota == b"max" else int(quota) / int(period)
 
 
 def _keyed(optional: tuple[str, ...] = (), **keys: str) -> Format:
-    """Fields by their keys; those that are ``optional`` have their keys' names."""
+    """The format of a flat-keyed file: ``keys`` maps field to key; an ``optional`` field is named like its key."""
 
     def parse(data: bytes) -> dict[str, Any]:
         found = flat_keyed(data)
@@ -60,7 +60,7 @@ def _keyed(optional: tuple[str, ...] = (), **keys: str) -> Format:
 
 
 def _some_of(*keys: str) -> Format:
-    """A few lines of a long flat-keyed file, none of them its first."""
+    """The format of a few lines of a long flat-keyed file.  None of them may be the first line."""
     lines = [(name, name.encode()) for name in keys]
     return Format(lambda data: {name: one_of(data, line) for name, line in lines}, keys)
 
@@ -96,7 +96,7 @@ def _io_stat(data: bytes) -> dict[str, Any]:
         device, *fields = line.split()
         if b":" not in device:
             raise ValueError(f"{line!r} names no device")
-        if fields:  # a device that has done nothing has a line without figures
+        if fields:  # a device without any I/O has a line without figures
             row = dict(field.split(b"=") for field in fields)
             disks.append((device.decode(), *(int(row[key.encode()]) for key in _IO)))
     totals = [sum(disk[at] for disk in disks) for at in (1, 2, 3, 4)]
@@ -105,7 +105,7 @@ def _io_stat(data: bytes) -> dict[str, Any]:
 
 FILES = {
     "cpu": {
-        # The latter are absent without the cpu controller.
+        # The first three are absent without the cpu controller.
         "cpu.stat": _keyed(
             ("nr_periods", "nr_throttled", "throttled_usec"),
             usage_usec="usage_usec",
@@ -135,7 +135,7 @@ FILES = {
         "pids.max": _limit("pids_limit"),
     },
 }
-"""The files of each group that is read by itself: fields of a :class:`~agentres.model.stats.Reading`."""
+"""The control files of each group; a group is read on its own.  They fill a :class:`~agentres.model.stats.Reading`."""
 
 USAGE_FILES = {
     "cpu.stat": FILES["cpu"]["cpu.stat"],
@@ -146,13 +146,13 @@ USAGE_FILES = {
     "pids.events": FILES["events"]["pids.events"],
     "io.stat": FILES["disk"]["io.stat"],
 }
-"""Those that tell at the end what was used: fields of a :class:`~agentres.model.stats.Usage`, among others."""
+"""The control files that are read at the end of a run; they fill a :class:`~agentres.model.stats.Usage`, among others."""
 
 
 def usage(files: Mapping[str, bytes]) -> tuple[Usage, dict[str, str]]:
-    """What was used, from control file -> text; and control file -> what is wrong with it.
+    """Return the usage from control file -> text, and control file -> what is wrong with it.
 
-    A file that is missing or holds garbage leaves its figures None.
+    The figures of a file that is missing or holds garbage are None.
     """
     found: dict[str, Any] = {}
     garbage: dict[str, str] = {}

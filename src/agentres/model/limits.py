@@ -1,11 +1,11 @@
-"""What an agent may use, as data; pure.
+"""The limits of an agent, as data; pure.
 
-:class:`Limits` says it once; :meth:`Limits.lines` turns it into (control file, text), which one
-place writes (:meth:`agentres.kernel.cgroup.Cgroup.apply`).  Everywhere, ``None`` means "leave it as
-it is" and ``"max"`` means "no limit".  File names and formats: the kernel's
+:class:`Limits` holds them; :meth:`Limits.lines` turns them into (control file, text), which
+:meth:`agentres.kernel.cgroup.Cgroup.apply` alone writes.  Everywhere, ``None`` means "leave it as it
+is" and ``"max"`` means "no limit".  File names and formats: the kernel's
 Documentation/admin-guide/cgroup-v2.rst.
 
-People write a limit as one value, which is fixed, or as ``least:most``, between which it moves:
+Users write a limit as one value, which is fixed, or as a range ``least:most``, within which it moves;
 :func:`read_limits` reads both.
 """
 
@@ -39,57 +39,57 @@ if TYPE_CHECKING:
     """Device as the user names it (a path, or :data:`EVERY_DISK`) -> bytes or operations a second."""
 
 CPU_PERIOD_USEC = 100_000
-"""The period in ``cpu.max``, microseconds: the kernel's default."""
+"""The period in ``cpu.max``, in microseconds: the kernel's default."""
 
 CPU_MIN = 0.01
-"""Cores: the kernel takes no quota below 1 ms a period (kernel/sched/core.c)."""
+"""Cores: the kernel accepts no quota below 1 ms a period (kernel/sched/core.c)."""
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
-"""Bytes: memory.max is in whole ones."""
+"""Bytes: memory.max is a multiple of it."""
 
 MEMORY_MIN = 1 << 20
-"""Bytes: with less, not even the step from fork to exec fits."""
+"""Bytes: less is not enough to get from fork to exec."""
 
 MEMORY_START = 256 << 20
-"""Bytes that an elastic limit starts with: agents have a flat base of about 185 MB, and then bursts."""
+"""Bytes that an elastic limit starts with: agents use about 185 MB steadily, and more in bursts."""
 
 MEMORY_LEAST = 32 << 20
-"""Bytes below which an elastic limit does not fall where nobody said how low it may."""
+"""Bytes: the default lower end of an elastic limit."""
 
 CPU_START, CPU_LEAST = 1.0, 0.1
-"""Cores, likewise."""
+"""The same in cores."""
 
 PIDS = 512
-"""Tasks at once, where nothing is said."""
+"""The default limit on tasks."""
 
 DISK_RATE = 100_000_000
-"""Bytes a second and disk, read or written, where nothing is said."""
+"""The default disk rate: bytes a second, per disk, for reads and for writes."""
 
 NET_RATE = 100_000_000
-"""Bytes a second, received or sent, where nothing is said."""
+"""The default network rate: bytes a second, received and sent."""
 
 NETS = ("host", "none", "isolated")
-"""What network an agent is in: the host's, or one of its own: with nothing but loopback, or a wire to the host."""
+"""The network of an agent: the host's, or a namespace of its own with only loopback, or with a link to the host."""
 
 LOOPBACKS = ("free", "limited")
-"""Whether what goes over loopback counts for the network's rates: agents talk to model servers there."""
+"""Whether loopback traffic counts against the network rates: agents talk to model servers there."""
 
 ON_OFF = ("on", "off")
-"""Whether an agent is paused that is ahead of its disk rates by what the kernel does not hold."""
+"""Whether an agent is paused when writes that the kernel does not limit put it ahead of its disk rates."""
 
 SHARE = 0.8
-"""How much of the host agents may use, where nothing is said."""
+"""The default fraction of the host that agents may use."""
 
 PRIORITIES: Mapping[str, int] = MappingProxyType({"low": 25, "normal": 100, "high": 400})
-"""Words for a priority, which is a weight like ``cpu.weight``: its default is 100, and four times as
-much gets four times as much when all want it."""
+"""Names for priorities.  A priority is a weight like ``cpu.weight``: the default is 100, and under
+contention four times the weight gets four times as much."""
 
 EVERY_DISK = ""
-"""The key in a ``Rates`` for the disks that have no rate of their own."""
+"""The key in a ``Rates`` for all disks that have no rate of their own."""
 
 
 class Host(Record):
-    """What there is: processors, memory and its page size in bytes, and the hard RLIMIT_NOFILE."""
+    """What the host has: processors, memory and page size in bytes, and the hard RLIMIT_NOFILE."""
 
     cpus: int
     memory: int
@@ -98,17 +98,17 @@ class Host(Record):
 
 
 class Range(Record):
-    """Between what an elastic limit moves, in its resource's unit."""
+    """The range of an elastic limit, in its resource's unit."""
 
     least: float
     most: float
 
 
 class Standing(Record):
-    """How the home of one agent stands beside the others'.
+    """The standing of one agent's cgroup (its home) relative to the others'.
 
-    ``weight`` is its part of CPU and disks when all want them (cpu.weight, io.weight), 1 to 10000.
-    ``protected`` bytes are taken back from it only when the others have no more to give (memory.low).
+    ``weight`` is its share of CPU and disks under contention (cpu.weight, io.weight), 1 to 10000.
+    ``protected`` bytes are reclaimed only when the others have nothing left to reclaim (memory.low).
     """
 
     weight: int = 100
@@ -116,15 +116,15 @@ class Standing(Record):
 
     @classmethod
     def of(cls, priority: int, memory: float) -> Standing:
-        """That of an agent of this priority which gets this much memory at the least."""
+        """Return the standing of an agent with this priority and this much guaranteed memory."""
         return cls(priority, int(memory) if priority > PRIORITIES["normal"] else 0)
 
 
 class ControlLine(Record):
-    """One line to write to one control file, and to find there afterwards.
+    """One line to write to a control file; reading it back must give the same.
 
-    ``key`` is the device for nested-keyed files (``io.max``): only that line is compared.
-    ``optional`` is what helps where the kernel has it: without it no limit is missing.
+    ``key`` is the device for nested-keyed files (``io.max``): only that line is compared.  An
+    ``optional`` line helps if the kernel has the file; the limits hold without it.
     """
 
     file: str
@@ -139,14 +139,14 @@ class ControlLine(Record):
 
 
 class Refused(Record):
-    """A limit that does not hold: the line, and why."""
+    """A limit that is not in force: the line, and why."""
 
     line: ControlLine
     why: str
 
 
 class IoMax(Record):
-    """The line of ``io.max`` for one device (``MAJ:MIN``); rates a second."""
+    """The line of ``io.max`` for one device (``MAJ:MIN``): bytes and operations a second."""
 
     device: str
     rbps: int | Max = MAX
@@ -160,9 +160,9 @@ class IoMax(Record):
 
 
 class NetworkMax(Record):
-    """What an agent may receive and send, bytes a second, and whether loopback counts (:data:`LOOPBACKS`).
+    """What an agent may receive and send, in bytes a second, and whether loopback counts (:data:`LOOPBACKS`).
 
-    No control file has it, but its text is of their kind, and is told where theirs are.
+    There is no control file for it, but its text has their form and appears in the same places.
     """
 
     net_in: int | Max = MAX
@@ -174,62 +174,62 @@ class NetworkMax(Record):
 
 
 OOM_GROUP = "memory.oom.group"
-"""The control file that goes with the limit on memory."""
+"""The control file that is written together with memory.max."""
 
 CPUSET = "cpuset.cpus"
-"""The control file of the CPUs that an agent is bound to."""
+"""The control file for the CPUs that an agent is bound to."""
 
 NETWORK = "network"
-"""What stands for the control file that the network's rates would have."""
+"""The name that stands in for a control file of the network rates."""
 
 
 class Limits(Record):
-    """The limits of one agent; of an elastic one, what is written first."""
+    """The limits of one agent; for elastic limits, their initial values."""
 
     # Cores.
     cpu: float | Max | None = None
-    # How many CPUs, or a list of them as the kernel writes it.
+    # A number of CPUs, or a list of them in the kernel's form.
     cpuset: int | str | None = None
     # Bytes.
     memory: int | Max | None = None
     swap: int | Max | None = None
-    # Tasks: threads count.
+    # Tasks; each thread counts.
     pids: int | Max | None = None
     # Bytes a second; then operations a second.
     io_read: Rates = MappingProxyType({})
     io_write: Rates = MappingProxyType({})
     io_read_iops: Rates = MappingProxyType({})
     io_write_iops: Rates = MappingProxyType({})
-    # Descriptors of each process: RLIMIT_NOFILE, soft and hard.
+    # File descriptors per process: RLIMIT_NOFILE, soft and hard.
     nofile: int | None = None
     # Bytes a second.
     net_in: int | Max | None = None
     net_out: int | Max | None = None
-    # Among NETS, LOOPBACKS and ON_OFF.
+    # One of NETS, of LOOPBACKS and of ON_OFF.
     net: str = NETS[0]
     net_loopback: str = LOOPBACKS[0]
     io_strict: str = ON_OFF[0]
-    # Which of them are elastic, by field, or ``io_read=/dev/vda`` for the rate of one disk.
+    # The ranges of the elastic ones, by field, or by ``io_read=/dev/vda`` for the rate of one disk.
     ranges: Mapping[str, Range] = MappingProxyType({})
 
     def lines(self, io_max: Iterable[IoMax] = ()) -> list[ControlLine]:
-        """The control files' contents, in the order in which they are to be written.
+        """Return the lines to write, in the order in which they must be written.
 
-        ``io_max`` is the disk rates by device number (:func:`io_max_lines`).
+        ``io_max`` holds the disk rates by device number (:func:`io_max_lines`).
         """
         lines = []
         if self.cpu is not None:
             lines.append(ControlLine("cpu.max", text := cpu_max(self.cpu)))
             if "cpu" in self.ranges and self.cpu != MAX:
-                # An agent idles and then wants all at once: one period's quota that it left unused
-                # helps over the time until the limit is raised.  Over many periods cpu.max holds as
-                # before.  Linux 5.14; the kernel takes no more than the quota, so it comes second.
+                # Agents idle and then want much CPU at once.  One period's unused quota bridges the
+                # time until the limit is raised.  Over many periods cpu.max holds as before.
+                # Linux 5.14.  Written after cpu.max: the kernel accepts no burst above the quota.
                 lines.append(ControlLine("cpu.max.burst", text.split()[0], optional=True))
         if self.cpus:
             lines.append(ControlLine(CPUSET, self.cpus))
         if self.memory is not None:
-            # One process is killed, not all of them: a tool call that grows too large must not
-            # take the agent and its context with it.
+            # Kill one process, not the whole group: a tool call that grows too large must not
+            # take down the agent and its context.
             lines.append(ControlLine(OOM_GROUP, "0"))
             lines.append(ControlLine("memory.max", str(self.memory)))
         if self.swap is not None:
@@ -241,19 +241,19 @@ class Limits(Record):
 
     @property
     def cpus(self) -> str:
-        """The list of CPUs that it is bound to; empty: to none, or they are still to be chosen."""
+        """The list of CPUs that the agent is bound to; empty if it is unbound, or they are not chosen yet."""
         return self.cpuset if isinstance(self.cpuset, str) and self.cpuset != MAX else ""
 
     @property
     def network(self) -> NetworkMax | None:
-        """The network's rates; None where there is nothing to send to."""
+        """The network rates; None if the agent has no network."""
         if self.net == "none":
             return None
         return NetworkMax(self.net_in or MAX, self.net_out or MAX, self.net_loopback)
 
     @property
     def limits_network(self) -> bool:
-        """Whether a rate of the network is asked for."""
+        """Whether a network rate is set."""
         return self.net != "none" and not {self.net_in, self.net_out} <= {MAX, None}
 
     @property
@@ -263,33 +263,33 @@ class Limits(Record):
 
     @property
     def named_devices(self) -> set[str]:
-        """The devices that have a rate of their own, as the user named them."""
+        """The devices that have their own rate, as the user named them."""
         return {name for rates in self.disk_rates.values() for name in rates} - {EVERY_DISK}
 
     @property
     def named_written(self) -> list[str]:
-        """Those of them whose writes have one."""
+        """The devices that have their own rate for writes."""
         written = {**self.io_write, **self.io_write_iops}
         return [name for name, rate in written.items() if name != EVERY_DISK and rate != MAX]
 
     @property
     def only_bytes_of_every_disk(self) -> bool:
-        """Whether no disk has a rate of its own, and none is of operations."""
+        """Whether no disk has its own rate, and no rate limits operations."""
         operations = {*self.io_read_iops.values(), *self.io_write_iops.values()}
         return not self.named_devices and operations <= {MAX}
 
     @property
     def limits_every_disk(self) -> bool:
-        """Whether some rate is asked for on all disks."""
+        """Whether some rate applies to every disk."""
         return any(rates.get(EVERY_DISK, MAX) != MAX for rates in self.disk_rates.values())
 
 
 def defaults(host: Host, share: float = SHARE) -> Limits:
-    """What holds when nothing is said; ``share`` is how much of the host agents may use.
+    """Return the default limits; ``share`` is the fraction of the host that agents may use.
 
-    Memory and CPU are elastic: who meets such a limit waits a moment, and the raise makes it good.  A
-    fork or an open(2) that was refused is not made good by a raise that comes later, so that those
-    limits are fixed at what agents do not meet; disk rates at what leaves a disk usable for others.
+    Memory and CPU are elastic: an agent that meets such a limit waits a moment for the raise.  A later
+    raise cannot undo a fork or an open(2) that failed, so the limits on tasks and open files are fixed,
+    at values that agents do not reach.  Disk rates are fixed so that a disk stays usable for others.
     """
     ranges = {}
     memory, cpu = page_align(int(host.memory * share), host.page), round(host.cpus * share, 2)
@@ -312,22 +312,22 @@ def defaults(host: Host, share: float = SHARE) -> Limits:
 
 
 def cpu_max(cores: float | str) -> str:
-    """The text of ``cpu.max``."""
+    """Return the text of ``cpu.max``."""
     return f"{MAX if cores == MAX else round(float(cores) * CPU_PERIOD_USEC)} {CPU_PERIOD_USEC}"
 
 
 def page_align(size: int, page: int) -> int:
-    """``size`` bytes rounded down to whole pages, as the kernel stores it."""
+    """Return ``size`` bytes rounded down to whole pages, as the kernel stores it."""
     return size // page * page
 
 
 def io_max_lines(
     limits: Limits, every_disk: Iterable[str], named: Mapping[str, Iterable[str]]
 ) -> tuple[IoMax, ...]:
-    """The lines of ``io.max``: a rate of its own beats the rate for every disk.
+    """Return the lines of ``io.max``; a disk's own rate overrides the rate for every disk.
 
-    ``every_disk`` are the device numbers (``MAJ:MIN``) that count on this host; ``named`` maps the
-    names that the user gave to the device numbers behind them.
+    ``every_disk`` has the device numbers (``MAJ:MIN``) of this host's disks; ``named`` maps the names
+    that the user gave to device numbers.
     """
     lines: dict[str, dict[str, int | Max]] = {}
     every = list(every_disk)
@@ -345,11 +345,11 @@ def io_max_lines(
     )
 
 
-# What people write.
+# What users write.
 
 
 class LimitError(ValueError):
-    """A text that is no limit: its key among :data:`WRITTEN`, the text, and what was expected."""
+    """A text that is not a limit: its key in :data:`WRITTEN`, the text, and what was expected."""
 
     def __init__(self, key: str, text: str, words: str) -> None:
         super().__init__(words)
@@ -358,25 +358,25 @@ class LimitError(ValueError):
 
 
 class Written(Record):
-    """How one of the limits is written by people and to the kernel, and what it may be."""
+    """How users write one limit, which values it may have, and where it is enforced."""
 
     parse: Callable[[str, Host], Any]
     least: float
     show: Callable[[float], str]
-    # What the host has of it, of which nobody gets more.
+    # What the host has of it: no limit may be higher.
     whole: Callable[[Host], float] | None = None
-    # Where an elastic one starts, as near as its range allows; None: at its most.
+    # Where an elastic limit starts, clamped to its range; None: at its upper end.
     start: float | None = None
-    # A range; without one the limit is fixed.
+    # An example of a range; empty if the limit cannot be elastic.
     example: str = ""
     unlimited: bool = True
     pages: bool = False
-    # It is one of these words, and no number.
+    # The words that it may be; empty if it is a number.
     choices: tuple[str, ...] = ()
-    # The control file, and for a disk the key in it; empty: another call holds it.
+    # The control file, and for a disk the key in it; empty if it is not set by a control file.
     file: str = ""
     io_key: str = ""
-    # What is looked at to move it, by its name in agentres.policy.resources.
+    # The resource that is watched to move it, by its name in agentres.policy.resources.
     resource: str = ""
     unit: str = "count"
 
@@ -400,7 +400,7 @@ _RATE = Written(
     file="io.max", unit="bytes/s",
 )  # fmt: skip
 _NET = _RATE.but(start=NET_RATE, file=NETWORK)
-# Nobody asked for few of them: those who want less say less.
+# No start below the upper end: a user who wants fewer operations sets a lower range.
 _IOPS = Written(lambda text, host: parse_count(text), 1, str, example="100:5000", file="io.max")
 WRITTEN: Mapping[str, Written] = MappingProxyType(
     {
@@ -434,22 +434,22 @@ WRITTEN: Mapping[str, Written] = MappingProxyType(
         "io_strict": _one_of(ON_OFF),
     }
 )  # fmt: skip
-"""The limits that can be written, by their field of :class:`Limits`."""
+"""The limits that users can write, by their field of :class:`Limits`."""
 
 NETWORKS = ("net_in", "net_out")
-"""Those of them that are rates of the network."""
+"""The limits that are network rates."""
 
 DISKS = ("io_read", "io_write", "io_read_iops", "io_write_iops")
-"""Those of them that each disk has, and that may be written several times: ``[DEV=]RATE``; in the order of io.stat's counters."""
+"""The limits that are disk rates, in the order of io.stat's counters.  Each may be given several times, as ``[DEV=]RATE``."""
 
 
 def written(key: str) -> Written:
-    """The limit of a key, which may name a disk: ``io_read=/dev/vda``."""
+    """Return the entry of a key, which may name a disk: ``io_read=/dev/vda``."""
     return WRITTEN[key.partition("=")[0]]
 
 
 def read_limits(texts: Mapping[str, str | Sequence[str]], host: Host, standard: Limits) -> Limits:
-    """The limits that are written as ``texts``, over those of ``standard``; LimitError."""
+    """Return the limits in ``texts``, with ``standard`` for the rest; LimitError."""
     found = standard.as_dict()
     ranges = found["ranges"] = dict(standard.ranges)
     for key, given in texts.items():
@@ -468,7 +468,7 @@ def read_limits(texts: Mapping[str, str | Sequence[str]], host: Host, standard: 
 
 
 def _device(key: str, text: str) -> tuple[str, str]:
-    """A path may have ``=`` and ``:`` in it, a rate has no ``=``."""
+    """Split ``[DEV=]RATE`` at the last ``=``: a path may contain ``=`` and ``:``, a rate contains no ``=``."""
     device, equals, rate = text.rpartition("=")
     if equals and not device.startswith("/"):
         raise LimitError(key, text, "a device is a path, as /dev/vda=50M")
@@ -476,7 +476,7 @@ def _device(key: str, text: str) -> tuple[str, str]:
 
 
 def _limit(written: Written, text: str, host: Host) -> tuple[Any, Range | None]:
-    """What is written first, and between what it moves; UnitError."""
+    """Return the initial value, and the range if it is elastic; UnitError."""
     if written.choices:
         return written.parse(text, host), None
     low, colon, high = text.partition(":")
@@ -515,7 +515,7 @@ def _end(written: Written, text: str, host: Host) -> Any:
 
 def _value(written: Written, text: str, host: Host) -> Any:
     value = written.parse(text, host)
-    if isinstance(value, str):  # a list: its CPUs have numbers, and no size
+    if isinstance(value, str):  # a list of CPUs: not a quantity to compare
         return value
     if value < written.least:
         what = (
@@ -530,7 +530,7 @@ def _value(written: Written, text: str, host: Host) -> Any:
 
 
 def parse_priority(text: str) -> int:
-    """A weight from ``low``, ``normal``, ``high`` or a number; UnitError."""
+    """Return a weight from ``low``, ``normal``, ``high`` or a number; UnitError."""
     if (known := PRIORITIES.get(text)) is not None:
         return known
     expected = f"expected low, normal, high, or a whole number, 1 to {PRIORITY_MAX}"
@@ -544,11 +544,11 @@ def parse_priority(text: str) -> int:
 
 
 HINTS = ("PYTHON_CPU_COUNT", "OMP_NUM_THREADS", "GOMAXPROCS", "RAYON_NUM_THREADS")
-"""The variables by which runtimes are told how many processors there are: Python 3.13, OpenMP, Go, Rayon."""
+"""The environment variables that tell runtimes the number of processors: Python 3.13, OpenMP, Go, Rayon."""
 
 
 def cpu_hints(limits: Limits, cpus: int) -> dict[str, str]:
-    """What tells runtimes how many processors the limits come to at the most; empty where that is no less than the host's."""
+    """Return variables that tell runtimes the most processors that the limits allow; empty if not fewer than ``cpus``."""
     between = limits.ranges.get("cpu")
     most = limits.cpu if between is None else between.most
     found = cpus

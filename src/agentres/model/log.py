@@ -1,7 +1,7 @@
-"""Debug lines through ``logging``, which is imported only where somebody listens.
+"""Debug lines through ``logging``, without importing it.
 
-``logging`` costs a launch more than all that it would log.  Whoever wants the lines has imported it
-(``--verbose``, or a program that uses agentres as a library), so its absence means no listener.
+Importing ``logging`` costs a launch more than all the lines that it would log.  ``--verbose``, or a
+program that uses agentres as a library, has imported it already; if it is not imported, nobody listens.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 
 def debug(name: str, message: str, *args: object) -> None:
-    """``logging.getLogger(name).debug(message, *args)``."""
+    """Call ``logging.getLogger(name).debug(message, *args)`` if ``logging`` is imported."""
     logging = sys.modules.get("logging")
     if logging is not None:
         logging.getLogger(name).debug(message, *args)

@@ -1,6 +1,6 @@
-"""What the OOM killer says in the kernel log, and what an agent's memory consisted of; pure.
+"""The OOM killer's reports in the kernel log, and what an agent's memory consisted of; pure.
 
-Loaded where memory was full: few agents come to that.
+Loaded only when memory ran out, which happens to few agents.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from agentres.model.record import Record
 from agentres.model.stats import OomKill
 
 KINDS = ("anon", "file", "shmem", "kernel", "sock")
-"""Keys of memory.stat (cgroup-v2.rst): what was mapped by no file, files, those of them that are in tmpfs or shared, the kernel's own, sockets."""
+"""Keys of memory.stat (cgroup-v2.rst): anonymous memory, page cache, tmpfs and shared memory (part of that), kernel memory, sockets."""
 
 _BIGGEST = 3
-"""So many processes are named."""
+"""How many processes a footprint names."""
 
 # 6,339,5140900,-;message: priority, sequence, time, flags (Documentation/ABI/testing/dev-kmsg).
 _KILL = re.compile(
@@ -27,7 +27,7 @@ _HEADING = re.compile(r"\[\s*pid\s*\]\s+(.*)")
 
 
 class Resident(Record):
-    """A process and what it had in memory, bytes."""
+    """A process and its resident memory in bytes."""
 
     pid: int
     name: str
@@ -35,19 +35,19 @@ class Resident(Record):
 
 
 class Footprint(Record):
-    """What a cgroup's memory consisted of: bytes by :data:`KINDS`, and the processes that had most of it."""
+    """What a cgroup's memory consisted of: bytes by :data:`KINDS`, and the largest processes."""
 
     kinds: Mapping[str, int]
     biggest: Sequence[Resident]
 
 
 def biggest(processes: Sequence[Resident]) -> tuple[Resident, ...]:
-    """Those that have most, the first first."""
+    """Return the largest processes, the largest first."""
     return tuple(sorted(processes, key=lambda each: -each.size)[:_BIGGEST])
 
 
 class Report:
-    """Takes the kernel log's records one after another, and tells of each kill (mm/oom_kill.c, mm/memcontrol.c)."""
+    """Takes the kernel log's records in order and returns each OOM kill (mm/oom_kill.c, mm/memcontrol.c)."""
 
     def __init__(self, page_size: int) -> None:
         self._page_size = page_size
@@ -59,13 +59,13 @@ class Report:
         self._processes: list[Resident] = []
 
     def take(self, record: str) -> OomKill | None:
-        """The kill that this record ends the report of, if it does."""
+        """Take a record; return the kill if this record ends its report."""
         message = record.partition(";")[2] or record
         if "invoked oom-killer" in message:
             self._forget()
         elif (match := _KILL.search(message)) is not None:
             whole = Footprint(dict(self._kinds), biggest(self._processes))
-            known = whole if match["limit"] else None  # the host's own has all of its processes
+            known = whole if match["limit"] else None  # the host's report covers all its processes
             self._forget()
             return OomKill(
                 int(match["pid"]), match["task"], match["group"], match["limit"] or "", known
@@ -75,7 +75,7 @@ class Report:
         elif self._columns and (match := _ROW.search(message)) is not None:
             self._row(int(match[1]), match[2])
         else:
-            # Before Linux 6.5 all lines of it came in one record.
+            # Before Linux 6.5 one record held all lines of memory.stat.
             for line in message.replace("\\x0a", "\n").splitlines():
                 key, _, value = line.strip().partition(" ")
                 if key in KINDS and value.isdecimal():

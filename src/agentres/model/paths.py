@@ -1,4 +1,4 @@
-"""Where things are: the history of a user's agents, and the configuration files."""
+"""Where files are: the history of a user's agents, and the configuration files."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
 
 
 DAEMON_SOCKET = "/run/agentres/agentres.sock"
-"""Where the daemon is asked; $AGENTRES_SOCKET is another place."""
+"""The daemon's socket; $AGENTRES_SOCKET overrides it."""
 
 
 AGENTS = "/etc/agentres/agents.d"
-"""What describes agents that are units: NAME.toml."""
+"""The directory of agents that run as systemd units: one NAME.toml each."""
 
 
 def agent_file(name: str) -> str:
-    """What describes the agent of this name."""
+    """Return the path of the file that describes the agent."""
     return f"{AGENTS}/{name}.toml"
 
 
 def is_agents(path: str) -> bool:
-    """Whether it is such a file, by its place."""
+    """Return whether the path is such a file, judged by the name of its directory."""
     return os.path.basename(os.path.dirname(os.path.abspath(path))) == os.path.basename(AGENTS)
 
 
 def state_directory(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> str:
-    """``$AGENTRES_STATE_DIR``; else ``/var/lib/agentres`` for root, else the XDG state directory's."""
+    """Return ``$AGENTRES_STATE_DIR``, else ``/var/lib/agentres`` for root, else ``agentres`` in the XDG state directory."""
     if chosen := environ.get("AGENTRES_STATE_DIR"):
         return os.path.abspath(chosen)
     uid = os.geteuid() if uid is None else uid
@@ -46,16 +46,17 @@ def state_directory(environ: Mapping[str, str] = os.environ, uid: int | None = N
 
 
 def configuration(environ: Mapping[str, str], uid: int, missing: bool = False) -> list[str]:
-    """The configuration files to read, the later over the earlier; ``missing`` ones where asked for.
+    """Return the configuration files to read; later ones override earlier ones.
 
-    ``$AGENTRES_CONFIG`` stands alone, and is named whether it is there or not.  ``uid`` is the caller's,
-    whose home it is where the environment tells none (XDG Base Directory Specification).
+    ``missing`` includes files that do not exist.  ``$AGENTRES_CONFIG`` replaces all others, and is
+    returned whether it exists or not.  ``uid`` is the caller's: its home is used where the environment
+    names none (XDG Base Directory Specification).
     """
     if explicit := environ.get("AGENTRES_CONFIG"):
         return [explicit]
     home = environ.get("XDG_CONFIG_HOME", "")
     if not os.path.isabs(home):
-        # An account that only a container's /etc/passwd would know has none.
+        # A uid that no passwd entry here describes, as in a container, has no home.
         home = f"{environ.get('HOME') or _home(uid) or '/'}/.config"
     named = [f"{base}/agentres/agentres.toml" for base in ("/etc", home)]
     return [path for path in named if missing or os.path.exists(path)]

@@ -1,9 +1,9 @@
-"""Frozen, slotted records: the resident process's dataclasses.
+"""Frozen, slotted records: a light replacement for dataclasses in the resident process.
 
 ``dataclasses`` imports ``inspect`` (hence ``ast``, ``dis``, ``tokenize``) and compiles the methods of
-every class from text: together a third of the time that a launch took, and a megabyte resident.  A
-:class:`Record` is written like a frozen dataclass and checked like one (PEP 681); modules that never
-live beside an agent use the real thing.
+every class from text.  That took a third of a launch's time, and a megabyte of resident memory.  A
+:class:`Record` is written like a frozen dataclass, and type checkers treat it as one (PEP 681).
+Modules that never stay beside an agent use real dataclasses.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ else:
 
 @dataclass_transform(frozen_default=True)
 class RecordType(type):
-    """Turns a class's annotations into slots, behind those of its bases, and their values into defaults."""
+    """Turns a class's annotations into slots, after those of its bases, and their values into defaults."""
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> RecordType:
         own = tuple(namespace.get("__annotations__", ()))
@@ -34,7 +34,7 @@ class RecordType(type):
 
 
 class Record(metaclass=RecordType):
-    """A value: built from its fields in order or by name, compared by them, never changed."""
+    """An immutable value: built from its fields, by position or name, and compared by them."""
 
     __match_args__: ClassVar[tuple[str, ...]]
     _defaults: ClassVar[dict[str, Any]]
@@ -64,11 +64,11 @@ class Record(metaclass=RecordType):
         raise AttributeError(f"{type(self).__name__} is frozen")
 
     def but(self, **changed: Any) -> Self:
-        """The same value with some fields changed."""
+        """Return a copy with some fields changed."""
         return type(self)(**{**self.as_dict(), **changed})
 
     def as_dict(self) -> dict[str, Any]:
-        """Its fields by their names."""
+        """Return the fields by name."""
         return {field: getattr(self, field) for field in self.__match_args__}
 
     def _values(self) -> tuple[Any, ...]:

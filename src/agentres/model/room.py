@@ -1,4 +1,4 @@
-"""What is said of the room that is left on a file system; pure."""
+"""Text about the free space on a file system; pure."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from agentres.model.units import format_size
 
 
 def used(total: int, free: int) -> float:
-    """The fraction that is in use, 0 where nothing is counted."""
+    """Return the fraction in use; 0 if ``total`` is 0."""
     return 1 - free / total if total > 0 else 0.0
 
 
 def left(path: str, size: int, free: int, inodes: int, free_inodes: int) -> str:
-    """What is left of bytes or inodes, whichever is scarcer: ``/work: 70.0 MiB of 1.0 GiB free (6.8%)``."""
+    """Say how many bytes or inodes are free, whichever is scarcer: ``/work: 70.0 MiB of 1.0 GiB free (6.8%)``."""
     if used(inodes, free_inodes) > used(size, free):
         share = _percent(free_inodes, inodes)
         return f"{path}: {free_inodes} of {inodes} inodes free ({share})"
@@ -19,10 +19,10 @@ def left(path: str, size: int, free: int, inodes: int, free_inodes: int) -> str:
 
 
 def growth(fell: int, dirtied: int | None, reached: int | None, shmem: int | None) -> str:
-    """Whose the growth is, in words: bytes by which free space ``fell``, which all have a part in, and what this agent did.
+    """Say how far free space ``fell``, to which every writer contributes, and what this agent wrote.
 
-    ``dirtied`` it wrote, to whatever disk, ``reached`` is what of that was written to this one, ``shmem`` what it holds in files in
-    memory; None: not known, or nothing to do with it.
+    All in bytes: ``dirtied`` is what the agent wrote to any disk, ``reached`` the part of it that reached this disk, ``shmem``
+    what it holds in tmpfs and shared memory.  None: not known, or not applicable.
     """
     less = format_size(fell) if fell > 0 else "no"
     words = f"{less} less than when this agent was first seen there"
@@ -35,6 +35,6 @@ def growth(fell: int, dirtied: int | None, reached: int | None, shmem: int | Non
 
 
 def _percent(part: int, total: int) -> str:
-    """Two digits: it matters whether 0.9% or 0.01% are left."""
+    """Format a percentage, with more precision when small: 0.9% and 0.01% left must look different."""
     percent = 100 * part / total if total > 0 else 0.0
     return f"{percent:.{'1g' if percent < 0.95 else '1f' if percent < 9.95 else '0f'}}%"

@@ -1,8 +1,8 @@
-"""Control-file and kernel-log text -> frozen, typed values; pure.
+"""Control-file and kernel-log text as frozen, typed values; pure.
 
-One reader a file *format*, named as in the kernel's cgroup-v2.rst: flat-keyed (``KEY VALUE`` a
-line), nested-keyed (``KEY SUB=VALUE ...`` a line), single values.  Text that does not follow its
-format raises :class:`StatError`; a figure that the kernel does not give is ``None``, never 0.
+There is one parser per file *format*, named as in the kernel's cgroup-v2.rst: flat-keyed (a line
+``KEY VALUE``), nested-keyed (a line ``KEY SUB=VALUE ...``), single values.  Text that does not follow
+its format raises :class:`StatError`.  A figure that the kernel does not give is ``None``, never 0.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class StatError(ValueError):
-    """A control file holds what its format does not allow."""
+    """A control file's text does not follow its format."""
 
 
 def parse_value(text: str) -> int | Max:
-    """A single value: a number or ``max``."""
+    """Parse a single value: a number or ``max``."""
     text = text.strip()
     if text == MAX:
         return MAX
@@ -34,7 +34,7 @@ def parse_value(text: str) -> int | Max:
 
 
 def parse_flat_keyed(text: str) -> dict[str, int | Max]:
-    """``memory.events``, ``cpu.stat``, ``cgroup.events`` and their kin."""
+    """Parse ``memory.events``, ``cpu.stat``, ``cgroup.events`` and the like."""
     pairs: dict[str, int | Max] = {}
     for line in text.splitlines():
         key, _, value = line.partition(" ")
@@ -45,7 +45,7 @@ def parse_flat_keyed(text: str) -> dict[str, int | Max]:
 
 
 def parse_nested_keyed(text: str) -> dict[str, dict[str, int | Max]]:
-    """``io.stat`` and ``io.max``.  A device without figures (seen in ``io.stat``) has none here."""
+    """Parse ``io.stat`` and ``io.max``.  A device without figures (seen in ``io.stat``) gets an empty dict."""
     table: dict[str, dict[str, int | Max]] = {}
     for line in text.splitlines():
         key, *fields = line.split() or [""]
@@ -62,29 +62,29 @@ def parse_nested_keyed(text: str) -> dict[str, dict[str, int | Max]]:
 
 
 class Sample(Record):
-    """What a subject uses at one moment; the fields that count only rise.  None: absent, or, of a limit, none.
+    """What a subject uses at one moment.  Counters only rise.  None: absent, or no limit.
 
-    The order is that of the columns of the history.
+    The fields are in the order of the history's columns.
     """
 
-    # Of the processors, microseconds; throttled by cpu.max in so many periods.
+    # CPU time, in microseconds; periods in all and throttled by cpu.max.
     usage_usec: int | None = None
     user_usec: int | None = None
     system_usec: int | None = None
     nr_periods: int | None = None
     nr_throttled: int | None = None
     throttled_usec: int | None = None
-    # Bytes; the working set is without inactive_file.
+    # Bytes; the working set is memory_current without inactive_file.
     memory_current: int | None = None
     working_set: int | None = None
     memory_peak: int | None = None
     swap_current: int | None = None
-    # How often each limit of memory was met, and processes killed.
+    # How often each memory limit was met, and how many processes were killed.
     memory_high: int | None = None
     memory_max: int | None = None
     memory_oom: int | None = None
     memory_oom_kill: int | None = None
-    # What the kernel bills of disks: bytes, operations; and (device, rbytes, wbytes, rios, wios) for each.
+    # Disk I/O that the kernel bills: bytes, operations; and (device, rbytes, wbytes, rios, wios) for each disk.
     rbytes: int | None = None
     wbytes: int | None = None
     rios: int | None = None
@@ -94,14 +94,14 @@ class Sample(Record):
     pids_current: int | None = None
     pids_max_events: int | None = None
     fds: int | None = None
-    # The totals of PSI.
+    # PSI totals, in microseconds.
     cpu_some_usec: int | None = None
     cpu_full_usec: int | None = None
     memory_some_usec: int | None = None
     memory_full_usec: int | None = None
     io_some_usec: int | None = None
     io_full_usec: int | None = None
-    # Bytes of IP, received and sent; neither what was dropped nor loopback is in it.
+    # IP bytes received and sent, without dropped packets and loopback.
     rx_bytes: int | None = None
     tx_bytes: int | None = None
     load1: float | None = None
@@ -111,7 +111,7 @@ class Sample(Record):
     cpu_limit: float | None = None
     memory_limit: int | None = None
     pids_limit: int | None = None
-    # More of the network, in bytes and packets: what was delayed is in the whole, and was ahead of its rate.
+    # More network figures, in bytes and packets.  Delayed packets were ahead of the rate; the totals include them.
     rx_packets: int | None = None
     rx_dropped_bytes: int | None = None
     rx_dropped_packets: int | None = None
@@ -129,14 +129,14 @@ class Sample(Record):
     # Bytes a second.
     net_in_limit: int | None = None
     net_out_limit: int | None = None
-    # What its processes read from disks and dirtied; what of the latter went to a disk and is not in wbytes.
+    # Bytes that its processes read from disks and dirtied; dirtied bytes that went to a disk and are not in wbytes.
     read_bytes: int | None = None
     dirtied_bytes: int | None = None
     unbilled_bytes: int | None = None
-    # Open files of the process that has the most, and how many each may have.
+    # Open files of the process that has the most, and the limit per process.
     fds_most: int | None = None
     nofile_limit: int | None = None
-    # The highest since the sample before, where that was looked at: bytes, tasks.
+    # The peaks since the previous sample, where they were measured: bytes, tasks.
     memory_most: int | None = None
     working_set_most: int | None = None
     swap_most: int | None = None
@@ -144,10 +144,11 @@ class Sample(Record):
 
 
 class Reading(Sample):
-    """A sample, and what no history keeps; each figure as it was read last.
+    """A sample, plus figures that the history does not keep; each as it was last read.
 
-    Bytes: page cache that could be dropped, that waits to be written back and that is under it, and what of the agent's
-    writes its disk rates are for (:mod:`agentres.kernel.writeback`); ``cgroup_frozen`` is 1 while no process runs.
+    In bytes: page cache that could be dropped (``inactive_file``), dirty page cache, page cache under writeback, and the part
+    of the agent's writes that its disk rates limit (``billed_bytes``, :mod:`agentres.kernel.writeback`).  ``cgroup_frozen`` is
+    1 while the cgroup is frozen.
     """
 
     inactive_file: int | None = None
@@ -160,11 +161,11 @@ class Reading(Sample):
 class Usage(Record):
     """What an agent has used and which limits it has met, since its cgroup was made.
 
-    Microseconds, bytes, operations, tasks, events.  ``rbytes`` and ``wbytes`` are what the kernel bills; ``read_bytes`` and
-    ``dirtied_bytes`` what its processes did, ``unbilled_bytes`` is what of the latter went to disks and was not billed;
-    for ``paused_usec`` it was frozen to be level with its disk rates.  ``file_dirty`` and ``file_writeback`` of what it wrote were
-    not on a disk yet, at the end.  None: not counted here (the controller is
-    missing, the kernel is older than the file, or the run was too short to be watched).
+    Units: microseconds, bytes, operations, tasks, events.  The kernel bills ``rbytes`` and ``wbytes``.  The agent's processes
+    read ``read_bytes`` and dirtied ``dirtied_bytes``; ``unbilled_bytes`` of the latter went to disks unbilled.  The agent was
+    frozen for ``paused_usec`` to keep to its disk rates.  At the end, ``file_dirty`` and ``file_writeback`` were not on a disk
+    yet.  None: not counted here (the controller is missing, the kernel is older than the file, or the run was too short to be
+    watched).
     """
 
     usage_usec: int | None = None
@@ -201,14 +202,14 @@ class Usage(Record):
 
 
 class Running(Record):
-    """A process that lives: its name is what it calls itself."""
+    """A running process; ``name`` is what it calls itself."""
 
     pid: int
     name: str
 
 
 class Escaped(Record):
-    """A process of a run outside of its cgroup: where, as /proc/PID/cgroup names it, and what became of it, in words."""
+    """A process of a run outside the run's cgroup: its cgroup, as in /proc/PID/cgroup, and its ``fate`` in words."""
 
     pid: int
     name: str
@@ -217,9 +218,9 @@ class Escaped(Record):
 
 
 class OomKill(Record):
-    """One kill: the victim, its cgroup, and the cgroup whose limit was hit (empty: the host).
+    """One OOM kill: the victim, its cgroup, and the cgroup that hit its limit (empty: the host).
 
-    ``footprint`` is what was in that cgroup, as the kernel's report has it; None where that has none.
+    ``footprint`` is what the kernel's report says was in that cgroup; None if it says nothing.
     """
 
     pid: int

@@ -1,9 +1,9 @@
-"""What people write for sizes, rates, CPU and durations, and back again; pure.
+"""Parse what users write for sizes, rates, CPU and durations, and format it again; pure.
 
 Sizes: a bare letter and the ``iB`` forms are binary (``512M`` = ``512MiB`` = 512 * 2**20, as in
 systemd.resource-control(5) and ``docker run``); ``kB``, ``MB``, ``GB`` are decimal.  Case does not
-matter.  Every parser raises :class:`UnitError` with what was expected; "max" is the kernel's word
-for "no limit" and ours.
+matter.  Every parser raises :class:`UnitError`, which says what was expected.  "max" means "no
+limit", as in the kernel.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 MAX: Final = "max"
 
 NEVER = float("inf")
-"""Seconds until what does not come."""
+"""Seconds until an event that never comes."""
 
 PRIORITY_MAX = 1000
-"""The highest priority, which is a weight: 100 for most."""
+"""The highest priority.  A priority is a weight; the normal one is 100."""
 
-# No regular expressions: the module of that name is a tenth of all that stays beside an agent.
+# No regular expressions: module re is a tenth of the resident process beside an agent.
 _DIGITS = "0123456789"
 _BLANKS = " \t\n\r\f\v"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -46,17 +46,17 @@ def _number(text: str, expected: str) -> float:
     return float(text)
 
 
-_LONGEST = 15  # digits: what a float holds to the last one
+_LONGEST = 15  # digits: as many as a float holds exactly
 
 
 def _run(text: str, of: str) -> tuple[str, str]:
-    """What the text begins with of these characters, and the rest."""
+    """Split the text after its leading characters that are in ``of``."""
     rest = text.lstrip(of)
     return text[: len(text) - len(rest)], rest
 
 
 def parse_size(text: str, total: int | None = None) -> int:
-    """Bytes from ``4096``, ``512M``, ``1.5GiB``, ``100MB``, or ``50%`` of ``total`` bytes."""
+    """Return bytes from ``4096``, ``512M``, ``1.5GiB``, ``100MB``, or ``50%`` of ``total`` bytes."""
     expected = "a size such as 512M or 2GiB" + (", or 50% of the host" if total else "")
     if total and text.endswith("%"):
         percent = _number(text[:-1], expected)
@@ -67,7 +67,7 @@ def parse_size(text: str, total: int | None = None) -> int:
     sign = "-" if text.startswith("-") else ""
     number, unit = _run(text.removeprefix(sign), _DIGITS + ".")
     unit = unit.lstrip(_BLANKS)
-    # lower() would make an ASCII letter of the sign for kelvin.
+    # lower() would turn the kelvin sign into an ASCII "k".
     unit = unit.lower() if unit.isascii() else "?"
     power = unit[:1] if unit[:1] in _POWERS else ""
     kind = unit.removeprefix(power)
@@ -78,7 +78,7 @@ def parse_size(text: str, total: int | None = None) -> int:
 
 
 def parse_rate(text: str) -> int:
-    """Bytes a second from ``100MB/s``, ``50M``: a size, with or without ``/s``."""
+    """Return bytes a second from ``100MB/s``, ``50M``: a size, with or without ``/s``."""
     try:
         return parse_size(text.removesuffix("/s"))
     except UnitError:
@@ -86,7 +86,7 @@ def parse_rate(text: str) -> int:
 
 
 def parse_count(text: str) -> int:
-    """A whole number, with an optional decimal ``k`` or ``M`` (``10k`` = 10000)."""
+    """Return a whole number; the suffixes ``k`` and ``M`` are decimal (``10k`` = 10000)."""
     number, unit = _run(text.strip(), _DIGITS)
     times = {"": 1, "k": 1000, "K": 1000, "M": 1000000}.get(unit)
     if times is None or not 1 <= len(number) <= _LONGEST:
@@ -95,14 +95,14 @@ def parse_count(text: str) -> int:
 
 
 def parse_cpu(text: str) -> float:
-    """Cores from ``1.5``, or ``150%`` of one core (CPUQuota= in systemd.resource-control(5))."""
+    """Return cores from ``1.5``, or ``150%`` of one core (CPUQuota= in systemd.resource-control(5))."""
     expected = "cores such as 1.5, or percent of one core such as 150%"
     percent = text.endswith("%")
     return _number(text[:-1] if percent else text, expected) / (100 if percent else 1)
 
 
 def parse_choice(text: str, words: Sequence[str]) -> str:
-    """One of these words."""
+    """Return the text if it is one of these words."""
     if text not in words:
         *others, last = words
         raise UnitError(f"expected {', '.join(others)} or {last}")
@@ -110,7 +110,7 @@ def parse_choice(text: str, words: Sequence[str]) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds from ``90``, ``90s``, ``5m``, ``1h30m``, ``500ms``."""
+    """Return seconds from ``90``, ``90s``, ``5m``, ``1h30m``, ``500ms``."""
     expected = "a duration such as 90s, 5m or 1h30m"
     if text.startswith("-"):
         raise UnitError(f"must not be negative; expected {expected}")
@@ -130,7 +130,7 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 def format_size(size: float) -> str:
-    """``312 MiB``, ``1.5 GiB``: binary units, a decimal below 100."""
+    """``312 MiB``, ``1.5 GiB``: binary units, one decimal below 100."""
     units = ["B", "KiB", "MiB", "GiB", "TiB"]
     while size >= 1023.5 and len(units) > 1:
         size /= 1024
@@ -140,7 +140,7 @@ def format_size(size: float) -> str:
 
 
 def format_rate(rate: float) -> str:
-    """``100 MB/s``: decimal units, as disks and networks are sold; three significant digits."""
+    """``100 MB/s``: decimal units, as is usual for disks and networks; three significant digits."""
     units = ["B/s", "kB/s", "MB/s", "GB/s", "TB/s", "PB/s"]
     while rate >= 999.5 and len(units) > 1:
         rate /= 1000

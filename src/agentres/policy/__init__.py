@@ -1,1 +1,1 @@
-"""Pure decisions: functions of samples, settings and the time that they are given."""
+"""Pure decisions: functions of samples, settings and a given time."""

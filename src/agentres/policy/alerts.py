@@ -1,9 +1,8 @@
 """When a breach becomes an alert, when the alert changes, and when it ends; pure.
 
 One :class:`Watch` follows one rule over one subject.  Times are seconds of one clock that never jumps;
-whoever calls turns them into dates.  The words are those of Prometheus's alerting rules, where they
-have one: a breach must last ``duration`` (its ``for``), an alert ends ``keep_firing_for`` after the
-breach.
+the caller turns them into dates.  The terms follow Prometheus's alerting rules where possible: a breach
+must last ``duration`` (Prometheus: ``for``), and an alert ends ``keep_firing_for`` after the breach.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Severity(enum.IntEnum):
-    """How grave an alert is."""
+    """The severity of an alert."""
 
     INFO = 0
     WARNING = 1
@@ -29,13 +28,13 @@ class Severity(enum.IntEnum):
 
 
 class Rule(Record):
-    """What makes an alert.
+    """The condition for an alert.
 
-    ``levels`` are (severity, threshold) in rising order, thresholds as a fraction of the limit where
+    ``levels`` are (severity, threshold) in rising order; thresholds are fractions of the limit if
     ``relative``, else in the resource's unit.  A breach ends below ``threshold * (1 - hysteresis)``.
-    Seconds: it must last for ``duration``; the alert stays ``keep_firing_for`` longer; after its end the
-    same rule is silent for ``cooldown``, unless the next breach is graver than all of the last alert or
-    lasts longer than that.  Of an event, only the first severity and ``keep_firing_for`` count.
+    In seconds: a breach must last ``duration``; the alert stays ``keep_firing_for`` longer; after its end
+    the rule is silent for ``cooldown``, unless the next breach is more severe than the last alert ever was,
+    or outlasts the cooldown.  For an event, only the first severity and ``keep_firing_for`` count.
     """
 
     name: str
@@ -50,12 +49,12 @@ class Rule(Record):
 
 
 class Alert(Record):
-    """One breach of one rule, as it stands.
+    """One breach of one rule, in its present state.
 
-    ``value``, ``limit`` and ``threshold`` in the resource's unit; of an event, ``value`` is how many.
-    ``repeats`` counts the breaches within the cooldown that made no alert of their own; ``why`` tells
-    what ended it where that was not the value.  ``worst`` is the highest value since it was raised, of
-    ``worst_limit``, at ``worst_at``.
+    ``value``, ``limit`` and ``threshold`` are in the resource's unit; for an event, ``value`` is the number
+    of times.  ``repeats`` counts breaches within the cooldown, which raise no alert of their own.  ``why``
+    says what ended the alert if it was not the value.  ``worst`` is the highest value since it was raised,
+    ``worst_limit`` the limit then, ``worst_at`` the time.
     """
 
     id: str
@@ -76,9 +75,9 @@ class Alert(Record):
 
 
 class Event(Record):
-    """What is told about an alert: it was raised, changed its severity, or ended.
+    """A change of an alert: it was raised, changed its severity, or ended.
 
-    ``repeated``, a breach in its cooldown, is for the history alone.
+    ``repeated``, a breach in the cooldown, is for the history only.
     """
 
     kind: Literal["raised", "updated", "resolved", "repeated"]
@@ -89,11 +88,11 @@ _NOTHING: tuple[Event, ...] = ()
 _NEVER = float("inf")
 
 PACE_HALF_LIFE = 10.0
-"""Seconds after which half of a resource's speed is forgotten, when it has stopped rising."""
+"""Seconds in which the remembered pace of a resource halves, once it has stopped rising."""
 
 
 class Watch:
-    """One rule over one subject: takes its values, gives its alerts."""
+    """Watches one rule over one subject: takes values, returns events."""
 
     __slots__ = (
         "_before", "_below", "_counts", "_earlier", "_last", "_limit", "_new_id", "_pace", "_rate", "_relative",
@@ -111,7 +110,7 @@ class Watch:
         self._thresholds = () if rule.relative else tuple(t for _, t in rule.levels)
         self._since: list[float | None] = [None] * len(rule.levels)
         self._seen = [0] * len(rule.levels)
-        # Of each level, the first look that did not hold it; of an event, when it last happened.
+        # For each level, the first look that found it left; for an event, when it last happened.
         self._below: tuple[float | None, ...] = ()
         self._worst = Severity.INFO
         self._last: Alert | None = None
@@ -122,9 +121,9 @@ class Watch:
         self._pace = 0.0
 
     def observe(self, now: float, value: float | None, limit: float | None) -> tuple[Event, ...]:
-        """Take the value at ``now``; None is "not known", which changes nothing.
+        """Take the value at ``now``; None means "not known" and changes nothing.
 
-        For an event the value is the counter, which starts at 0.
+        For an event, the value is the counter, which starts at 0.
         """
         if value is None:
             return _NOTHING
@@ -133,13 +132,13 @@ class Watch:
         if self._relative and limit != self._limit:
             self._limit = limit
             if limit is None:
-                # Nothing to compare with: a later limit is breached from its coming at the earliest.
+                # Nothing to compare with: a later limit is breached no earlier than when it is set.
                 self._thresholds, self._before, self._earlier = (), None, None
                 return self.finish(now, "there is no limit any more")
             self._thresholds = tuple(part * limit for _, part in self.rule.levels)
         if not self._thresholds:
             return _NOTHING
-        # The calm is nearly all of the time, and there are thousands of watches: no call too many.
+        # There are thousands of watches, nearly always quiet: save every call.
         quiet = self.alert is None and self._since[0] is None and value < self._thresholds[0]
         if not quiet:
             self._cross(now, value)
@@ -159,14 +158,14 @@ class Watch:
         return self._maybe_change(now, value, limit)
 
     def again(self, now: float, value: float) -> tuple[Event, ...]:
-        """Tell once more what fires, as it is another cause by now."""
+        """Update an alert that fires, because it has a further cause."""
         if self.alert is None:
             return _NOTHING
         self.alert = self.alert.but(value=value, updated=now)
         return (Event("updated", self.alert),)
 
     def finish(self, now: float, why: str) -> tuple[Event, ...]:
-        """End what fires, because its subject or its limit is no more."""
+        """End the alert, because its subject or its limit is gone."""
         self._since = [None] * len(self._since)
         self._seen = [0] * len(self._seen)
         self._repeated = False
@@ -176,11 +175,10 @@ class Watch:
         return self._resolve(now, self.alert.value, self.alert.limit, why)
 
     def due(self, now: float, least: float) -> float:
-        """Seconds from ``now`` until the value should be looked at again, at the latest.
+        """Return the seconds from ``now`` until the value must be looked at again at the latest.
 
-        When it may cross its next threshold, by its speed and what is left (half of that: one that does
-        not double its speed is met), but not before ``least`` seconds; or when a wait comes to its end.
-        Infinite: no reason to.
+        That is half the time to the next threshold at the present pace, so that the crossing is caught unless
+        the pace doubles, but at least ``least`` seconds; or the end of a wait.  Infinite: no reason to look.
         """
         if self._before is None:
             return _NEVER
@@ -195,11 +193,11 @@ class Watch:
                 if below is not None and severity <= self.alert.severity:
                     ends = below + self.rule.keep_firing_for
                     soonest = min(soonest, max(ends - now, 0.0))
-        # A value that has not been known for a while is not looked for sooner than after as long again.
+        # Back off from a value that is unknown for a while: wait at least as long again.
         return max(soonest, now - then)
 
     def _wait(self, now: float, least: float) -> float:
-        """Seconds until a breach may have lasted for long enough, or the cooldown is over."""
+        """Return the seconds until a breach may have lasted long enough, or the cooldown is over."""
         soonest = _NEVER
         for since, seen in zip(self._since, self._seen, strict=True):
             if since is not None:
@@ -214,7 +212,7 @@ class Watch:
 
     @property
     def next_threshold(self) -> float | None:
-        """The lowest threshold above the last value; None above them all, or before any value."""
+        """The lowest threshold above the last value; None if there is none, or no value yet."""
         if self._before is None:
             return None
         value = self._before[1]
@@ -238,11 +236,11 @@ class Watch:
             self._repeated = False
 
     def _crossing(self, now: float, value: float, threshold: float) -> float:
-        """When the breach that is seen now may have begun: an alert must not be late for our looks.
+        """Return when the breach seen now may have begun, so that sampling does not make an alert late.
 
-        A level may have crossed right after the look before.  A rate that has jumped, and stays, did so
-        within the look before, whose mean tells when.  Where no duration has to be waited for it is
-        only a date, on a straight line.
+        A level may have crossed right after the previous look.  A rate that jumped and stayed up did so
+        in the interval before, and the mean of that tells when.  Without a duration to wait for, the time
+        is only shown; it is interpolated linearly.
         """
         if self._before is None or self._before[1] >= threshold:
             return now
@@ -256,10 +254,10 @@ class Watch:
         return then
 
     def _sustained(self, now: float) -> int | None:
-        """The highest level that has been breached for as long as the rule demands."""
+        """Return the highest level that has been breached for the rule's ``duration``."""
         found = None
         for at, since in enumerate(self._since):
-            # One look says nothing of what lies between two.
+            # One look alone does not show that the breach lasted.
             looked = self._seen[at] >= 2 or self.rule.duration == 0
             if since is not None and looked and now >= since + self.rule.duration:
                 found = at
@@ -293,7 +291,7 @@ class Watch:
         return _NOTHING
 
     def _kept(self, now: float, value: float) -> int | None:
-        """The highest level that the value holds, or has left for less than ``keep_firing_for``."""
+        """Return the highest level that the value still holds, or left less than ``keep_firing_for`` ago."""
         held = 1 - self.rule.hysteresis
         self._below = tuple(
             None if value >= threshold * held else now if below is None else below
@@ -306,7 +304,7 @@ class Watch:
         return kept
 
     def _count(self, now: float, counter: float) -> tuple[Event, ...]:
-        """Take the counter of something that should never happen."""
+        """Take the counter of an event."""
         before = self._before[1] if self._before is not None else 0.0
         self._before = (now, counter)
         if counter > before:
@@ -368,7 +366,10 @@ class Watch:
 
 
 def message(alert: Alert, subject: str) -> str:
-    """The alert in one line: ``memory of NAME is at 76% of its limit (778 MiB of 1.0 GiB)``; its worst value once it is over."""
+    """Return the alert in one line: ``memory of NAME is at 76% of its limit (778 MiB of 1.0 GiB)``.
+
+    Once it is over: its worst value.
+    """
     rule = alert.rule
     if rule.resource in _HAPPENED:
         return f"{_HAPPENED[rule.resource]} in {subject}" + (
@@ -402,7 +403,7 @@ _HAPPENED = {
 
 
 def show(value: float, unit: str) -> str:
-    """A value with its unit, for people."""
+    """Format a value with its unit, for display."""
     if unit == "bytes":
         return format_size(value)
     if unit == "bytes/s":
@@ -450,4 +451,4 @@ DEFAULT_RULES = (
     _event_rule("unreadable", "agent", Severity.INFO),
     *(_event_rule(resource, "agent", Severity.WARNING) for resource in ("history", "handlers")),
 )
-"""What is watched when nothing is said."""
+"""The default rules."""

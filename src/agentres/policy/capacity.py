@@ -1,7 +1,8 @@
-"""Who has how much of the memory that agents may have, and what is left of it; pure.
+"""How the memory budget is divided among agents, and what is left of it; pure.
 
-Memory alone is counted: CPU and disks are shared out by weight when all want them, and nobody fails for
-waiting.  A limit counts as taken whether it is used or not, so that whoever has one can use it.
+Only memory is counted: CPU and disks are shared by weight under contention, and waiting for them makes
+no agent fail.  A limit counts as taken whether it is used or not, so that an agent can always use its
+limit.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Budget(Record):
-    """What all agents together may have: ``limit`` bytes, ``share`` of the host's or less.
+    """The memory that all agents together may have: ``limit`` bytes, at most ``share`` of the host's.
 
-    ``held_by`` is the cgroup whose memory.max the kernel holds that with; empty: only we do.
+    ``held_by`` is the cgroup whose memory.max enforces it; empty if only agentres does.
     """
 
     host: int
@@ -27,39 +28,39 @@ class Budget(Record):
 
 
 class Claim(Record):
-    """What one agent has and wants; bytes, unless said otherwise."""
+    """What one agent has and wants; in bytes unless stated otherwise."""
 
     # The cgroup with its limits.
     path: str
     name: str
     # Unix seconds.
     started: float
-    # memory.max; None for none.
+    # memory.max; None for no limit.
     limit: int | None
     # The working set.
     use: int
     priority: int = 100
     # It may not get less.
     least: int = 0
-    # So much more than it has; since when, in seconds of CLOCK_BOOTTIME.
+    # The limit that it wants, and since when, in seconds of CLOCK_BOOTTIME.
     wants: int = 0
     since: float = 0.0
     frozen: bool = False
-    # It may grow to that; 0: it does not grow, or nobody knows.
+    # The most that it may grow to; 0: it does not grow, or that is not known.
     most: int = 0
-    # Its supervisor is gone, or has never said what it claims: nothing can be asked of it.
+    # Its supervisor is gone, or has never published a claim: the agent cannot be asked for anything.
     orphan: bool = False
-    # What may still go from memory to swap, and what has gone there.
+    # What can still move from memory to swap, and what is in swap.
     swap: int = 0
     swapped: int = 0
     # It has not run for a while.
     idle: bool = False
-    # What watches it and tells of its alerts, where its limit leaves no room for that.
+    # Memory of the processes that watch it and deliver its alerts, if its limit leaves no room for them.
     beside: int = 0
 
     @property
     def waiting(self) -> bool:
-        """Whether it has not begun yet, for want of room."""
+        """Whether it has not started yet, for lack of memory."""
         return self.limit is None and self.wants > 0 and not self.frozen
 
     @property
@@ -69,7 +70,7 @@ class Claim(Record):
 
     @property
     def state(self) -> Literal["waiting", "frozen", "throttled", "running"]:
-        """In a word: waiting to begin, frozen, short of memory, or none of these."""
+        """``waiting`` to start, ``frozen``, ``throttled`` (short of memory), or else ``running``."""
         if self.waiting:
             return "waiting"
         if self.frozen:
@@ -80,7 +81,7 @@ class Claim(Record):
 class Admission(Record):
     """Whether a new agent may run: ``granted`` bytes to start with, or 0 and ``why`` not.
 
-    ``spare`` tells that the others have as much that they can do without, and will give it when asked.
+    ``spare``: the other agents have that much to spare, and give it when asked.
     """
 
     granted: int
@@ -89,29 +90,29 @@ class Admission(Record):
 
 
 def rank(claim: Claim) -> tuple[float, float, str]:
-    """To sort by: who is served first comes first."""
+    """Return the sort key: the agent that is served first sorts first."""
     return (-claim.priority, claim.started, claim.path)
 
 
 def before(one: Claim, another: Claim) -> bool:
-    """Whether the first ranks above the second."""
+    """Return whether ``one`` ranks above ``another``."""
     return rank(one) < rank(another)
 
 
 def line(claims: Iterable[Claim]) -> list[Claim]:
-    """Those that wait to begin, in the order in which they will."""
+    """Return the agents that wait to start, in the order in which they will start."""
     return sorted((claim for claim in claims if claim.waiting), key=rank)
 
 
 def free(budget: Budget, claims: Iterable[Claim], without: str = "") -> int:
-    """The bytes that nobody has but the agent at ``without``; negative where the budget has shrunk."""
+    """Return the free bytes, counting the limit of the agent at ``without`` as free; negative if the budget has shrunk."""
     return budget.limit - sum(
         claim.beside + (0 if claim.path == without else claim.taken) for claim in claims
     )
 
 
 def admit(budget: Budget, claims: Iterable[Claim], least: int, start: int) -> Admission:
-    """Grant ``start`` bytes to a new agent or what is free, but not less than ``least``."""
+    """Grant a new agent ``start`` bytes or what is free, but at least ``least``; refuse if that is not free."""
     claims = list(claims)
     left = free(budget, claims)
     if least <= left:
@@ -120,7 +121,7 @@ def admit(budget: Budget, claims: Iterable[Claim], least: int, start: int) -> Ad
 
 
 def shortage(budget: Budget, claims: Iterable[Claim], wanted: int) -> str:
-    """Why so many bytes cannot be had, in words: who has them."""
+    """Say why ``wanted`` bytes are not available, and which agents have them."""
     claims = list(claims)
     if wanted > budget.limit:
         return (
@@ -138,7 +139,7 @@ _NAMED = 3
 
 
 def holders(claims: Iterable[Claim]) -> str:
-    """Who has most, in words: ``a has 1.5 GiB, b 512 MiB, and 4 more 200 MiB``."""
+    """Say which agents have most: ``a has 1.5 GiB, b has 512 MiB, 4 more have 200 MiB``."""
     ordered = sorted(claims, key=lambda claim: (-claim.taken, claim.name))
     words = [f"{claim.name} has {format_size(claim.taken)}" for claim in ordered[:_NAMED]]
     if rest := ordered[_NAMED:]:
@@ -147,5 +148,5 @@ def holders(claims: Iterable[Claim]) -> str:
 
 
 def grant(budget: Budget, claims: Iterable[Claim], path: str, limit: int, wanted: int) -> int:
-    """What the agent at ``path`` may have that has ``limit`` and wants more: as much of it as is free."""
+    """Return the new limit of the agent at ``path``, which has ``limit`` and wants ``wanted``: as much of that as is free."""
     return max(limit, min(wanted, free(budget, claims, without=path)))

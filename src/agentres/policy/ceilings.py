@@ -1,7 +1,7 @@
-"""What an administrator lets a user's agents have at the most; pure.
+"""Ceilings: the most that an administrator allows a user's agents; pure.
 
-A ceiling names users, groups, or nobody, which is everybody but root.  Key by key the one that names the user holds,
-else one that names a group, else the general one; of two that name groups, what is more.
+A ceiling names users, groups, or neither; one that names neither is general: it holds for everybody except root.  For each
+key, a ceiling that names the user wins, else one that names a group, else a general one; of several, the highest value.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 AGENTS = 100
-"""How many agents a user may have at once, where nothing is said."""
+"""How many agents a user may have at once, by default."""
 
 CAPPED = ("cpu", "cpuset", "memory", "swap", "pids", *DISKS, "nofile", "net_in", "net_out")
 """The limits that a ceiling may name."""
 
 
 class Ceiling(Record):
-    """``[ceilings.NAME]``: for whom, how many agents at once, of which priority, and limits as texts by their key."""
+    """``[ceilings.NAME]``: users and groups, the most agents at once, the highest priority, and limits as text by key."""
 
     name: str
     users: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Ceiling(Record):
 
 
 class Allowed(Record):
-    """What one user may have: so many agents, none of a higher priority or with limits above ``top``, where that has some."""
+    """What one user may have: the number of agents, their highest priority, and their highest limits (``top``; None: no ceiling)."""
 
     user: str
     agents: int
@@ -57,7 +57,7 @@ class Allowed(Record):
 def allowed(
     ceilings: Iterable[Ceiling], user: str, uid: int, groups: Collection[str], host: Host
 ) -> Allowed:
-    """What all ceilings together come to for a user who is in these groups."""
+    """Combine all ceilings into what a user in these groups may have."""
     names = {user, str(uid)}
     ranks: tuple[list[Ceiling], ...] = ([], [], [])
     for each in ceilings:
@@ -81,13 +81,16 @@ def allowed(
 
 
 def _first(ranks: Iterable[Iterable[int | None]], standard: int) -> int:
-    """The most that the first rank says which says something."""
+    """Return the highest figure of the first rank that has any, else ``standard``."""
     counts = ([figure for figure in rank if figure is not None] for rank in ranks)
     return next((max(rank) for rank in counts if rank), standard)
 
 
 def priority_within(priority: int, allowed: Allowed, asked: bool) -> int:
-    """``priority`` as far as it is allowed; UsageError where it was asked for and is above that: others give way to it."""
+    """Return ``priority``, lowered to what is allowed.
+
+    UsageError if it was ``asked`` for and is higher: other agents would give way to it.
+    """
     if asked and priority > allowed.priority:
         raise UsageError(
             f"--priority: {priority} is above the ceiling of {allowed.priority} for {allowed.user}"
@@ -96,10 +99,10 @@ def priority_within(priority: int, allowed: Allowed, asked: bool) -> int:
 
 
 def within(limits: Limits, allowed: Allowed, standard: Limits) -> Limits:
-    """``limits`` as far as they are allowed.
+    """Return ``limits``, lowered to what is allowed.
 
-    What is as in ``standard`` nobody asked for, and is lowered, as is the upper end of a range, which says
-    "as much as may be".  What was asked for and is more is refused: UsageError names the ceiling.
+    A value equal to ``standard`` was not asked for, and is lowered.  So is the upper end of a range, which
+    means "as much as allowed".  Any other value above its ceiling is a UsageError that names the ceiling.
     """
     changed: dict[str, Any] = {}
     ranges = dict(limits.ranges)
@@ -175,16 +178,16 @@ def _above(key: str, value: Any, top: float, allowed: Allowed) -> UsageError:
 
 
 def _value(key: str, text: str, host: Host) -> Any:
-    """A ceiling's figure; LimitError."""
+    """Return a ceiling's figure; LimitError."""
     found = getattr(read_limits({key: text}, host, Limits()), key)
     return found[EVERY_DISK] if key in DISKS else found
 
 
 def no_ceilings(limits: Mapping[str, str], host: Host) -> Sequence[str]:
-    """The keys whose texts are no ceiling: ranges, and "max", which is none."""
+    """Return the keys whose texts are not ceilings: ranges, rates of a named disk, CPU lists, and "max"."""
     return [
         key
         for key, text in limits.items()
-        # A list of CPUs is none either: it says which, not how many.
+        # A list of CPUs says which CPUs, not how many.
         if ":" in text or "=" in text or isinstance(_value(key, text, host), str)
     ]

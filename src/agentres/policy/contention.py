@@ -1,43 +1,45 @@
-"""What happens when the memory that agents may have is gone: trim, freeze, thaw, let one be killed; pure.
+"""What happens when the agents' memory budget is used up: trim, freeze, thaw, or let one agent's process be killed; pure.
 
-Who is refused a raise is throttled by its own tripwire, and says what it wants (:class:`Claim`).  From then
-on every supervisor decides by this module over the same tree, and carries out what is about its own
-agent; so the decision depends on the tree and the time alone, and what was carried out is not asked again.
+An agent that is refused a raise is throttled by its tripwire, and publishes what it wants (:class:`Claim`).  From
+then on every supervisor runs this module over the same tree, and carries out the steps for its own agent.  So
+a decision depends only on the tree and the time, and a step that was carried out is not asked for again.
 
-An agent is *stuck* when it wants more and has come to its tripwire; one that wants more and is not there yet
-would only like some room.  Rank is priority, then age: the highest that is stuck is served first.  Times are since it is stuck.
+An agent is *stuck* when it wants more and is at its tripwire.  One that wants more but is not there yet is only
+*short of room*.  Rank is priority, then age; the highest-ranking stuck agent (*top*) is served first.  Times
+count from when top got stuck, or the last agent if all are stuck; FROZEN_LEAST and FROZEN_MOST from the freeze.
 
 =================  ==========================================  =====================================  =========
-of those that run  who                                         when                                   step
+running agents     step for an agent that                      when                                   step
 =================  ==========================================  =====================================  =========
-one is stuck       ranks below it, and has more than it uses   at once, the lowest first, as many as  trim
-                   and a margin                                it takes; all after OVERDUE
-one is stuck       ranks above it, is not at its tripwire      EQUALS_WAIT, of higher priority HUNGRY trim
-one is stuck       ranks below it, and its margin helps: it    trims are not enough; an equal after   freeze
-                   keeps just the room to go on from           EQUALS_WAIT; not within THAWED_LEAST
-                                                               of its thaw
-one is stuck       is frozen or idle, and may go to swap       where trims are not enough             reclaim
-one is stuck       ranks below it, and may go to swap          where that is not enough; an equal,    freeze
-                                                               and who is stuck itself, later
-one is stuck, and  is stuck itself, of lower priority: it      HUNGRY                                 freeze
-another gets on    would creep on to its hard limit
-all are stuck      is frozen, the highest first                FROZEN_LEAST                           thaw
-all are stuck      is the lowest, and nobody is frozen         PATIENCE, then another one each time;  release
-                                                               at once where it runs alone
-none is stuck      has more than it uses and a margin: for a   at once, the lowest first              trim
-                   budget that has shrunk, for a higher one
-                   that would like room, for the next in line
-none above is      is frozen, the highest first                FROZEN_LEAST, and once there is room  thaw
-stuck                                                          for what it has in swap
+one is stuck       ranks below top, and has more than its use  at once, lowest first, as many as      trim
+                   plus a margin                               needed; all of them after OVERDUE
+one is stuck       ranks above top, and is not at its          EQUALS_WAIT; with higher priority      trim
+                   tripwire                                    HUNGRY
+one is stuck       ranks below top, and its margin helps: it   if trims are not enough; same priority freeze
+                   keeps just the room to be thawed into       after EQUALS_WAIT; not within
+                                                               THAWED_LEAST of its thaw
+one is stuck       is frozen or idle, and can go to swap       if trims are not enough                reclaim
+one is stuck       ranks below top, and can go to swap         if that is not enough; later for same  freeze
+                                                               priority, and if it is stuck itself
+one is stuck, and  is stuck itself, with lower priority: it    HUNGRY                                 freeze
+another gets on    would creep towards its hard limit
+all are stuck      is frozen; highest first                    FROZEN_LEAST                           thaw
+all are stuck      ranks lowest, and no agent is frozen        PATIENCE, then one more each time; at  release
+                                                               once if it runs alone
+none is stuck      has more than its use plus a margin: for a  at once, lowest first                  trim
+                   budget that has shrunk, a higher agent
+                   short of room, or the next in line
+none that ranks    is frozen; highest first                    FROZEN_LEAST, and once there is room   thaw
+higher is stuck                                                for what it has in swap
 any                is frozen                                   FROZEN_MOST; with memory in swap       thaw
                                                                SWAPPED_MOST
 =================  ==========================================  =====================================  =========
 
-What an idle one hands back goes to swap while it may run: it is not frozen, and asked only by those above it and its equals.
-Where freezing would not help nobody is frozen: only by running can they give back what they use.  Who is released meets its
-hard limit: a process of it is killed, and why is told.
+An idle agent is not frozen: its memory goes to swap while it may run, and only for agents of the same or higher priority.
+If freezing would not help, no agent is frozen, because only a running agent can free memory.  A released agent meets its
+hard limit: one of its processes is killed, and the reason is reported.
 
-An agent whose supervisor is gone, or said nothing, is asked for nothing: nobody would carry it out.
+An agent whose supervisor is gone, or has published no claim, is asked for nothing: no process would carry it out.
 """
 
 from __future__ import annotations
@@ -53,39 +55,39 @@ if TYPE_CHECKING:
     from typing import Literal
 
 MARGIN = 0.15
-"""Of its use, what a trimmed agent keeps on top of it; :data:`ROOM` and some at the least."""
+"""What a trimmed agent keeps above its use, as a fraction of it; at least :data:`ROOM` and a little more."""
 
 OVERDUE = 2.0
-"""Seconds after which whoever can give is asked, not only the lowest: somebody does not do as it should."""
+"""Seconds after which every agent that can give is asked, not only the lowest: one that was asked did not give."""
 
 HUNGRY = 5.0
-"""Seconds that one is stuck until it comes before those of higher priority that only would like room, and
-until it is frozen for one of higher priority that is stuck."""
+"""Seconds after which a stuck agent comes before agents of higher priority that are only short of room, and
+after which it is frozen for a stuck agent of higher priority."""
 
 PATIENCE = 10.0
-"""Seconds for which nobody gets on until one is killed: any of them may end or give back meanwhile."""
+"""Seconds without any progress before a process is killed: until then any agent may end or give memory back."""
 
 EQUALS_WAIT = 2.0
-"""Seconds that one waits until another of its own priority is frozen; a lower one is frozen at once."""
+"""Seconds before an agent of the same priority is frozen; one of lower priority is frozen at once."""
 
 FROZEN_LEAST = 1.0
-"""Seconds that an agent stays frozen at the least, so that it is not woken for every page."""
+"""The shortest freeze in seconds, so that an agent is not thawed for every page."""
 
 FROZEN_MOST = 30.0
-"""Seconds that an agent stays frozen at the most: what freezing it gave has been given."""
+"""The longest freeze in seconds: by then freezing has given what it can."""
 
 SWAPPED_MOST = 300.0
-"""Likewise of one that has handed memory back: until others have ended it would find no room, and swap all the time."""
+"""The same for an agent with memory in swap: until others end it would find no room, and would swap all the time."""
 
 THAWED_LEAST = 15.0
-"""Seconds for which one that was thawed is not frozen again; more than PATIENCE, which would never end else.
-Of one that wants more the time is not known; it is left alone for HUNGRY seconds, and has little to give."""
+"""Seconds for which a thawed agent is not frozen again; more than PATIENCE, which would otherwise never run out.
+If the agent wants more, the time of its thaw is not known: it is left alone for HUNGRY seconds, and has little to give."""
 
 
 class Step(Record):
-    """What is to be done to the agent at ``path``: ``limit`` is what it is trimmed to, in bytes.
+    """What to do to the agent at ``path``.
 
-    To reclaim is to have it use so much less that this can be.
+    ``limit``, in bytes, is the limit to trim it to.  ``reclaim`` reclaims its memory until it fits that limit.
     """
 
     kind: Literal["trim", "reclaim", "freeze", "thaw", "release"]
@@ -95,25 +97,25 @@ class Step(Record):
 
 
 def at_tripwire(limit: int, use: int) -> bool:
-    """Whether so much use is at the tripwire of an elastic limit, or as near as makes no difference."""
+    """Return whether this use is at the tripwire of an elastic limit, or so near that it makes no difference."""
     return limit - use <= min(ROOM, limit // 2) + NEAR
 
 
 def pressed(claim: Claim) -> bool:
-    """Whether it has come to its tripwire: whatever it allocates now, it waits for."""
+    """Return whether the agent is at its tripwire: every allocation now waits."""
     return claim.limit is not None and at_tripwire(claim.limit, claim.use)
 
 
 def stuck(claim: Claim) -> bool:
-    """Whether it cannot go on without more."""
+    """Return whether the agent cannot go on without more memory."""
     return _wants(claim) > 0 and pressed(claim)
 
 
 def reserved(claims: Iterable[Claim], mine: Claim, now: float | None = None) -> int:
-    """The bytes that those want who come before this one: free or not, they are not for it.
+    """Return the bytes that agents ahead of ``mine`` want: free or not, ``mine`` may not take them.
 
-    Who is stuck comes before those that are not, if they are not of higher priority or it is hungry
-    at ``now``; else rank decides.
+    A stuck agent comes before one that is not, unless that has higher priority and the stuck one is not
+    hungry yet at ``now`` (:data:`HUNGRY`).  Otherwise rank decides.
     """
     return sum(
         _wants(claim)
@@ -123,7 +125,7 @@ def reserved(claims: Iterable[Claim], mine: Claim, now: float | None = None) -> 
 
 
 def decide(budget: Budget, claims: Iterable[Claim], now: float) -> list[Step]:
-    """The steps that the tree asks for at ``now``, seconds of the clock that ``Claim.since`` is of."""
+    """Return the steps for this tree at ``now``, in seconds of the clock of ``Claim.since``."""
     claims = list(claims)
     ordered = sorted((claim for claim in claims if not claim.waiting), key=rank)
     frozen = [claim for claim in ordered if claim.frozen and not _deaf(claim, now)]
@@ -144,10 +146,10 @@ def decide(budget: Budget, claims: Iterable[Claim], now: float) -> list[Step]:
         steps += _relieve(short[0], running, left, now)
         swaps, waits = _swap_out(short[0], ordered, steps, left, now)
         steps += swaps
-        # Nobody gets on: each that is not frozen is stuck, and neither what is free nor what goes to swap helps any of them.
+        # No agent gets on: each one that is not frozen is stuck, and neither free memory nor swap helps any of them.
         if not waits and len(short) == len(running) and min(_wants(short[0]), ROOM) > left:
             since = max(claim.since for claim in short)
-            for claim in ordered:  # until nobody hopes any more that it goes on
+            for claim in ordered:  # until a frozen agent that nothing thaws is given up
                 if claim.frozen and claim.since and not claim.orphan and _deaf(claim, now):
                     since = max(since, claim.since + 2 * _frozen_most(claim))
             if frozen:
@@ -165,32 +167,32 @@ def decide(budget: Budget, claims: Iterable[Claim], now: float) -> list[Step]:
 
 
 def _swapped_in(claim: Claim) -> int:
-    """The bytes that it takes on top of its limit when it uses again what it has in swap."""
+    """Return the bytes that it would take above its limit to use what it has in swap again."""
     return min(claim.swapped, max(0, claim.most - (claim.limit or 0)))
 
 
 def _fits(claim: Claim, running: list[Claim], left: int) -> bool:
-    """Whether a frozen one finds the room that it had; where nobody runs it goes on in what there is."""
+    """Return whether there is room for a frozen agent's swapped memory; if no agent runs, it must do with what there is."""
     return not running or _swapped_in(claim) <= max(left, ROOM)
 
 
 def _frozen_most(claim: Claim) -> float:
-    """Seconds that it stays frozen at the most."""
+    """Return the longest time in seconds that it stays frozen."""
     return SWAPPED_MOST if claim.swapped > ROOM else FROZEN_MOST
 
 
 def _deaf(claim: Claim, now: float) -> bool:
-    """Whether nobody thaws it when that is asked for: another froze it, or its supervisor does not run."""
+    """Return whether nothing will thaw it on request: something else froze it, or its supervisor does not respond."""
     return claim.orphan or claim.since == 0 or now - claim.since >= 2 * _frozen_most(claim)
 
 
 def _wants(claim: Claim) -> int:
-    """The bytes that it wants on top of what it has; who is frozen or has not begun does not count."""
+    """Return the bytes that it wants on top of what it has; 0 if it is frozen or has not started."""
     return 0 if claim.frozen or claim.waiting else max(0, claim.wants - claim.taken)
 
 
 def _first(one: Claim, another: Claim, now: float | None) -> bool:
-    """Whether the first is to have what is free before the second."""
+    """Return whether ``one`` gets free memory before ``another``."""
     if pressed(one) != pressed(another):
         near, far = (one, another) if pressed(one) else (another, one)
         hungry = now is not None and near.wants > 0 and now - near.since >= HUNGRY
@@ -200,9 +202,9 @@ def _first(one: Claim, another: Claim, now: float | None) -> bool:
 
 
 def _relieve(top: Claim, running: list[Claim], left: int, now: float) -> list[Step]:
-    """What the others give so that the one that is stuck gets on."""
+    """Return trims and freezes of the others, so that the stuck agent ``top`` gets on."""
     needed = _wants(top) - left
-    if needed <= 0:  # it takes what there is at its next look
+    if needed <= 0:  # it takes the free memory at its next look
         return []
     waited = now - top.since
     asked = [(claim, _trimmed(claim)) for claim in reversed(running) if before(top, claim)]
@@ -219,7 +221,7 @@ def _relieve(top: Claim, running: list[Claim], left: int, now: float) -> list[St
             trims.append(Step("trim", claim.path, reason, keeps))
             given += gives
     if given >= min(needed, ROOM) and waited < 2 * OVERDUE:
-        return trims  # what that gives is seen at the next look
+        return trims  # the next look shows what that gives
     freezes = _freeze([claim for claim, _ in asked], top, needed, now)
     if any(not stuck(claim) for claim in running):
         freezes += [
@@ -232,7 +234,7 @@ def _relieve(top: Claim, running: list[Claim], left: int, now: float) -> list[St
 
 
 def _freeze(asked: list[Claim], top: Claim, needed: int, now: float) -> list[Step]:
-    """The lowest whose margins make room that is worth it; none where all together do not."""
+    """Freeze the lowest agents whose margins give enough; none if all together do not give enough."""
     steps, given = [], 0
     waited = now - top.since
     for claim in asked:
@@ -252,7 +254,7 @@ def _freeze(asked: list[Claim], top: Claim, needed: int, now: float) -> list[Ste
 def _swap_out(
     top: Claim, ordered: list[Claim], steps: list[Step], left: int, now: float
 ) -> tuple[list[Step], bool]:
-    """What goes to swap for the one that is stuck, where ``steps`` are not enough; and whether something does, now or later."""
+    """Return steps that move memory to swap for ``top``, if ``steps`` are not enough; and whether any will, now or later."""
     keeps = {step.path: step.limit for step in steps if step.limit}
     given = {claim.path: _gives(claim, keeps[claim.path]) for claim in ordered if claim.path in keeps}  # fmt: skip
     needed = _wants(top) - left - sum(given.values())
@@ -267,7 +269,7 @@ def _swap_out(
     for claim in may:
         rests = claim.idle and claim.priority <= top.priority and not claim.wants
         if claim.limit is not None and (claim.frozen or rests):
-            # A tenth less at the least, or the lower limit is not worth a write.
+            # At least a tenth less, or the lower limit is not worth a write.
             aim = min(claim.limit - needed, int(WORTH * claim.limit) - NEAR)
             return [Step("reclaim", claim.path, why, max(_emptied(claim), aim))], True
     below = [claim for claim in may if before(top, claim) and not claim.frozen]
@@ -285,7 +287,7 @@ def _swap_out(
 
 
 def _creeps(claim: Claim, top: Claim, now: float) -> bool:
-    """Whether it only gets nearer to its hard limit by running on."""
+    """Return whether it would only get nearer to its hard limit by running on."""
     return (
         stuck(claim)
         and not claim.orphan
@@ -295,10 +297,10 @@ def _creeps(claim: Claim, top: Claim, now: float) -> bool:
 
 
 def _make_way(budget: Budget, claims: list[Claim], running: list[Claim], left: int) -> list[Step]:
-    """Where nobody is stuck: room under a budget that has shrunk, for who would like some, or to begin."""
+    """If no agent is stuck: make room for a shrunken budget, an agent that is short of room, or one that waits to start."""
     likes = next((claim for claim in running if _wants(claim) and not claim.orphan), None)
     waiting = _next_in_line(claims, running, left)
-    if left < -NEAR:  # less comes and goes with what watches them, and is not worth a trim
+    if left < -NEAR:  # less comes and goes with the supervisors' own use, and is not worth a trim
         asked, needed = running, -left
         why = f"all agents may have {format_size(budget.limit)}"
     elif likes is not None:
@@ -324,20 +326,20 @@ def _make_way(budget: Budget, claims: list[Claim], running: list[Claim], left: i
 
 
 def _next_in_line(claims: list[Claim], running: list[Claim], left: int) -> list[Claim]:
-    """Of those that wait to begin, as many of the first one's priority as room can be made for."""
+    """Return the agents next to start: as many of the first one's priority as room can be made for."""
     waiting = line(claims)
     room = left + spare(running, waiting[0].priority) if waiting else 0
     served = []
     for claim in waiting:
         room -= claim.wants
         if room < 0 or claim.priority != waiting[0].priority:
-            break  # it would have to wait nevertheless
+            break  # it would still have to wait
         served.append(claim)
     return served
 
 
 def spare(claims: Iterable[Claim], priority: int) -> int:
-    """The bytes that those of this priority and below can do without, and give to one that waits to begin."""
+    """Return the bytes that agents of this priority or lower can spare for one that waits to start."""
     return sum(
         _gives(claim, _trimmed(claim))
         for claim in claims
@@ -346,41 +348,44 @@ def spare(claims: Iterable[Claim], priority: int) -> int:
 
 
 def _trimmed(claim: Claim) -> int:
-    """What a trimmed agent keeps."""
+    """Return what a trimmed agent keeps, in bytes."""
     return max(int(claim.use * (1 + MARGIN)), _bare(claim))
 
 
 def _bare(claim: Claim) -> int:
-    """What it keeps at the least, so that it is not at its tripwire at once."""
+    """Return the least that it keeps, so that it is not at its tripwire at once."""
     return max(claim.use + ROOM + 2 * NEAR, claim.least)
 
 
 def _held(claim: Claim) -> int:
-    """What a frozen agent keeps: enough to be thawed into."""
+    """Return what a frozen agent keeps: enough to go on when thawed."""
     return max(claim.use + ROOM, claim.least)
 
 
 def _emptied(claim: Claim) -> int:
-    """What it keeps when all that may has gone to swap."""
+    """Return what it keeps after all that can go to swap has gone."""
     return max(claim.use - claim.swap + ROOM, claim.least)
 
 
 def _gives(claim: Claim, keeps: int) -> int:
-    """The bytes that are had by lowering its limit; 0 where that is not worth a write."""
+    """Return the bytes gained by lowering its limit to ``keeps``; 0 if that is not worth a write."""
     if claim.limit is None or claim.orphan or keeps > WORTH * claim.limit:
         return 0
     return claim.limit - keeps
 
 
 def _thaw(claims: list[Claim], now: float, frozen: float, since: float, why: str) -> list[Step]:
-    """One at a time: the next is thawed when this one has taken its room."""
+    """Thaw those that have been frozen for ``frozen`` seconds, counted not before ``since``.
+
+    Pass one at a time: the next is thawed when this one has taken its room.
+    """
     return [
         Step("thaw", claim.path, why) for claim in claims if now - max(claim.since, since) >= frozen
     ]
 
 
 def _release(budget: Budget, short: list[Claim], others: int, waited: float) -> list[Step]:
-    """The lowest of those that are stuck; after as long again the next one, but the highest last of all."""
+    """Release the lowest stuck agent, and one more after each further PATIENCE; the highest comes last."""
     count = min(int(waited / PATIENCE), len(short)) if others else 1
     beside = {
         0: "",

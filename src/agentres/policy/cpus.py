@@ -14,7 +14,7 @@ def refusal(
     allowed: Collection[int],
     by: str,
 ) -> str:
-    """Why an agent cannot have just these CPUs; empty: it can.  ``by`` is the cgroup whose processes have the allowed ones."""
+    """Say why an agent cannot have exactly these CPUs; empty if it can.  ``by`` is the cgroup that restricts it to ``allowed``."""
     for here, why in (
         (present, f"not on this host, which has {format_list(present)}"),
         (online, "offline"),
@@ -35,11 +35,11 @@ def choose(
     bound: Mapping[int, int],
     busy: Mapping[int, float],
 ) -> list[int]:
-    """The best ``count`` of ``cpus``, of which there are as many.
+    """Return the best ``count`` of ``cpus``, which must have at least that many.
 
-    First those that the fewest other agents are bound to (``bound``: how many), then those of whose core the least is taken, by
-    others or by what is chosen, then the least busy (``busy``: the part of the last moment, 0 to 1) by tenths.
-    ``cores`` has the CPUs of each one's core.
+    Prefer CPUs to which the fewest other agents are bound (``bound``: how many), then those whose core has the fewest bindings
+    and chosen CPUs, then the least busy core, then the least busy CPU, in tenths (``busy``: the fraction just measured, 0 to
+    1).  ``cores`` maps each CPU to the CPUs of its core.
     """
     chosen: list[int] = []
 

@@ -1,7 +1,7 @@
-"""What an agent may have told of it: so much at once, then so much a minute, the rest counted; pure.
+"""Limits how much is reported about an agent: a burst, then a steady rate; the rest is only counted; pure.
 
-An agent can cross a threshold, or a limit, twenty times a second for weeks.  Every such change would be a line on stderr, one in the
-journal, rows of the history.
+An agent can cross a threshold, or a limit, twenty times a second for weeks.  Each change would be a line on stderr, one in
+the journal, and rows in the history.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from agentres.policy.alerts import Alert
 
 BURST = 10
-"""Changes of one rule's alerts that are told as they come."""
+"""How many changes of one rule's alerts are reported at once."""
 
 EVERY = 30.0
-"""Seconds after which one more is."""
+"""Seconds after which one more is reported."""
 
 
 class Bucket:
-    """``burst`` at once, then one each ``every`` seconds of the clock that :meth:`take` is given."""
+    """A token bucket: ``burst`` tokens at once, then one every ``every`` seconds of the clock that :meth:`take` gets."""
 
     __slots__ = ("_at", "_burst", "_every", "_left")
 
@@ -29,7 +29,7 @@ class Bucket:
         self._left, self._at = float(burst), 0.0
 
     def take(self, now: float) -> bool:
-        """Whether there is one; then it is gone."""
+        """Take a token; return whether there was one."""
         self._left = min(self._left + (now - self._at) / self._every, self._burst)
         self._at = now
         if self._left < 1:
@@ -39,23 +39,23 @@ class Bucket:
 
 
 class Damper:
-    """Lets the changes of one rule's alerts through, as long as these are few.
+    """Passes on the changes of one rule's alerts while they are few.
 
-    What is left out is made good as soon as there is room, by what holds then: whoever was told of an alert is told of its end.
-    ``left_out`` counts what nobody will be told.
+    When tokens are available again, the state at that time is reported in place of the changes left out.  An alert that was
+    reported always has its end reported.  ``left_out`` counts the changes that are never reported.
     """
 
     __slots__ = ("_bucket", "_ended", "_held", "_told", "left_out")
 
     def __init__(self) -> None:
         self._bucket = Bucket(BURST, EVERY)
-        self._told: Alert | None = None  # as it was told
-        self._ended: Alert | None = None  # the same, and nobody was told
-        self._held: Alert | None = None  # the present one, as it was not told
+        self._told: Alert | None = None  # the open alert, as last reported
+        self._ended: Alert | None = None  # that alert, whose end is not reported yet
+        self._held: Alert | None = None  # the present alert, not reported yet in this state
         self.left_out = 0
 
     def take(self, now: float, events: tuple[Event, ...]) -> list[Event]:
-        """The events that are to be told now."""
+        """Return the events to report now."""
         told = []
         while (late := self._late()) is not None and self._bucket.take(now):
             told.append(self._tell(late))
@@ -67,7 +67,7 @@ class Damper:
         return told
 
     def finish(self, events: tuple[Event, ...]) -> list[Event]:
-        """Likewise at the very end, when no alert is left: who was told of one is told of its end."""
+        """Return the events to report at the very end, when no alert is left: the end of a reported alert."""
         for event in events:
             self._hold(event)
         return [] if self._ended is None else [self._tell(Event("resolved", self._ended))]
@@ -95,9 +95,9 @@ class Damper:
             self.left_out += self._held is not None
             self._held = alert
             if told is not None and told.id == alert.id and told.severity == alert.severity:
-                self._held = None  # as it was told
+                self._held = None  # unchanged since it was reported
                 self.left_out += 1
-        else:  # one that nobody knows of has ended, or was repeated
+        else:  # a repeat, or the end of an alert that was never reported
             self.left_out += 1 + (self._held is not None and event.kind == "resolved")
             if event.kind == "resolved":
                 self._held = None

@@ -1,4 +1,4 @@
-"""Which limits of one agent are to move, by what is read of it and by the disk rates that stand; writes nothing."""
+"""Decides which limits of one agent should move, from its readings and the disk rates in force; writes nothing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 _GRAINS = {"cpu": 0.01, "memory": PAGE}
 
 _RATE_SECONDS = 0.1
-"""A rate is over as much time at the least."""
+"""The shortest time over which a rate is measured."""
 
 _NETWORK_SECONDS = 0.5
-"""Between two looks at an elastic rate of the network: the kernel tells nobody that one is met."""
+"""Between two looks at an elastic network rate: the kernel does not notify when it is reached."""
 
 _UNBILLED = "unbilled"
 
@@ -28,7 +28,7 @@ _UNBILLED = "unbilled"
 class Terms(Record):
     """What an agent may have: ``limits`` with their ranges, and how they move.
 
-    ``share`` is the agents' part of the host, ``slice`` the cgroup that holds all their homes.
+    ``share`` is the fraction of the host that agents may use, ``slice`` the cgroup that holds all agents' cgroups.
     """
 
     limits: Limits
@@ -39,10 +39,10 @@ class Terms(Record):
 
 
 class Elastic:
-    """Says how an agent's limits are to move.
+    """Decides how an agent's limits should move.
 
-    ``disks`` are the device numbers behind each name that a disk rate has ("": every disk); ``rate`` has the one that stands for
-    a key, None where there is none.  ``now`` and all other times are in seconds, of any clock that does not jump.
+    ``disks`` maps the name in a disk rate ("": every disk) to device numbers.  ``rate`` returns the disk rate in force for a
+    key, None if there is none.  ``now`` and all other times are in seconds, of any clock that does not jump.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class Elastic:
 
     @property
     def resources(self) -> list[str]:
-        """The resources that are to be looked at."""
+        """The resources to watch."""
         return list(self._scalers)
 
     def observe(
         self, resource: str, value: float | None, reading: Sample, now: float, event: bool = False
     ) -> Iterator[Move]:
-        """Take a value of what was read; the moves that are to be made, each judged when the one before was made.
+        """Take a resource's value; yield the moves to make.  Each is decided after the one before was made.
 
         ``event``: the kernel has notified.
         """
@@ -82,13 +82,13 @@ class Elastic:
                 yield move
 
     def moved(self, now: float, move: Move, after: float) -> None:
-        """The move was made, and ``after`` stands."""
+        """Note that the move was made and ``after`` is the limit now."""
         for scaler in self._scalers[written(move.resource).resource]:
             if scaler.resource == move.resource:
                 scaler.moved(now, move, after)
 
     def due(self, resource: str, now: float) -> float:
-        """Seconds until the next look at the resource, at the latest."""
+        """Return the seconds until the resource must be looked at again."""
         soonest = NEVER
         for scaler in self._scalers.get(resource, ()):
             soonest = min(soonest, scaler.due(now))
@@ -97,14 +97,14 @@ class Elastic:
         return soonest
 
     def wake_at(self, limit: float | None) -> float | None:
-        """The working set at which memory is to be raised from this limit, for the tripwire; None: nothing to wait for."""
+        """Return the working set at which this memory limit must be raised, for the tripwire; None: no tripwire needed."""
         for scaler in self._scalers.get("memory", ()):
             if limit is not None:
                 return scaler.wake_at(limit)
         return None
 
     def ceiling(self, resource: str) -> float | None:
-        """What the limit may become at the most, where it is elastic."""
+        """Return the upper end of the limit's range; None if it is not elastic."""
         for scaler in self._scalers.get(resource, ()):
             if scaler.resource == resource:
                 return scaler.range.most
@@ -113,7 +113,7 @@ class Elastic:
     def _figures(
         self, key: str, value: float | None, reading: Sample, now: float
     ) -> tuple[float | None, float | None, float]:
-        """What is used, the limit, and how much of the time it was felt."""
+        """Return the use, the limit, and the fraction of time (or packets) in which the limit had an effect."""
         if (limit := limit_of(key)) is None:
             rate = self._rate(key)
             return self._fastest(key, reading, now), None if rate is None else float(rate), 0.0
@@ -122,19 +122,19 @@ class Elastic:
             felt = self._throttled(reading)
         elif key in NETWORKS:
             early = self._early(key, reading)
-            # A few packets at once are early at any rate: it is felt where the rate is reached besides.
+            # A few packets at once are early at any rate, so the average rate must be high as well.
             met = value is not None and standing is not None and value >= self._up * standing
             felt = early if met else 0.0
         return value, standing, felt
 
     def _throttled(self, reading: Sample) -> float:
-        """The part of the periods since the last look in which cpu.max was met."""
+        """Return the fraction of periods since the last look that cpu.max throttled."""
         periods, met = reading.nr_periods or 0, reading.nr_throttled or 0
         before, self._periods = self._periods, (periods, met)
         return (met - before[1]) / (periods - before[0]) if periods > before[0] else 0.0
 
     def _early(self, key: str, reading: Sample) -> float:
-        """The part of the packets since the last look that were held back or dropped."""
+        """Return the fraction of packets since the last look that were delayed or dropped."""
         if key == "net_in":
             figures = reading.rx_packets, reading.rx_delayed_packets, reading.rx_dropped_packets
         else:
@@ -145,17 +145,17 @@ class Elastic:
         return (early_now - early_before) / (all_now - all_before) if all_now > all_before else 0.0
 
     def _fastest(self, key: str, reading: Sample, now: float) -> float | None:
-        """The rate of the one of these disks that was used most since the last look."""
+        """Return the rate of the busiest of the key's disks since the last look."""
         if reading.disks is None:
             return None
         kind, _, name = key.partition("=")
         totals: dict[str, int] = {}
         for device, *counters in reading.disks:
             totals[device] = counters[DISKS.index(kind)]
-        if key == "io_write":  # to which disk that went nobody can tell
+        if key == "io_write":  # to which disk these bytes went is not known
             totals[_UNBILLED] = reading.unbilled_bytes or 0
         then, before = self._before.get(key, (now, {}))
-        if then < now < then + _RATE_SECONDS:  # a request or two in that: noise, and no rate
+        if then < now < then + _RATE_SECONDS:  # so short a time has a request or two: noise
             return self._rates.get(key)
         self._before[key] = (now, totals)
         if now <= then:
@@ -167,5 +167,5 @@ class Elastic:
 
 
 def limit_of(key: str) -> Callable[[Sample], float | None] | None:
-    """Takes the limit that stands from a reading; None for disk rates, of which none is read."""
+    """Return the function that takes the limit from a reading; None for disk rates, which readings do not have."""
     return None if key.partition("=")[0] in DISKS else RESOURCES[written(key).resource].limit

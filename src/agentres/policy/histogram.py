@@ -1,7 +1,7 @@
-"""Histograms of use that forget: buckets that grow exponentially, weights that halve with time; pure.
+"""Decaying histograms of use: bucket widths grow exponentially, weights halve with time; pure.
 
 As in Kubernetes' VPA recommender (kubernetes/autoscaler, vertical-pod-autoscaler/pkg/recommender/util).
-Times are unix seconds; where a clock was set back, what comes counts as new.
+Times are Unix seconds.  If the clock was set back, existing weights do not decay.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from typing import Self
 
 GROWTH = 1.05
-"""Each bucket is so much wider than the one below: what is told is at most 5 %, and the first bucket's
-width, above what was."""
+"""How much wider each bucket is than the one below: a percentile is at most 5 %, plus the first bucket's
+width, above the true value."""
 
 BUMP = 1.2
 
 _LEAST_WEIGHT = 1e-4
-"""A bucket with less is forgotten, as in the VPA.  Not a part of all: where runs are many, each one's weight is
-a small part, and what they begin to need would never be learnt."""
+"""A bucket with less weight is dropped, as in the VPA.  It is not a fraction of the total: with many runs each
+one's weight is a small fraction, and a new need would never be learnt."""
 
 
 class ProfileError(ValueError):
-    """What was kept is no profile."""
+    """Stored text is not a valid profile."""
 
 
 class Scale(Record):
-    """How one resource is counted.
+    """The buckets of one resource.
 
-    ``first`` is the first bucket's width, ``most`` is in the last one; ``bump`` is what a bump adds at the
-    least; predictions are rounded up to ``grain``.
+    ``first`` is the first bucket's width; ``most`` falls in the last one.  ``bump`` is the least that a bump
+    adds.  Predictions are rounded up to ``grain``.
     """
 
     first: float
@@ -49,27 +49,27 @@ class Scale(Record):
         return int(math.log(value * (GROWTH - 1) / self.first + 1, GROWTH))
 
     def start(self, bucket: int) -> float:
-        """The least value of a bucket."""
+        """Return the lower bound of a bucket."""
         return self.first * (GROWTH**bucket - 1) / (GROWTH - 1)
 
 
-# The VPA's, but that its first bucket of CPU is a thousandth of a core.  A grain of memory is whole pages
-# of any size.
+# The VPA's, but the VPA's first CPU bucket is a thousandth of a core.  The grain of memory is a multiple of
+# any page size.
 SCALES: Mapping[str, Scale] = {
     "memory": Scale(1e7, 1e12, 100 << 20, 1 << 20, "bytes"),
     "cpu": Scale(0.01, 1000.0, 0.1, 0.01, "cores"),
     "pids": Scale(1.0, 1e6, 16.0, 1.0, "count"),
 }
-"""What is predicted."""
+"""The resources that are predicted."""
 
 
 def bump(resource: str, limit: float) -> float:
-    """What counts as needed by somebody who was held at ``limit``."""
+    """Return the need to assume for a run that was held at ``limit``."""
     return max(limit * BUMP, limit + SCALES[resource].bump)
 
 
 class Histogram(Record):
-    """How much weight each bucket has; ``weights`` are as of ``time``."""
+    """The weight of each bucket; ``weights`` are as of ``time``."""
 
     resource: str
     time: float = 0.0
@@ -80,7 +80,7 @@ class Histogram(Record):
         return math.fsum(self.weights.values())
 
     def aged(self, time: float, half_life: float) -> Histogram:
-        """The same as of ``time``; none of it older where that is before."""
+        """Return the histogram as of ``time``; without decay if ``time`` is earlier."""
         if time <= self.time:
             return self.but(time=time)
         factor = 2.0 ** -((time - self.time) / half_life)
@@ -89,7 +89,7 @@ class Histogram(Record):
     def add(
         self, samples: Iterable[tuple[float, float]], time: float, half_life: float
     ) -> Histogram:
-        """With (value, weight) more; ValueError for what is not finite, or below 0."""
+        """Return the histogram with these (value, weight) added; ValueError if not finite, or below 0."""
         weights = dict(self.aged(time, half_life).weights)
         for value, weight in samples:
             if not (0 <= value < math.inf and 0 < weight < math.inf):
@@ -99,14 +99,14 @@ class Histogram(Record):
         return Histogram(self.resource, time, _without_dust(weights))
 
     def together(self, other: Histogram) -> Histogram:
-        """Both, as they are."""
+        """Return the sum of both, without decay."""
         weights = dict(self.weights)
         for bucket, weight in other.weights.items():
             weights[bucket] = weights.get(bucket, 0.0) + weight
         return self.but(weights=weights)
 
     def percentile(self, fraction: float) -> float:
-        """What ``fraction`` of the weight does not exceed, to the end of its bucket; 0: there is none."""
+        """Return the upper bound of the bucket that holds this percentile of the weight; 0 if it is empty."""
         return self.buckets()[self._at(fraction)][1] if self.weights else 0.0
 
     def _at(self, fraction: float) -> int:
@@ -119,17 +119,17 @@ class Histogram(Record):
         return len(ordered) - 1
 
     def buckets(self) -> list[tuple[float, float, float]]:
-        """From where to where each bucket goes, and its weight; the least first."""
+        """Return (lower bound, upper bound, weight) of each bucket, lowest first."""
         scale = SCALES[self.resource]
         return [(scale.start(b), scale.start(b + 1), w) for b, w in sorted(self.weights.items())]
 
     def to_plain(self) -> list[float]:
-        """The time, then bucket and weight by turns."""
+        """Return the time, then bucket and weight alternating."""
         return [self.time, *(x for pair in sorted(self.weights.items()) for x in pair)]
 
     @classmethod
     def from_plain(cls, resource: str, plain: Sequence[float]) -> Self:
-        """What :meth:`to_plain` gave; ProfileError."""
+        """Return the histogram from what :meth:`to_plain` gave; ProfileError."""
         if len(plain) % 2 == 0 or not all(map(math.isfinite, plain)):
             raise ProfileError(f"{resource}: expected a time, and pairs of numbers")
         weights = {

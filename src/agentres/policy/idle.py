@@ -1,16 +1,16 @@
-"""Whether an agent runs, or waits for somebody: its memory may go to swap for those that are short of it; pure."""
+"""Whether an agent is idle: then its memory may go to swap for agents that are short of memory; pure."""
 
 from __future__ import annotations
 
 SECONDS = 30.0
-"""For how long one that is idle has not run."""
+"""Seconds without running after which an agent is idle."""
 
 _RUNS = 0.01
-"""Of a processor, on average between two samples, from which on it runs."""
+"""The fraction of a processor, averaged between two samples, above which an agent counts as running."""
 
 
 class Idle:
-    """Told of each sample: seconds, and microseconds of CPU time, None where that says nothing."""
+    """Takes each sample's time in seconds and CPU time in microseconds, None if not known."""
 
     def __init__(self, now: float) -> None:
         self._ran_at = self._at = now
@@ -18,7 +18,7 @@ class Idle:
         self.idle = False
 
     def observe(self, now: float, usage_usec: int | None) -> bool:
-        """Take a sample; whether it has become idle, or is no more."""
+        """Take a sample; return whether ``idle`` has changed."""
         before, was = self._usage, self.idle
         if before is None or usage_usec is None or usage_usec - before > _RUNS * 1e6 * (now - self._at):  # fmt: skip
             self._ran_at = now

@@ -1,7 +1,7 @@
-"""What one run used, gathered while it runs, for :mod:`agentres.policy.prediction`; pure.
+"""Gathers what one run uses, for :mod:`agentres.policy.prediction`; pure.
 
-What was *held* says nothing of demand: a peak at the limit or where a raise was refused, an OOM kill, a throttled CPU, a refused fork.
-It is kept apart, as the limit at which that happened.
+Use that was *held* by a limit does not show demand: a peak at the limit, a refused raise, an OOM kill, a throttled CPU, a
+refused fork.  For those, the limit is kept, separately from use.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from agentres.model.record import Record
 from agentres.policy.histogram import SCALES
 
 WINDOW = 86400.0
-"""Seconds after which a run that goes on is learnt like one that ended: the VPA takes a peak a day."""
+"""Seconds after which the use of a run that goes on is learnt as a piece: the VPA takes one peak a day."""
 
 NEAR = 0.9
-"""The fraction of a limit from which on use counts as held by it, once the limit was hit: a limit on memory
-is also hit by page cache, which the kernel takes back at no harm."""
+"""The fraction of a limit from which use counts as held, once the limit was hit: page cache hits memory
+limits too, and the kernel reclaims that without harm."""
 
 
 class Observed(Record):
-    """What one run used, or a piece of it; None and empty: not known.
+    """What one run, or a piece of it, used; None and empty: not known.
 
-    ``memory`` and ``pids``: the highest use.  ``cpu``: (cores, seconds).  ``*_held``: the highest limit at which it
-    was held, ``cpu_held`` with the seconds.  ``oom``: the highest limit at which a process was killed for memory.
-    ``runs``: 0 for a piece of a run that goes on.
+    ``memory`` and ``pids``: the highest use.  ``cpu``: (cores, seconds).  ``*_held``: the highest limit that held
+    it; ``cpu_held``: (limit, seconds).  ``oom``: the highest limit at which the OOM killer killed a process.
+    ``runs``: 1, or 0 for a piece of a run that goes on.
     """
 
     memory: float | None = None
@@ -36,9 +36,9 @@ class Observed(Record):
 
 
 class Observer:
-    """Gathers what one run uses while it runs; small, however long that is.
+    """Gathers what one run uses, in constant space.
 
-    Memory in bytes, CPU in cores; ``limit`` is what stood while that was used, None for none.
+    Memory is in bytes, CPU in cores.  ``limit`` is the limit during that use; None for no limit.
     """
 
     __slots__ = ("_cpu", "_cpu_held", "_highest", "_oom")
@@ -55,29 +55,29 @@ class Observer:
     def memory(
         self, use: float, limit: float | None = None, hit: bool = False, starved: bool = False
     ) -> None:
-        """A look at memory; ``hit``: since the one before the limit was hit; ``starved``: it was refused more."""
+        """Take memory use; ``hit``: the limit was hit since the last call; ``starved``: a raise was refused."""
         near = hit and limit is not None and use >= limit * NEAR
         self._level("memory", use, limit, near or starved)
 
     def pids(self, count: float, limit: float | None = None, refused: bool = False) -> None:
-        """A look at the processes; ``refused``: since the one before a fork was."""
+        """Take the number of processes; ``refused``: a fork failed since the last call."""
         self._level("pids", count, limit, refused)
 
     def killed(self, limit: float) -> None:
-        """A process was killed for memory at this limit."""
+        """Note that the OOM killer killed a process at this limit."""
         self._oom = limit if self._oom is None else max(self._oom, limit)
 
     def cpu(
         self, cores: float, seconds: float, limit: float | None = None, throttled: float = 0.0
     ) -> None:
-        """So many cores on average for so many seconds, ``throttled`` for that fraction of them."""
+        """Take the average ``cores`` over ``seconds``, and the fraction of that time ``throttled``."""
         held = min(max(throttled, 0.0), 1.0) * seconds if limit is not None else 0.0
         _count(self._cpu, cores, seconds - held)
         if limit is not None:
             _count(self._cpu_held, limit, held)
 
     def take(self, ended: bool = True) -> Observed:
-        """All since the last time."""
+        """Return what was gathered since the last call, and forget it."""
         observed = Observed(
             memory=self._highest.get("memory"),
             memory_held=self._highest.get("memory_held"),
@@ -98,11 +98,11 @@ class Observer:
         if held and limit is not None:
             self._highest[key] = limit if before is None else max(limit, before)
         elif before is not None and (limit is None or limit > before):
-            del self._highest[key]  # it has been raised, and what is used is what is needed
+            del self._highest[key]  # the limit was raised and no longer holds: use shows demand
 
 
 def _count(counts: dict[int, list[float]], value: float, seconds: float) -> None:
-    """By bucket: the highest value, and the seconds of all."""
+    """Add to the value's bucket, which keeps its highest value and total seconds."""
     if seconds > 0 and value >= 0:
         count = counts.setdefault(SCALES["cpu"].bucket(value), [value, 0.0])
         count[0] = max(count[0], value)

@@ -1,14 +1,13 @@
-"""What agents of a name or command used before -> the limits that the next one starts with; pure.
+"""Predicts an agent's initial limits from what agents of the same name or command used before; pure.
 
-The method is that of Kubernetes' VPA recommender (kubernetes/autoscaler, vertical-pod-autoscaler): decaying
-histograms, a percentile of them, and a margin.  Only where to start is predicted; from there on the limit
-moves with what is used.
+The method is that of Kubernetes' VPA recommender (kubernetes/autoscaler, vertical-pod-autoscaler): a
+percentile of decaying histograms, plus a margin.  Only the start is predicted; then the limit follows use.
 
-Every run weighs the same, however long it was: its peak of memory and of processes once, its CPU use by
-the share of its time.  A run of more than :data:`~agentres.policy.observer.WINDOW` is learnt piece by piece.
+Every run has the same weight, however long it was.  Its peaks of memory and processes count once, its CPU
+use by the share of its time.  A run longer than :data:`~agentres.policy.observer.WINDOW` is learnt in pieces.
 
-Where a limit held a run, it counts as :func:`~agentres.policy.histogram.bump` of that limit: once a run, and never of
-an earlier bump, so that kills do not drive the prediction up by themselves (kubernetes/autoscaler #9521).
+If a limit held a run, the run counts as :func:`~agentres.policy.histogram.bump` of that limit: once a run, and never on
+top of an earlier bump, so that kills alone do not drive the prediction up (kubernetes/autoscaler #9521).
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ if TYPE_CHECKING:
     Weighed = Sequence[tuple[float, float]]
 
 _FORMAT = "1"
-"""First line of a profile's text; the scales of histograms belong to it."""
+"""The first line of a profile's text.  A change of the histogram scales needs a new one."""
 
 _CAPPED = 0.1
-"""The fraction of its time from which on a run that was throttled counts as one that was held."""
+"""The fraction of its time from which a throttled run counts as held by a limit."""
 
 
 class PredictionSettings(Record):
-    """Seconds after which what was seen counts half; the rest as fractions."""
+    """``half_life`` in seconds, after which a sample has half its weight; the others are fractions."""
 
     half_life: float = 86400.0
     percentile: float = 0.9
@@ -48,10 +47,10 @@ class PredictionSettings(Record):
 
 
 class Profile(Record):
-    """What runs of one key used: ``use`` by resource, and ``held``, where a limit kept it from more.
+    """What runs of one key used, by resource: ``use``, and ``held`` for use that a limit held.
 
-    ``runs`` ended; ``capped`` of what was learnt was held at a limit, ``ooms`` had a process killed for memory; the
-    ``last`` was learnt at that time.
+    ``runs`` counts ended runs, ``capped`` the learnt pieces that a limit held, ``ooms`` those with an OOM kill.
+    ``last`` is when the last piece was learnt.
     """
 
     key: str
@@ -68,7 +67,7 @@ class Profile(Record):
         return cls(key, 0, 0, 0, 0.0, none, none)
 
     def to_text(self) -> str:
-        """A word and its numbers a line, after the format's number; without the key."""
+        """Return the format's number, then lines of a word and its numbers; the key is not included."""
         lines = [_FORMAT]
         lines += [f"{name} {getattr(self, name)!r}" for name in ("runs", "capped", "ooms", "last")]
         for kind in ("use", "held"):
@@ -78,7 +77,7 @@ class Profile(Record):
 
     @classmethod
     def from_text(cls, key: str, text: str) -> Self:
-        """What :meth:`to_text` gave; ProfileError."""
+        """Return the profile from what :meth:`to_text` gave; ProfileError."""
         first, *lines = text.splitlines() or [""]
         if first != _FORMAT:
             raise ProfileError(f"expected format {_FORMAT}, not {first[:20]!r}")
@@ -115,11 +114,11 @@ def learn(
     now: float,
     half_life: float = PredictionSettings().half_life,
 ) -> Profile:
-    """The profile with what one more run used."""
+    """Return the profile with what one more run used."""
     use, held = dict(profile.use), dict(profile.held)
     capped = False
     for resource, demand, at_least in _samples(observed):
-        # A run weighs one in all.
+        # The weights of a run add up to one.
         if whole := math.fsum(weight for _, weight in (*demand, *at_least)):
             use[resource] = use[resource].add(_shares(demand, whole), now, half_life)
             held[resource] = held[resource].add(_shares(at_least, whole), now, half_life)
@@ -136,7 +135,7 @@ def learn(
 
 
 def _samples(observed: Observed) -> Iterator[tuple[str, Weighed, Weighed]]:
-    """By resource: what was used, and what counts as needed where it was held; each with its weight."""
+    """Yield for each resource its use, and the need assumed where a limit held it, both as (value, weight)."""
     for resource, peak, limit, killed in (
         ("memory", observed.memory, observed.memory_held, observed.oom),
         ("pids", observed.pids, observed.pids_held, None),
@@ -163,10 +162,10 @@ def _shares(samples: Weighed, whole: float) -> list[tuple[float, float]]:
 
 
 class Forecast(Record):
-    """One limit to start with: ``first``, in the resource's unit.
+    """One predicted limit: ``first``, in the resource's unit.
 
-    ``target`` is the percentile of what was used, ``wanted`` with the margin on top, which the range from ``least``
-    to ``most`` bounds.  ``held`` is the fraction of the weight that comes from where a limit kept it from more.
+    ``target`` is the percentile of use, and ``wanted`` adds the margin; ``first`` is ``wanted``, rounded up to a grain, in
+    the range from ``least`` to ``most``.  ``held`` is the fraction of the weight from use that a limit held.
     """
 
     resource: str
@@ -180,9 +179,9 @@ class Forecast(Record):
 
 
 class Prediction(Record):
-    """What the next run starts with: a forecast for each limit that may move and of which anything is known.
+    """What the next run starts with: a forecast for each elastic limit with known use.
 
-    ``weight`` is how many runs of right now what is known weighs as much as.
+    ``weight`` is the weight of what is known, as a number of runs that end now.
     """
 
     forecasts: tuple[Forecast, ...]
@@ -202,7 +201,7 @@ def predict(
     bounds: Mapping[str, Range],
     settings: PredictionSettings = PredictionSettings(),  # noqa: B008 -- a value, never changed
 ) -> Prediction | None:
-    """What to start with, of the limits that ``bounds`` has ranges of; None: nothing is known."""
+    """Return what to start with, for the limits that have a range in ``bounds``; None if nothing is known."""
     found = []
     weight = 0.0
     for resource in SCALES:
@@ -226,7 +225,7 @@ def _forecast(
     if scale.unit == "count":
         target = math.floor(target)
     wanted = target * (1 + settings.margin)
-    # Rounded up, but for what is above by the arithmetic's own error.
+    # Rounded up, except for an excess that is only a rounding error.
     rounded = math.ceil(wanted / scale.grain - 1e-9) * scale.grain
     first = min(max(round(rounded, 2), bounds.least), bounds.most)
     what = "time" if resource == "cpu" else "peaks"
@@ -246,19 +245,19 @@ def _forecast(
 _NAMES = {"memory": "memory", "cpu": "CPU", "pids": "processes"}
 
 
-# Whose profile it is.
+# Under which key a profile is kept.
 
 _WORD = 64
-"""Characters of a word that tell a command from others; what is longer is a program, not the name of one."""
+"""The most characters of an argument that can identify a command; anything longer is program text, not a name."""
 
 
 def keys(name: str | None, command: Sequence[str]) -> tuple[str, ...]:
-    """Whose profile a run's is: it is learnt under the first key, and looked up under each in turn.
+    """Return the keys of a run's profile: it is learnt under the first, and looked up under each in turn.
 
-    ``name`` is what the user called it, None where nobody did: names that we make up end at random.  Then it
-    is the command, without directories: ``command:python agent.py`` for ``/usr/bin/python -u src/agent.py --task 3``.
-    An interpreter alone says nothing, so that the first argument that is no option belongs to it; a number is
-    none: ``./agent --task 17`` is ``agent``, or each task would be known by itself.
+    ``name`` is the name that the user gave, None if there is none: generated names end in random characters.  The other key
+    is the command, without directories: ``command:python agent.py`` for ``/usr/bin/python -u src/agent.py --task 3``.  It
+    includes the first argument that is not an option, because an interpreter alone identifies nothing.  Numbers are skipped,
+    or each task would get its own profile: ``./agent --task 17`` is ``command:agent``.
     """
     found = [] if name is None else [f"name:{name}"]
     if command:

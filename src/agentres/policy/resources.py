@@ -1,7 +1,7 @@
-"""The resources that rules can be about: their unit, and how a figure of them is had; pure.
+"""The resources that rules can watch: their units, and how to get their figures; pure.
 
-A *level* is what is in use now, a *rate* is how fast a counter rises, an *event* is something that the
-kernel counts and that should never happen.
+A *level* is what is in use now, a *rate* is how fast a counter rises, an *event* is something that is
+counted and should never happen.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ if TYPE_CHECKING:
     from agentres.model.stats import Sample
 
     Figure = Callable[[Sample], float | None]
-    """Takes a figure from a sample; None where it is absent there."""
+    """Takes a figure from a sample; None if the sample does not have it."""
 
 LEVEL: Final = "level"
 RATE: Final = "rate"
 EVENT: Final = "event"
 
 OWN = "own"
-"""The group of what is not read from the subject, but known by whoever watches it."""
+"""The group of resources that are not read from the subject: the watcher itself supplies them."""
 
 
 class Resource(Record):
-    """One resource: the unit of its value, its kind, what is read for it and how.
+    """One resource: the unit of its value, its kind, and how to read it.
 
-    ``group`` names what a meter has to read (:mod:`agentres.kernel.meter`); ``figure`` takes it
-    from what was read, a level or a counter; ``limit`` takes the limit.
-    ``of`` are the kinds of subject that have it.
+    ``group`` names what a meter must read (:mod:`agentres.kernel.meter`).  From that, ``figure`` takes
+    the level or counter, and ``limit`` the limit.  ``of``: the kinds of subject that have it.
     """
 
     unit: str
@@ -41,13 +40,13 @@ class Resource(Record):
     of: tuple[str, ...] = ("agent", "host", "slice")
 
     def raw(self, at: Sample) -> float | None:
-        """The level, or the counter that rises by the rate; None where it is absent."""
+        """Return the level, or the counter from which the rate is computed; None if it is absent."""
         figure = self.figure(at)
         return None if figure is None else float(figure)
 
 
 def _sum(*figures: float | None) -> float | None:
-    """The sum, where nothing is absent."""
+    """Return the sum; None if any figure is absent."""
     total = 0.0
     for figure in figures:
         if figure is None:
@@ -61,7 +60,7 @@ def _seconds(usec: int | None) -> float | None:
 
 
 def _disk_written(at: Sample) -> float | None:
-    """What is billed and what is not; without an io controller what was dirtied."""
+    """Return billed plus unbilled bytes; without an io controller, dirtied bytes."""
     return at.dirtied_bytes if at.wbytes is None else at.wbytes + (at.unbilled_bytes or 0)
 
 
@@ -136,9 +135,10 @@ RESOURCES = {
 }
 """Every resource by the name that rules use.
 
-``network`` leaves loopback out.  ``nofile`` are the open files of the one process that has the most.  ``space`` is
-what is used of the fullest file system that it writes to.  ``drift`` is how many limits stand rewritten by somebody else, ``escaped`` how many of its processes live outside of its cgroup; ``unreadable``,
-``history`` and ``handlers`` are our own trouble: control files that vanished or hold garbage, a history
-that cannot be written, alerts that a handler did not take.  ``starved`` is 1 while an agent needs memory
-that the budget has not, ``frozen`` while its processes do not run (cgroup.freeze), ``stalled`` while all of them wait for memory that nobody gives or takes back.
+``network`` excludes loopback.  ``nofile`` is the open files of the process that has the most.  ``space`` is the used
+fraction of the fullest file system that the agent writes to.  ``drift`` is how many limits another program has rewritten,
+``escaped`` how many of the agent's processes are outside its cgroup.  ``unreadable``, ``history`` and ``handlers`` are
+troubles of agentres itself: control files that vanished or hold garbage, a history that cannot be written, alerts that a
+handler did not take.  ``starved`` is 1 while the agent needs memory that the budget does not have, ``frozen`` while its
+processes are frozen (cgroup.freeze), ``stalled`` while all of them wait for memory and nothing grants or reclaims any.
 """

@@ -1,16 +1,16 @@
 """When an elastic limit moves, and to what; pure.
 
 One :class:`Scaler` follows one limit of one agent.  Times are seconds of one clock that never jumps; uses
-and limits are in the resource's unit (cores, bytes, processes, bytes or operations a second).  Whoever
-calls writes the control files and tells by :meth:`Scaler.moved` what stands.
+and limits are in the resource's unit (cores, bytes, processes, bytes or operations a second).  The caller
+writes the control files, and reports the limit in force with :meth:`Scaler.moved`.
 
-Upward there are two speeds: what the kernel tells (a tripwire, a refused fork, throttling) raises at once, what
-a sample finds waits for the cooldown where nobody is harmed by that.  What was raised in haste is trimmed
-when it has stopped rising (*settle*), and taken back when nobody has used it for a while (*give back*).
+Raises have two speeds.  What the kernel reports (a tripwire, a refused fork, throttling) raises at once; what
+a sample finds waits for the cooldown if waiting does no harm.  After an immediate raise (a *burst*), the limit
+is trimmed when use has stopped rising (*settle*), and lowered when use was low for a while (*give back*).
 
-Why it cannot flap: between two lowerings (*give back*, *down*) there is a cooldown, whatever the load.
-A raise is trimmed at most once, and two trims are a quarter of the cooldown apart; a trim leaves the use that
-caused the raise at ``aim``, hence more than stood before, so that between two lowerings limits only climb.
+Why limits cannot flap: two lowerings (*give back*, *down*) are at least a cooldown apart, whatever the load.
+A raise is trimmed at most once, and two trims are a quarter of the cooldown apart.  A trim leaves the use
+that caused the raise at ``aim``, so the limit stays above its old value: between lowerings limits only climb.
 """
 
 from __future__ import annotations
@@ -34,41 +34,41 @@ if TYPE_CHECKING:
     Rule = Literal["burst", "up", "settle", "give_back", "down"]
 
 SETTLE = 3.0
-"""Seconds in which a burst has gone no higher, after which the limit is trimmed to its height."""
+"""Seconds without a new peak after which a burst is over, and the limit is trimmed to fit its peak."""
 
 TRIMS = 0.25
-"""Of the cooldown: the least time between two trims."""
+"""The least time between two trims, as a fraction of the cooldown."""
 
 THROTTLED = 0.05
-"""Fraction of the time at its limit from which on a resource wants more, whatever the mean of its use."""
+"""The fraction of time at its limit from which a resource is raised, whatever its mean use."""
 
 WORTH = 0.9
-"""A lowered limit is at most this fraction of what it was: less is not worth a write."""
+"""A lowered limit is at most this fraction of the old one: a smaller change is not worth a write."""
 
 _SOON = 0.05
 _ASK_AGAIN = 1.0
 
 _HARD = frozenset({"memory", "pids"})
-"""At these limits work fails; at the others it only takes longer."""
+"""At these limits work fails; at the others it only slows down."""
 
 
 class Philosophy(Record):
     """How an elastic limit behaves; times in seconds."""
 
     name: str
-    # Fractions of the limit at which it is raised and lowered.
+    # Use as fractions of the limit at which it is raised and lowered.
     up: float = 0.75
     down: float = 0.25
     # The factor of a raise.
     step: float = 1.5
-    # The fraction at which a lowered limit has its use.
+    # Use as a fraction of a lowered limit.
     aim: float = 0.70
-    # Between two policy actions; a raise that cannot wait passes over it, where ``burst`` says so.
+    # Between two policy actions; with ``burst``, an urgent raise ignores it.
     cooldown: float = 60.0
     burst: bool = True
-    # Until what a burst brought and nobody uses goes back; infinite: only by ``down``.
+    # How long what a burst added may be unused until it goes back; infinite: only by ``down``.
     give_back: float = 10.0
-    # By how much at most the cooldown grows when a lowering was regretted.
+    # The factor by which regretted lowerings can lengthen the cooldown, at most.
     patience: float = 1.0
     # Memory is never lowered below use * (1 + margin).
     margin: float = 0.15
@@ -86,13 +86,13 @@ FROZEN = Philosophy("frozen", moves=False)
 PHILOSOPHIES: Mapping[str, Philosophy] = MappingProxyType(
     {each.name: each for each in (BALANCED, CONSERVATIVE, AGGRESSIVE, FROZEN)}
 )
-"""What is built in, by name."""
+"""The built-in philosophies, by name."""
 
 
 class Move(Record):
-    """A limit that is to go from ``before`` to ``after``, by which rule, and why in words.
+    """A limit that should go from ``before`` to ``after``: by which ``rule``, and ``why`` in words.
 
-    ``use`` and ``at`` are what was in use, and when.
+    ``use`` is what was in use at time ``at``.
     """
 
     resource: str
@@ -105,7 +105,7 @@ class Move(Record):
 
 
 class Scaler:
-    """One limit of one agent: takes what is in use, says where the limit should go.
+    """One limit of one agent: takes its use, decides where the limit should go.
 
     ``resource`` is a key of ``Limits.ranges``; limits are multiples of ``grain``, rounded up.
     """
@@ -129,19 +129,19 @@ class Scaler:
         self._hard = kind in _HARD
         self._room = ROOM if self._memory else 0
         self._began = self._asked = now
-        # (since, use): since then no look found more than that; the highest use first.
+        # (since, use): no look since then found more use; the highest use first.
         self._seen: deque[tuple[float, float]] = deque()
         self._stands: float | None = None
-        self._lent = False  # a burst brought what stands, or a part of it
+        self._lent = False  # a burst added at least a part of the present limit
         self._high = 0.0  # since the last raise
         self._settle: float | None = None
-        self._wants = NEVER  # when a refused raise is to be asked for again
+        self._wants = NEVER  # when to ask again for a refused raise
         self._acted = self._lowered = self._trimmed = -NEVER
         self._cooldown = philosophy.cooldown
-        self._regretted = True  # of the last lowering; there is none to be glad of
+        self._regretted = True  # at first, so that the first lowering does not shorten the cooldown
 
     def wake_at(self, limit: float) -> float | None:
-        """The use at which a raise is due that cannot wait: where the tripwire stands; None: nowhere."""
+        """Return the use at which an urgent raise is due, where the tripwire belongs; None: no tripwire."""
         return self._height(limit) if self.philosophy.burst else None
 
     def observe(
@@ -152,10 +152,10 @@ class Scaler:
         throttled: float = 0.0,
         event: bool = False,
     ) -> Move | None:
-        """Take the use and the limit at ``now``; None is "not known", which changes nothing.
+        """Take the use and the limit at ``now``; None means "not known" and changes nothing.
 
-        ``throttled`` is the fraction of the time for which the limit was felt, 0 to 1; ``event``: the
-        kernel told, no sample did.  Whoever gets a move calls :meth:`moved`, whatever came of it.
+        ``throttled`` is the fraction of the time in which the limit had an effect, 0 to 1.  ``event``: a
+        kernel notification, not a sample.  The caller must pass every move to :meth:`moved`, even a failed one.
         """
         if use is None or limit is None or not self.philosophy.moves:
             return None
@@ -164,14 +164,14 @@ class Scaler:
             self._set(now, limit)
         height = self._height(limit)
         felt = throttled >= THROTTLED or (event and self._hard and not self._memory)
-        # What a limit has cut off is not known; it is at least what makes one raise it.
+        # How much use the limit cut off is not known: assume at least enough for a raise.
         seen = max(use, self.philosophy.up * limit) if felt else use
         self._remember(now, seen)
         if seen > self._high:
             self._high = seen
             if self._settle is not None:  # it still rises
                 self._settle = max(self._settle, now + SETTLE)
-        # Who waits for a raise of memory waits on while the kernel holds it at the tripwire, or has it swap there.
+        # An agent that waits for memory still does when the tripwire holds it just below, or makes it swap there.
         near = NEAR if self._memory and self._wants < NEVER else 0
         if height is not None and (felt or use >= height - near):
             return self._raise(now, use, limit, felt, felt or event or self._hard)
@@ -187,12 +187,12 @@ class Scaler:
         return None
 
     def moved(self, now: float, move: Move, after: float) -> None:
-        """What stands since ``now``: ``after`` may be less than was asked for, or ``move.before``."""
+        """Take the limit in force since ``now``: ``after`` may be less than asked for, or still ``move.before``."""
         now = max(now, self._asked)
         self._stands = after
         lowering = move.rule in ("give_back", "down")
         if lowering:
-            # One that was refused is not tried again sooner than one that was made.
+            # Also if it was refused: it is not tried again any sooner.
             if not self._regretted:
                 self._cooldown = max(self._cooldown / 2, self.philosophy.cooldown)
             self._lowered = self._acted = now
@@ -203,7 +203,7 @@ class Scaler:
             self._trimmed = now
         elif after <= move.before:
             self._wants = now + _ASK_AGAIN
-            self._settle = None  # what is in use by now leaves nothing to trim
+            self._settle = None  # use is now so high that there is nothing to trim
         else:
             self._wants = now + _ASK_AGAIN if after < move.after else NEVER
             self._acted = self._began = now
@@ -218,12 +218,10 @@ class Scaler:
                 self._cooldown = min(self._cooldown * 2, most)
 
     def due(self, now: float) -> float:
-        """Seconds from ``now`` until it wants to be asked again, at the latest; infinite: no reason to."""
+        """Return the seconds from ``now`` until the next look is due at the latest; infinite: no reason for one."""
         if not self.philosophy.moves:
             return NEVER
-        if (
-            self._stands is None
-        ):  # nothing is known yet: a rate is not before there are two readings
+        if self._stands is None:  # nothing is known yet: a rate needs two readings
             return _SOON
         soonest = self._wants
         if self._settle is not None:
@@ -232,20 +230,20 @@ class Scaler:
         return max(soonest - now, _SOON)
 
     def _set(self, now: float, limit: float) -> None:
-        """A limit that is new here: the first one, or one that somebody else wrote."""
+        """Take a limit that this scaler did not set: the first one, or one that something else wrote."""
         self._stands = limit
         self._began = now
         self._lent = False
         self._settle = None
 
     def _height(self, limit: float) -> float | None:
-        """The use at which the limit is to be raised; None at the most, and where it never moves."""
+        """Return the use at which the limit is raised; None at the upper end, or if it never moves."""
         if limit >= self.range.most or not self.philosophy.moves:
             return None
         return max(0.0, min(self.philosophy.up * limit, limit - self._room))
 
     def _fit(self, use: float) -> float:
-        """The limit that has this use at ``aim``, and some way from there to the next raise."""
+        """Return the limit that puts this use at ``aim``, with some distance to the next raise."""
         policy = self.philosophy
         fit = use / policy.aim
         if self._memory:
@@ -254,7 +252,7 @@ class Scaler:
         return self._whole(fit)
 
     def _whole(self, limit: float) -> float:
-        """In whole grains, rounded up, within the range."""
+        """Return the limit rounded up to whole grains and clamped to the range."""
         grains = math.ceil(limit / self._grain - 1e-6)
         whole = (
             grains * self._grain if isinstance(self._grain, int) else round(grains * self._grain, 9)
@@ -266,7 +264,7 @@ class Scaler:
         waits = self._acted + policy.cooldown
         if now < waits and not (policy.burst and urgent):
             self._wants = waits
-            self._settle = None  # what is in use by now leaves nothing to trim
+            self._settle = None  # use is now so high that there is nothing to trim
             return None
         after = self._stepped(use, limit)
         if use >= policy.up * limit:
@@ -278,13 +276,11 @@ class Scaler:
         return self._move(now, use, limit, after, "burst" if urgent and policy.burst else "up", why)
 
     def _stepped(self, use: float, limit: float) -> float:
-        """The limit after as many steps as it takes, one at the least."""
+        """Return the limit after as many steps as the use needs, at least one."""
         step, limit = self.philosophy.step, max(limit, self._grain)
         enough = max(use / self.philosophy.up, use + self._room)
         steps = max(1, math.ceil(math.log(max(enough / limit, 1)) / math.log(step)))
-        if (
-            steps * math.log(step) > 100
-        ):  # more than anything has, and than a float takes in the end
+        if steps * math.log(step) > 100:  # more than any host has; a float may overflow
             return self.range.most
         after = self._whole(max(limit * step**steps, limit + self._grain))
         while (height := self._height(after)) is not None and use >= height:
@@ -304,7 +300,7 @@ class Scaler:
         return None
 
     def _lower_at(self, limit: float) -> float:
-        """When the limit may be lowered, if no more is used than at the last look; infinite: not then."""
+        """Return when the limit may be lowered if use stays as at the last look; infinite: never."""
         if not self._seen:
             return NEVER
         earliest = max(self._lowered + self._cooldown, self._began)
@@ -316,7 +312,7 @@ class Scaler:
         return max(soonest, earliest)
 
     def _windows(self, limit: float) -> tuple[tuple[Rule, float, float], ...]:
-        """The rules by which it may be lowered: their seconds, and the use up to which they hold."""
+        """Return the lowering rules that apply: (rule, window in seconds, highest use in that window)."""
         policy = self.philosophy
         worth = WORTH * limit
         if self._fit(0.0) > worth:
@@ -328,7 +324,7 @@ class Scaler:
         return tuple(rules)
 
     def _filling(self, limit: float) -> float:
-        """The highest use that fits a limit: what :meth:`_fit` makes that limit of, to a grain."""
+        """Return the highest use that fits a limit: the inverse of :meth:`_fit`, to within a grain."""
         policy = self.philosophy
         limit = limit // self._grain * self._grain
         use = limit * policy.aim
@@ -347,12 +343,12 @@ class Scaler:
         longest = (
             policy.cooldown if policy.give_back == NEVER else max(policy.cooldown, policy.give_back)
         )
-        # What was in use when the window began is the last look before it.
+        # The use when the window began is that of the last look before it: keep that.
         while len(seen) > 1 and seen[1][0] <= now - longest:
             seen.popleft()
 
     def _highest(self, since: float) -> float:
-        """The highest use from ``since`` on, with what was in use then."""
+        """Return the highest use from ``since`` on, including the use at that time."""
         highest = self._seen[0][1]
         for at, use in self._seen:
             if at > since:
@@ -361,7 +357,7 @@ class Scaler:
         return highest
 
     def _below_since(self, enough: float) -> float | None:
-        """Since when no look found more than that; None: the last one did."""
+        """Return since when no look found more use than that; None if the last one did."""
         since = None
         for at, use in reversed(self._seen):
             if use > enough:

@@ -1,4 +1,4 @@
-"""What the configuration says, as the resident process keeps it; :mod:`agentres.config` reads it."""
+"""The settings as the resident process keeps them; :mod:`agentres.config` reads them from files."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 class Handler(Record):
-    """Who is told of alerts."""
+    """A receiver of alerts."""
 
     name: str
     # python, command, webhook, journal or terminal.
     type: str
-    # It gets those of this severity and graver.
+    # The lowest severity that it gets.
     severity: Severity = Severity.WARNING
-    # Seconds for each.
+    # Seconds for each alert.
     timeout: float = 10.0
-    # So many wait for it at the most; what comes then is dropped and counted.
+    # How many alerts may wait for it; more are dropped and counted.
     queue: int = 100
-    # By the type: agentres.companion.handlers.
+    # They depend on the type: see agentres.companion.handlers.
     options: Mapping[str, Any] = MappingProxyType({})
 
 
 class Described(Record):
-    """An agent that is a unit: its command, options of ``agentres run`` as texts by their key, and what its environment has beside."""
+    """An agent that runs as a systemd unit: its command, options of ``agentres run`` as text by key, and added environment variables."""
 
     command: tuple[str, ...]
     values: Mapping[str, Any]
@@ -42,40 +42,40 @@ class Described(Record):
 
 
 TERMINAL = Handler("terminal", "terminal")
-"""Who is told when nothing is said."""
+"""The default handler."""
 
 
 class Settings(Record):
-    """What a configuration says; what it does not say is as here."""
+    """The settings; the defaults here hold for what no file sets."""
 
     # Seconds from one full sample to the next.
     interval: float = 5.0
-    # Seconds between two looks at the least.
+    # The shortest time between two looks, in seconds.
     fastest: float = 0.1
     history: bool = True
     rules: tuple[Rule, ...] = DEFAULT_RULES
     handlers: tuple[Handler, ...] = (TERMINAL,)
     philosophies: Mapping[str, Philosophy] = PHILOSOPHIES
-    # The one of these of an agent that names none.
+    # The philosophy of an agent that names none.
     philosophy: str = BALANCED.name
-    # How much of the host all agents together may use.
+    # The fraction of the host that all agents together may use.
     budget_share: float = SHARE
-    # Whether first limits come from earlier runs.
+    # Whether first limits are predicted from earlier runs.
     predict: bool = True
-    # The entry point of who predicts instead of us; empty: nobody.
+    # The entry point of a custom predictor; empty: the built-in one.
     predictor: str = ""
     prediction: PredictionSettings = PredictionSettings()
-    # Texts as options of ``agentres run`` have them, by their key in agentres.model.limits.WRITTEN.
+    # Texts as in options of ``agentres run``, by their key in agentres.model.limits.WRITTEN.
     limits: Mapping[str, str | Sequence[str]] = MappingProxyType({})
-    # The file that each key is from, by its name in there: ``limits.memory``.
+    # The file that each key comes from; keys are dotted: ``limits.memory``.
     origins: Mapping[str, str] = MappingProxyType({})
-    # What the daemon lets users have.
+    # What the daemon allows users.
     ceilings: tuple[Ceiling, ...] = ()
-    # What a file in agents.d describes.
+    # The agent that a file in agents.d describes.
     agent: Described | None = None
 
     def chosen(self, philosophy: str | None) -> Philosophy:
-        """The philosophy of an agent that asks for this one; UsageError where there is none."""
+        """Return the philosophy of that name, or the default one for None; UsageError if there is none."""
         name = self.philosophy if philosophy is None else philosophy
         if (found := self.philosophies.get(name)) is None:
             known = ", ".join(self.philosophies)
@@ -84,7 +84,7 @@ class Settings(Record):
 
 
 def to_plain(settings: Settings) -> dict[str, Any]:
-    """The settings as what marshal can carry to another process of this very installation."""
+    """Return the settings as plain objects that marshal can carry to another process of the same installation."""
     plain = settings.as_dict()
     plain["rules"] = [_plain_rule(rule) for rule in settings.rules]
     plain["handlers"] = [
@@ -110,7 +110,7 @@ def _plain_rule(rule: Rule) -> tuple[Any, ...]:
 
 
 def from_plain(plain: dict[str, Any]) -> Settings:
-    """What :func:`to_plain` was given."""
+    """Return the settings that :func:`to_plain` was given."""
     rules = []
     for fields in plain["rules"]:
         named = dict(zip(Rule.__match_args__, fields, strict=True))

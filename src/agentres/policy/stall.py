@@ -1,7 +1,8 @@
-"""Whether an agent gets nowhere for want of memory that nobody will give it; pure.
+"""Whether an agent is stalled: it waits for memory, and nothing will give it any; pure.
 
-Above ``memory.high`` the kernel slows down whoever allocates, without an end.  Who raises the limit, or moves the tripwire, is told of that and
-acts within milliseconds.  Where it stays so, something else holds the agent: a ``memory.high`` that somebody else has written, here or above.
+Above ``memory.high`` the kernel throttles allocations, without end.  The supervisor is notified, and raises the limit or
+moves the tripwire within milliseconds.  If the throttling lasts, something else holds the agent: a ``memory.high`` that
+another program has written, on this cgroup or above.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ DEADLINE = 10.0
 """Seconds without progress."""
 
 _STALLED = 0.9
-"""Of the time, in which all tasks waited for memory (``full`` in memory.pressure)."""
+"""The fraction of time in which all tasks waited for memory (``full`` in memory.pressure)."""
 
 _FALLS = 0.05
-"""A working set that has fallen by this part is progress: what is taken back is found."""
+"""A working set that falls by this fraction is progress: reclaim finds memory."""
 
 
 class Stall:
-    """Told of each reading, in seconds, microseconds and bytes; says since when there is no progress."""
+    """Takes each reading, in seconds, microseconds and bytes; tells since when there is no progress."""
 
     def __init__(self) -> None:
         self._at: float | None = None
@@ -25,7 +26,7 @@ class Stall:
         self.since: float | None = None
 
     def observe(self, now: float, full_usec: int | None, working_set: int | None) -> float:
-        """For how many seconds there has been no progress."""
+        """Take a reading; return for how many seconds there has been no progress."""
         if full_usec is None or working_set is None:
             self._at = self.since = None
             return 0.0

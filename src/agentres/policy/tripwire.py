@@ -1,7 +1,7 @@
-"""Where ``memory.high`` stands, so that the kernel tells of a threshold when it is crossed; pure.
+"""Where to set ``memory.high``, so that the kernel reports when a threshold is crossed; pure.
 
-``memory.high`` is an alarm here, not a cap: over it the kernel throttles whoever allocates, for the moment
-until the supervisor has moved it on, and notifies ``memory.events``.
+``memory.high`` is an alarm here (the *tripwire*), not a cap.  Above it the kernel notifies
+``memory.events``, and throttles allocations for the moment until the supervisor has moved it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from agentres.model.units import Max
 
 ROOM = 32 << 20
-"""Bytes between the tripwire and a limit on memory, at the least: 11 ms of growth at 3 GB/s, the fastest that
-was seen of an agent.  A limit that is not higher than this is raised at the first look, and none is
-lowered so far that less than a quarter of this could be used before the next raise; a range that ends
-below has no room to be elastic in."""
+"""The least bytes between the tripwire and a memory limit: 11 ms of growth at 3 GB/s, the fastest seen of
+an agent.  A limit no higher than this is raised at the first look.  No limit is lowered so far that less
+than a quarter of this could be used before the next raise.  A range that ends below this has no room to
+be elastic."""
 
 NEAR = 4 << 20
-"""Bytes: who is as near to its tripwire is at it: its use is read a moment later, and where it has swap some goes there."""
+"""Bytes: an agent this near to its tripwire counts as at it: its use is read a moment later, and some may go to swap."""
 
 SLACK = 1 << 20
-"""Bytes: by less than this it is not moved, each move being a system call."""
+"""Bytes: the tripwire is not moved by less than this, because each move is a system call."""
 
 
 def height(
@@ -34,14 +34,14 @@ def height(
     room: int | None = None,
     page: int = 4096,
 ) -> int | Max:
-    """``memory.high`` in bytes, for the next ``threshold`` of the working set.
+    """Return ``memory.high`` in bytes, for the next ``threshold`` of the working set; "max" for no tripwire.
 
-    The kernel counts the page cache, the working set does not: what the cache has now is added.  Where the
-    sum is at ``memory.max`` or above it, that limit notifies as well, and there is no tripwire; nor
-    is there one at or below what is in use, which would only throttle.
+    The kernel counts the page cache and the working set does not, so the present cache is added.  There is
+    no tripwire at or above ``memory.max``, which notifies as well, nor at or below current use, where it
+    would only throttle.
 
-    Where the limit is to be raised there is always one, ``room`` bytes below it at the least: whoever gets
-    there before the raise waits for it instead of being killed.
+    If ``room`` is given, the limit can be raised.  Then there is always a tripwire, no higher than
+    :func:`last`: an agent that gets there before the raise waits for it, instead of being killed.
     """
     if threshold is None:
         return MAX
@@ -55,12 +55,12 @@ def height(
 
 
 def last(limit: int, room: int, page: int = 4096) -> int:
-    """The highest place for the tripwire of a limit that is to be raised: at the latest there one waits for that."""
+    """Return the highest tripwire of a limit that can be raised: ``room`` bytes below it, or half of it if that is more."""
     return page_align(max(limit - room, limit // 2), page)
 
 
 def moved(before: int | Max, after: int | Max) -> bool:
-    """Whether the difference is worth a write."""
+    """Return whether the difference is worth a write."""
     if before == MAX or after == MAX:
         return before != after
     return abs(after - before) >= SLACK

@@ -1,9 +1,9 @@
-"""How far an agent writes ahead of its disk rate, and for how long it is frozen for that; pure.
+"""How far an agent writes ahead of its disk rate, and how long it is frozen for that; pure.
 
-``io.max`` holds what the kernel bills to the agent's cgroup.  Writeback is billed to the cgroup that owns the inode
-(cgroup-v2.rst, "Writeback"): what an agent overwrites in a file that somebody else wrote just before goes to the disk
-without a rate.  A leaky bucket counts both; it is emptied at the rate, and an agent that fills it with what is
-not billed waits until it is empty.
+``io.max`` limits the I/O that the kernel bills to the agent's cgroup.  Writeback is billed to the cgroup that owns the inode
+(cgroup-v2.rst, "Writeback"): if an agent overwrites a file that another cgroup has just written, no rate limits that.  A leaky
+bucket counts billed and unbilled bytes and drains at the rate.  An agent that fills it with unbilled bytes is frozen until it
+is empty.
 """
 
 from __future__ import annotations
@@ -11,35 +11,35 @@ from __future__ import annotations
 from agentres.model.record import Record
 
 BURST_SECONDS, BURST_MOST = 0.125, 4e6
-"""What may be ahead of the rate: its worth of so many seconds, and no more than so many bytes."""
+"""How far an agent may be ahead of its rate: what the rate allows in that many seconds, and at most that many bytes."""
 
 UNSURE = 1 << 19
-"""Bytes that may look unbilled for a moment, between two figures of the kernel's: nobody is paused for so few."""
+"""Bytes that may look unbilled for a moment, because two kernel counters are read one after the other: too few for a pause."""
 
 LONGEST = 1.0
-"""Seconds that an agent is frozen at a time: whatever else it does goes on then for a moment."""
+"""The longest freeze in seconds: between two, everything else that the agent does goes on for a moment."""
 
 SOONEST, IN_DEBT, LATEST = 0.002, 0.01, 0.025
-"""Seconds between two looks: at one that writes as fast as it can, at the most while it is ahead, and at one that
-writes nothing.  It dirties a gigabyte a second: what it is ahead by the time of a look has to be made good in a pause, which holds
-down to a rate of :data:`SOONEST` of what it writes in :data:`LONGEST`."""
+"""Seconds between two looks: the least, for an agent that writes as fast as it can; the most while it is ahead; the most while
+it writes nothing.  An agent can dirty a gigabyte a second, and one pause must make up for what it wrote between two looks.
+That works for rates down to :data:`SOONEST` / :data:`LONGEST` of the speed at which it writes."""
 
 _SOON, _FAST = 0.004, 500e6
-"""Lower rates want earlier looks: between two of them an agent that writes so many bytes a second gets ahead by no more than
-a pause makes good, down to so many seconds."""
+"""Seconds, and bytes a second.  Low rates need early looks, but no earlier than ``_SOON``: between two looks, an agent that
+writes at ``_FAST`` must not get further ahead than one pause makes up for."""
 
 
 class Turn(Record):
-    """What to do: freeze for so many seconds (0: not at all), and look again so many seconds after that."""
+    """What to do: freeze for ``freeze`` seconds (0: not at all), and look again ``look`` seconds after that."""
 
     freeze: float
     look: float
 
 
 class Bucket:
-    """Bytes that are ahead of ``rate``, in bytes a second; times are in seconds, of any clock.
+    """A leaky bucket: the bytes ahead of ``rate``, in bytes a second.  Times are in seconds, of any clock.
 
-    ``billed`` and ``unbilled`` are what had been written when it was made.
+    ``billed`` and ``unbilled`` are the counters when it is created.
     """
 
     def __init__(self, rate: float, now: float, billed: int = 0, unbilled: int = 0) -> None:
@@ -54,32 +54,32 @@ class Bucket:
 
     @property
     def burst(self) -> float:
-        """Bytes that may be ahead."""
+        """How many bytes the agent may be ahead."""
         return min(self.rate * BURST_SECONDS, BURST_MOST)
 
     @property
     def latest(self) -> float:
-        """Seconds to the next look at one that writes nothing."""
+        """Seconds to the next look while the agent writes nothing."""
         return min(LATEST, max(_SOON, self.rate * LONGEST / _FAST))
 
     def rest(self, now: float) -> None:
-        """Nothing was written until now."""
+        """Note that nothing was written until ``now``."""
         self.level = max(0.0, self.level - self.rate * (now - self._at))
         self._at = now
 
     def observe(self, now: float, billed: int, unbilled: int) -> Turn:
-        """Take what was written until now, in bytes: what the kernel holds and what it does not; neither ever falls."""
+        """Take the bytes written until ``now``, billed and unbilled, as counters that never fall; return what to do."""
         passed, self._at = now - self._at, now
         paid, ran = self.rate * self._frozen, max(passed - self._frozen, SOONEST / 2)
         self._frozen = 0.0
-        # The kernel holds each disk to the rate: with several of them, or one that is counted twice, it is more than one's.
+        # The kernel limits each disk to the rate: several disks, or one counted twice, can exceed it in sum.
         more, self._billed = min(billed - self._billed, self.rate * passed), billed
         unpaid, self._unbilled = unbilled - self._unbilled, unbilled
         self.level = max(0.0, self.level + more + unpaid - self.rate * passed)
-        # Of what is ahead, what it has not waited for, in the kernel or in a pause.
+        # The part of the level for which the agent has not waited yet, in the kernel or in a pause.
         self._owed = min(max(0.0, self._owed - paid) + unpaid, self.level)
         if not unpaid:
-            # Nothing that the kernel does not hold by itself.
+            # All of it was billed: the kernel limits that by itself.
             self._look = min(2 * self._look, IN_DEBT if self.level > self.burst else self.latest)
             return Turn(0.0, self._look)
         self._speed = max(unpaid / ran, self._speed / 2)
@@ -89,7 +89,7 @@ class Bucket:
         room, longest = self.burst - (self.level - freeze * self.rate), self.latest
         if (
             room <= 0
-        ):  # one pause was not enough: what it writes before the next is a quarter of what that one makes good
+        ):  # one pause is not enough: before the next, it may write a quarter of what that one makes up for
             room, longest = self.rate * LONGEST / 4, IN_DEBT
         self._look = min(max(room / self._speed, SOONEST), longest)
         return Turn(freeze, self._look)

@@ -1,14 +1,13 @@
-"""The history: runs, their last samples, alerts, actions, profiles, in one SQLite file; safe beside an agent.
+"""The history: runs, their last samples, alerts, actions and profiles, in one SQLite file.
 
-``<state directory>/history.db``, mode 0600, in WAL mode: any number of processes read while one
-writes.  Times are unix seconds.  Samples live in rings: the last :data:`~agentres.store.rows.RING` of a
-run, none older than :data:`~agentres.store.rows.SAMPLES_KEPT` seconds.  Alerts live until
-:data:`~agentres.store.rows.ALERTS_KEPT` seconds after their end, actions for as long, and profiles
-until nothing was learnt for :data:`~agentres.store.rows.PROFILES_KEPT` seconds.
+The file is ``<state directory>/history.db``, mode 0600, in WAL mode: any number of processes read while
+one writes.  Times are Unix seconds.  Samples are in rings: the last :data:`~agentres.store.rows.RING` of a
+run, none older than :data:`~agentres.store.rows.SAMPLES_KEPT` seconds.  Alerts are kept until
+:data:`~agentres.store.rows.ALERTS_KEPT` seconds after their end, actions for that time, and profiles until
+nothing was learnt for :data:`~agentres.store.rows.PROFILES_KEPT` seconds.
 
-A :class:`Writer` is what stays beside an agent, a :class:`Store` reads as well; either belongs to the
-thread that opened it.  Whatever goes wrong is a :class:`StoreError` of one line, and nothing of the
-failed call was written.
+A :class:`Writer` is light enough to stay beside an agent; a :class:`Store` reads as well.  Each belongs to
+the thread that opened it.  Every failure is a :class:`StoreError` of one line; a failed call writes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> type:
-        """Load no more than is asked for: SQLite is a megabyte, and reading is not for residents."""
+        """Import only what is asked for: SQLite is a megabyte, and resident processes do not read."""
         if name in ("ActionRow", "AlertRow", "Store"):
             from agentres.store import reading as module
         elif name == "Writer":

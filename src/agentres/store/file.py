@@ -1,9 +1,9 @@
-"""The file: made for its owner alone, opened, brought up to date; what is wrong with it, in words."""
+"""The history's file: create it for its owner alone, open it, migrate it, and explain errors."""
 
 from __future__ import annotations
 
-# CPython's own C module.  The package around it adds DB-API names and adapters of dates, for which it
-# imports datetime: 0.4 MB that nobody here uses.  Types, errors and constants are the same objects.
+# CPython's C module.  The sqlite3 package around it adds DB-API names and date adapters, and imports
+# datetime for them: 0.4 MB that is not used here.  Types, errors and constants are the same objects.
 import _sqlite3
 import os
 import time
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     import sqlite3
 
 BUSY_SECONDS = 2.0
-"""How long a call waits for another writer."""
+"""How many seconds a call waits for another writer."""
 
 WRITERS_CACHE = 16
 READERS_CACHE = 64
-"""Pages of 4 KiB.  16 write as fast as 64, of one run or of a thousand; fewer spare nothing more."""
+"""Pages of 4 KiB.  16 write as fast as 64, with one run or a thousand; fewer save no more memory."""
 
 _APPLICATION = 0x61677273  # "agrs": PRAGMA application_id, which file(1) shows
 
 
 def connect(path: str, write: bool) -> sqlite3.Connection:
-    """The file, open; to write, what is missing is made and the schema brought up to date."""
+    """Open the file; to write, create what is missing and migrate the schema to the newest version."""
     if write:
         _create(path)
     elif not os.path.exists(path):
@@ -38,13 +38,13 @@ def connect(path: str, write: bool) -> sqlite3.Connection:
             f"file:{quoted}?mode={'rw' if write else 'ro'}",
             timeout=BUSY_SECONDS,
             isolation_level=None,
-            cached_statements=8,  # what add() needs, and some; each takes kilobytes
+            cached_statements=8,  # what add() needs, and a few more; each takes kilobytes
             uri=True,
         )
     except _sqlite3.Error as error:
         raise store_error(path, error) from error
     try:
-        # Before the first page is read: then as many are set aside, if they are less than 20.
+        # Must come before the first page is read: SQLite then allocates that many pages, if fewer than 20.
         db.execute(f"PRAGMA cache_size = {WRITERS_CACHE if write else READERS_CACHE}")
         _prepare(path, db, write)
     except BaseException as error:
@@ -56,7 +56,7 @@ def connect(path: str, write: bool) -> sqlite3.Connection:
 
 
 def inode(path: str) -> int:
-    """The file's number; 0, which no file has, where there is none."""
+    """Return the file's inode number; 0, which no file has, if there is no file."""
     try:
         return os.stat(path).st_ino
     except OSError:
@@ -64,10 +64,10 @@ def inode(path: str) -> int:
 
 
 def _create(path: str) -> None:
-    """Make the directory and an empty file, for their owner alone."""
+    """Create the directory and an empty file, for their owner alone."""
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        # Never open one that is there: closing it would drop this process's locks on it (fcntl(2)).
+        # Never open an existing file: closing it would drop this process's locks on it (fcntl(2)).
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         if not os.path.isdir(os.path.dirname(path)):
@@ -81,7 +81,7 @@ def _create(path: str) -> None:
 
 def _prepare(path: str, db: sqlite3.Connection, write: bool) -> None:
     known = len(MIGRATIONS)
-    # One look: between two reads of its own, another process may have made the tables.
+    # One transaction: between two separate reads, another process may create the tables.
     with Transaction(path, db, "BEGIN"):
         version = _version(path, db)
     if version > known:
@@ -101,13 +101,13 @@ def _prepare(path: str, db: sqlite3.Connection, write: bool) -> None:
     if version == 0:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
     _switch_to_wal(db)
-    # A power cut may cost the last commits, never the file.
+    # A power cut may lose the last commits, but does not corrupt the file.
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA journal_size_limit = 4194304")
     writing = Transaction(path, db, "BEGIN IMMEDIATE")
     while version < known:
         with writing:
-            version = _version(path, db)  # another process may have been quicker
+            version = _version(path, db)  # another process may have migrated it
             if version < known:
                 MIGRATIONS[version](db)
                 version += 1
@@ -116,7 +116,7 @@ def _prepare(path: str, db: sqlite3.Connection, write: bool) -> None:
 
 
 def _version(path: str, db: sqlite3.Connection) -> int:
-    """The file's schema; 0: it is empty.  Within a transaction."""
+    """Return the file's schema version, 0 if it is empty; call it within a transaction."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -126,7 +126,7 @@ def _version(path: str, db: sqlite3.Connection) -> int:
 
 
 def _switch_to_wal(db: sqlite3.Connection) -> None:
-    """WAL mode stays in the file.  Where two switch at once SQLite does not wait for the other."""
+    """Switch to WAL mode, which the file keeps.  Retry: if two processes switch at once, SQLite does not wait."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -139,7 +139,7 @@ def _switch_to_wal(db: sqlite3.Connection) -> None:
 
 
 class Transaction:
-    """All or nothing of what is done in a ``with``; SQLite's errors leave it as a StoreError."""
+    """A context manager for one transaction: all or nothing.  SQLite's errors become a StoreError."""
 
     __slots__ = ("_begin", "_db", "_path")
 
@@ -164,9 +164,9 @@ class Transaction:
         if error is None:
             return
         try:
-            if self._db.in_transaction:  # some errors have rolled it back
+            if self._db.in_transaction:  # some errors roll back by themselves
                 self._db.execute("ROLLBACK")
-        except _sqlite3.Error:  # the first error is the one that tells why
+        except _sqlite3.Error:  # the first error is the one to report
             pass
         if isinstance(error, _sqlite3.Error):
             raise store_error(self._path, error) from error
@@ -180,7 +180,7 @@ def _move(path: str) -> str:
 
 
 def store_error(path: str, error: sqlite3.Error) -> StoreError:
-    """What happened to the file and what to do about it (https://sqlite.org/rescode.html)."""
+    """Return an error that says what happened and what to do (https://sqlite.org/rescode.html)."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == _sqlite3.SQLITE_FULL:
         return StoreError(f"no room for the history: the disk of {path} is full", "free some")

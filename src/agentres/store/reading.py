@@ -1,4 +1,4 @@
-"""What short-lived commands ask of the history, and that somebody looks after an alert."""
+"""Reading the history, for short-lived commands; and acknowledging alerts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from agentres.store.rows import Values
     from agentres.store.run import Run
 
-# By the order in which they came, which is that of time until somebody sets the clock.
+# In the order of arrival, which differs from the order of time if the clock was set.
 _SELECT_SAMPLES = (
     f"SELECT time, {names(Sample.__match_args__)} FROM samples WHERE {ALL_SLOTS} AND run = :run AND time >= :earliest"
     " ORDER BY (slot - (SELECT taken FROM rings WHERE run = :run) % :ring + :ring) % :ring"
@@ -48,10 +48,10 @@ _SELECT_CHANGES = (
 
 
 class AlertRow(Record):
-    """An alert as it stands.
+    """An alert in its present state.
 
-    ``severity`` is the highest that it reached, ``handled`` the first time that a handler took it; ``worst`` the highest value, of
-    ``worst_limit``, at ``worst_at``: None where an older version wrote it.
+    ``severity`` is the highest that it reached, ``handled`` the first time that a handler took it.  ``worst`` is the highest
+    value, ``worst_limit`` the limit then, ``worst_at`` the time; None if an older version wrote the alert.
     """
 
     id: str
@@ -83,10 +83,10 @@ class AlertRow(Record):
 
 
 class ActionRow(Record):
-    """What was done with a limit: ``kind`` is raise, lower, throttle, freeze, thaw, predict, refuse or their kin.
+    """An action on a limit: ``kind`` is raise, lower, throttle, freeze, thaw, predict, refuse or the like.
 
-    ``before`` and ``after`` in the resource's unit, ``took`` in seconds, None where there is no such
-    figure; ``rule`` is what decided, ``values`` on which figures.
+    ``before`` and ``after`` are in the resource's unit, ``took`` is in seconds; None if there is no such
+    figure.  ``rule`` made the decision, from the figures in ``values``.
     """
 
     seq: int
@@ -104,7 +104,7 @@ class ActionRow(Record):
 
 
 class Store(Writer):
-    """The history to read as well."""
+    """The history, for reading as well."""
 
     __slots__ = ()
 
@@ -117,7 +117,7 @@ class Store(Writer):
     def runs(
         self, name: str | None = None, of: str | None = None, since: float | None = None
     ) -> list[Run]:
-        """The runs of that name and kind that had not ended by ``since``; newest first."""
+        """Return the runs of that name and kind that had not ended before ``since``; newest first."""
         where = _Where()
         where.add("name = ?", name)
         where.add('"of" = ?', of)
@@ -128,7 +128,7 @@ class Store(Writer):
     def samples(
         self, run_id: str, since: float | None = None, now: float | None = None
     ) -> list[tuple[float, Sample]]:
-        """A run's samples of the last hour, from ``since`` on; oldest first."""
+        """Return a run's samples of the last hour, from ``since`` on; oldest first."""
         earliest = (time.time() if now is None else now) - SAMPLES_KEPT
         if since is not None:
             earliest = max(earliest, since)
@@ -147,7 +147,7 @@ class Store(Writer):
         unacknowledged: bool = False,
         limit: int | None = None,
     ) -> list[AlertRow]:
-        """The alerts raised since then that reached ``severity``; newest first."""
+        """Return the alerts raised since ``since`` that reached ``severity``; newest first."""
         where = _Where()
         where.add("agent = ?", agent)
         where.add("severity >= ?", severity)
@@ -162,14 +162,14 @@ class Store(Writer):
             return _alerts(db, f"{where} ORDER BY raised DESC, seq DESC LIMIT {most}", where.values)
 
     def alert(self, alert_id: str) -> AlertRow:
-        """The alert of that id, or of which alone the id begins so."""
+        """Return the alert with that id, or the only one whose id begins with it."""
         with self._read as db:
             return _alert(db, alert_id)
 
     def timeline(
         self, alert_id: str
     ) -> list[tuple[float, str, Severity | None, float | None, str]]:
-        """All that happened to an alert: (time, kind, severity, value, detail), as it was written.
+        """Return all events of an alert: (time, kind, severity, value, detail), in the order of writing.
 
         Kinds: raised, updated, repeated, resolved; handled, failed; acknowledged.
         """
@@ -185,7 +185,7 @@ class Store(Writer):
         ]
 
     def statistics(self, since: float | None = None) -> dict[str, Any]:
-        """Counts of the alerts raised since then, and the seconds until they were acknowledged."""
+        """Return counts of the alerts raised since ``since``, and the seconds until they were acknowledged."""
         rows = self.alerts(since=since)
         by_severity = dict.fromkeys((severity.name for severity in Severity), 0)
         by_agent: dict[str, int] = {}
@@ -213,9 +213,9 @@ class Store(Writer):
         }
 
     def changes(self, after: int) -> tuple[list[tuple[int, dict[str, Any]]], int]:
-        """The events raised, updated and resolved after number ``after``, and what to ask for next.
+        """Return the raised, updated and resolved events after number ``after``, and the last number.
 
-        An ``after`` beyond the last gives none, and the last: where to begin to follow.
+        Pass that as the next ``after``.  An ``after`` beyond the last returns no events: use it to start following.
         """
         with self._read as db:
             rows = db.execute(_SELECT_CHANGES, (after,)).fetchall()
@@ -234,7 +234,7 @@ class Store(Writer):
         limit: int | None = None,
         run_id: str | None = None,
     ) -> list[ActionRow]:
-        """What was done with the limits of agents of that name, or in that run; the newest last."""
+        """Return the actions on agents of that name, or in that run; newest last."""
         where = _Where()
         where.add("agent = ?", name)
         where.add("time >= ?", since)
@@ -248,9 +248,9 @@ class Store(Writer):
         return [ActionRow(*row) for row in reversed(found)]
 
     def acted(self, after: int = 0) -> tuple[dict[tuple[str, str, str], int], int]:
-        """How many actions came after number ``after``, by agent, resource and kind; and the last number.
+        """Return how many actions came after number ``after``, by (agent, resource, kind), and the last number.
 
-        0 where there is none.  When all have been forgotten, numbers begin anew.
+        The last number is 0 if there are no actions.  When all have been purged, numbers start again.
         """
         with self._read as db:
             found = db.execute(
@@ -261,17 +261,17 @@ class Store(Writer):
         return {(agent, resource, kind): count for agent, resource, kind, count in found}, last
 
     def _unreadable(self, error: StoreError) -> None:
-        raise error  # people are told
+        raise error  # here it is reported to the user
 
     def profiles(self) -> list[tuple[str, float]]:
-        """Whose use is known, and since when nothing was added; what was learnt last first."""
+        """Return (key, time of the last update) of each profile; last updated first."""
         with self._read as db:
             return db.execute(
                 "SELECT key, updated FROM profiles ORDER BY updated DESC, key"
             ).fetchall()
 
     def acknowledge(self, alert_id: str, who: str, why: str, now: float) -> AlertRow:
-        """Note who looks after the alert, and why; only the first acknowledgement counts."""
+        """Record who acknowledges the alert, and why; StoreError if it is acknowledged already."""
         with self._write as db:
             row = _alert(db, alert_id)
             if row.acknowledged is not None:
@@ -290,7 +290,7 @@ class Store(Writer):
 
 
 class _Where:
-    """A WHERE clause of those conditions whose value is not None."""
+    """A WHERE clause of the conditions whose value is not None."""
 
     def __init__(self) -> None:
         self.conditions: list[str] = []

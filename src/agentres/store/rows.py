@@ -1,4 +1,4 @@
-"""How values are kept in the tables, and for how long; the pieces that statements are made of."""
+"""How values are stored in the tables, and for how long; building blocks for SQL statements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAMPLES_KEPT = 3600.0
 ALERTS_KEPT = 30 * 86400.0
 PROFILES_KEPT = 365 * 86400.0
 
-# Named one by one, so that SQLite looks for (slot, run) instead of reading all.
+# All slots listed, so that SQLite looks up (slot, run) instead of scanning the table.
 ALL_SLOTS = f"slot IN ({', '.join(map(str, range(RING)))})"
 OF_ALERT = ("id", "run", "agent", "of", "rule", "resource", "unit", "breached", "raised", "host")
 PER_EVENT = (
@@ -37,19 +37,19 @@ _get_sample = attrgetter(*Sample.__match_args__)
 
 
 def names(fields: Iterable[str]) -> str:
-    """Columns, quoted: some of ours are words of SQL."""
+    """Return a list of column names, quoted: some are SQL keywords."""
     return ", ".join(f'"{field}"' for field in fields)
 
 
 def marks(fields: Iterable[str]) -> str:
-    """Room for as many values."""
+    """Return a VALUES clause with a placeholder for each field."""
     return f"VALUES ({', '.join('?' for _ in fields)})"
 
 
 def append(
     db: sqlite3.Connection, alert: str, at: float, kind: str, detail: str, *figures: object
 ) -> None:
-    """Add a line to the alert's life; ``figures`` are those of :data:`PER_EVENT`, or none at all."""
+    """Add an event to an alert's timeline; ``figures`` are those of :data:`PER_EVENT`, or none at all."""
     fields = ("alert", "time", "kind", "detail", *(PER_EVENT if figures else ()))
     db.execute(
         f"INSERT INTO alert_events ({names(fields)}) {marks(fields)}",
@@ -58,7 +58,7 @@ def append(
 
 
 def runs(db: sqlite3.Connection, where: str, values: Values) -> Iterator[Run]:
-    """The runs, one by one: a thousand at once would be a megabyte."""
+    """Yield the runs one by one: a thousand at once would take a megabyte."""
     fields = Run.__match_args__
     for row in db.execute(f"SELECT {names(fields)} FROM runs {where}", values):
         named = dict(zip(fields, row, strict=True))
@@ -67,7 +67,7 @@ def runs(db: sqlite3.Connection, where: str, values: Values) -> Iterator[Run]:
 
 
 def sample_values(sample: Sample) -> tuple[Any, ...]:
-    """The sample's columns; ``disks`` as text, a line each: ``MAJ:MIN rbytes wbytes rios wios``."""
+    """Return the sample's columns; ``disks`` is text, a line per disk: ``MAJ:MIN rbytes wbytes rios wios``."""
     values: tuple[Any, ...] = _get_sample(sample)
     disks = values[DISKS]
     if disks is None:
@@ -77,7 +77,7 @@ def sample_values(sample: Sample) -> tuple[Any, ...]:
 
 
 def plain(value: Any) -> Any:
-    """The value as SQLite takes it: a command as in ``/proc/PID/cmdline``, text without lone bytes."""
+    """Return the value as SQLite accepts it: a command as in ``/proc/PID/cmdline``, text without lone surrogates."""
     if isinstance(value, tuple):
         return b"".join(os.fsencode(word) + b"\0" for word in value)
     if isinstance(value, str):

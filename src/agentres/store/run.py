@@ -1,4 +1,4 @@
-"""A run as the history knows it, and what goes wrong with a history."""
+"""A run as the history keeps it, and the history's errors."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from agentres.model.record import Record
 
 
 class StoreError(AgentresError):
-    """The history cannot be read or written, or does not hold what was asked for."""
+    """The history cannot be read or written, or does not contain what was asked for."""
 
 
 class NoHistory(StoreError):
-    """There is none yet at ``path``: nothing has been kept."""
+    """There is no history at ``path`` yet."""
 
     def __init__(self, path: str) -> None:
         super().__init__(f"no history yet at {path}")
 
 
 class Run(Record):
-    """One subject from its begin to its end: an agent, or the host or a slice while it is watched.
+    """One subject from start to end: an agent, or the host or a slice while it is watched.
 
-    ``supervisor`` is a pid, ``supervisor_start`` the ticks of field 22 of its ``/proc/PID/stat``: with
-    ``boot_id`` they tell it from another process that got the same number.
+    ``supervisor`` is a pid, ``supervisor_start`` the start time in ticks, field 22 of ``/proc/PID/stat``.
+    With ``boot_id`` they distinguish it from a later process with the same pid.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""The tables, and how a file of an older agentres gets those of today."""
+"""The tables, and the migrations of files that an older agentres wrote."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def add_sample_columns(db: sqlite3.Connection) -> None:
-    """Give ``samples`` the columns that it lacks; the step of every version with new fields.
+    """Add the columns that ``samples`` lacks: the migration for every version with new fields.
 
-    A file that is made today has them all at once: SQLite reads the whole schema anew after each ALTER,
-    which took a quarter of a megabyte and stayed.
+    A new file is created with all columns: SQLite reads the whole schema again after each ALTER, which took
+    a quarter of a megabyte that was not freed.
     """
     there = {row[1] for row in db.execute("PRAGMA table_info(samples)")}
     for field in Sample.__match_args__:
@@ -41,11 +41,11 @@ def _execute(db: sqlite3.Connection, statements: str) -> None:
         db.execute(statement)
 
 
-# Samples are kept by slot first: those of many agents that are taken together then share their pages,
-# and a thousand agents cost a tenth of the writes that they do by run first.
-# rings.oldest is a lower bound of its samples' times, so that purge() reads only the rings where there
-# is something to do.  alert_events tells handled also of an alert that is not there yet: the process
-# that delivers may be quicker than the one that records.
+# Samples are ordered by slot first: samples of many agents that are taken together then share pages.
+# With a thousand agents that needs a tenth of the writes of ordering by run first.
+# rings.oldest is a lower bound of its samples' times, so that purge() reads only rings that need it.
+# alert_events can have "handled" for an alert that is not there yet: the process that delivers may be
+# faster than the one that records.
 _VERSION_1 = f"""
 CREATE TABLE runs (
   seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL, "of" TEXT NOT NULL,
@@ -72,8 +72,8 @@ CREATE TABLE alert_events (
 CREATE INDEX alert_events_alert ON alert_events (alert)
 """
 
-# before and after are in the resource's unit; took in seconds; what has no such figure has NULL.
-# profiles.data is text of agentres.policy.prediction, which has a version of its own.
+# before and after are in the resource's unit, took is in seconds; NULL where there is no figure.
+# profiles.data is text of agentres.policy.prediction, which has its own version.
 _VERSION_2 = """
 CREATE TABLE actions (
   seq INTEGER PRIMARY KEY, run TEXT NOT NULL, agent TEXT NOT NULL, time REAL NOT NULL,
@@ -94,4 +94,4 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     add_sample_columns,  # of the process with the most open files
     add_sample_columns,  # of peaks between samples
 )
-"""Step N makes schema N+1 of schema N, in one transaction; never changed once released."""
+"""Element N migrates schema N to N+1, in one transaction.  Never change one that was released."""

@@ -1,4 +1,4 @@
-"""What the process beside an agent does with the history: it writes, and tidies up."""
+"""Writing and purging the history, for the process beside an agent."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _UPSERT_PROFILE = (
     "INSERT INTO profiles VALUES (?, ?, ?)"
     " ON CONFLICT (key) DO UPDATE SET data = excluded.data, updated = excluded.updated"
 )
-# Looked up one by one: IN would gather the ids of all that run in memory.
+# Looked up one by one: IN would collect the ids of all open runs in memory.
 _ORPHANS = (
     "resolved IS NULL"
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.id = alerts.run AND ended IS NULL)"
@@ -63,7 +63,7 @@ _ANYTHING_TO_PURGE = (
 
 
 class Writer:
-    """The history in ``path``, to write; use :meth:`open`."""
+    """The history in ``path``, for writing; create it with :meth:`open`."""
 
     __slots__ = ("_db", "_inode", "_read", "_write", "path")
 
@@ -76,11 +76,11 @@ class Writer:
 
     @classmethod
     def open(cls, path: str, write: bool = True) -> Self:
-        """Open the history; to write, make what is missing and bring its schema up to date."""
+        """Open the history; to write, create what is missing and migrate the schema."""
         return cls(path, connect(path, write))
 
     def close(self) -> None:
-        """Let go of the file; what was written stays."""
+        """Close the file; what was written stays."""
         try:
             self._db.close()
         except _sqlite3.Error as error:
@@ -88,27 +88,27 @@ class Writer:
 
     @property
     def moved(self) -> bool:
-        """Whether somebody took the file away, or put another one in its place."""
+        """Whether the file was removed or replaced."""
         return inode(self.path) != self._inode
 
     # Runs and their samples.
 
     def begin(self, run: Run) -> None:
-        """Note a run; one that is noted already stays as it is."""
+        """Record a run; one that is recorded already stays unchanged."""
         fields = run.__match_args__
         values = [plain(getattr(run, field)) for field in fields]
         with self._write as db:
             db.execute(f"INSERT OR IGNORE INTO runs ({names(fields)}) {marks(fields)}", values)
 
     def end(self, run_id: str, ended: float, exit_code: int | None) -> None:
-        """Note a run's end."""
+        """Record a run's end."""
         with self._write as db:
             db.execute(
                 "UPDATE runs SET ended = ?, exit_code = ? WHERE id = ?", (ended, exit_code, run_id)
             )
 
     def add(self, samples: Iterable[tuple[str, float, Sample]]) -> None:
-        """Put (run id, time, sample) into the runs' rings, in their order."""
+        """Put each (run id, time, sample) into its run's ring, in order."""
         rings: dict[str, list[tuple[float, Sample]]] = {}
         for run, at, sample in samples:
             rings.setdefault(run, []).append((at, sample))
@@ -120,20 +120,20 @@ class Writer:
                 heads.append((run, taken + len(news), min(at for at, _ in news)))
                 for n, (at, sample) in enumerate(news, taken):
                     slots.append((n % rows.RING, run, at, *rows.sample_values(sample)))
-            slots.sort(key=itemgetter(0, 1))  # page by page; what is written twice keeps its order
+            slots.sort(key=itemgetter(0, 1))  # page by page; a stable sort: the later sample wins
             db.executemany(_UPSERT_RING, heads)
             db.executemany(_INSERT_SAMPLE, slots)
 
     # Alerts.
 
     def record(self, event: Mapping[str, Any]) -> None:
-        """Write what was told about an alert: raised, updated, resolved or repeated.
+        """Write an event of an alert: raised, updated, resolved or repeated.
 
-        The alert is made if need be: an earlier event may be in a file that was moved away.
+        The alert is created if missing: its earlier events may be in a file that was moved away.
         """
         kind, severity = event["event"], Severity[event["severity"]]
         now = event["updated"]
-        if kind == "repeated":  # which says nothing of that: it is about an alert that has ended
+        if kind == "repeated":  # its "updated" is that of the ended alert, not of this event
             now = event.get("time", time.time())
         row = {**event, "severity": severity, "last_severity": severity}
         values = {field: plain(row.get(field) if field in WORST else row[field]) for field in _TOLD}
@@ -143,7 +143,7 @@ class Writer:
             rows.append(db, event["id"], now, kind, str(event.get("why", "")), *figures)
 
     def handled(self, alert_id: str, handler: str, time: float, error: str | None) -> None:
-        """Note that a handler took the alert, or what kept it from that."""
+        """Record that a handler took the alert, or the ``error`` that it failed with."""
         kind, detail = ("handled", handler) if error is None else ("failed", f"{handler}: {error}")
         with self._write as db:
             rows.append(db, alert_id, time, kind, detail)
@@ -154,10 +154,10 @@ class Writer:
                 )
 
     def resolve_orphans(self, now: float, alive: Callable[[Run], bool]) -> None:
-        """End the runs whose supervisor is not ``alive``, and the alerts that nobody will end."""
+        """End the runs whose supervisor is not ``alive``, and the open alerts whose run has ended."""
         with (
             self._read as db
-        ):  # a thousand supervisors ask at their start: look before taking turns
+        ):  # a thousand supervisors do this at their start: check before taking the write lock
             dead = [
                 (now, run.id) for run in rows.runs(db, "WHERE ended IS NULL", []) if not alive(run)
             ]
@@ -176,12 +176,12 @@ class Writer:
                 f"UPDATE alerts SET resolved = :now, updated = :now WHERE {_ORPHANS}", {"now": now}
             )
 
-    # What was done with limits, and what is known of who needs how much.
+    # Actions on limits, and profiles of use.
 
     def act(self, action: Mapping[str, Any]) -> None:
-        """Write what was done with a limit: :data:`~agentres.store.rows.OF_ACTION`.
+        """Write an action on a limit, with the fields :data:`~agentres.store.rows.OF_ACTION`.
 
-        ``before``, ``after`` and ``took`` may be None; ``values``, a text, may be absent.
+        ``before``, ``after`` and ``took`` may be None; ``values``, a text, may be missing.
         """
         row = [plain({"values": "", **action}[field]) for field in OF_ACTION]
         with self._write as db:
@@ -190,8 +190,8 @@ class Writer:
     def learn(
         self, key: str, observed: Observed, now: float, half_life: float | None = None
     ) -> None:
-        """Add what one run used to the profile of ``key``; one that is unreadable begins anew."""
-        from agentres.policy import prediction  # here: a run ends but once
+        """Add what one run used to the profile of ``key``; an unreadable profile starts empty."""
+        from agentres.policy import prediction  # here: needed once, when a run ends
         from agentres.policy.histogram import ProfileError
 
         key = plain(key)
@@ -201,7 +201,7 @@ class Writer:
             if found is not None:
                 try:
                     profile = prediction.Profile.from_text(key, found[0])
-                except ProfileError:  # `agentres predict` says so
+                except ProfileError:  # `agentres predict` reports it
                     pass
             if half_life is None:
                 half_life = prediction.PredictionSettings().half_life
@@ -209,9 +209,9 @@ class Writer:
             db.execute(_UPSERT_PROFILE, (key, learnt.to_text(), now))
 
     def profile(self, *keys: str) -> Profile | None:
-        """The first profile that there is under one of these keys.
+        """Return the first profile found under one of these keys.
 
-        One that is unreadable is none here: a run goes on without, and learn() makes it anew.
+        An unreadable one counts as missing: the run goes on without it, and learn() replaces it.
         """
         with self._read as db:
             for key in keys:
@@ -224,7 +224,7 @@ class Writer:
         return None
 
     def _unreadable(self, error: StoreError) -> None:
-        # As a StoreError it would be taken for trouble with the file, and tried again for ever.
+        # The caller would take a StoreError for trouble with the file, and retry for ever.
         log.debug(__name__, "%s", error)
 
     def _profile(self, key: str, data: str) -> Profile:
@@ -239,16 +239,16 @@ class Writer:
                 "it is learnt anew when the next run ends",
             ) from error
 
-    # What is past its time.
+    # Expired data.
 
     def purge(self, now: float) -> None:
-        """Delete what is past its time, and give the room back."""
+        """Delete expired data, and shrink the file."""
         at = {
             "hour": now - rows.SAMPLES_KEPT,
             "month": now - rows.ALERTS_KEPT,
             "year": now - rows.PROFILES_KEPT,
         }
-        with self._read as db:  # a thousand supervisors ask every minute, too
+        with self._read as db:  # a thousand supervisors do this every minute: check first
             if not db.execute(_ANYTHING_TO_PURGE, at).fetchone()[0]:
                 return
         while self._purge_rings(at):
@@ -263,13 +263,13 @@ class Writer:
             db.execute("DELETE FROM actions WHERE time < :month", at)
             db.execute("DELETE FROM profiles WHERE updated < :year", at)
             db.execute(f"DELETE FROM runs WHERE {_OVER}", at)
-        try:  # execute() would free one page
+        try:  # execute() would free only one page
             self._db.executescript("PRAGMA incremental_vacuum(2000)")
         except _sqlite3.Error as error:
             raise store_error(self.path, error) from error
 
     def _purge_rings(self, at: dict[str, float]) -> bool:
-        """Purge some of the rings; whether there were any.  All at once would keep others waiting."""
+        """Purge some of the rings; return whether there were any.  All at once would block other writers."""
         with self._write as db:
             old = db.execute("SELECT run FROM rings WHERE oldest < :hour LIMIT 100", at).fetchall()
             runs = [run for (run,) in old]
