@@ -74,7 +74,7 @@ class ClaimMark(Record):
     """What an agent claims of the memory that all agents share.
 
     ``priority`` is a weight, mostly 100.  ``least`` is the lowest limit that it may be given, in bytes.
-    ``wants`` is how many bytes it still needs, 0 for none; ``since`` is since when, in seconds of CLOCK_BOOTTIME.
+    ``wants`` is the limit that it was refused, in bytes, 0 for none; ``since`` is since when, in seconds of CLOCK_BOOTTIME.
     ``most`` is the limit that it may grow to; 0: not elastic, or not known.
     """
 
