@@ -252,7 +252,7 @@ def _fields(row: AlertRow) -> Iterator[tuple[str, str]]:
         yield "repeats", str(row.repeats)
 
 
-# As it happens.
+# Following alerts.
 
 
 def _follow(

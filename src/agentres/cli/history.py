@@ -304,7 +304,7 @@ def _pressure(drawn: Curves, at: int) -> str:
     return " ".join(f"{show.ABSENT if s is None else round(s * 100):>3}" for s in shares)
 
 
-# What was done with limits.
+# Actions.
 
 
 def _actions(

@@ -229,7 +229,7 @@ class Top(App[None]):
         self._look_at(sort=rows.SORTS[(at + 1) % len(rows.SORTS)])
 
     def action_turn(self) -> None:
-        """Turn the order around."""
+        """Reverse the order."""
         self._look_at(upside_down=not self.view.upside_down)
 
     def action_tree(self) -> None:
@@ -245,7 +245,7 @@ class Top(App[None]):
         self.exit()
 
     def action_acknowledge(self) -> None:
-        """Say that somebody looks after the agent's alerts."""
+        """Acknowledge the agent's alerts."""
         if (shown := self._addressed()) is None:
             return
         waiting = [alert for alert in shown.alerts if alert.acknowledged is None]

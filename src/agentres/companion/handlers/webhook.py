@@ -45,7 +45,7 @@ _KEPT = 200
 
 
 class WebhookHandler(KeptHandler):
-    """``format`` is "agentres" (the event itself) or "alertmanager"; ``retries`` come after the first attempt."""
+    """Posts alerts to ``url``; ``format`` is "agentres" (the event itself) or "alertmanager", ``retries`` follow the first attempt."""
 
     def __init__(
         self,
