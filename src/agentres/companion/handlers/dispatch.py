@@ -163,7 +163,7 @@ class _Lane:
             self._tell(event, f"dropped: {self.handler.queue} alerts were waiting for it")
 
     def _concerned(self, event: Event) -> bool:
-        """Return whether the handler gets this event: once it got an alert, it gets its every change and its end."""
+        """Return whether the handler gets this event: its severity suffices, or the handler got the alert before."""
         if event["id"] in self._told:
             return event["event"] in ("raised", "updated", "resolved")
         if event["event"] not in ("raised", "updated"):
