@@ -288,14 +288,14 @@ def _follow(
 
 
 def _reached(store: Store, event: dict[str, Any]) -> Severity:
-    """Return the highest severity of the alert so far: later events concern those who saw it at that severity."""
+    """Return the alert's highest severity so far: whoever saw that also sees later events."""
     if event["event"] == "raised":
         return Severity[event["severity"]]
     return max(Severity[event["severity"]], store.alert(event["id"]).severity)
 
 
 def _events() -> Iterator[tuple[Store, dict[str, Any]]]:
-    """Yield each event recorded from now on, with its store.  BrokenPipeError when the reader of stdout has gone."""
+    """Yield each new event, with its store.  BrokenPipeError when the reader of stdout has gone."""
     reader = select.poll()
     reader.register(1, 0)  # reports only a hang-up of the other end
     store, waited = _wait(reader)

@@ -10,7 +10,7 @@ from agentres.model.errors import AgentresError
 
 
 def share(otherwise: str) -> float | None:
-    """Return the budget's share of the host; if the configuration is wrong, None, and say so on stderr, starting with ``otherwise``."""
+    """Return the budget's share of the host; None if the configuration is wrong, with a line on stderr after ``otherwise``."""
     from agentres.config import ConfigError, load
     from agentres.model.paths import configuration
 

@@ -55,7 +55,7 @@ def write_summary(file: int, path: str, summary: dict[str, Any]) -> None:
 
 
 def open_events(given: str) -> int:
-    """Open the events: the caller's descriptor of that number, or a file to append to.  Children do not inherit it.  UsageError."""
+    """Open the caller's descriptor of that number, or a file to append to.  Children do not inherit it.  UsageError."""
     try:
         if given.isascii() and given.isdecimal() and len(given) <= _DIGITS:
             return _ours(int(given))
@@ -68,7 +68,7 @@ def open_events(given: str) -> int:
 
 
 def _ours(fd: int) -> int:
-    """Take over the caller's descriptor as close-on-exec; one of stdin, stdout and stderr is duplicated, as the agent needs it too."""
+    """Make the caller's descriptor close-on-exec; duplicate stdin, stdout or stderr, as the agent needs it too."""
     if not os.get_inheritable(fd):  # this process opened it itself
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)

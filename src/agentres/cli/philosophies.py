@@ -60,7 +60,7 @@ def _figures(philosophy: Philosophy) -> list[str]:
 
 
 def _as_json(philosophy: Philosophy, default: bool) -> dict[str, Any]:
-    """Return fractions, factors and seconds.  ``give_back`` is null for never; all are null if the philosophy moves nothing."""
+    """Return fractions, factors and seconds.  ``give_back`` is null for never; all are null if nothing moves."""
     figures = {key: getattr(philosophy, key) if philosophy.moves else None for key in _FIGURES}
     if figures["give_back"] == math.inf:  # JSON has no infinity
         figures["give_back"] = None

@@ -220,7 +220,7 @@ def _explain(settings: Settings, profile: Profile, prediction: Prediction | None
 
 
 def _histogram(seen: Histogram, held: Histogram, unit: str) -> Any:
-    """Return a table with a row for each bucket or a few: its upper bound, its share of all, and that share as a bar."""
+    """Return a table; a row is one or more buckets: the upper bound, the share of all, the share as a bar."""
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
     bar = "#" if ascii_only else "\u2588"
     table = show.Table(

@@ -138,7 +138,7 @@ def _drawn(request: agent.Request, tell: Callable[[str], None], status: StatusLi
 
 
 def _daemon(options: RunOptions) -> socket.socket | None:
-    """Connect to the daemon that is to supervise the agent; None if there is none or with ``--local``.  UsageError."""
+    """Connect to the daemon that is to supervise the agent; None if none, or with --local.  UsageError."""
     path = os.environ.get("AGENTRES_SOCKET", DAEMON_SOCKET)
     found = None
     if not options.local and os.path.exists(path):

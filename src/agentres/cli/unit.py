@@ -1,6 +1,6 @@
 """``agentres unit run``: runs the agent that a file in agents.d describes, as the main process of its unit.
 
-Like ``agentres run`` it stays beside the agent, so it does not load Typer.  It notifies systemd when the command runs.
+Like ``agentres run`` it stays beside the agent, so it does without Typer.  It tells systemd when the command runs.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ VERBS: Mapping[str, str] = {
     "philosophies": "philosophies.philosophies",
     "predict": "predict.predict",
 }
-"""Module and function of each verb, in the order of ``--help``; a module is imported when its verb is called."""
+"""Module and function of each, in the order of ``--help``; a module is imported when its verb is called."""
 
 
 def function(verb: str) -> Callable[..., Any]:

@@ -1,1 +1,1 @@
-"""The companion: the process beside a supervisor that passes alerts to handlers and watches the host."""
+"""The process beside a supervisor that passes alerts to handlers and watches the host."""

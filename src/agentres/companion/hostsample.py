@@ -67,7 +67,7 @@ def _swap() -> dict[str, Any]:
 
 
 def _disks() -> dict[str, Any]:
-    """Return a row for each disk under a mount, by device number; the sums omit disks stacked on others."""
+    """Return a row for each disk under a mount, by number; the sums omit disks stacked on others."""
     counters = psutil.disk_io_counters(perdisk=True, nowrap=False) or {}
     numbers = devices.every_disk(mounts())
     rows: list[tuple[str, int, int, int, int]] = []

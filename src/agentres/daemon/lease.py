@@ -57,7 +57,7 @@ class Failed(AgentresError):
 
 
 def connect(path: str) -> socket.socket | None:
-    """Connect to the daemon; None if nobody listens, we may not connect, root does not listen, or our own cgroup is delegated."""
+    """Connect to the daemon; None if no root process listens, we may not connect, or our own cgroup is delegated."""
     if not os.path.exists(path) or delegation.own_place():
         return None
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -74,7 +74,7 @@ def connect(path: str) -> socket.socket | None:
 class Lease:
     """One agent, run by the daemon behind ``sock``.
 
-    ``tell`` gets lines for people, ``draw`` progress lines if asked for.  ``events`` is the descriptor for events, -1: none.
+    ``tell`` gets lines for people, ``draw`` progress lines.  ``events`` is the descriptor for events, -1: none.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ ABSENT = "-"
 
 
 class LimitRow(Record):
-    """A limit: its value, the range it moves in (empty: it does not move), what is in use, and where the limit comes from."""
+    """A limit: its value, the range it moves in (empty: fixed), what is in use, and where it comes from."""
 
     key: str
     holds: str

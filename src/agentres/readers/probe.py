@@ -80,7 +80,7 @@ class Facts:
 
 
 def gather(daemon: str = "") -> Facts:
-    """Collect the facts, with one trial run; takes about a second.  ``daemon`` is the socket of the daemon that serves us."""
+    """Collect the facts, with one trial run (about a second).  ``daemon`` is the socket of one that serves us."""
     place: dict[str, Any] = {}
     trial: dict[str, Any] = {}
     try:

@@ -36,10 +36,10 @@ _IDLE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A run's use of a resource, in ``unit``: over its samples the median, the 95th percentile (``high``), and the most.
+    """A run's use of a resource, in ``unit``: its samples' median, 95th percentile (``high``) and maximum.
 
-    ``had`` is the limit at the time of highest use, ``limit`` the last one; None if there was none.  ``reserved`` and
-    ``idle`` are integrals over time, in unit-seconds: of the limit, and of the unused part of it; None without a limit.
+    ``had`` is the limit at the time of highest use, ``limit`` the last one; None if there was none.  ``reserved``
+    and ``idle`` are integrals over time, in unit-seconds, of the limit and of its unused part; None without a limit.
     """
 
     resource: str
@@ -89,9 +89,10 @@ class Remark:
 class RunReport:
     """One run.
 
-    ``throttled`` is the share of CPU periods in which the run was at its limit.  ``stalled`` maps cpu, memory and io to the
-    share of time in which some task waited (PSI).  ``killed`` counts processes killed for memory, from samples, or from
-    alerts if those know of more; ``kills`` has the details.  ``refused`` counts refused forks, ``peak`` is memory.peak.
+    ``throttled`` is the share of CPU periods in which the run was at its limit.  ``stalled`` maps cpu, memory and
+    io to the share of time in which some task waited (PSI).  ``killed`` counts processes killed for memory, from
+    samples, or from alerts if those know of more; ``kills`` has the details.  ``refused`` counts refused forks,
+    ``peak`` is memory.peak.
     """
 
     run: Run

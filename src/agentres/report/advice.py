@@ -1,8 +1,8 @@
 """Recommends limits for the next run, from what earlier runs used; pure.
 
-The minimum of a range is a margin above the median of the samples that are left.  The maximum is above everything seen, in
-those samples and in what was learnt from all runs (:mod:`agentres.policy.prediction`): the limit moves within
-what is known, and stops only what has never been seen.
+The minimum of a range is a margin above the median of the samples that are left.  The maximum is above everything
+seen, in those samples and in what was learnt from all runs (:mod:`agentres.policy.prediction`): the limit moves
+within what is known, and stops only what has never been seen.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A resource's median (``half``) and highest use, each with its source (``…_of``); ``held``: a limit held it down."""
+    """A resource's median (``half``) and highest use, each with its source (``…_of``); ``held``: by a limit."""
 
     half: float
     half_of: str

@@ -26,8 +26,8 @@ _WAITED = frozenset({"throttle", "refuse", "release"})
 class Kill:
     """A kill of ``count`` processes for memory, no later than ``by`` (unix seconds).
 
-    ``limit`` is the limit at that time, ``used`` the working set of the sample before, both in bytes or None.  ``why``
-    is why the limit was not raised, if that was tried.
+    ``limit`` is the limit at that time, ``used`` the working set of the sample before, both in bytes or None.
+    ``why`` is why the limit was not raised, if that was tried.
     """
 
     by: float

@@ -37,7 +37,7 @@ _OF_TABLE = frozenset({"filter", "sort", "turn", "tree"})
 
 
 class Top(App[None]):
-    """The dashboard of ``source``, which is read every ``interval`` seconds; with ``read_only`` it has no commands."""
+    """The dashboard of ``source``, which is read every ``interval`` seconds; ``read_only``: without commands."""
 
     ENABLE_COMMAND_PALETTE = False
     CSS = """
@@ -330,7 +330,7 @@ class Top(App[None]):
 
 
 def show(top: Top) -> None:
-    """Run the dashboard until the user quits.  Behind a web server (:mod:`agentres.readers.web`) it ends with that."""
+    """Run it until the user quits.  Behind a web server (:mod:`agentres.readers.web`) it ends with that."""
     if "TEXTUAL_DRIVER" in os.environ:
         die_with_parent()
     top.run()

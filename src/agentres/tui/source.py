@@ -23,7 +23,7 @@ _ALERTS = 10
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process of an agent: ``cpu`` in cores since the last look (None: the first), ``memory`` its RSS in bytes."""
+    """A process of an agent: ``cpu`` in cores since the look before (None: none), ``memory`` its RSS in bytes."""
 
     pid: int
     user: str

@@ -28,7 +28,7 @@ class NotDelivered(AgentresError):
 
 
 class Deliverer(Protocol):
-    """Delivers the events of one handler.  ``deliver`` is called from one thread only, ``abort`` from any."""
+    """Delivers one handler's events.  ``deliver`` is called from one thread only, ``abort`` from any."""
 
     def deliver(self, event: Event, timeout: float) -> None:
         """Deliver the event within ``timeout`` seconds, else raise NotDelivered."""
@@ -37,7 +37,7 @@ class Deliverer(Protocol):
         """Return the seconds until ``refresh`` is to be called; None: never."""
 
     def refresh(self, timeout: float) -> Iterable[tuple[str, str | None]]:
-        """Send what still holds again; return (alert id, error or None) for each result to report."""
+        """Send what still holds again; return (alert id, error or None) for each to report."""
 
     def abort(self) -> None:
         """Make a ``deliver`` that is under way fail soon."""
@@ -63,7 +63,7 @@ class Once:
 
 
 def variables(event: Event) -> dict[str, str]:
-    """Return the event as ``AGENTRES_ALERT_*``, for a command's environment and the journal's fields."""
+    """Return the event as ``AGENTRES_ALERT_*``: a command's environment, the journal's fields."""
     named = {key: event.get(key) for key in _VARIABLES}
     return {f"AGENTRES_ALERT_{key.upper()}": _text(value) for key, value in named.items()}
 

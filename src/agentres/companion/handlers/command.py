@@ -1,4 +1,4 @@
-"""Command handlers: one process per event, which gets it as JSON on stdin and in ``AGENTRES_ALERT_*``."""
+"""Command handlers: a process per event, which gets it as JSON on stdin and as ``AGENTRES_ALERT_*``."""
 
 from __future__ import annotations
 

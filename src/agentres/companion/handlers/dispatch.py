@@ -1,4 +1,4 @@
-"""Dispatches events to handlers, each with its own bounded queue and thread: one that hangs, crashes or is slow delays no other.
+"""Gives events to handlers, each with its own bounded queue and thread: one that hangs, crashes or is slow delays no other.
 
 User code never runs in this process: what can hang for good (Python callables, commands, HTTP) runs behind a
 :class:`agentres.companion.handlers.keeper.Keeper`.

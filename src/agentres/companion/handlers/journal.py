@@ -1,7 +1,7 @@
-r"""The journal handler: one datagram per entry, in the native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
+r"""The journal handler, in the native protocol: a datagram per entry (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
-A field is ``NAME=value\n``.  If the value has a newline, it is the name, a newline, the value's length
-as 64 bits little-endian, the value, a newline.  An entry too large for a datagram is sent as a sealed memfd.
+A field is ``NAME=value\n``.  If the value has a newline, it is the name, a newline, the length as 64
+bits little-endian, the value, a newline.  An entry too large for a datagram is sent as a sealed memfd.
 """
 
 from __future__ import annotations

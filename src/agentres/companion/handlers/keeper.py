@@ -6,7 +6,7 @@ The keeper is forked while the companion has one thread, so no lock is inherited
 It is the parent of what it kills, so the process id cannot have been reused.  When the companion ends,
 even by SIGKILL, the channel hangs up and the keeper ends what it runs.
 
-Channel: SOCK_SEQPACKET.  To the keeper: marshal of (seconds, message).  Back: ``+``, or ``-`` and the reason.
+Channel: SOCK_SEQPACKET.  To the keeper: marshal of (seconds, message).  Back: ``+``, or ``-`` and why.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _GRACE = 1.0
 """Seconds beyond the time limit after which a keeper that does not answer counts as lost."""
 
 _channels: set[socket.socket] = set()
-"""The companion's ends.  Each child closes them: an inherited one would hide the companion's end from its siblings."""
+"""The companion's ends.  Each child closes them: else its siblings would not see the companion end."""
 
 
 _upwards: list[socket.socket] = []

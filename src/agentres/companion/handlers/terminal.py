@@ -54,9 +54,9 @@ def line(event: dict[str, Any], colour: bool = False) -> str:
 
 
 class Output:
-    """Writes that never block for good, even if nobody reads the pipe or Ctrl-S has stopped the terminal.
+    """Writes that never block for good, even if nobody reads the pipe or Ctrl-S stopped the terminal.
 
-    O_NONBLOCK belongs to the open file description, which the agent shares, so terminals and pipes are reopened.
+    O_NONBLOCK belongs to the open file, which the agent shares, so terminals and pipes are reopened.
     """
 
     def __init__(self, fd: int) -> None:
@@ -77,7 +77,7 @@ class Output:
         return self._fd
 
     def raw(self) -> bool:
-        """Return whether the agent has put the terminal in a mode where a newline does not return the carriage."""
+        """Return whether the agent has put the terminal in a mode where LF does not imply CR."""
         if not self._tty:
             return False
         try:

@@ -45,7 +45,7 @@ _KEPT = 200
 
 
 class WebhookHandler(KeptHandler):
-    """Posts alerts to ``url``; ``format`` is "agentres" (the event itself) or "alertmanager", ``retries`` follow the first attempt."""
+    """``format`` is "agentres" (the event itself) or "alertmanager"; ``retries`` follow the first attempt."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class WebhookHandler(KeptHandler):
         return None if self._unresolved is None else self._unresolved.due()
 
     def refresh(self, timeout: float) -> Iterable[tuple[str, str | None]]:
-        """Send all current alerts again; report those that arrive for the first time, or all firing ones if it fails."""
+        """Send all current alerts again; report those that first arrive now, or all firing ones on failure."""
         assert self._unresolved is not None
         alerts = self._unresolved.again()
         if not alerts:
@@ -164,7 +164,7 @@ class Unresolved:
 
 
 def _labels(event: Event) -> dict[str, str]:
-    """Return the labels, which identify the alert: nothing that changes from update to update, except the severity."""
+    """Return the labels, which identify the alert: of what updates change, only the severity."""
     return {
         "alertname": event["rule"],
         "agent": event["agent"],
@@ -208,7 +208,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def post(asked: dict[str, Any]) -> None:
-    """Make one request, with retries where they may help, until ``asked["deadline"]`` (monotonic); NotDelivered."""
+    """Make one request, with retries if they may help, until ``asked["deadline"]`` (monotonic).  NotDelivered."""
     request = urllib.request.Request(
         asked["url"], data=asked["body"], headers=asked["headers"], method="POST"
     )
