@@ -1,8 +1,8 @@
 """agentres: run AI agents inside hard resource limits (Linux, cgroup v2).
 
-The command line is the front door (``agentres run -- COMMAND``); :func:`agentres.run.agent.run` is the
-same thing from Python.  Nothing is imported here: the process that stays beside an agent must stay
-small, so every name is imported from the module that owns it.
+From the shell: ``agentres run -- COMMAND``; from Python: :func:`agentres.run.agent.run`.  This module
+imports nothing, because the process that stays beside an agent must stay small: import each name from
+the module that defines it.
 """
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
-"""The entry: ``agentres`` and ``python -m agentres``.
+"""Entry point of ``agentres`` and ``python -m agentres``.
 
-A well-formed ``run`` goes straight to the small resident process; all else goes to the verbs.
+A well-formed ``run`` goes straight to the small resident process; everything else goes to the verbs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _run_line() -> tuple[dict[str, Any], list[str]] | None:
-    """The values and the command of a well-formed ``run``; None for any other line."""
+    """Return the options' values and the command of a well-formed ``run``; None for any other line."""
     if sys.argv[1:2] != ["run"] or "_AGENTRES_COMPLETE" in os.environ:
         return None
     from agentres.run.options import parse
@@ -28,8 +28,8 @@ def main() -> None:
     if (line := _run_line()) is not None:
         from agentres.cli.run import run
 
-        # All is written and removed; the kernel frees the rest faster than the interpreter
-        # would (50 ms of a 600 ms launch on a slow machine).
+        # Everything is written and cleaned up; the kernel frees the rest faster than the
+        # interpreter would (50 ms of a 600 ms launch on a slow machine).
         os._exit(run(*line))
     if sys.argv[1:3] == ["unit", "run"] and sys.argv[3:] and not sys.argv[3].startswith("-"):
         from agentres.cli.unit import run as run_unit
@@ -55,7 +55,7 @@ def main() -> None:
         status = do_line(sys.argv[1:])
     print(end="", flush=True)  # noqa: T201
     atexit._run_exitfuncs()
-    # Likewise, whatever the verb: nothing but the interpreter's own end is left, a quarter of the time that an answer takes.
+    # The same for every verb: the interpreter's own shutdown would take a quarter of the time of an answer.
     os._exit(status)
 
 

@@ -1,1 +1,1 @@
-"""The command line: one file a group of verbs; the only rooms that exit."""
+"""The command line: one module per group of verbs, and what they share."""

@@ -1,4 +1,4 @@
-"""The HTTP server of ``agentres metrics --listen``: a thread for each scrape, none that waits forever."""
+"""The HTTP server of ``agentres metrics --listen``: one thread per scrape, with a timeout."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from agentres.model import log
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = 30  # seconds; who connects and says nothing holds a thread no longer
+    timeout = 30  # seconds that a client which sends nothing can occupy a thread
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug(__name__, format, *args)
 
 
 class Server(socketserver.ThreadingMixIn, WSGIServer):
-    """Serves ``application`` at the address, which may be a name: the first that it stands for.
+    """Serves ``application`` at the address, or at the first address of a host name.
 
-    Raises OSError where the address cannot be had.
+    Raises OSError if it cannot listen there.
     """
 
     daemon_threads = True
@@ -33,11 +33,11 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
         self.set_app(application)
 
     def server_bind(self) -> None:
-        # Not HTTPServer's: it asks the DNS for our name, and waits for it.
+        # Not HTTPServer's, which waits for a DNS lookup of our own name.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.socket.getsockname()[:2]
         self.setup_environ()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went before its answer is no news."""
+        """Log only for debugging: a client that hangs up early is no error."""
         log.debug(__name__, "a scrape from %s failed", client_address)

@@ -1,4 +1,4 @@
-"""``agentres alerts``: what was raised, who looks after it, and how often; also as it happens."""
+"""``agentres alerts``: lists, shows, follows and acknowledges alerts, and counts them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from agentres.policy.resources import RESOURCES
 from agentres.store import AlertRow, NoHistory, Store
 
 SCHEMA = 1
-"""The version of the JSON; it rises when a key changes its meaning or goes."""
+"""The version of the JSON; it rises when a key is removed or changes its meaning."""
 
 POLL_MILLISECONDS = 200
 
@@ -191,7 +191,7 @@ def _as_json(row: AlertRow) -> dict[str, Any]:
 
 
 def _value(row: AlertRow) -> str:
-    """What it is now, and of one that is over the worst that it was."""
+    """Return the alert's value now; if it is resolved, its worst value."""
     if row.resolved is None or row.worst is None:
         return _of(row.value, row.limit, row.unit)
     return _of(row.worst, row.worst_limit, row.unit)
@@ -252,7 +252,7 @@ def _fields(row: AlertRow) -> Iterator[tuple[str, str]]:
         yield "repeats", str(row.repeats)
 
 
-# As it happens.
+# Following alerts.
 
 
 def _follow(
@@ -288,16 +288,16 @@ def _follow(
 
 
 def _reached(store: Store, event: dict[str, Any]) -> Severity:
-    """How grave the alert was at most by then: what comes of it is for those who saw it grave."""
+    """Return the alert's highest severity so far: whoever saw that also sees later events."""
     if event["event"] == "raised":
         return Severity[event["severity"]]
     return max(Severity[event["severity"]], store.alert(event["id"]).severity)
 
 
 def _events() -> Iterator[tuple[Store, dict[str, Any]]]:
-    """What is recorded from now on, with where it is; ends when the reader of stdout has gone."""
+    """Yield each new event, with its store.  BrokenPipeError when the reader of stdout has gone."""
     reader = select.poll()
-    reader.register(1, 0)  # tells only that the other end has gone
+    reader.register(1, 0)  # reports only a hang-up of the other end
     store, waited = _wait(reader)
     at = 0 if waited else store.changes(sys.maxsize)[1]
     while True:
@@ -306,14 +306,14 @@ def _events() -> Iterator[tuple[Store, dict[str, Any]]]:
             yield store, event
         _pause(reader)
         if store.moved:
-            # Somebody took the file away: nothing of what is in the new one has been shown.
+            # The file was replaced: nothing in the new one has been shown yet.
             store.close()
             store, _ = _wait(reader)
             at = 0
 
 
 def _wait(reader: select.poll) -> tuple[Store, bool]:
-    """The history as soon as there is one, and whether there was none."""
+    """Wait until there is a history; return it, and whether there was none at first."""
     waited = False
     while True:
         try:

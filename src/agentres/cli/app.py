@@ -1,4 +1,4 @@
-"""The Typer application, made from the verbs' declarations: help, completion, and what is wrong with a line."""
+"""The Typer application, made from the verbs' declarations: for help, completion, and messages about wrong lines."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _RUN_EPILOG = """[bold]Examples[/bold]
 
 
 class _Run(TyperCommand):
-    """``run``, with options that may stand without a value, which Typer has not."""
+    """``run``, whose options may have an optional value, which Typer does not support."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         from agentres.run.options import spell_out
@@ -65,7 +65,7 @@ class _ListByDefault(TyperGroup):
 def _run(ctx: typer.Context, **values: Any) -> NoReturn:
     from agentres.run.options import to_arguments
 
-    # For a line that Typer understands and options.parse() does not; it takes this one.
+    # Typer understands lines that options.parse() does not: write this one so that it does.
     line = to_arguments(values, values.pop("command"))
     os.execv(sys.executable, [sys.executable, "-P", "-m", "agentres", "run", *line])
 
@@ -74,7 +74,7 @@ _KIND = inspect.Parameter.KEYWORD_ONLY
 
 
 def _typed(parameter: Parameter) -> inspect.Parameter:
-    """As Typer takes it."""
+    """Convert a parameter for Typer."""
     declared, default = parameter.declared, parameter.default
     said: dict[str, Any] = {
         "help": declared.help,
@@ -97,7 +97,7 @@ def _typed(parameter: Parameter) -> inspect.Parameter:
 
 
 def _takes(verb: Any, those: Iterable[inspect.Parameter]) -> None:
-    """Say what a verb takes: what inspect and Typer look for."""
+    """Set the verb's signature and annotations, which inspect and Typer read."""
     verb.__signature__ = inspect.Signature(list(those))
     verb.__annotations__ = {
         each.name: each.annotation for each in verb.__signature__.parameters.values()
@@ -139,7 +139,7 @@ def _add(app: typer.Typer, verb: str) -> None:
 
 @functools.cache
 def application(*words: str) -> typer.Typer:
-    """The application with what these first words stand for; with all where none is named."""
+    """Return the application with the verbs and groups of these first words; with all if there are none."""
     made = typer.Typer(
         name="agentres",
         help="Run AI agents inside hard resource limits (Linux cgroup v2).",
@@ -170,7 +170,7 @@ def application(*words: str) -> typer.Typer:
 
 
 def __getattr__(name: str) -> typer.Typer:
-    """``app``, with all verbs: for whoever makes pages from it."""
+    """Make ``app``, with all verbs, for tools that generate pages from it."""
     if name != "app":
         raise AttributeError(name)
     return application()
@@ -194,9 +194,9 @@ def _main(
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the application; a wrong line is told in one line, and where to read more.  The exit status."""
+    """Run the application; report a wrong line in one line, with where to read more.  Return the exit status."""
     verb = next((word for word in words[:1] if word == "run" or _known(word)), "")
-    # Completion and help are about all of them.
+    # Completion and help need all verbs.
     one = [verb] if verb and "_AGENTRES_COMPLETE" not in os.environ else []
     try:
         status = application(*one)(args=list(words), prog_name="agentres", standalone_mode=False)
@@ -205,7 +205,7 @@ def main(words: Sequence[str]) -> int:
     except typer.TyperException as error:
         if message := error.format_message().rstrip("."):  # empty when the help was shown instead
             say(f"{message}; see {' '.join(filter(None, ['agentres', verb, '--help']))}")
-        # A wrapper's own failure must not look like the command's (env(1), timeout(1)).
+        # A wrapper's own failure must be distinguishable from the command's (env(1), timeout(1)).
         return EXIT_AGENTRES if verb == "run" else EXIT_USAGE
     return status if isinstance(status, int) else 0
 

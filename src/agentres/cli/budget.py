@@ -1,4 +1,4 @@
-"""What the host's budget is by the configuration, for verbs that show it."""
+"""The host's budget according to the configuration, for verbs that show it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agentres.model.errors import AgentresError
 
 
 def share(otherwise: str) -> float | None:
-    """The budget's part of the host; None where the configuration is wrong, and a line on stderr that begins with ``otherwise``."""
+    """Return the budget's share of the host; None if the configuration is wrong, with a line on stderr after ``otherwise``."""
     from agentres.config import ConfigError, load
     from agentres.model.paths import configuration
 
@@ -22,7 +22,7 @@ def share(otherwise: str) -> float | None:
 
 
 def own_slice() -> str:
-    """The cgroup in which an agent would run that is started here; empty where none could."""
+    """Return the slice that an agent started here would run in; "" if none could start."""
     from agentres.kernel import delegation, tree
 
     try:

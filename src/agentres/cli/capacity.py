@@ -1,4 +1,4 @@
-"""``agentres capacity``: what all agents together may have, who has it, and what is left."""
+"""``agentres capacity``: shows what all agents together may have, what each has, and what is left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agentres.model.units import format_size
 from agentres.policy.capacity import Budget, Claim, free
 
 SCHEMA = 1
-"""The version of the JSON; it rises when a key changes its meaning or goes."""
+"""The version of the JSON; it rises when a key is removed or changes its meaning."""
 
 _STYLES = {"running": "", "throttled": "yellow", "frozen": "red", "waiting": "dim"}
 
@@ -61,7 +61,7 @@ class _Capacity:
         self.agent_cpus = {claim.path: registry.cpus(claim.path) for claim in self.claims}
 
     def as_json(self) -> dict[str, Any]:
-        """Bytes and cores; ``held_by`` is null where the kernel holds nobody to it."""
+        """Return bytes and cores; ``held_by`` is null if the kernel does not enforce the budget."""
         return {
             "slice": self.where,
             "host": {"memory": self.budget.host, "cpus": self.cpus},
@@ -98,7 +98,7 @@ class _Capacity:
         }
 
     def print(self) -> None:
-        """The table, and above it the sums."""
+        """Print the sums, and the table below them."""
         budget, left = self.budget, free(self.budget, self.claims)
         taken = sum(claim.taken for claim in self.claims)
         used = sum(claim.use for claim in self.claims)
@@ -154,7 +154,7 @@ def _part(claim: Claim, budget: Budget) -> float | None:
 
 
 def _range(claim: Claim) -> str:
-    """Least and most, where the limit may grow; an old mark does not tell."""
+    """Format the range of a limit that may grow; an agent of an older version does not tell it."""
     if not claim.most or claim.most <= claim.least:
         return "fixed" if claim.limit is not None and claim.least == claim.limit else show.ABSENT
     return f"{format_size(claim.least)} to {format_size(claim.most)}"

@@ -1,7 +1,7 @@
-"""What a shell may complete a line with, without Typer: verbs, options, what an option takes, names of agents.
+"""Shell completion without Typer: verbs, options, values of options, names of agents.
 
-The shells' side is Typer's scripts (``agentres --show-completion``), whose protocol this speaks; a shell that is not
-known here is left to Typer.
+The shells use Typer's scripts (``agentres --show-completion``), and this module speaks their protocol.  Shells that it
+does not know are left to Typer.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from agentres.cli.verbs import GROUPS, VERBS
 from agentres.model.errors import AgentresError
 
 VARIABLE = "_AGENTRES_COMPLETE"
-"""The environment variable that says for which shell."""
+"""The environment variable that names the shell."""
 
 _HELP = ("--help", "Show this message and exit.")
 _ALWAYS = [("--version", "Show the version."), _HELP]
 
 Candidate = tuple[str, str]
-"""What may stand there, and what it is, in words."""
+"""A possible word, and its description."""
 
 
 def answer(environment: Mapping[str, str]) -> tuple[int, str] | None:
-    """The exit status and the text for the shell that asks; None where it is not known here."""
+    """Return the exit status and the text for the shell that asks; None for an unknown shell."""
     shell = environment.get(VARIABLE, "").removeprefix("complete_")
     try:
         if shell == "bash":
@@ -36,7 +36,7 @@ def answer(environment: Mapping[str, str]) -> tuple[int, str] | None:
             begun = words.pop() if words and not line.endswith(" ") else ""
         else:
             return None
-    except ValueError:  # a quote that is open still
+    except ValueError:  # a quote is still open
         return 0, ""
     name, equals, value = begun.partition("=")
     prefix = f"{name}=" if equals and name.startswith("--") else ""
@@ -55,7 +55,7 @@ def answer(environment: Mapping[str, str]) -> tuple[int, str] | None:
 
 
 def _of_bash(environment: Mapping[str, str]) -> tuple[list[str], str]:
-    """The words before, and the one that is begun; bash makes a word of a ``=``, and one of each side."""
+    """Return the words before, and the one being typed; bash splits at ``=``, and makes it a word of its own."""
     words = shlex.split(environment.get("COMP_WORDS", ""))
     at = int(environment.get("COMP_CWORD", "0"))
     begun = words[at] if at < len(words) else ""
@@ -63,7 +63,7 @@ def _of_bash(environment: Mapping[str, str]) -> tuple[list[str], str]:
 
 
 def candidates(words: Sequence[str], begun: str, helps: bool = True) -> Iterator[Candidate]:
-    """What may follow the words; ``begun`` is how it begins.  Without ``helps`` not all say what they are."""
+    """Yield what may follow the words; ``begun`` is the start of it.  Without ``helps``, some have no description."""
     if not words:
         yield from _ALWAYS if begun.startswith("-") else _first_words(helps)
         return
@@ -85,7 +85,7 @@ def candidates(words: Sequence[str], begun: str, helps: bool = True) -> Iterator
 def _of_verb(
     known: list[Parameter], words: Sequence[str], begun: str, ends: bool = False
 ) -> Iterator[Candidate]:
-    """``ends``: after the first word that is no option all else is another command's."""
+    """Yield what may follow a verb; ``ends``: everything after the first word that is no option belongs to another command."""
     options = {name: each for each in known if isinstance(each.declared, Option) for name in each.names}  # fmt: skip
     given, placed, takes = set[str](), 0, None
     for word in words:
@@ -114,7 +114,7 @@ def _of_verb(
 
 
 def _values(option: Option) -> Iterator[Candidate]:
-    """Those of its values that stand in words in what it takes: ``host|none|isolated``."""
+    """Yield the literal values that an option's metavar lists: ``host|none|isolated``."""
     for value in option.metavar.strip("[]").split("|"):
         if value.islower():
             yield value, ""
@@ -125,14 +125,14 @@ def _names(argument: Option | Argument) -> Iterable[Candidate]:
         return []
     try:
         return [(name, "") for name in argument.names()]
-    except (AgentresError, OSError):  # where nothing can be known nothing is completed
+    except (AgentresError, OSError):  # the names cannot be read: complete nothing
         return []
 
 
 def _first_words(helps: bool) -> Iterator[Candidate]:
     yield "run", "Run COMMAND in a cgroup of its own, inside hard limits."
     yield from ((name, group.help) for name, group in GROUPS.items())
-    # To know what they are is to load them all.
+    # The descriptions require loading all the verbs' modules.
     yield from ((name, _summary(name) if helps else "") for name in VERBS if " " not in name)
 
 

@@ -1,4 +1,4 @@
-"""``agentres config``: whether the configuration files make sense, what they come to, where they are."""
+"""``agentres config``: checks, creates and shows the configuration files, and says where they are."""
 
 from __future__ import annotations
 

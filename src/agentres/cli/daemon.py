@@ -11,5 +11,5 @@ def daemon() -> None:
 
     systemd starts it (agentres.service, agentres.socket). agentres run uses it if its socket exists. Agents go on if it ends. For root.
     """
-    # Without what has read this line: it stays.
+    # exec: the daemon stays, so it must not keep the modules that parsed this line.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "agentres", "daemon"])

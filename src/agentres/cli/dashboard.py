@@ -1,4 +1,4 @@
-"""``agentres dashboard``: what ``agentres top`` draws, in a browser; the server is :mod:`agentres.readers.web`."""
+"""``agentres dashboard``: ``agentres top`` in a browser; the server is :mod:`agentres.readers.web`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agentres.model.errors import AgentresError, UsageError, reason
 _INSTALL = "pip install 'agentres[web]'"
 
 _SHORTEST = 16
-"""Characters of the shortest token that is taken from a file."""
+"""Fewest characters of a token read from a file."""
 
 
 def dashboard(

@@ -1,4 +1,4 @@
-"""``agentres doctor``: what this host can enforce, as a table or JSON."""
+"""``agentres doctor``: shows what this host can enforce, as a table or JSON."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def doctor(
 
 
 def _daemon() -> str:
-    """The socket of the daemon that `agentres run` would ask; empty: none."""
+    """Return the socket of the daemon that `agentres run` would ask; "" if there is none."""
     from agentres.daemon import lease
 
     path = os.environ.get("AGENTRES_SOCKET", DAEMON_SOCKET)
@@ -80,10 +80,10 @@ def _pace(fix: bool, unfix: bool, names: list[str]) -> None:
 
 
 def _tolerated() -> frozenset[str]:
-    """The files whose limits hold by default only: not those that the configuration asks for."""
+    """Return the files of optional limits, without those of limits that the configuration asks for."""
     try:
         limits = loaded(configuration(os.environ, os.getuid())).limits
-    except UsageError:  # the trial run was refused for that, and says it
+    except UsageError:  # the trial run was refused for that, and the table says so
         return TOLERATED
     asked = {"io.max": DISKS, NETWORK: NETWORKS}
     return TOLERATED - {file for file, keys in asked.items() if set(keys) & limits.keys()}

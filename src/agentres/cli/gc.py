@@ -1,4 +1,4 @@
-"""``agentres gc``: what runs that were killed have left on the host."""
+"""``agentres gc``: removes what killed runs have left on the host."""
 
 from __future__ import annotations
 

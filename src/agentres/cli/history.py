@@ -1,4 +1,4 @@
-"""``agentres history``: what a run used, as a table, curves, JSON or a picture."""
+"""``agentres history``: shows what a run used, as a table, curves, JSON or a picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agentres.readers.curves import CURVES, Curve, Curves, curves
 from agentres.store import ActionRow, AlertRow, Run, Store, StoreError
 
 SCHEMA = 1
-"""The version of the JSON; it rises when a key changes its meaning or goes."""
+"""The version of the JSON; it rises when a key is removed or changes its meaning."""
 
 
 def history(
@@ -100,12 +100,12 @@ def _check_plot(picture: str, name: str | None, run_id: str | None, actions: boo
 
 
 def _pick(store: Store, name: str | None, run_id: str | None) -> tuple[Run, list[Run]]:
-    """The run asked for, and the others of its name; newest first."""
+    """Return the run asked for, and the others of its name, newest first."""
     if run_id is not None:
         picked = run_by_id(store, run_id, name)
         return picked, [r for r in store.runs(picked.name, picked.of) if r.id != picked.id]
     found = store.runs(name)
-    # An agent may be called host: what is watched under that name goes first.
+    # An agent may be named "host": runs of the host or its slice go first.
     found.sort(key=lambda run: run.of == "agent")
     if not found:
         raise no_run_of(store, name or "")
@@ -113,7 +113,7 @@ def _pick(store: Store, name: str | None, run_id: str | None) -> tuple[Run, list
 
 
 def run_by_id(store: Store, run_id: str, name: str | None, of: str | None = None) -> Run:
-    """The one run whose id begins so, of those of that name and kind; StoreError."""
+    """Return the one run of that name and kind whose id begins with ``run_id``; StoreError."""
     found = [run for run in store.runs(name, of) if run.id.startswith(run_id)]
     if not found or not run_id:
         raise StoreError(
@@ -127,7 +127,7 @@ def run_by_id(store: Store, run_id: str, name: str | None, of: str | None = None
 
 
 def no_run_of(store: Store, name: str) -> StoreError:
-    """That there is none, and which names are near."""
+    """Return the error that there is no such run, with similar names."""
     names = {run.name for run in store.runs()}
     remedy = show.near(name, names) or "agentres history lists the runs"
     return StoreError(f"no run of {name!r} in the history", remedy)
@@ -304,13 +304,13 @@ def _pressure(drawn: Curves, at: int) -> str:
     return " ".join(f"{show.ABSENT if s is None else round(s * 100):>3}" for s in shares)
 
 
-# What was done with limits.
+# Actions.
 
 
 def _actions(
     store: Store, name: str | None, run_id: str | None, earliest: float | None, as_json: bool
 ) -> None:
-    """Actions outlive the runs that they are of, so that they are looked up by themselves."""
+    """Show actions.  They are looked up independently of runs, which the history forgets earlier."""
     found = store.actions(name)
     if run_id is not None:
         ids = {row.run for row in found if run_id and row.run.startswith(run_id)}
@@ -318,7 +318,7 @@ def _actions(
             ids = {_pick(store, name, run_id)[0].id}
         found = [row for row in found if row.run in ids]
     elif not found and name is not None:
-        _pick(store, name, None)  # tells where there is no such name
+        _pick(store, name, None)  # raises StoreError if there is no such name
     if earliest is not None:
         found = [row for row in found if row.time >= earliest]
     if as_json:
@@ -357,7 +357,7 @@ _KINDS = {"throttle": "yellow", "refuse": "yellow", "release": "red", "freeze": 
 
 
 def _unit(row: ActionRow) -> str:
-    """The unit of a limit by its key, which may be that of one device: ``io_read=/dev/vda``."""
+    """Return the unit of a limit by its key, which may be that of one device: ``io_read=/dev/vda``."""
     limit = row.resource.partition("=")[0]
     return WRITTEN[limit].unit if limit in WRITTEN else "count"
 

@@ -1,4 +1,4 @@
-"""``agentres install-units``: what systemd, the shell and man(1) are to know of this installation."""
+"""``agentres install-units``: installs the files of this installation for systemd, the shells and man(1)."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def install_units(
 
 
 def contents(prefix: str, app: Typer, root: str = "/") -> dict[str, tuple[str, int]]:
-    """Path -> its text and mode; what is called stands below ``root``, or is this host's."""
+    """Return path -> (text, mode).  Programs named in the texts are those of the image at ``root``, or this host's."""
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
     from typer.main import get_command
 
-    # systemd looks nowhere else.
+    # systemd searches no other directories.
     lib = f"{prefix}/lib" if prefix in ("/usr", "/usr/local") else "/etc"
     where = _executable(Path(root))
     made = {f"{lib}/systemd/system/{unit}": (_source(unit, where), 0o644) for unit in _UNITS}
@@ -81,14 +81,14 @@ def _executable(root: Path) -> Mapping[str, str]:
     beside = python.with_name("agentres")
     if not os.access(beside, os.X_OK):
         raise UsageError(f"there is no {beside}", "install agentres with pip, then call that one")
-    if python.is_relative_to(root):  # an image's, or a package's: it will be called from in there
+    if python.is_relative_to(root):  # in an image or a package: it will be called from inside that
         beside, python = ("/" / path.relative_to(root) for path in (beside, python))
     return {"@AGENTRES@": str(beside), "@PYTHON@": str(python)}
 
 
 def _source(name: str, where: Mapping[str, str]) -> str:
     packed: Any = files("agentres") / "systemd" / name
-    if not packed.is_file():  # an editable installation: it stands in the tree
+    if not packed.is_file():  # an editable installation: the file is in the source tree
         packed = Path(__file__).parents[3] / "systemd" / name
     text: str = packed.read_text()
     for mark, path in where.items():
@@ -101,7 +101,7 @@ def _install(root: Path, made: Mapping[str, tuple[str, int]], live: bool) -> Non
         target = root / path.lstrip("/")
         try:
             target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            # One that runs keeps what it has read.
+            # A new file: what is running keeps the old one.
             fresh = target.with_name(f".{target.name}.new")
             fresh.write_text(text)
             fresh.chmod(mode)

@@ -1,4 +1,4 @@
-"""A line of words: its verb does it, or Typer, where it is not well-formed or asks for help."""
+"""Runs a command line: through its verb, or through Typer if it is not well-formed or asks for help."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agentres.cli.verbs import call, understand
 
 
 def main(words: Sequence[str]) -> int:
-    """Do what a line of words asks for; the exit status."""
+    """Run a command line; return the exit status."""
     if "_AGENTRES_COMPLETE" in os.environ:
         from agentres.cli import completion
 

@@ -1,4 +1,4 @@
-"""Where verbs that serve are told to listen."""
+"""The ``--listen`` address of verbs that serve."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from agentres.model.errors import UsageError
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """``9105``, ``127.0.0.1:9105`` or ``[::1]:9105`` as address and port; pure.  UsageError."""
+    """Parse ``9105``, ``127.0.0.1:9105`` or ``[::1]:9105`` into address and port; pure.  UsageError."""
     address, colon, port = text.rpartition(":")
     bracketed = address.startswith("[") and address.endswith("]")
     if not bracketed and ":" in address:

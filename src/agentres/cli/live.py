@@ -1,4 +1,4 @@
-"""``agentres show|set|freeze|thaw|stop|kill|wait|logs``: agents that run, looked at and commanded by name."""
+"""``agentres show|set|freeze|thaw|stop|kill|wait|logs``: shows and controls running agents, by name."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from agentres.run.control import FROZEN, GRACE, SETTABLE
 from agentres.run.options import LIMITS, OPTIONS, RunOption
 
 SCHEMA = 1
-"""The version of the JSON; it rises when a key changes its meaning or goes."""
+"""The version of the JSON; it rises when a key is removed or changes its meaning."""
 
 
 def running() -> list[str]:
-    """The names of the agents that run here, everybody's."""
+    """Return the names of all users' running agents."""
     return [agent.name for agent in registry.running(delegation.hierarchy().mount)]
 
 
@@ -87,7 +87,7 @@ def set_limits(name: Name, user: User = None, **texts: Any) -> None:
     for one in client.ask(_found(name, user), "set", limits=limits)["changed"]:
         key = one["limit"]
         before, after = (portrait.quantity(key, one[when]) for when in ("before", "after"))
-        # A range may be another one around the same figure.
+        # A range may have changed although the figure in it has not.
         note = f" ({one['note']})" if one.get("note") else ""
         print(f"{key}: {before} -> {after}{note}" if before != after else f"{key}: {one['text']}, stays at {after}{note}")  # fmt: skip
 
@@ -182,7 +182,7 @@ def logs(
     line += ["--follow"] if follow else []
     line += [f"--lines={lines}"] if lines is not None else []
     uid = _owner(name, user)
-    # What the user's own processes have said: anybody may use a name in a message.
+    # Only messages of the user's own processes: any user may write an agent's name into a message.
     theirs = f"_UID={uid}"
     line += [f"SYSLOG_IDENTIFIER={registry.journal_identifier(uid, name)}", theirs]
     line += ["+", f"AGENTRES_ALERT_AGENT={name}", theirs]
@@ -193,7 +193,7 @@ def logs(
     os.execv(journalctl, line)
 
 
-# What they have in common.
+# Shared by the verbs.
 
 
 def _found(name: str, user: str | None) -> Found:
@@ -201,7 +201,7 @@ def _found(name: str, user: str | None) -> Found:
 
 
 def _owner(name: str, user: str | None) -> int:
-    """Whose agent is meant; ours, where none of that name runs."""
+    """Return the uid of the agent's owner; ours, if no agent of that name runs."""
     if user is not None:
         return _uid(user)
     try:
@@ -218,7 +218,7 @@ def _uid(user: str) -> int:
 
 
 def _each(names: list[str], user: str | None, command: Callable[[Found], object]) -> None:
-    """Command all; who cannot be keeps the others from nothing."""
+    """Run the command on all agents, even if some fail; then raise AgentresError for those."""
     failures = []
     for name in names:
         try:
@@ -230,14 +230,14 @@ def _each(names: list[str], user: str | None, command: Callable[[Found], object]
 
 
 def _kill_without(agent: Found) -> None:
-    """Where the supervisor was killed: nobody else removes what is left either."""
+    """Kill an agent whose supervisor was killed, and remove its cgroups, as nobody else does."""
     left = Cgroup(agent.path)
     if not left.kill_all():
         raise AgentresError(
             f"a process in {agent.path} survives SIGKILL in an uninterruptible wait"
         )
     left.close()
-    if agent.home.endswith(".scope"):  # systemd's to remove, and perhaps it has
+    if agent.home.endswith(".scope"):  # systemd removes it, and may have done so already
         return
     home = Cgroup(agent.home)
     if not home.populated:
@@ -246,11 +246,11 @@ def _kill_without(agent: Found) -> None:
         home.close()
 
 
-# How it looks.
+# The options of set.
 
 
 def options() -> list[RunOption]:
-    """Those of ``agentres run`` that :func:`set_limits` has too."""
+    """Return the options of ``agentres run`` that :func:`set_limits` has too."""
     return [
         option.but(help=option.help.partition(" Default: ")[0])
         for option in OPTIONS

@@ -1,4 +1,4 @@
-"""The man page, made from the command line's own help: man-pages(7), groff_man(7)."""
+"""Makes the man page from the command line's own help: man-pages(7), groff_man(7)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILES = (
 
 
 def page(command: Any) -> str:
-    """The whole of it, for Typer's ``command`` with all its verbs."""
+    """Return the page for Typer's ``command`` with all its verbs."""
     lines = [
         f'.TH AGENTRES 1 "" "agentres {__version__}" "User Commands"',
         ".SH NAME",
@@ -36,7 +36,7 @@ def page(command: Any) -> str:
 
 
 def verbs(name: str, group: Any) -> Iterator[tuple[str, Any, list[Any], list[Any]]]:
-    """Each verb below ``name`` in full, its command, and what that takes: arguments and options."""
+    """Yield each verb below ``name``: its full name, its command, and the arguments and options of that."""
     for verb, command in group.commands.items():
         whole = f"{name} {verb}"
         if hasattr(command, "commands"):
@@ -48,7 +48,7 @@ def verbs(name: str, group: Any) -> Iterator[tuple[str, Any, list[Any], list[Any
 
 
 def plain(text: str | None) -> str:
-    """Help without Rich's marks."""
+    """Return a help text without Rich's markup."""
     return re.sub(r"\[/?(?:bold|dim)\]", "", text or "")
 
 
@@ -67,7 +67,7 @@ def _verbs(name: str, group: Any) -> Iterator[str]:
 
 
 def _paragraphs(text: str | None) -> Iterator[str]:
-    """Help as it is written: paragraphs, and what is set in as it stands."""
+    """Yield a help text as groff: paragraphs, and indented text verbatim."""
     for block in re.split(r"\n\s*\n", (text or "").strip("\n")):
         if not block.strip():
             continue
@@ -79,6 +79,6 @@ def _paragraphs(text: str | None) -> Iterator[str]:
 
 
 def _text(text: str | None) -> str:
-    """No request and no escape of groff's, and none of Rich's marks."""
+    """Escape a text for groff, without requests and without Rich's markup."""
     escaped = plain(text).replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped

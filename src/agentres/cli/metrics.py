@@ -1,4 +1,4 @@
-"""``agentres metrics``: agents, host and alerts in Prometheus's text format."""
+"""``agentres metrics``: exports agents, host and alerts in Prometheus's text format."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def metrics(
 
 
 def _registry() -> CollectorRegistry:
-    """A registry of our collector alone: how this process fares is nobody's concern."""
+    """Return a registry with our collector only, without metrics of this process."""
     try:
         from prometheus_client import CollectorRegistry
 
@@ -107,7 +107,7 @@ def _read(path: str) -> Sample:
 
 
 def _network(cgroup: Cgroup) -> Network | None:
-    """What counts the agent's packets; None where nothing does, or we may not read it."""
+    """Return the counter of the agent's packets; None if there is none, or we may not read it."""
     from agentres.kernel import network
     from agentres.model.errors import NotEnforceable
 
@@ -132,16 +132,16 @@ def _text(registry: CollectorRegistry) -> bytes:
 
 
 def write_textfile(path: str, text: bytes) -> None:
-    """Put ``text`` where ``path`` is, so that a reader finds the old or the new, mode 0644.
+    """Replace the file at ``path`` by ``text``, mode 0644; a reader finds either the old or the new one.
 
-    What is there and is no file stays: /dev/stdout must not be replaced.  Raises AgentresError.
+    Anything but a regular file is refused: /dev/stdout must not be replaced.  Raises AgentresError.
     """
     directory, name = os.path.split(os.path.abspath(path))
     temporary = None
     try:
         if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
             raise UsageError(f"--textfile {path}: expected a regular file, or none yet")
-        # Not *.prom: node_exporter would read it half written.
+        # Not *.prom: node_exporter would read it before it is complete.
         file, temporary = tempfile.mkstemp(suffix=".tmp", prefix=f".{name}.", dir=directory)
         with os.fdopen(file, "wb") as opened:
             opened.write(text)
@@ -156,7 +156,7 @@ def write_textfile(path: str, text: bytes) -> None:
 
 
 def serve(registry: CollectorRegistry, address: str, port: int) -> None:
-    """Answer scrapes until SIGTERM, which ends it well, or Ctrl-C.  Raises AgentresError."""
+    """Answer scrapes until SIGTERM (exit status 0) or Ctrl-C.  Raises AgentresError."""
     from prometheus_client import make_wsgi_app
 
     from agentres.cli._httpd import Server
@@ -173,4 +173,4 @@ def serve(registry: CollectorRegistry, address: str, port: int) -> None:
 
 
 def _terminated(signo: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)  # no Exception: socketserver passes over those
+    raise SystemExit(0)  # not an Exception: socketserver ignores those

@@ -1,4 +1,4 @@
-"""The files that ``agentres run`` writes to beside the agent's own: the summary, the events."""
+"""Files that ``agentres run`` itself writes to: the summary and the events."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 _DIGITS = 9
-"""Of a descriptor's number, at the most."""
+"""Most digits of a descriptor's number."""
 
 
 def open_summary(path: str) -> int:
-    """Open before the launch: a summary that cannot be written is told while nothing is lost.
+    """Open the summary before the launch, so that an error shows before anything is lost.  UsageError.
 
-    What an earlier run wrote goes at once.  A file that is our stdout or stderr is written through
-    that: opened anew it would be written from its start.
+    An earlier run's text is removed at once.  If the file is our stdout or stderr, write through that
+    descriptor: a new one would write from the start of the file.
     """
     try:
         file = _above_streams(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
@@ -42,8 +42,8 @@ def open_summary(path: str) -> int:
 
 
 def write_summary(file: int, path: str, summary: dict[str, Any]) -> None:
-    """Write it; a line on stderr where that fails."""
-    import json  # here: most have no use for it
+    """Write the summary; say so on stderr if that fails."""
+    import json  # here: most runs do not need it
 
     text = json.dumps(summary, indent=2) + "\n"
     try:
@@ -55,11 +55,11 @@ def write_summary(file: int, path: str, summary: dict[str, Any]) -> None:
 
 
 def open_events(given: str) -> int:
-    """A descriptor that the caller has opened, or a file at its end, which no program that we start inherits; UsageError."""
+    """Open the caller's descriptor of that number, or a file to append to.  Children do not inherit it.  UsageError."""
     try:
         if given.isascii() and given.isdecimal() and len(given) <= _DIGITS:
             return _ours(int(given))
-        # Nobody waits for the reader of a pipe.
+        # O_NONBLOCK: do not wait for the reader of a FIFO.
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         return _above_streams(os.open(given, flags, 0o600))
     except OSError as error:
@@ -68,8 +68,8 @@ def open_events(given: str) -> int:
 
 
 def _ours(fd: int) -> int:
-    """The caller's, for us alone; stdin, stdout and stderr are the agent's, too."""
-    if not os.get_inheritable(fd):  # we have opened it ourselves
+    """Make the caller's descriptor close-on-exec; duplicate stdin, stdout or stderr, as the agent needs it too."""
+    if not os.get_inheritable(fd):  # this process opened it itself
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     if flags & os.O_PATH or flags & os.O_ACCMODE == os.O_RDONLY:
@@ -81,7 +81,7 @@ def _ours(fd: int) -> int:
 
 
 def _above_streams(fd: int) -> int:
-    """Where stdin, stdout or stderr is closed, the next file that is opened takes its number."""
+    """Move a descriptor above 2: if stdin, stdout or stderr is closed, the next open() gets its number."""
     if fd > 2:
         return fd
     above = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)

@@ -1,6 +1,6 @@
-"""What a verb takes, declared beside its function without Typer, which takes longer to load than most verbs to answer.
+"""Declares the parameters of verbs without Typer, which takes longer to load than most verbs take to answer.
 
-A verb annotates what it takes: ``lines: Annotated[int | None, Option(short="-n", metavar="N", help="…")] = None``.
+A verb annotates its parameters: ``lines: Annotated[int | None, Option(short="-n", metavar="N", help="…")] = None``.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ if typing.TYPE_CHECKING:
 V = TypeVar("V", bound=Callable[..., Any])
 
 REQUIRED: Any = object()
-"""The default of what must be given."""
+"""The default of a parameter that must be given."""
 
 
 class Misuse(Exception):
-    """A line that Typer understands and the verb does not: exit status 2, and where to read more."""
+    """The verb rejects a line that Typer accepts: exit status 2, with where to read more."""
 
     def __init__(self, message: str, option: str = "") -> None:
         super().__init__(f"Invalid value for {option}: {message}" if option else message)
 
 
 class Option(Record):
-    """An option: its name where it is not the parameter's, what it takes (a bool: nothing), and what ``--help`` says.
+    """An option: its name if it is not the parameter's, the metavar of its value, and its text in ``--help``.
 
-    ``least`` is the least that a number may be.
+    ``least`` is the smallest number allowed.  An option of type bool takes no value.
     """
 
     name: str = ""
@@ -43,7 +43,7 @@ class Option(Record):
 
 
 class Argument(Record):
-    """What stands by its place; a list takes all that is left.  ``names`` tells what a shell may complete it with."""
+    """A positional argument; a list takes all that is left.  ``names`` returns what a shell may complete it with."""
 
     metavar: str = ""
     help: str = ""
@@ -51,7 +51,7 @@ class Argument(Record):
 
 
 class Parameter(Record):
-    """One parameter of a verb's function: ``of`` is bool, int or str, ``many`` a list of those."""
+    """One parameter of a verb's function: ``of`` is bool, int or str; ``many``: a list of those."""
 
     key: str
     of: type
@@ -67,7 +67,7 @@ class Parameter(Record):
         return [name, self.declared.short] if self.declared.short else [name]
 
     def value(self, text: str) -> Any:
-        """What a text stands for; ValueError."""
+        """Parse a text; ValueError."""
         if self.of is not int:
             return text
         number = int(text)
@@ -81,7 +81,7 @@ _MORE: dict[Callable[..., Any], Callable[[], Iterable[Parameter]]] = {}
 
 
 def takes(more: Callable[[], Iterable[Parameter]]) -> Callable[[V], V]:
-    """A verb that takes what ``more`` tells, by name, beside what its function says."""
+    """Decorate a verb that takes the parameters of ``more``, by name, in addition to its function's own."""
 
     def decorate(verb: V) -> V:
         _MORE[verb] = more
@@ -91,8 +91,8 @@ def takes(more: Callable[[], Iterable[Parameter]]) -> Callable[[V], V]:
 
 
 def parameters(verb: Callable[..., Any]) -> list[Parameter]:
-    """What a verb takes, in the order of its function."""
-    # Not inspect.signature(): that is a third of what a short answer takes to load.
+    """Return a verb's parameters, in the order of its function."""
+    # Not inspect.signature(): loading inspect is a third of the time of a short answer.
     code, hints = verb.__code__, typing.get_type_hints(verb, include_extras=True)
     names = code.co_varnames[: code.co_argcount]
     given = verb.__defaults__ or ()
@@ -111,7 +111,7 @@ def _parameter(key: str, hint: Any, default: Any) -> Parameter:
 
 
 def of_run(options: Iterable[RunOption]) -> Iterator[Parameter]:
-    """Options of ``agentres run`` as a verb's."""
+    """Yield options of ``agentres run`` as a verb's parameters."""
     for option in options:
         of: type = str if option.metavar else bool
         declared = Option(
@@ -123,7 +123,7 @@ def of_run(options: Iterable[RunOption]) -> Iterator[Parameter]:
 
 
 def read(known: Sequence[Parameter], words: Sequence[str]) -> dict[str, Any] | None:
-    """The values of a well-formed line, with the defaults; None for any other (``--help`` too)."""
+    """Parse a well-formed line into its values and the defaults; None for any other, such as one with ``--help``."""
     options = {
         name: each for each in known if isinstance(each.declared, Option) for name in each.names
     }

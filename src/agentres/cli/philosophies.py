@@ -1,4 +1,4 @@
-"""``agentres philosophies``: how limits that are ranges may move, by name."""
+"""``agentres philosophies``: lists the named rules by which limits that are ranges move."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agentres.model.paths import configuration
 from agentres.policy.scaling import Philosophy
 
 SCHEMA = 1
-"""The version of the JSON; it rises when a key changes its meaning or goes."""
+"""The version of the JSON; it rises when a key is removed or changes its meaning."""
 
 _FIGURES = ("up", "down", "step", "aim", "cooldown", "burst", "give_back", "patience", "margin")
 
@@ -60,7 +60,7 @@ def _figures(philosophy: Philosophy) -> list[str]:
 
 
 def _as_json(philosophy: Philosophy, default: bool) -> dict[str, Any]:
-    """Fractions, factors, seconds; ``give_back`` is null for never, and so is all that moves nothing."""
+    """Return fractions, factors and seconds.  ``give_back`` is null for never; all are null if nothing moves."""
     figures = {key: getattr(philosophy, key) if philosophy.moves else None for key in _FIGURES}
     if figures["give_back"] == math.inf:  # JSON has no infinity
         figures["give_back"] = None

@@ -1,4 +1,4 @@
-"""``agentres predict``: what the next run of a name or command starts with, and why."""
+"""``agentres predict``: shows the limits that the next run of a name or command starts with, and why."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from agentres.run.predictors import first_limits, to_plain
 from agentres.store import Store, StoreError
 
 SCHEMA = 1
-"""The version of the JSON; it rises when a key changes its meaning or goes."""
+"""The version of the JSON; it rises when a key is removed or changes its meaning."""
 
 _BAR = 30
-"""Columns of the longest bar of a histogram."""
+"""Length in columns of the longest bar of a histogram."""
 
 _ROWS = 20
-"""What has more buckets is told by several of them together."""
+"""Most rows of a histogram; if there are more buckets, a row combines several."""
 
 
 def predict(
@@ -96,7 +96,7 @@ def _find(store: Store, name: str | None, words: list[str]) -> Profile:
     wanted = keys(name, words)
     profile = store.profile(*wanted)
     if profile is None and name is not None and not words and (ran := _command(store, name)):
-        # It may be a name that was made up for the run: those are known by their command.
+        # The name may have been generated for the run: such runs are stored by their command.
         profile = store.profile(*keys(None, ran))
     if profile is not None:
         return profile
@@ -107,7 +107,7 @@ def _find(store: Store, name: str | None, words: list[str]) -> Profile:
 
 
 def _command(store: Store, name: str | None) -> list[str]:
-    """What the last agent of this name ran."""
+    """Return the command of the last run of this name; empty if there is none."""
     runs = [] if name is None else store.runs(name, "agent")
     return list(runs[0].command) if runs else []
 
@@ -220,7 +220,7 @@ def _explain(settings: Settings, profile: Profile, prediction: Prediction | None
 
 
 def _histogram(seen: Histogram, held: Histogram, unit: str) -> Any:
-    """A row a bucket, or a few: what was used at most, its part of all, and that part as a bar."""
+    """Return a table; a row is one or more buckets: the upper bound, the share of all, the share as a bar."""
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
     bar = "#" if ascii_only else "\u2588"
     table = show.Table(

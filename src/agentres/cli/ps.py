@@ -1,4 +1,4 @@
-"""``agentres ps``: the agents that run on this host, read from their cgroups."""
+"""``agentres ps``: lists the agents that run on this host, from their cgroups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agentres.model.units import format_duration, format_size
 from agentres.policy.capacity import Claim
 
 SCHEMA = 1
-"""The version of the JSON; it rises when a key changes its meaning or goes."""
+"""The version of the JSON; it rises when a key is removed or changes its meaning."""
 
 _STYLES = {"throttled": "yellow", "frozen": "red", "waiting": "dim", "unsupervised": "red"}
 

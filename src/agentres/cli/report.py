@@ -1,4 +1,4 @@
-"""``agentres report``: what agents used against what they had, as a page, JSON or a table."""
+"""``agentres report``: reports what agents used of their limits, as a page, JSON or a table."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _agent(store: Store, name: str, runs: list[Run]) -> AgentReport:
 
 
 def _write(path: str, text: str) -> None:
-    """In one step: who reads the file has the one before or all of this one."""
+    """Write the file in one step: a reader gets the old one, or all of the new one."""
     folder = os.path.dirname(path) or "."
     try:
         fd, made = tempfile.mkstemp(dir=folder, prefix=".agentres-report-")

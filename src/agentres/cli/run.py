@@ -1,4 +1,4 @@
-"""``agentres run``: from the parsed line to the exit status; stdlib and the core only."""
+"""``agentres run``: from the parsed line to the exit status; imports only the stdlib and the core."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from agentres.run.options import RunOptions, Values
 
 _NOT_BESIDE = ("agentres.run.options",)
-"""What a run begins with, and never needs again.
+"""Modules to unload once the agent runs, since only the start needs them.
 
-Not what it ends with: that would be read from files which an upgrade may have replaced.
+None that the end of a run needs: they would be read again from files that an upgrade may have replaced.
 """
 
 
 def run(values: Values, command: Sequence[str]) -> int:
-    """Run the command and return what to exit with."""
+    """Run the command and return the exit status."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C this early: no traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for a Ctrl-C this early
     try:
         configured = _configured(values)
         options = _understand(values, command, configured)
@@ -44,7 +44,7 @@ def run(values: Values, command: Sequence[str]) -> int:
     except AgentresError as error:
         say(str(error))
         return error.exit_code
-    except OSError as error:  # the host is short of something: processes, descriptors, memory
+    except OSError as error:  # the host has run out of processes, descriptors or memory
         where = f"{error.filename}: " if error.filename else ""
         say(f"{where}{reason(error)}")
         return EXIT_AGENTRES
@@ -60,7 +60,7 @@ def _run(
     options: RunOptions, values: Values, command: Sequence[str], configured: Settings | None
 ) -> int:
     if options.verbose:
-        import logging  # here, because of what it costs every other run
+        import logging  # here: other runs need not load it
 
         logging.basicConfig(level=logging.DEBUG, format="agentres: %(message)s")
         say(_limits_line(options.request))
@@ -113,7 +113,7 @@ def _limits_line(request: agent.Request) -> str:
 
 
 def _status(options: RunOptions) -> StatusLine | None:
-    """Where a line is drawn about it, if that is asked for and can be."""
+    """Return the status line for ``--progress``; None if it was not asked for or is not possible."""
     if not options.progress:
         return None
     from agentres.kernel.terminal import StatusLine
@@ -138,7 +138,7 @@ def _drawn(request: agent.Request, tell: Callable[[str], None], status: StatusLi
 
 
 def _daemon(options: RunOptions) -> socket.socket | None:
-    """The daemon that is to supervise it, where there is one and nothing else was asked for."""
+    """Connect to the daemon that is to supervise the agent; None if none, or with --local.  UsageError."""
     path = os.environ.get("AGENTRES_SOCKET", DAEMON_SOCKET)
     found = None
     if not options.local and os.path.exists(path):
@@ -161,7 +161,7 @@ def _leased(
     status: StatusLine | None,
     events: int,
 ) -> int:
-    """Have the daemon run it."""
+    """Have the daemon run the agent; return the exit status."""
     from agentres.daemon.lease import Lease
     from agentres.daemon.submission import Submission
     from agentres.policy.settings import Settings, to_plain
@@ -199,7 +199,7 @@ def _leased(
 
 
 def _configured(values: Values) -> Settings | None:
-    """What the configuration says, None where there is none; UsageError where it makes no sense."""
+    """Read the configuration; None if there is none, UsageError if it is invalid."""
     environment = dict(os.environ)
     if values.get("config"):
         environment["AGENTRES_CONFIG"] = values["config"]
@@ -217,10 +217,10 @@ def _when_needed(options: RunOptions, configured: Settings | None) -> Settings:
 
 
 def small(settings: Settings) -> Settings:
-    """The settings, which are needed from when on this process stays: it takes as little memory as it can."""
+    """Reduce this process's memory to what it needs while it stays beside the agent; return ``settings``."""
     from agentres.kernel import frugal
 
-    # The agent may have huge pages: it is forked by now.
+    # The agent keeps its huge pages: it has been forked already.
     frugal.let_go(_NOT_BESIDE)
     frugal.forget_docs()
     frugal.one_heap()
@@ -229,6 +229,6 @@ def small(settings: Settings) -> Settings:
 
 
 def _heard(options: RunOptions, made: Settings) -> Settings:
-    """Without what --quiet keeps silent."""
+    """Return the settings without the terminal handlers if --quiet was given."""
     heard = tuple(h for h in made.handlers if not (options.quiet and h.type == "terminal"))
     return made.but(handlers=heard)

@@ -1,4 +1,4 @@
-"""How verbs show things: tables, lines, JSON, the history, durations that were asked for."""
+"""Helpers for verbs that show something: tables, lines, JSON, the history, ``--since``."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ABSENT = "-"
 
 
 def loaded(paths: list[str], origins: bool = False) -> Settings:
-    """What the configuration files say; ConfigError where they make no sense."""
-    if not paths and not origins:  # what checks files is a fifth of a second to load
+    """Load the configuration files; ConfigError if they are invalid."""
+    if not paths and not origins:  # agentres.config takes a fifth of a second to load
         from agentres.policy.settings import Settings
 
         return Settings()
@@ -34,13 +34,13 @@ def loaded(paths: list[str], origins: bool = False) -> Settings:
 
 
 def history_path() -> str:
-    """The file that the history is in."""
+    """Return the path of the history."""
     return os.path.join(state_directory(), "history.db")
 
 
 def open_history(write: bool = False) -> Store:
-    """The history that is there; to write, too, none is made."""
-    from agentres.store import Store  # SQLite, for those who look into it
+    """Open the history that exists; none is created, not even with ``write``."""
+    from agentres.store import Store  # here: it loads SQLite
 
     path = history_path()
     store = Store.open(path, write=False)
@@ -51,13 +51,13 @@ def open_history(write: bool = False) -> Store:
 
 
 def recorded() -> list[str]:
-    """The names in the history."""
+    """Return the names in the history, sorted."""
     with open_history() as store:
         return sorted({run.name for run in store.runs()})
 
 
 def since(duration: str | None) -> float | None:
-    """The unix time that long ago."""
+    """Return the unix time that long ago."""
     if duration is None:
         return None
     try:
@@ -67,19 +67,19 @@ def since(duration: str | None) -> float | None:
 
 
 Cell = tuple[str, str]
-"""A text that can be printed, and Rich's style for it."""
+"""A printable text, and Rich's style for it."""
 
 
 def cell(text: str, style: str = "") -> Cell:
-    """Text that came from outside, as a table takes it."""
+    """Make text from outside printable, for a table."""
     return printable(text), style
 
 
 class Table:
-    """A table; ``right`` are aligned so, ``whole`` are never broken.
+    """A table; columns in ``right`` are right-aligned, those in ``whole`` are never wrapped.
 
-    A terminal gets it in colours and folded to its width, by Rich.  All else gets a line a row, whole: it is
-    for grep, and Rich takes longer to load than most verbs to answer.
+    On a terminal, Rich prints it with colours and folded to the width.  Elsewhere each row is one unfolded line, for
+    grep, and without Rich, which takes longer to load than most verbs take to answer.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class Table:
         self._rows: list[list[Cell]] = []
 
     def add_row(self, *cells: str | Cell) -> None:
-        """A row, from the left; text without a style is ours and as it is."""
+        """Add a row, from the left; text without a style is printed as it is, so it must be our own."""
         self._rows.append([(one, "") if isinstance(one, str) else one for one in cells])
 
     def print(self) -> None:
-        """On stdout."""
+        """Print the table on stdout."""
         if _on_terminal():
             self._print_folded()
             return
@@ -139,7 +139,7 @@ class Table:
 
 
 def _cells(text: str) -> int:
-    """How many columns of a terminal it takes."""
+    """Return how many columns of a terminal the text takes."""
     if text.isascii():
         return len(text)
     from unicodedata import combining, east_asian_width
@@ -148,7 +148,7 @@ def _cells(text: str) -> int:
 
 
 def line(text: str, style: str = "") -> None:
-    """A line of text that came from outside."""
+    """Print a line of text from outside."""
     if not _on_terminal():
         print(printable(text))
         return
@@ -158,7 +158,7 @@ def line(text: str, style: str = "") -> None:
 
 
 def picture(draw: Callable[[int, bool], Iterable[str]]) -> None:
-    """Lines with a terminal's colours, drawn so wide and, where need be, of ASCII alone."""
+    """Print lines with terminal colours; ``draw(width, ascii_only)`` makes them."""
     from rich.text import Text
 
     console = _console()
@@ -172,18 +172,18 @@ def _on_terminal() -> bool:
 
 
 def _console() -> Console:
-    """No markup, so that a name's brackets are its own."""
+    """Return a console without markup, so that brackets in names print as they are."""
     from rich.console import Console
 
     class Raising(Console):
         def on_broken_pipe(self) -> None:
-            raise  # verbs.call() knows what to do, and Rich would exit  # noqa: PLE0704
+            raise  # verbs.call() handles it; Rich would exit  # noqa: PLE0704
 
     return Raising(highlight=False, markup=False, emoji=False)
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """Which of the known names may have been meant, as a question; empty: none."""
+    """Ask, in words, which of the known names may have been meant; "" if none is similar."""
     import difflib
 
     found = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
@@ -191,7 +191,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def print_json(value: object, indent: int | None = 2) -> None:
-    """JSON, of ASCII characters only."""
-    import json  # which has re and enum: half of what a table takes to load
+    """Print JSON, in ASCII only."""
+    import json  # here: it loads re and enum, half the load time of a table
 
     print(json.dumps(value, indent=indent))

@@ -1,4 +1,4 @@
-"""What every verb says to people beside its output: a line at a time."""
+"""Messages of verbs to people, one line at a time, on stderr."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from agentres.model.errors import printable
 
 
 def say(line: str) -> None:
-    """One line of ours, on stderr: stdout is the agent's."""
-    if sys.stderr is None:  # we were started with it closed
+    """Write one line to stderr; stdout is the agent's."""
+    if sys.stderr is None:  # it was closed when we started
         return
     try:
-        # What came from outside must neither break the line nor command the terminal.
+        # Text from outside must neither break the line nor control the terminal.
         shown = printable(line)
         sys.stderr.write(f"agentres: {shown}\n")
         sys.stderr.flush()
-    except OSError:  # stderr is closed or its reader has gone; the exit status still tells
+    except OSError:  # stderr is closed or its reader has gone; there is still the exit status
         pass

@@ -1,4 +1,4 @@
-"""``agentres top``: the dashboard in the terminal, which lives in :mod:`agentres.tui`."""
+"""``agentres top``: the dashboard in the terminal; its code is in :mod:`agentres.tui`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agentres.tui.source import Source
 
 LEAST_INTERVAL = 0.2
-"""Seconds between two looks, at the least."""
+"""Shortest interval between two looks, in seconds."""
 
 _INSTALL = "pip install 'agentres[tui]'"
 
@@ -59,10 +59,10 @@ def top(
         raise AgentresError("top needs the package textual", _INSTALL) from None
     if sort not in SORTS:
         raise UsageError(f"--sort {sort}: expected one of {', '.join(SORTS)}")
-    # Textual draws on stderr; the driver for the web server speaks through pipes.
+    # Textual draws on stderr; under the web server its driver uses pipes.
     if "TEXTUAL_DRIVER" not in os.environ and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise AgentresError("top draws on a terminal", "agentres ps prints the same once")
-    # Some files of each agent stay open: 1024, which is usual, are soon too few.
+    # Files of each agent stay open: the usual limit of 1024 is soon too low.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     source = _source()
@@ -73,7 +73,7 @@ def top(
 
 
 def interval_of(text: str) -> float:
-    """Seconds of what ``--interval`` was given.  UsageError."""
+    """Parse ``--interval`` into seconds.  UsageError."""
     try:
         seconds = parse_duration(text)
     except UnitError as error:

@@ -1,6 +1,6 @@
-"""``agentres unit run``: the agent that a file in agents.d describes, as the main process of its unit.
+"""``agentres unit run``: runs the agent that a file in agents.d describes, as the main process of its unit.
 
-Like ``agentres run`` it stays beside the agent, so it does without Typer; systemd is told when the command runs.
+Like ``agentres run`` it stays beside the agent, so it does without Typer.  It tells systemd when the command runs.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _SYSTEMDS = (
     "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
     "SYSTEMD_EXEC_PID", "MANAGERPID", "INVOCATION_ID",
 )  # fmt: skip
-"""What systemd tells us, and not the agent."""
+"""Variables that systemd sets for us, and that the agent must not get."""
 
 
 def run(name: str) -> int:
-    """Run the agent and return what to exit with."""
+    """Run the agent and return the exit status."""
     try:
         return _run(name)
     except AgentresError as error:
         say(str(error))
         return error.exit_code
-    except OSError as error:  # the host is short of something
+    except OSError as error:  # a resource of the host is exhausted
         where = f"{error.filename}: " if error.filename else ""
         say(f"{where}{reason(error)}")
         return EXIT_AGENTRES

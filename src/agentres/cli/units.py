@@ -1,4 +1,4 @@
-"""``agentres unit``: agents that are units of systemd, each described by a file in /etc/agentres/agents.d."""
+"""``agentres unit``: agents that run as systemd units, each described by a file in /etc/agentres/agents.d."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check(
             settings = _settings(name)
             _understood(name, settings)
             print(f"{agent_file(name)}: good")
-        except ConfigError as error:  # which says where
+        except ConfigError as error:  # its message names the file
             wrong = True
             say(str(error))
         except AgentresError as error:

@@ -1,4 +1,4 @@
-"""The verbs: where each lives, how a line is understood without Typer, and how a verb ends."""
+"""The verbs: the module of each, parsing of a command line without Typer, and the exit status of a verb."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXIT_FAILURE, EXIT_USAGE = 1, 2
 
 
 class Group(Record):
-    """Verbs below a word; ``standard`` is meant where none stands."""
+    """A word with verbs below it; ``standard`` is the verb if none is given."""
 
     help: str
     standard: str = ""
@@ -64,14 +64,14 @@ VERBS: Mapping[str, str] = {
 
 
 def function(verb: str) -> Callable[..., Any]:
-    """The function that a verb is."""
+    """Return the verb's function."""
     module, _, name = VERBS[verb].partition(".")
     found: Callable[..., Any] = getattr(import_module(f"agentres.cli.{module}"), name)
     return found
 
 
 def understand(words: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
-    """The verb of a well-formed line, and what it was given; None for any other line."""
+    """Parse a well-formed line into its verb and the values given; None for any other line."""
     verb, rest = next(iter(words), ""), list(words[1:])
     if (group := GROUPS.get(verb)) is not None:
         if group.standard and (not rest or (rest[0].startswith("-") and rest[0] != "--")):
@@ -84,15 +84,15 @@ def understand(words: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
 
 
 def call(verb: str, values: Mapping[str, Any]) -> int:
-    """Have a verb do what it was asked for; what went wrong is told in one line.  Returns the exit status.
+    """Call a verb, report an error in one line, and return the exit status.
 
-    A verb prints, and returns its status, or None for 0.
+    A verb prints its output and returns its status, or None for 0.
     """
     try:
         if reconfigure := getattr(sys.stdout, "reconfigure", None):
             reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
         status: int | None = function(verb)(**values)
-        print(end="", flush=True)  # which takes it where stdout is closed
+        print(end="", flush=True)  # print() accepts a closed stdout, which is None
         return status or 0
     except Misuse as error:
         say(f"{error}; see agentres {verb} --help")
@@ -107,10 +107,10 @@ def call(verb: str, values: Mapping[str, Any]) -> int:
 
 
 def unwritten(error: OSError) -> int:
-    """What is to be printed cannot be: say why; the exit status."""
-    # What is left to write would fail again, aloud, when the interpreter flushes it.
+    """Report why stdout cannot be written; return the exit status."""
+    # Else the interpreter's own flush of the rest would fail with a message.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if error.errno == errno.EPIPE:  # the reader has gone, which is no failure
+    if error.errno == errno.EPIPE:  # the reader has gone: no failure
         return EXIT_SIGNAL + signal.SIGPIPE
     say(f"cannot write: {reason(error)}")
     return EXIT_FAILURE

@@ -1,1 +1,1 @@
-"""The process beside a supervisor that tells handlers of alerts, and watches the host."""
+"""The process beside a supervisor that passes alerts to handlers and watches the host."""

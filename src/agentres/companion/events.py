@@ -1,7 +1,7 @@
-"""Writes the events for programs (``--events``, docs/events.md), a line of JSON each, at their reader's pace.
+"""Writes the events for programs (``--events``, docs/events.md), one line of JSON each, at the reader's pace.
 
-A thread of its own writes: a disk may hang, a pipe may be full.  What waits is bounded; what is lost is counted by the events' numbers,
-and told by the event ``lost`` before the next one that is written.
+A separate thread writes, because a disk may hang and a pipe may be full.  The queue is bounded.  Lost events show as gaps in the
+events' numbers; an event ``lost`` with their count precedes the next one written.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     Event = Mapping[str, Any]
 
 QUEUE = 1000
-"""Events that wait at the most, some megabytes; the last one, ``end``, waits beside them."""
+"""Most events that may wait, some megabytes; the last one, ``end``, is queued even above that."""
 
 _SLICE = 0.5
-"""Seconds after which a wait for the reader looks whether it is to end."""
+"""Seconds between two checks for shutdown while waiting for the reader."""
 
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
-"""There may be room again."""
+"""Errors to retry after: there may be room again."""
 
 
 class EventWriter:
-    """Writes to ``fd``; ``head`` is what all events have, and the ``number`` of the last one before."""
+    """Writes to ``fd``; ``head`` has the fields common to all events, and the ``number`` of the last earlier event."""
 
     def __init__(self, fd: int, head: Event) -> None:
         self._fd = fd
@@ -51,7 +51,7 @@ class EventWriter:
         self._thread.start()
 
     def put(self, event: Event) -> None:
-        """Have it written; never waits."""
+        """Queue the event; never blocks."""
         with self._changed:
             self._last = event["number"]
             self._ended = self._ended or event["event"] == "end"
@@ -60,7 +60,7 @@ class EventWriter:
                 self._changed.notify()
 
     def finish(self, timeout: float) -> None:
-        """Nothing comes any more: write what waits, for ``timeout`` seconds at the most."""
+        """Take no more events, and write the queued ones for at most ``timeout`` seconds."""
         if not self._ended:
             self.put({
                 **self._head, "number": self._last + 1, "event": "end", "time": time.time(),
@@ -71,7 +71,7 @@ class EventWriter:
             self._changed.notify()
 
     def close(self) -> str:
-        """Wait for that; what was not written, in words, empty: all was."""
+        """Wait for the thread; return a message about what was not written, "" if all was."""
         self._thread.join(max(0.0, self._end_by - time.monotonic()) + _SLICE)
         lost = self._lost + self._last - self._written
         if not lost:
@@ -104,7 +104,7 @@ class EventWriter:
         return json.dumps(event).encode() + b"\n"
 
     def _write(self, data: bytes) -> bool:
-        """Whether all of it was taken; False is the end."""
+        """Return whether all of it was written; after False, write nothing more."""
         poll = select.poll()
         poll.register(self._output.fileno(), select.POLLOUT)
         while data:
@@ -113,7 +113,7 @@ class EventWriter:
                 return False
             try:
                 data = data[self._output.put(data) :] if ready else data
-            except BlockingIOError:  # a pipe with room, though not for a line in one piece
+            except BlockingIOError:  # the pipe has room, but not for the whole line
                 time.sleep(0.01)
             except OSError as error:
                 self._trouble = reason(error)

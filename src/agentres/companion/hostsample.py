@@ -1,7 +1,7 @@
-"""What the whole host uses at one moment, through psutil: never loaded beside an agent.
+"""One sample of the whole host, through psutil; never loaded in the process beside an agent.
 
-Each source by itself: one that is missing here (a container without /sys, a kernel without PSI) leaves
-its own fields None and no others.
+Sources are independent: one that is missing (a container without /sys, a kernel without PSI) leaves
+only its own fields None.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ _IO = ("rbytes", "wbytes", "rios", "wios")
 
 
 def host_sample() -> Sample:
-    """The host now.  Takes milliseconds.
+    """Return the host's figures of now.  Takes milliseconds.
 
-    Limits are the online processors and the physical memory; ``pids_current`` counts processes, not
-    their threads.
+    The limits are the online CPUs and the physical memory.  ``pids_current`` counts processes, not
+    threads.
     """
     values: dict[str, Any] = {}
     for source in _SOURCES:
         try:
             values |= source()
         except (OSError, ValueError, LookupError, RuntimeError) as error:
-            # psutil's words for "not here" (NotImplementedError is a RuntimeError) and for garbage.
+            # What psutil raises for a missing source (NotImplementedError is a RuntimeError) or bad data.
             log.debug(__name__, "host: no figures of %s: %s", source.__name__.strip("_"), error)
     return Sample(**values)
 
 
 def _cpu() -> dict[str, Any]:
     times = psutil.cpu_times()
-    # A guest's time is in user and nice already (proc_stat(5)); what the hypervisor stole, nobody
-    # here has used.
+    # user and nice already include guest time (proc_stat(5)); stolen time was not used by this
+    # host.
     user = round((times.user + times.nice) * 1e6)
     system = round((times.system + times.irq + times.softirq) * 1e6)
     return {"usage_usec": user + system, "user_usec": user, "system_usec": system}
@@ -67,7 +67,7 @@ def _swap() -> dict[str, Any]:
 
 
 def _disks() -> dict[str, Any]:
-    """Each disk that file systems submit to, by its number; what carries it is not added again."""
+    """Return a row for each disk under a mount, by number; the sums omit disks stacked on others."""
     counters = psutil.disk_io_counters(perdisk=True, nowrap=False) or {}
     numbers = devices.every_disk(mounts())
     rows: list[tuple[str, int, int, int, int]] = []
@@ -85,15 +85,15 @@ def _disks() -> dict[str, Any]:
 
 
 def _name(number: str) -> str:
-    """The device's name in /proc/diskstats: cciss!c0d0 in sysfs is cciss/c0d0 there."""
+    """Return the device's name in /proc/diskstats: sysfs cciss!c0d0 is cciss/c0d0 there."""
     path = os.path.realpath(f"{devices.SYS}/dev/block/{number}")
     return os.path.basename(path).replace("!", "/")
 
 
 def _rests_on(number: str, others: set[str]) -> bool:
-    """Whether what the device transfers, one of ``others`` transfers again.
+    """Return whether one of ``others`` transfers this device's data again.
 
-    So does what a loop device transfers: its file is on a disk of those, in memory, or on the network.
+    Always true for a loop device: its file is on one of those disks, in memory, or on the network.
     """
     if os.path.exists(f"{devices.SYS}/dev/block/{number}/loop"):
         return True
@@ -101,7 +101,7 @@ def _rests_on(number: str, others: set[str]) -> bool:
 
 
 def _below(number: str) -> Iterator[str]:
-    """All whole devices under a stacked one."""
+    """Yield all whole devices under a stacked one."""
     slaves = f"{devices.SYS}/dev/block/{number}/slaves"
     for name in os.listdir(slaves) if os.path.isdir(slaves) else ():
         with open(f"{slaves}/{name}/dev") as file:
@@ -130,7 +130,7 @@ def _pressure_of(resource: str, kinds: tuple[str, ...]) -> Callable[[], dict[str
 
 
 def _network() -> dict[str, Any]:
-    """All interfaces but lo, and but those that others carry: bonds, bridges, VLANs."""
+    """Sum all interfaces except lo and those on top of others (bonds, bridges, VLANs)."""
     counters = psutil.net_io_counters(pernic=True, nowrap=False)
     counted = [c for name, c in counters.items() if name != "lo" and not _is_carried(name)]
     if not counted:
@@ -149,7 +149,7 @@ def _is_carried(interface: str) -> bool:
     directory = f"{devices.SYS}/class/net/{interface}"
     try:
         return any(name.startswith("lower_") for name in os.listdir(directory))
-    except OSError:  # no sysfs, or another network namespace's: what is told is told once
+    except OSError:  # no sysfs, or that of another network namespace: count the interface
         return False
 
 

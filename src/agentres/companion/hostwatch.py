@@ -1,7 +1,7 @@
-"""Watches the host and the slice of all agents, once for however many agents run.
+"""Watches the host and the slice of all agents, once per host.
 
-The companion of one agent does it, in a thread: the figures of the host are psutil's, which is too large
-to stay beside every agent.
+The companion of one agent does this in a thread: it needs psutil, which is too large to load
+beside every agent.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LEAST = 1.0
-"""Seconds between two looks at the host: reading all of it costs some milliseconds."""
+"""Shortest interval in seconds between two samples of the host: one takes some milliseconds."""
 
 
 class HostMeter:
-    """The host's figures, in the shape that the engine reads."""
+    """The host's figures, with the interface of a :class:`agentres.kernel.meter.Meter`."""
 
     def __init__(self) -> None:
         self.reading = Sample()
         self.unreadable: dict[str, str] = {}
 
     def read(self, group: str) -> Sample:
-        """All of it: psutil has no smaller pieces that would be worth it."""
+        """Read everything: reading single groups through psutil saves nothing worth having."""
         return self.sample()
 
     def sample(self) -> Sample:
@@ -43,7 +43,7 @@ class HostMeter:
 
 
 class SliceMeter(Meter):
-    """The slice of all agents; where it has no limit of its own, the host is its limit."""
+    """The slice of all agents; without a limit of its own it has the host's."""
 
     def __init__(self, path: str, host: HostMeter) -> None:
         super().__init__(path, main="")
@@ -60,10 +60,10 @@ class SliceMeter(Meter):
 
 
 class HostWatch(threading.Thread):
-    """Runs from :meth:`start` to :meth:`stop`.
+    """A thread that watches from :meth:`start` to :meth:`stop`.
 
     ``slice_path`` is the cgroup that holds the agents' homes, ``history`` the path of the database or
-    empty; ``tell`` gets the alert events.
+    "".  ``tell`` is called with the alert events.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class HostWatch(threading.Thread):
         self._settings = settings.but(fastest=max(settings.fastest, LEAST))
         self._slice = slice_path
         self._tell_handlers = tell
-        # What is wrong with the history is the agents' alert; the host's figures are then not kept.
+        # Trouble with the history is alerted for the agents; the host's figures are then just not kept.
         self._recorder = Recorder(history, lambda: None) if history else None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._stopped = False
 
     def stop(self, patience: float) -> None:
-        """End the alerts, and wait for that."""
+        """Resolve the alerts and end the thread; wait for it at most ``patience`` seconds."""
         os.eventfd_write(self._wake, 1)
         self.join(patience)
 

@@ -1,22 +1,22 @@
-"""The process beside a resident that tells handlers of alerts, and programs of events: ``python -P -m agentres.companion.main FD``.
+"""The resident's companion process: passes alerts to handlers and events to programs (``python -P -m agentres.companion.main FD``).
 
 FD is a SOCK_SEQPACKET socket; a packet is one marshal'd tuple of at most 200 kB.
 
     to us    ("settings", agentres.policy.settings.to_plain(), about)   first, once
              ("alert", event)
-             ("events", head)             with a descriptor (SCM_RIGHTS) that the events for programs go to
+             ("events", head)             with the descriptor (SCM_RIGHTS) to write events for programs to
              ("event", event)
              ("host", {"slice": path})    watch the host and the cgroup of all agents
              end of file                  deliver what is queued, then end
-    from us, as text  "ready"             every handler can be told
-                      "TOTAL HANDLER"     so many alerts that it did not get
+    from us, as text  "ready"             every handler is set up
+                      "TOTAL HANDLER"     HANDLER has lost TOTAL alerts so far
 
-``about`` is {"state": path of the history or ""} and, where an earlier companion is replaced, "told": the
-open alerts, by id the highest severity that they reached.  ``head`` is what all events have, and "number", that of the last one
-that an earlier companion was sent.
+``about`` is {"state": path of the history or ""}.  If this companion replaces an earlier one, it also has "told": the open
+alerts, as a dict of id to the highest severity reached.  ``head`` has the fields common to all events, and "number": that of
+the last event sent to an earlier companion.
 
-Whatever happens here, the resident and its agent go on.  SIGINT, SIGTERM, SIGHUP and SIGQUIT, which a
-terminal sends to everyone, do nothing: the end of file ends us.
+A failure here never affects the resident or its agent.  SIGINT, SIGTERM, SIGHUP and SIGQUIT, which a
+terminal sends to all its processes, do nothing: only the end of file ends this process.
 """
 
 from __future__ import annotations
@@ -48,30 +48,30 @@ if TYPE_CHECKING:
     Event = dict[str, Any]
     Dispatch = Callable[[Event], None]
     WatchHost = Callable[[Settings, str, str, Dispatch, threading.Event], None]
-    """Watches the host until the event is set; gets the path of the slice and of the history too."""
+    """Watches the host until the event is set; arguments: settings, slice path, history path, dispatch, event."""
 
 PACKET = 1 << 18
 
 REPORTS = 1000
-"""How many reports wait for the history at the most."""
+"""Most reports that may wait for the history."""
 
 RETRY = 0.5
-"""Seconds after which a report that the history refused is offered again, doubling."""
+"""Seconds before a report that the history refused is written again; the pause doubles."""
 
 PATIENCE = 30.0
-"""Seconds for which one is."""
+"""Seconds after which a report that the history refuses is dropped."""
 
 CLOSE = 2.0
-"""Seconds for which the end waits for the history."""
+"""Seconds that shutdown waits for the history, for the event writer and for the host's watch, each."""
 
 _ONE_DESCRIPTOR = socket.CMSG_SPACE(4)
 
 HOST_CLOSE = 0.5
-"""Seconds for which the end waits for the host's alerts to be resolved, before the handlers are closed."""
+"""Seconds that shutdown waits for the host's alerts to be resolved before it closes the handlers."""
 
 
 def say(line: str) -> None:
-    """One line of ours on stderr.  Never waits: a stopped terminal must not stop us."""
+    """Write one line to stderr.  Never blocks: a stopped terminal must not stop this process."""
     poll = select.poll()
     try:
         poll.register(2, select.POLLOUT)
@@ -82,9 +82,9 @@ def say(line: str) -> None:
 
 
 class Reports:
-    """Writes to the history who got which alert, in a thread of its own: the disk may hang.
+    """Records in the history which handler got which alert, in its own thread because the disk may hang.
 
-    That the history cannot be written is the resident's to tell: it meets the same trouble.
+    Write failures are not reported here: the resident writes the same history and reports them.
     """
 
     def __init__(self, path: str) -> None:
@@ -95,7 +95,7 @@ class Reports:
         self._thread: threading.Thread | None = None
 
     def put(self, alert: str, handler: str, time: float, error: str | None) -> None:
-        """To be called from any thread; never waits."""
+        """Queue a report.  Thread-safe; never blocks."""
         with self._changed:
             if not self._path or self._closing:
                 return
@@ -109,7 +109,7 @@ class Reports:
         say(f"history: too many reports wait: what {handler} did with {alert} is not kept")
 
     def close(self, timeout: float) -> None:
-        """Write what waits, for ``timeout`` seconds at the most."""
+        """Write the waiting reports, for at most ``timeout`` seconds."""
         with self._changed:
             self._closing = time.monotonic() + timeout
             self._changed.notify()
@@ -117,7 +117,7 @@ class Reports:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        from agentres.store import Store  # sqlite3, for those who keep a history
+        from agentres.store import Store  # loads sqlite3: only if a history is kept
 
         store = None
         since = None
@@ -143,7 +143,7 @@ class Reports:
             store.close()
 
     def _again(self, since: float) -> bool:
-        """Wait before another attempt, where there is to be one."""
+        """Wait before another attempt; return False if there is no time for one."""
         now = time.monotonic()
         pause = max(RETRY, now - since)
         until = since + PATIENCE if not self._closing else self._closing
@@ -155,7 +155,7 @@ class Reports:
 
 
 class Companion:
-    """One resident's companion; ``run`` returns when the resident has gone and all is delivered."""
+    """One resident's companion; ``run`` returns when the resident has hung up and the queues are empty or timed out."""
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ class Companion:
             say(lost)
 
     def _turn(self) -> bool:
-        """One round of waiting; False at the end of file."""
+        """Wait once and handle what is ready; return False at the end of file."""
         poll = select.poll()
         sending = select.POLLOUT if self._dropped or self._ready else 0
         poll.register(self._channel, select.POLLIN | sending)
@@ -232,7 +232,7 @@ class Companion:
             if flags & socket.MSG_TRUNC:
                 raise ValueError(f"longer than {PACKET} bytes")
             self._take(marshal.loads(packet))
-        except Exception as error:  # whatever it was: the next one is a packet of its own
+        except Exception as error:  # a bad packet does not affect the next one
             say(f"companion: passed over a packet: {type(error).__name__}: {error}")
         return True
 
@@ -246,7 +246,7 @@ class Companion:
                 Severity[event["severity"]]
                 self._dispatcher.dispatch(event)
             case ("events", dict() as head) if self._received >= 0 and self._events is None:
-                from agentres.companion.events import EventWriter  # few ask for them
+                from agentres.companion.events import EventWriter  # rarely needed
 
                 self._events = EventWriter(self._received, head)
             case ("event", dict() as event) if self._events is not None:
@@ -279,15 +279,15 @@ class Companion:
         def run() -> None:
             try:
                 watch(chosen, slice_path, history, dispatcher.dispatch, self._ended)
-            except Exception as error:  # the alerts of agents are still to be told
+            except Exception as error:  # alerts of agents must still be delivered
                 say(f"the host is not watched: {type(error).__name__}: {error}")
 
-        # A thread, for the imports too: psutil's must not delay an alert.
+        # A thread also for its imports: loading psutil must not delay an alert.
         self._host = threading.Thread(target=run, name="host", daemon=True)
         self._host.start()
 
     def _drop(self, handler: str, total: int) -> None:
-        """Called from handlers' threads: the main one sends, when the resident listens."""
+        """Note a lost alert.  Called from handlers' threads; the main thread sends it when the channel has room."""
         self._dropped[handler] = total
         os.eventfd_write(self._wake, 1)
 
@@ -304,15 +304,15 @@ class Companion:
                 except BlockingIOError:
                     self._dropped.setdefault(handler, total)
                     raise
-        except BlockingIOError:  # poll tells when there is room
+        except BlockingIOError:  # _turn() polls for room
             pass
-        except ConnectionError:  # the resident has gone; the end of file comes next
+        except ConnectionError:  # the resident has hung up; the end of file comes next
             self._dropped.clear()
             self._ready = False
 
 
 def _named(callables: Sequence[Callable[[Event], object]]) -> dict[str, Callable[[Event], object]]:
-    """A program's own functions by names that tell them apart, as handlers have them."""
+    """Give each of a program's own functions a unique name, to use as its handler name."""
     found: dict[str, Callable[[Event], object]] = {}
     for function in callables:
         name = base = str(getattr(function, "__qualname__", type(function).__qualname__))
@@ -328,7 +328,7 @@ def _watch_host(
     chosen: Settings, slice_path: str, history: str, tell: Dispatch, ended: threading.Event
 ) -> None:
     from agentres.companion.hostwatch import (
-        HostWatch,  # psutil, for the one companion that needs it
+        HostWatch,  # loads psutil: only one companion needs it
     )
 
     watch = HostWatch(chosen, slice_path, history, tell)
@@ -338,22 +338,22 @@ def _watch_host(
 
 
 def _settle() -> None:
-    """Be nobody's foreground job: no signal of the terminal's, no input, no output of the agent's."""
+    """Detach from the terminal and from the agent's streams: no terminal signals, no stdin, stdout to stderr."""
     pass_over_signals()
     try:
         os.setsid()
-    except PermissionError:  # we lead a process group already
+    except PermissionError:  # already a process group leader
         pass
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
-        except OSError:  # closed: what is opened next must not become our stderr
+        except OSError:  # closed: a file that is opened later must not become our stderr
             os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(fd, True)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.close(null)
-    os.dup2(2, 1)  # what a Python handler prints is for people, not part of the agent's output
+    os.dup2(2, 1)  # what a Python handler prints must not mix with the agent's output
 
 
 def main(
@@ -363,8 +363,8 @@ def main(
 ) -> None:
     """Serve the resident at the other end of ``fd`` until it hangs up.
 
-    ``callables`` are handlers of a program that uses agentres as a library, which has forked us; they are
-    told of every alert, each under its own name.
+    ``callables`` are handlers of a program that uses agentres as a library and forked this process.  Each gets
+    every alert, under its own handler name.
     """
     os.set_inheritable(fd, False)
     _settle()
@@ -374,5 +374,5 @@ def main(
 
 if __name__ == "__main__":
     main(int(sys.argv[1]))
-    # A thread that hangs in a write must not keep us from ending.
+    # A thread that hangs in a write must not delay the exit.
     os._exit(0)

@@ -1,1 +1,1 @@
-"""The host's service, and a keeper for each agent that somebody asks it for."""
+"""The host's service (daemon), and a keeper process for each agent that it runs for a client."""

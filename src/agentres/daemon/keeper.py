@@ -1,7 +1,7 @@
-"""The daemon's child for one agent that somebody asked for: takes the request in, and supervises the agent.
+"""The daemon's child process for one agent: reads the client's request, and supervises the agent.
 
-It is root's, in the agent's scope, and does what ``agentres run`` does (:func:`agentres.run.agent.run`); its terminal is
-the client at the other end of the connection.  The daemon can end, be killed and be replaced meanwhile.
+It runs as root in the agent's scope and does what ``agentres run`` does (:func:`agentres.run.agent.run`); the client at the
+other end of the connection is its terminal.  It does not depend on the daemon, which may end, be killed or be replaced.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ if TYPE_CHECKING:
     from agentres.run.progress import Progress
 
 PATIENCE = 10.0
-"""Seconds within which a client has to say what it wants."""
+"""Seconds that a client has to send its request, or to read a line."""
 
 _UNREAD_MAX = 32 << 10
-"""Bytes that a client has not read, above which it gets nothing that can be missed: as the kernel counts them, with what it
-needs to keep them, and a seventh of what it keeps (net.core.wmem_default)."""
+"""Unread bytes above which a client gets no progress lines.  As the kernel counts them, with its own overhead; a seventh of
+what it holds for a socket (net.core.wmem_default)."""
 
 _FDS_MAX = 6
 _OURS = ("config", "summary", "events", "quiet", "verbose", "detach", "local")
-"""Options that are the client's affair."""
+"""Options that the client handles itself."""
 
 _NEVER_IGNORED = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
 
@@ -63,7 +63,7 @@ _INFO = 6
 
 
 class Client:
-    """The other end: gets lines, and says which signals to send; its going is the end of a lease."""
+    """The client at the other end: gets lines, and sends signals to pass on.  A lease ends when it hangs up."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -72,7 +72,7 @@ class Client:
         self.detached = False
 
     def send(self, **fields: object) -> None:
-        """Tell it something; who does not read is as good as gone."""
+        """Send a line; a client that does not read within :data:`PATIENCE` counts as gone."""
         if self._gone:
             return
         try:
@@ -82,14 +82,14 @@ class Client:
             self._gone = True
 
     def draw(self, line: str) -> None:
-        """Show it a line about the agent; one that does not read (it was stopped) misses some."""
+        """Send a progress line; drop it if the client does not read (it may be stopped)."""
         unread = array("i", [0])
         fcntl.ioctl(self._sock, termios.TIOCOUTQ, unread)
         if unread[0] < _UNREAD_MAX:
             self.send(progress=line)
 
     def early(self) -> None:
-        """Before there is an agent: raise Interrupted where it was told to end, AgentresError where it has gone."""
+        """Before the agent starts: raise Interrupted if the client sent an ending signal, AgentresError if it has gone."""
         for number, _ in self.heard():
             if number in launch.ENDING:
                 raise Interrupted(number)
@@ -97,12 +97,12 @@ class Client:
             raise AgentresError("its client has gone")
 
     def attach(self, loop: Loop, supervision: Supervision) -> None:
-        """Pass on what it says while the agent runs."""
+        """Pass on the client's signals while the agent runs."""
         loop.watch(self._sock.fileno(), partial(self._readable, loop, supervision))
 
     def heard(self) -> list[tuple[int, bool]]:
-        """The signals that have come; never waits."""
-        # With a timeout, which sending sets, Python waits for data whatever the flags of recv() are.
+        """Return the signals received, each with whether it is for the whole process group; never blocks."""
+        # send() sets a timeout, with which recv() would wait for data even with MSG_DONTWAIT.
         self._sock.setblocking(False)
         try:
             data = self._sock.recv(1 << 16)
@@ -131,7 +131,7 @@ class Client:
 
 
 def keep(sock: socket.socket, who: Caller, settings: Settings, running: int) -> NoReturn:
-    """Do what the client asks for, and end; ``running`` agents of its user do already, this one counted."""
+    """Do what the client asks for, then exit.  ``running`` counts its user's agents, this one included."""
     client = Client(sock)
     status = EXIT_AGENTRES
     try:
@@ -140,7 +140,7 @@ def keep(sock: socket.socket, who: Caller, settings: Settings, running: int) -> 
         asked, events = _receive(sock)
         _check_place(who)
         who = callers.look(who)
-        # The daemon's own is not for what its user runs beside the agent.
+        # What runs for the user beside the agent must not have the daemon's oom_score_adj.
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write(str(who.oom_score_adj))
         _run(client, who, asked, settings, running, events)
@@ -157,7 +157,7 @@ def keep(sock: socket.socket, who: Caller, settings: Settings, running: int) -> 
 
 
 def _receive(sock: socket.socket) -> tuple[Submission, int]:
-    """Take the submission in, the working directory and the streams as ours; and where events go, -1: nowhere.  UsageError, OSError."""
+    """Read the submission; take over its working directory and streams.  Return it and the events' fd or -1.  UsageError, OSError."""
     first, fds = _first_line(sock)
     streams, with_events = submission.streams(first)
     if len(fds) != 2 + len(streams) + with_events:
@@ -166,7 +166,7 @@ def _receive(sock: socket.socket) -> tuple[Submission, int]:
     if with_events:
         os.set_inheritable(events, False)
     body, cwd, *files = fds
-    # Read at places, so that nobody else's position counts, and as much as was there.
+    # pread(): the file position is shared with the client.  The size is read once: the file may grow.
     size = os.fstat(body).st_size
     if size > submission.LARGEST:
         raise UsageError(f"expected at most {submission.LARGEST >> 20} MiB")
@@ -178,13 +178,13 @@ def _receive(sock: socket.socket) -> tuple[Submission, int]:
         )
     os.fchdir(cwd)
     os.umask(asked.umask)
-    # As the command is to have them. A supervisor has them, too, as without the daemon.
+    # For the command to inherit.  The supervisor has them too, as without the daemon.
     for number in set(asked.ignored) - _NEVER_IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, asked.blocked)
     if asked.detach:
         files, streams = [os.open(os.devnull, os.O_RDWR)] * 3, [0, 1, 2]
-    # Above all three first: one may have the number of another.
+    # Move all above 2 first: one may have the number of another's target.
     files = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 3) for file in files]
     for stream in range(3):
         os.close(stream)
@@ -214,7 +214,7 @@ def _first_line(sock: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def _log_to(client: Client) -> None:
-    """Have what ``--verbose`` shows go there."""
+    """Send the log lines that ``--verbose`` shows to the client."""
     import logging
 
     class Lines(logging.Handler):
@@ -225,10 +225,10 @@ def _log_to(client: Client) -> None:
 
 
 def _write_to_journal(who: Caller, identifier: str) -> None:
-    """Have stdout and stderr lead there, as lines of this user's; where there is no journald they lead nowhere."""
+    """Redirect stdout and stderr to the journal, as this user's lines; without journald, leave them at /dev/null."""
     journal = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     os.setegid(who.gid)
-    os.seteuid(who.uid)  # who connects is whose lines they are, and who may read them
+    os.seteuid(who.uid)  # the lines belong to the uid that connects, and that user may read them
     try:
         journal.connect(_JOURNAL)
     except OSError as error:
@@ -251,7 +251,6 @@ def _run(
         _log_to(client)
     machine = host.read()
     configured = _configured(asked, settings)
-    # What the client alone may do.
     check_kinds(asked.values)
     values = {key: value for key, value in asked.values.items() if key not in _OURS}
     if values.get("isolate") == "no":
@@ -259,7 +258,7 @@ def _run(
             "--isolate no: the daemon runs agents behind walls", "--local runs it without"
         )
     if who.uid and values.get("escaped") == "move":
-        # By number: a process that takes it in that moment would be put inside by root, whose ever it is.
+        # Moving is by pid: if the pid is reused at that moment, root would move another user's process.
         raise UsageError(
             "--escaped move: not by the daemon", "--escaped kill ends them with the run"
         )
@@ -343,7 +342,7 @@ def _run(
 
 
 def _configured(asked: Submission, ours: Settings) -> Settings:
-    """The client's settings, without what is not for it to say, or would run in here."""
+    """Return the client's settings, with the daemon's values where a client has no say or its code would run in this process."""
     if asked.settings is None:
         return ours.but(handlers=Settings().handlers)
     try:
@@ -361,7 +360,7 @@ def _configured(asked: Submission, ours: Settings) -> Settings:
 
 
 def _check_place(who: Caller) -> None:
-    """An agent gets no second one outside of its own limits."""
+    """Raise UsageError if the client is inside an agent: its agents must stay within its own limits."""
     path = delegation.hierarchy().mount + process.cgroup(who.pid).rstrip("/")
     while len(path) > 1:
         if registry.is_marked(path):

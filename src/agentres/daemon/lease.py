@@ -1,6 +1,6 @@
-"""``agentres run`` where the daemon is: asks it for the agent, and is its terminal until it ends.
+"""``agentres run`` through the daemon: asks it for the agent, and is the agent's terminal until that ends.
 
-Whatever ends this process ends the agent: the daemon's side sees the connection go.
+When this process ends for any reason, so does the agent: the keeper sees the connection close.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from agentres.daemon.submission import Submission
 
 _PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)
-"""Signals that are ignored in here, whatever was before: Python's own doing."""
+"""Signals that Python itself ignores, whatever their disposition was before."""
 
 _STOP_SECONDS = 2.0
-"""For the agent's supervisor to say that it has stopped, before we do without."""
+"""Seconds to wait for the supervisor to say that the agent has stopped, before we stop anyway."""
 
 _ANSWER_SECONDS = 2.0
-"""Within which the supervisor has to say what becomes of a signal that came before the command was said to run."""
+"""Seconds that the supervisor has to answer an ending signal that came before it said that the command runs."""
 
 _GONE = "the agent's supervisor was killed, and the agent with it"
 
 
 class Told(Record):
-    """How it ended, as the daemon tells: the exit status, lines for people, and the summary."""
+    """How the agent ended, as its keeper reports: the exit status, lines for people, and the summary."""
 
     exit_code: int
     lines: tuple[str, ...]
@@ -49,7 +49,7 @@ class Told(Record):
 
 
 class Failed(AgentresError):
-    """What the daemon, or the agent's supervisor there, says went wrong."""
+    """An error that the daemon or the agent's keeper reports."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -57,13 +57,13 @@ class Failed(AgentresError):
 
 
 def connect(path: str) -> socket.socket | None:
-    """The daemon; None where there is none for us: nobody listens, we may not ask, or our cgroup is our own to use."""
+    """Connect to the daemon; None if no root process listens, we may not connect, or our own cgroup is delegated."""
     if not os.path.exists(path) or delegation.own_place():
         return None
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.connect(path)
-        if Peer.of(sock).uid == 0:  # somebody else's socket would get our environment
+        if Peer.of(sock).uid == 0:  # a listener that is not root must not get our environment
             return sock
     except OSError:
         pass
@@ -72,9 +72,9 @@ def connect(path: str) -> socket.socket | None:
 
 
 class Lease:
-    """One agent by way of the daemon behind ``sock``; ``draw`` gets lines about it where they were asked for.
+    """One agent, run by the daemon behind ``sock``.
 
-    ``events`` is where its events go, -1: nowhere.
+    ``tell`` gets lines for people, ``draw`` progress lines.  ``events`` is the descriptor for events, -1: none.
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class Lease:
         self._give_up: tuple[float, int] | None = None
 
     def run(self, asked: Submission) -> Told:
-        """Ask for it, and pass signals on until its end.  AgentresError.
+        """Ask for the agent, pass signals on, and return when it has ended.  AgentresError.
 
-        With ``detach`` it returns when the command runs, with the name as the one line.
+        With ``detach``, return as soon as the command runs, with the agent's name as the only line.
         """
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         ignored = [
@@ -148,7 +148,7 @@ class Lease:
             line = submission.request(streams, bool(self._events))
             socket.send_fds(self._sock, [line], [body, cwd, *streams, *self._events])
         except OSError as error:
-            # It may have said why before it hung up.
+            # The daemon may have sent the reason before it hung up.
             if (told := self._last_words()) is not None:
                 raise told from error
             raise AgentresError(f"the daemon took no request: {reason(error)}") from error
@@ -167,31 +167,31 @@ class Lease:
 
     def _pass_on(self, came: Signal) -> None:
         if came.number in ENDING and not self._started and not came.sent and not self._give_up:
-            # The command may run already: the supervisor knows whose it is, and where nobody answers nothing runs.
+            # The command may run already, so the supervisor decides; if it does not answer, nothing runs.
             self._give_up = time.monotonic() + _ANSWER_SECONDS, came.number
-        # A shell's own to a job that goes on is for all of it, as was the terminal's that stopped it.
+        # SIGCONT, with which a shell resumes a job, is for the whole group, as was the terminal's stop.
         to_all = not came.sent or came.number == signal.SIGCONT
         line = submission.signal_line(came.number, to_all)
         try:
             self._sock.sendall(line)
-        except OSError:  # its end is what comes next
+        except OSError:  # the connection is closed: _take() finds that next
             return
         if came.number == signal.SIGTSTP:
             self._stop_by = time.monotonic() + _STOP_SECONDS
 
     def _patience(self) -> float | None:
-        """Milliseconds until we stop, or give up, whatever the agent does."""
+        """Return the milliseconds until we stop or give up, whatever the agent does; None: never."""
         ends = [self._stop_by, self._give_up[0] if self._give_up else None]
         first = min((end for end in ends if end is not None), default=None)
         return None if first is None else max(0.0, first - time.monotonic()) * 1000
 
     def _stop(self) -> None:
-        """Stop as the terminal wants it, after the agent: once we have, its next line is the shell's."""
+        """Stop, as the terminal asked, after the agent: once we stop, the terminal is the shell's."""
         self._stop_by = None
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def _take(self, detach: bool) -> Told | None:
-        """What has come from there; not None is the end."""
+        """Handle the lines that have come; return how it ended, None if it has not."""
         try:
             data = self._sock.recv(1 << 16)
         except OSError:

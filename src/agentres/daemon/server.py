@@ -1,8 +1,8 @@
-"""The host's service: has agents run for whoever asks, each by a keeper of its own.
+"""The host's service: runs agents for its clients, each under its own keeper process.
 
-The daemon accepts, and forks: all that it has loaded its keepers share, and a client that sends garbage, or nothing,
-has one of its own to do so to.  A keeper (:mod:`agentres.daemon.keeper`) lives in its agent's scope, and goes on when the
-daemon ends; the next daemon finds it in the tree.  Where one is killed the daemon ends what was leased to its client.
+The daemon accepts a connection and forks.  Keepers share all modules that it has loaded, and a client that sends garbage, or
+nothing, occupies only its own keeper.  A keeper (:mod:`agentres.daemon.keeper`) lives in its agent's scope and outlives the
+daemon; the next daemon finds it in the tree.  If a keeper is killed, the daemon ends its agent, if that was leased to a client.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ _SHARED = (
     "agentres.kernel.cpus", "agentres.kernel.footprint", "agentres.kernel.project", "agentres.kernel.space", "agentres.run.events",
     "agentres.run.exhaustion", "agentres.run.fullness", "agentres.run.handback", "agentres.run.pinning", "agentres.kernel.pressure", "agentres.run.predictors", "agentres.run.progress", "agentres.kernel.netns", "encodings.idna", "grp", "pwd", "subprocess",
 )  # fmt: skip
-"""What a keeper needs: loaded once, before any is forked, so that an upgrade of the files changes nothing for it."""
+"""Modules that a keeper needs: loaded before any is forked, so that an upgrade of the files does not affect it."""
 
 _MOST = 1000
-"""Connections of one user at once, whatever its ceiling: each is a process."""
+"""Most connections of one user at once, whatever its ceiling: each is a process."""
 
 _BACKLOG = 128
 _HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 class Kept(Record):
-    """A keeper: its pidfd, whose agent it keeps, and that agent's cgroup where it is known; ``ours``: our child."""
+    """A keeper: its pid and pidfd, its user, its agent's cgroup ("" if not known), and whether it is our child (``ours``)."""
 
     pid: int
     pidfd: int
@@ -58,7 +58,7 @@ class Kept(Record):
 
 
 class Daemon:
-    """Serves ``sock`` until SIGTERM.  ``say`` gets lines for the journal."""
+    """Serves ``sock`` until SIGTERM.  ``read`` returns the settings; ``say`` gets lines for the journal."""
 
     def __init__(
         self, sock: socket.socket, read: Callable[[], Settings], say: Callable[[str], None]
@@ -78,7 +78,7 @@ class Daemon:
         self._loop.watch(sock.fileno(), self._accept)
 
     def run(self) -> None:
-        """Until the end of the service."""
+        """Serve until SIGTERM or SIGINT."""
         self._adopt()
         service.notify("READY=1", self._status())
         if (most := service.watchdog()) is not None:
@@ -90,7 +90,7 @@ class Daemon:
     # Agents.
 
     def _adopt(self) -> None:
-        """Know the keepers of before; end what lost its own while there was no daemon."""
+        """Watch the keepers of an earlier daemon; handle agents that lost theirs while no daemon ran."""
         for agent in registry.running(self._mount):
             if agent.keeper != 0 or not registry.is_owned(agent.path):
                 continue
@@ -113,14 +113,14 @@ class Daemon:
         if kept.ours:
             _, status = os.waitpid(kept.pid, 0)
         if not kept.ours or status:
-            # It had no time to remove what it made, or says so itself.
+            # It failed, or its status is not known to us: it may not have cleaned up.
             for agent in registry.running(self._mount):
                 if agent.supervisor == kept.pid and agent.keeper == 0:
                     self._bury(agent.path)
         service.notify(self._status())
 
     def _bury(self, path: str) -> None:
-        """What to do about an agent whose supervisor was killed: whoever leased it is not there any more either."""
+        """Handle an agent whose supervisor was killed: end it if it was leased, since its lease has ended too."""
         name = registry.name(path)
         try:
             agent = Cgroup(path)
@@ -131,17 +131,17 @@ class Daemon:
             else:
                 self._say(f"{name}: its supervisor was killed; its limits hold as they stand")
             agent.close()
-        except AgentresError as error:  # it has gone in the meantime
+        except AgentresError as error:  # the cgroup has been removed meanwhile
             log.debug(__name__, "%s: %s", path, error)
 
-    # Whoever asks.
+    # Clients.
 
     def _accept(self) -> None:
         try:
             sock, _ = self._sock.accept()
         except BlockingIOError:
             return
-        except OSError as error:  # out of descriptors: it waits in line
+        except OSError as error:  # out of descriptors: the connection stays in the backlog
             self._say(f"cannot accept: {reason(error)}")
             time.sleep(0.05)
             return
@@ -173,7 +173,7 @@ class Daemon:
             except BaseException:
                 sys.excepthook(*sys.exc_info())
             finally:
-                os._exit(EXIT_AGENTRES)  # nothing of the daemon's may run twice
+                os._exit(EXIT_AGENTRES)  # none of the daemon's code may run on in the child
         self._watch(Kept(pid, os.pidfd_open(pid), who.uid, "", ours=True))
 
     def _refuse(self, sock: socket.socket, error: Exception) -> None:
@@ -183,7 +183,7 @@ class Daemon:
         line = control.line(failed={"error": words, "exit_code": EXIT_AGENTRES})
         try:
             sock.send(line, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except OSError:  # it has gone
+        except OSError:  # the client has gone
             pass
 
     # The service.
@@ -200,7 +200,7 @@ class Daemon:
         try:
             self._settings = self._read()
             self._say("the configuration was read anew")
-        except AgentresError as error:  # what held before goes on to
+        except AgentresError as error:  # keep the settings as they were
             self._say(f"the configuration stays as it was: {error}")
         service.notify("READY=1", self._status())
 
@@ -213,7 +213,7 @@ class Daemon:
 
 
 def _alive_in(home: str, pid: int) -> int | None:
-    """A pidfd of the process, where it is in this home; None: it has ended, and the number may be another's."""
+    """Return a pidfd of the process if it is in this home; None: it has ended, and its pid may have been reused."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -222,17 +222,17 @@ def _alive_in(home: str, pid: int) -> int | None:
         with open(f"{home}/supervisor/cgroup.procs") as file:
             if str(pid) in file.read().split():
                 return pidfd
-    except OSError:  # it goes at this moment
+    except OSError:  # the cgroup was just removed
         pass
     os.close(pidfd)
     return None
 
 
 def listen(path: str) -> socket.socket:
-    """A socket that everybody may connect to; UsageError where a daemon has it already.
+    """Listen on a socket that everybody may connect to; UsageError if a daemon serves it already.
 
-    Who may do what is said by the ceilings, and asked of the kernel; an administrator who wants to keep users
-    out altogether has systemd make it (agentres.socket: SocketMode=).
+    The kernel says which user a client is, and the ceilings what that user may do.  To keep users out altogether,
+    let systemd create the socket (agentres.socket: SocketMode=).
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -254,7 +254,7 @@ def listen(path: str) -> socket.socket:
 
 
 def settings() -> Settings:
-    """The host's: what /etc says, or $AGENTRES_CONFIG, and nobody's own."""
+    """Return the host's settings, from /etc or $AGENTRES_CONFIG, never from a user's own file."""
     environment = {**os.environ, "XDG_CONFIG_HOME": "/nonexistent"}
     return configured.read(environment, 0) or Settings()
 
@@ -265,7 +265,7 @@ def _say(line: str) -> None:
 
 
 def main() -> int:
-    """``agentres daemon``: serve until SIGTERM; the exit status."""
+    """Run ``agentres daemon`` until SIGTERM; return the exit status."""
     try:
         if os.geteuid() != 0:
             raise UsageError("the daemon is root's: it gives users what they cannot have alone")
@@ -281,7 +281,7 @@ def main() -> int:
             importlib.import_module(module)
         daemon = Daemon(served, settings, _say)
         gc.collect()
-        gc.freeze()  # a collection would write to all that the keepers share
+        gc.freeze()  # a collection would write to, and so copy, the pages shared with keepers
         daemon.run()
         if own:
             os.unlink(path)

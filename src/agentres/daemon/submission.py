@@ -1,15 +1,15 @@
-r"""What the client of the daemon sends to have an agent run, and what comes back: JSON; pure.
+r"""The daemon's protocol, JSON lines: how a client asks for an agent, and what the daemon answers; pure.
 
     to the daemon      {"agentres": 1, "do": "run", "streams": [0, 1, 2], "events": false}\\n   with descriptors (SCM_RIGHTS):
-                       a memfd with the submission, the working directory, the streams that are open, and where events go
+                       a memfd with the submission, the working directory, the streams that are open, and one for events
                        {"signal": 15, "all": false}\\n      as long as it runs
     from it            {"tell": "NOT enforced: …"}\\n      and {"log": …} where --verbose was asked for
                        {"started": "/sys/fs/cgroup/…"}\\n
-                       {"stopped": true}\\n      after SIGTSTP, when the agent has stopped or does not mind it
+                       {"stopped": true}\\n      after SIGTSTP, when the agent has stopped or ignores it
                        {"ended": {"exit_code": 0, "lines": […], "summary": {…}}}\\n
                        {"failed": {"error": "…", "exit_code": 125}}\\n
 
-The connection is a lease: when it ends, the agent does.
+The connection is a lease: when it ends, so does the agent.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from typing import Any
 
 LARGEST = 8 << 20
-"""Bytes of a submission: execve(2) takes 6 MiB at the most."""
+"""Most bytes of a submission: execve(2) takes at most 6 MiB."""
 
 LINE_MAX = 4096
-"""Bytes of a line to the daemon."""
+"""Most bytes of a line to the daemon."""
 
 
 class Submission(Record):
-    """A run that is asked for: the options' values by their key, the command, and what a child has from its parent.
+    """A requested run: the options' values by key, the command, and what a child inherits from its parent.
 
-    ``settings`` is what the client's configuration came to (:func:`agentres.policy.settings.to_plain`), None for what is
-    built in.  ``version`` is the client's.  ``detach``: it goes on when the client has gone.  ``ignored`` and
-    ``blocked`` are signals: both outlast execve(2).
+    ``settings`` is the client's configuration (:func:`agentres.policy.settings.to_plain`), None for the built-in
+    one.  ``version`` is the client's.  ``detach``: the agent goes on after the client hangs up.  ``ignored`` and
+    ``blocked`` are signals, which both outlast execve(2).
     """
 
     version: str
@@ -52,12 +52,12 @@ class Submission(Record):
 
 
 def write(submission: Submission) -> bytes:
-    """As it is sent."""
+    """Encode it for sending."""
     return json.dumps(submission.as_dict()).encode()
 
 
 def read(data: bytes) -> Submission:
-    """What was sent, checked; UsageError."""
+    """Decode and check a submission; UsageError."""
     found = _object(data)
     try:
         made = Submission(**found)
@@ -89,12 +89,12 @@ def read(data: bytes) -> Submission:
 
 
 def request(streams: Sequence[int], events: bool) -> bytes:
-    """The first line, which goes with the descriptors."""
+    """Return the first line, which is sent with the descriptors."""
     return line(agentres=PROTOCOL, do="run", streams=list(streams), events=events)
 
 
 def streams(first: bytes) -> tuple[list[int], bool]:
-    """Which of 0, 1 and 2 come with the first line, and whether a descriptor for events comes after them; UsageError."""
+    """Parse the first line: which of 0, 1 and 2 come with it, and whether a descriptor for events follows; UsageError."""
     found = _object(first)
     if found.get("agentres") != PROTOCOL or found.get("do") != "run":
         raise UsageError(f'expected "agentres": {PROTOCOL} and "do": "run"')
@@ -106,12 +106,12 @@ def streams(first: bytes) -> tuple[list[int], bool]:
 
 
 def signal_line(number: int, to_all: bool) -> bytes:
-    """One that asks to send a signal, to the main process or its whole process group."""
+    """Return a line that asks to send a signal, to the main process or to its whole process group."""
     return line(signal=number, all=to_all)
 
 
 def asked_signal(text: bytes) -> tuple[int, bool]:
-    """The signal of such a line; UsageError."""
+    """Parse such a line: the signal, and whether it is for the whole process group; UsageError."""
     found = _object(text)
     number = found.get("signal")
     if type(number) is not int or number not in signal.valid_signals():

@@ -1,1 +1,1 @@
-"""What looks, and ends: figures, curves, metrics, what a host can do."""
+"""What verbs read and show: figures, curves, metrics, pictures, what a host can enforce."""

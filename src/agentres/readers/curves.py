@@ -1,7 +1,7 @@
-"""Samples -> curves: what was in use at each moment, and the limit it stood against; pure.
+"""Makes curves from samples: what was in use at each moment, and the limit at that moment; pure.
 
-A level is what the sample says.  A rate is the mean between a sample and its neighbour before, and
-stands at the later one's time: the first sample has none.  A figure that is absent stays None, never 0.
+A level is the sample's value.  A rate is the mean between two successive samples, at the time of the
+later one; the first sample has none.  A figure that is absent is None, never 0.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ _AT_THE_MOST = {
 
 
 def _most(most: float | None, now: float | None) -> float | None:
-    """The highest since the sample before, where that was looked at."""
+    """Return the highest value since the sample before, or the value now if the highest was not recorded."""
     return now if most is None else most
 
 
 CURVES: Mapping[str, Resource] = {
     name: resource for name, resource in RESOURCES.items() if resource.kind != EVENT
 } | _AT_THE_MOST
-"""The curves by name: every resource that is no event, and ``memory_current``, page cache included.
+"""The curves by name: every resource except events, and ``memory_current``, which includes page cache.
 
-``memory`` is the working set; levels are the highest since the sample before, where that is known.  Rates are in cores, bytes a second, and the share of time stalled.
+``memory`` is the working set; it, ``pids`` and ``memory_current`` are the highest since the sample before, if that is known.
+Rates are in cores, bytes a second, and the share of time stalled.
 """
 
 
 class Curve(Record):
     """One curve: a value and a limit for each time of :class:`Curves`, in ``unit``.
 
-    None: absent, or, of a limit, that there was none.
+    A value of None is absent; a limit of None means that there was none.
     """
 
     unit: str
@@ -51,17 +52,17 @@ class Curve(Record):
 
     @property
     def empty(self) -> bool:
-        """Whether no value is known at all."""
+        """Whether no value is known."""
         return all(value is None for value in self.values)
 
     @property
     def last(self) -> float | None:
-        """The last value that is known."""
+        """The last known value."""
         return next((value for value in reversed(self.values) if value is not None), None)
 
     @property
     def highest(self) -> float | None:
-        """The highest value that is known."""
+        """The highest known value."""
         return max((value for value in self.values if value is not None), default=None)
 
     @property
@@ -81,7 +82,7 @@ class Curves(Record):
 
 
 def curves(samples: Sequence[tuple[float, Sample]]) -> Curves:
-    """The curves of (unix time, sample), which come oldest first."""
+    """Return the curves of (unix time, sample) pairs, which come oldest first."""
     times = tuple(at for at, _ in samples)
     drawn = {}
     for name, resource in CURVES.items():
@@ -95,10 +96,9 @@ def curves(samples: Sequence[tuple[float, Sample]]) -> Curves:
 
 
 def _rates(times: Sequence[float], counters: Sequence[float | None]) -> list[float | None]:
-    """How fast a counter rose until each time.
+    """Return how fast a counter rose up to each time.
 
-    A counter that fell is another one (the subject was made anew), and a clock that was set back
-    measures nothing: both make no rate.
+    There is no rate where the counter fell (the subject was replaced) or the clock was set back.
     """
     found: list[float | None] = [None] * len(times)
     for at in range(1, len(times)):
@@ -112,7 +112,7 @@ def _rates(times: Sequence[float], counters: Sequence[float | None]) -> list[flo
 def pieces(
     times: Sequence[float], values: Sequence[float | None]
 ) -> list[list[tuple[float, float]]]:
-    """The curve as unbroken lines: nothing is drawn across what is absent."""
+    """Split the curve into unbroken lines, at absent values."""
     found: list[list[tuple[float, float]]] = [[]]
     for at, value in zip(times, values, strict=True):
         if value is not None:

@@ -1,4 +1,4 @@
-"""From facts about a host to what can be enforced there, what is missing, and the remedy; pure."""
+"""Judges facts about a host: what can be enforced there, what is missing, and the remedy; pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agentres.model.units import format_size
 from agentres.readers.probe import Facts
 
 Status = Literal["ok", "missing", "refused", "note"]
-"""``missing``: runs go on without it and say so.  ``refused``: a run is refused for it."""
+"""``missing``: runs start without it and say so.  ``refused``: a run is refused for it."""
 
 IO_DROP_IN = (
     "sudo mkdir -p /etc/systemd/system/user@.service.d"
@@ -19,7 +19,7 @@ IO_DROP_IN = (
     " | sudo tee /etc/systemd/system/user@.service.d/delegate.conf"
     " && sudo systemctl daemon-reload, then log in again"
 )
-"""What makes user managers delegate io (systemd.resource-control(5), Delegate=)."""
+"""Commands that make user managers delegate io (systemd.resource-control(5), Delegate=)."""
 
 _FILES = {
     WRITTEN["cpu"].file: "CPU time",
@@ -43,7 +43,7 @@ _FEATURES = {
 }
 
 TOLERATED = frozenset({"io.max", NETWORK})
-"""Limits by default only: a run that did not ask for them goes on without, and says so."""
+"""Files of limits that are optional by default: a run that did not ask for one starts without it, and says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Finding:
 
 
 def examine(facts: Facts, tolerated: frozenset[str] = TOLERATED) -> list[Finding]:
-    """All findings, the gravest questions first; of the ``tolerated`` files nobody asked for a limit."""
+    """Return all findings, most important first; the limits of the ``tolerated`` files were not asked for."""
     return [
         *_daemon(facts),
         *_place(facts),
@@ -69,7 +69,7 @@ def examine(facts: Facts, tolerated: frozenset[str] = TOLERATED) -> list[Finding
 
 
 def refused(findings: list[Finding]) -> bool:
-    """Whether ``agentres run`` without ``--best-effort`` would be refused."""
+    """Return whether ``agentres run`` without ``--best-effort`` would be refused."""
     served = any(finding.check == "daemon" for finding in findings)
     return not served and any(finding.status == "refused" for finding in findings)
 
@@ -155,7 +155,7 @@ def _host(facts: Facts) -> Iterator[Finding]:
 
 
 def _pacing(facts: Facts) -> Iterator[Finding]:
-    """Only where rates of the network can be held at all."""
+    """Yield findings on pacing; none if network rates cannot be enforced at all."""
     if facts.trial is None or all(row["file"] != NETWORK for row in facts.trial["enforced"]):
         return
     if facts.interfaces_error:
@@ -165,7 +165,7 @@ def _pacing(facts: Facts) -> Iterator[Finding]:
         if each.paced:
             yield Finding(f"pacing {each.name}", "ok", "fq: what is sent too fast waits")
         else:
-            # Behind a virtual one there is another, by which packets leave.
+            # Packets of a virtual interface leave through another one.
             remedy = "sudo agentres doctor --fix-net" if each.hardware else ""
             what = f"{kinds}: what is sent too fast is dropped; fq would hold it back"
             yield Finding(

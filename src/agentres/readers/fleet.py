@@ -1,7 +1,7 @@
-"""All agents of the host as they are now and were a while ago: what a dashboard draws.
+"""All agents of the host, now and in the recent past, for a dashboard.
 
-A :class:`Fleet` keeps the control files of every agent open and looks again and again; each look is a
-:class:`Picture` that changes no more.  It reads the cgroup tree and the history, and writes nothing.
+A :class:`Fleet` keeps the control files of every agent open.  Each look returns an immutable
+:class:`Picture`.  It reads the cgroup tree and the history, and writes nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from agentres.readers.marks import MarkedWrites
 from agentres.store import AlertRow, Store
 
 KEPT = 60
-"""Looks whose figures are kept for each agent."""
+"""Number of looks whose figures are kept for each agent."""
 
 DRAWN = ("cpu", "memory", "disk_read", "disk_write", "network_in", "network_out", "pids", "fds",
          "cpu_pressure", "memory_pressure", "io_pressure")  # fmt: skip
@@ -40,9 +40,9 @@ class Shown:
     """An agent in a picture.
 
     ``figures`` are in the units of :data:`agentres.policy.resources.RESOURCES`: cores, bytes, bytes a second,
-    counts, the share of time stalled.  A rate is the mean since the look before; None where it is not known.  ``limits``
-    likewise, None where there is none; ``tripwire`` is memory.high in bytes; ``philosophy`` is empty until it is watched.  ``recent`` has the last figures of a name,
-    the newest last.
+    counts, the share of time stalled; None: not known.  A rate is the mean since the look before.  ``limits`` have the
+    same units; None: no limit.  ``tripwire`` is memory.high in bytes.  ``philosophy`` is "" until the agent is watched.
+    ``recent`` has the last figures of each name, newest last.
     """
 
     found: Found
@@ -58,19 +58,19 @@ class Shown:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The agent's name."""
         return self.found.name
 
     @property
     def severity(self) -> Severity | None:
-        """The gravest of its open alerts that nobody has acknowledged."""
+        """The highest severity among its open alerts that nobody has acknowledged."""
         open_ones = [a.last_severity for a in self.alerts if a.acknowledged is None]
         return max(open_ones, default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What the agents of one slice share, in bytes; ``path`` is below the mount."""
+    """The memory budget that the agents of one slice share, in bytes; ``path`` is relative to the mount."""
 
     path: str
     budget: int
@@ -81,9 +81,9 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What a look below ``mount`` found; ``time`` in unix seconds.  ``host`` are figures as an agent's.
+    """The result of a look below ``mount``; ``time`` in unix seconds.  ``host`` has figures like an agent's.
 
-    ``trouble`` says why the alerts are not to be had; empty: they are.
+    ``trouble`` says why the alerts cannot be read; "": they were.
     """
 
     mount: str
@@ -98,8 +98,8 @@ class Picture:
 class Fleet:
     """Looks at the agents below the cgroup2 ``mount``.
 
-    ``history`` opens the history that alerts are in; ``share`` is the budget's part of the host, ``own`` the slice that is
-    shown although nobody runs in it (empty: none).  ``look_at_host`` and ``now`` (unix seconds) can be others for tests.
+    ``history`` opens the history, which has the alerts.  ``share`` is the budget's share of the host.  ``own`` is a slice
+    that is shown even if no agent runs in it ("": none).  Tests can replace ``look_at_host`` and ``now`` (unix seconds).
     """
 
     def __init__(
@@ -152,11 +152,11 @@ class Fleet:
         )
 
     def now(self) -> float:
-        """Unix seconds."""
+        """Return the time in unix seconds."""
         return self._now()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for watched in self._watched.values():
             watched.close()
         self._watched.clear()
@@ -169,7 +169,7 @@ class Fleet:
         return Slice(below, budget.limit, taken, used, free(budget, claims))
 
     def _alerts(self) -> tuple[list[AlertRow], dict[str, str], str]:
-        """Those that are open, the cgroup of each run that has not ended, and why they cannot be had."""
+        """Return the open alerts, the cgroup of each run that has not ended, and why that failed ("": it did not)."""
         try:
             with self._history() as store:
                 runs = store.runs(of="agent", since=self._now())
@@ -180,7 +180,7 @@ class Fleet:
 
 @dataclass(slots=True)
 class _Rates:
-    """Figures from samples that are taken again and again: a rate is how fast a counter rose in between."""
+    """Makes figures from successive samples: a rate is how fast a counter rose between two of them."""
 
     at: float = 0.0
     counters: dict[str, float | None] = field(default_factory=dict)
@@ -201,7 +201,7 @@ class _Rates:
 
 
 class _Watched:
-    """One agent's files, and what they held of late."""
+    """One agent's open files, and its recent figures."""
 
     def __init__(self, agent: Found) -> None:
         self._agent = agent
@@ -210,7 +210,7 @@ class _Watched:
         cgroup = Cgroup(agent.path)
         try:
             self._network = network.find(cgroup)
-        except NotEnforceable as error:  # root's to read, or nothing is counted
+        except NotEnforceable as error:  # only root can read it, or nothing is counted
             log.debug(__name__, "no network of %s: %s", agent.name, error)
         finally:
             cgroup.close()
@@ -244,7 +244,7 @@ class _Watched:
         try:
             with open(f"{self._agent.path}/memory.high", "rb") as file:
                 return parse_limit(file.read())
-        except FileNotFoundError:  # the memory controller is not here
+        except FileNotFoundError:  # no memory controller
             return None
 
     def close(self) -> None:
@@ -254,7 +254,7 @@ class _Watched:
 
 
 def _is_about(alert: AlertRow, agent: Found, cgroups: Mapping[str, str]) -> bool:
-    """Whether an open alert is of this run: another user's, or one before it without an end, may have the name."""
+    """Return whether an open alert is of this run: another user's agent, or an earlier run with no end, may have the same name."""
     if alert.of != "agent" or alert.agent != agent.name or alert.raised < agent.started - 1.0:
         return False
     return cgroups.get(alert.run, agent.path) == agent.path

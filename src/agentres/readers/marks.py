@@ -1,4 +1,4 @@
-"""What a supervisor has marked on its agent's cgroup, for who reads it now and then."""
+"""Figures that a supervisor stores as marks on its agent's cgroup, for other readers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class MarkedWrites:
-    """The figures of :class:`agentres.kernel.writeback.Writeback`, as the supervisor of the agent at ``path`` knew them at its last sample."""
+    """The figures of :class:`agentres.kernel.writeback.Writeback`, as of the last sample by the supervisor of the agent at ``path``."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self.hidden = 0
 
     def look(self, pids: Iterable[int]) -> None:
-        pass  # the supervisor does
+        pass  # the supervisor does that
 
     def figures(
         self, disks: Disks | None, dirty: int | None, under: int | None

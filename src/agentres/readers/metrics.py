@@ -1,8 +1,8 @@
 """Agents, the host and alerts as Prometheus metrics: a collector for the official client library.
 
 Names follow https://prometheus.io/docs/practices/naming: base units, ``_total`` on counters.  A figure
-that is absent (the kernel or this cgroup does not give it) has no series; neither has a limit that is
-not set.  Agents are told apart by ``cgroup``: two users' agents may share a name.
+that the kernel or the cgroup does not provide has no series, nor does a limit that is not set.
+``cgroup`` identifies an agent: two users' agents may have the same name.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
     Family = CounterMetricFamily | GaugeMetricFamily
     Figures = Iterable[tuple[tuple[str, ...], float | None]]
-    """Label values -> figure, for each series; None where it is absent."""
+    """Label values and figure of each series; None: absent."""
 
 AGENT_LABELS = ("agent", "cgroup")
 """The agent's name, and the cgroup of its home below the mount."""
 
 _USEC = 1_000_000
-"""Microseconds a second; divided by, 1.25 stays 1.25."""
+"""Microseconds per second.  Figures are divided by it, so that 1.25 s is exactly 1.25."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric: its whole name, what it counts or tells, its labels."""
+    """One metric: its full name, kind (counter or gauge), help text and labels."""
 
     name: str
     kind: str
@@ -51,14 +51,14 @@ class Metric:
     labels: tuple[str, ...] = ()
 
     def family(self) -> Family:
-        """The metric as prometheus_client has it, still without series."""
+        """Return the metric for prometheus_client, still without series."""
         family = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
         return family(self.name, self.help, labels=self.labels)
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A metric of a Sample, or of a Claim: its name behind the prefix, and how the figures are had."""
+    """A metric of a Sample or a Claim: its name after the prefix, and a function that returns its figures."""
 
     name: str
     help: str
@@ -66,7 +66,7 @@ class Series:
     labels: tuple[str, ...] = ()
 
     def metric(self, prefix: str, labels: tuple[str, ...]) -> Metric:
-        """The metric, with the labels of its subject before its own."""
+        """Return the metric, with the subject's labels before its own."""
         kind = "counter" if self.name.endswith("_total") else "gauge"
         return Metric(f"{prefix}{self.name}", kind, self.help, (*labels, *self.labels))
 
@@ -94,7 +94,7 @@ def _disk(at: int) -> Callable[[Sample], Figures]:
 
 @lru_cache(maxsize=256)
 def device_name(number: str) -> str:
-    """The device as people and node_exporter call it (``vda``); its number where it has no name."""
+    """Return the device's name, as node_exporter has it (``vda``); its number if it has no name."""
     link = f"{devices.SYS}/dev/block/{number}"
     return os.path.basename(os.path.realpath(link)) if os.path.exists(link) else number
 
@@ -172,14 +172,14 @@ OF_HOST = (
 """The metrics of the host."""
 
 STATES = ("running", "throttled", "frozen", "waiting")
-"""What :attr:`agentres.policy.capacity.Claim.state` may be."""
+"""The values of :attr:`agentres.policy.capacity.Claim.state`."""
 
 OF_CLAIM = (
     Series("priority", "The weight that tells who goes first; 100 is normal.", lambda claim: [((), claim.priority)]),
     Series("state", "1 for the state that the agent is in, else 0.", lambda claim: [((state,), int(claim.state == state)) for state in STATES], ("state",)),
     Series("short_bytes", "Memory that the agent waits for, on top of what it has.", lambda claim: [((), max(0, claim.wants - claim.taken))]),
 )  # fmt: skip  # a table
-"""The metrics of each agent that are about what it has of the budget."""
+"""The metrics of each agent's share of the budget."""
 
 AGENTS = Metric("agentres_agents", "gauge", "Agents that run.")
 STARTED = Metric(
@@ -204,7 +204,7 @@ _ALERT_LABELS = ("agent", "resource", "severity")
 ALERTS = Metric(
     "agentres_alerts", "gauge", "Open alerts, by the severity that they have now.", _ALERT_LABELS
 )
-# Not agentres_alerts_total: in OpenMetrics that is a second metric of the name agentres_alerts.
+# Not agentres_alerts_total: in OpenMetrics that would be a second metric named agentres_alerts.
 RAISED = Metric(
     "agentres_alerts_raised_total",
     "counter",
@@ -229,12 +229,12 @@ TABLE = (
     ALERTS,
     RAISED,
 )
-"""Every metric, in the order in which they are told."""
+"""Every metric, in the order of the output."""
 
 
 @dataclass(slots=True)
 class _Raised:
-    """A count that only rises while this process lives, whatever the history forgets."""
+    """Counts alerts raised.  Only rises while this process lives, even when the history forgets events."""
 
     after: int = 0
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -242,7 +242,7 @@ class _Raised:
 
     def take(self, store: Store) -> None:
         changes, last = store.changes(self.after)
-        if last < self.after:  # another history took the old one's place
+        if last < self.after:  # another history has replaced the old one
             self.counts.clear()
             self.reached.clear()
             changes, last = store.changes(0)
@@ -262,14 +262,14 @@ class _Raised:
 
 @dataclass(slots=True)
 class _Acted:
-    """How often what was done, likewise."""
+    """Counts actions, in the same way."""
 
     after: int = 0
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
     def take(self, store: Store) -> None:
         counts, last = store.acted(self.after)
-        if 0 < last < self.after:  # they begin anew: all was forgotten, or it is another history
+        if 0 < last < self.after:  # they start again: all were forgotten, or it is another history
             self.counts.clear()
             counts, last = store.acted(0)
         self.counts.update(counts)
@@ -277,12 +277,12 @@ class _Acted:
 
 
 class AgentresCollector(Collector):
-    """All of :data:`TABLE`, looked up anew at each scrape; scrapes take turns.
+    """Collects all of :data:`TABLE` anew for each scrape; scrapes run one at a time.
 
-    ``mount`` is the cgroup2 mount; ``read`` takes the path of an agent's cgroup and raises OSError or
-    AgentresError where it has gone; ``history`` opens the store, and raises AgentresError where there
-    is none to read.  ``share`` of the host is the budget, None: nobody knows.  ``own`` is the cgroup
-    whose budget is told even while no agent runs in it; empty: none.
+    ``mount`` is the cgroup2 mount.  ``read`` takes the path of an agent's cgroup and raises OSError or
+    AgentresError if that has gone.  ``history`` opens the store and raises AgentresError if there is none
+    to read.  ``share`` is the budget's share of the host, None: unknown.  ``own`` is a cgroup whose
+    budget is exported even while no agent runs in it, "": none.
     """
 
     def __init__(
@@ -322,13 +322,13 @@ class AgentresCollector(Collector):
         for labels, agent in subjects:
             try:
                 samples.append((labels, self._read(agent.path)))
-            except (OSError, AgentresError) as error:  # it ended since it was found
+            except (OSError, AgentresError) as error:  # it has ended meanwhile
                 log.debug(__name__, "no figures of %s: %s", agent.name, error)
         yield from _families(_AGENT_METRICS, samples)
         yield from self._budgets(subjects)
 
     def _budgets(self, subjects: list[tuple[tuple[str, str], Found]]) -> Iterator[Family]:
-        """What agents share: those whose homes are in one cgroup, one budget."""
+        """Yield the budgets: agents whose homes are in the same cgroup share one."""
         homes = {os.path.dirname(agent.home) for _, agent in subjects}
         claims = {path: tree.claims(path) for path in sorted(homes | {self._own} - {""})}
         by_path = {claim.path: claim for among in claims.values() for claim in among}
@@ -340,7 +340,7 @@ class AgentresCollector(Collector):
             if self._share is not None:
                 limit = tree.budget(path, host.memory(), self._share).limit
                 budgets.add_metric(label, limit)
-            if among or path not in homes:  # else there are agents, and their limits not known
+            if among or path not in homes:  # else there are agents whose limits are not known
                 allocated.add_metric(label, sum(claim.taken for claim in among))
         yield from (budgets, allocated)
 
@@ -349,7 +349,7 @@ class AgentresCollector(Collector):
 
     def _alerts(self) -> Iterator[Family]:
         try:
-            # Opened here: SQLite's connections are their thread's own, and scrapes come in many.
+            # Opened here: an SQLite connection belongs to one thread, and each scrape has its own.
             with self._history() as store:
                 rows = store.alerts(open_only=True)
                 self._raised.take(store)
@@ -382,5 +382,5 @@ def _family(metric: Metric, figures: Figures) -> Family:
 
 
 def _text(label: str) -> str:
-    """The label as UTF-8 has it: what is not, in a path, is shown by its code."""
+    """Make the label valid UTF-8: bytes of a path that are not are shown as backslash escapes."""
     return label.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -1,7 +1,7 @@
-"""Curves as pictures: lines of text for a terminal, and PNG, SVG or HTML files.
+"""Draws curves: as lines of text for a terminal, and as PNG, SVG or HTML files.
 
-Text is drawn with plotille's braille canvas; files with matplotlib (the ``report`` extra), which is
-imported only when a file is asked for.
+Text uses plotille's braille canvas.  Files use matplotlib (the ``report`` extra), which is imported
+only for them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class PlotError(AgentresError):
 
 
 class Panel(Record):
-    """One picture: its curves with what they are called, and the resources whose alerts it shows.
+    """One picture: its curves as (curve, label), and the resources whose alerts it shows.
 
-    The limit is that of the first curve.
+    The limit drawn is the first curve's; ``limit`` is its label.
     """
 
     title: str
@@ -72,7 +72,7 @@ _NETWORK = Panel(
     "limit on what is received",
 )
 _FAR = 4
-"""A limit this many times above the curve is told in words: drawn, it would press the curve flat."""
+"""A limit more than this many times the curve's highest value is only named in the legend: drawn, it would flatten the curve."""
 
 
 def _panels(curves: Curves) -> tuple[Panel, ...]:
@@ -80,7 +80,7 @@ def _panels(curves: Curves) -> tuple[Panel, ...]:
 
 
 def _top(curve: Curve, *others: Curve) -> tuple[float, bool]:
-    """How high a panel reaches, and whether the first curve's limit is drawn in it."""
+    """Return the top of a panel's scale, and whether the first curve's limit is drawn in it."""
     highest = max((c.highest or 0.0 for c in (curve, *others)), default=0.0)
     limit = max((at for at in curve.limits if at is not None), default=None)
     if limit is None or limit > highest * _FAR:
@@ -100,7 +100,7 @@ _ASCII = {**dict.fromkeys(_BRAILLE, "*"), 0x2800: " "} | str.maketrans("┤│�
 
 
 def terminal(curves: Curves, width: int, ascii_only: bool = False) -> list[str]:
-    """The curves as lines of at most ``width`` columns, coloured by ANSI sequences on a terminal."""
+    """Draw the curves as lines of at most ``width`` columns (at least 40), coloured by ANSI sequences on a terminal."""
     lines: list[str] = []
     for panel in _panels(curves):
         named = [(curves[name], label) for name, label in panel.lines]
@@ -116,7 +116,7 @@ def _panel_lines(
     import plotille
 
     columns = width - _LABEL - 2
-    # In dots, of which a character has 2 by 4.
+    # Coordinates are in dots: a braille character has 2 by 4.
     canvas = plotille.Canvas(columns, _ROWS, 0, 0, columns * 2, _ROWS * 4)
     top, with_limit = _top(*(curve for curve, _ in named))
     across = (columns * 2 - 1) / ((times[-1] - times[0]) or 1)
@@ -151,7 +151,7 @@ def _panel_lines(
 
 
 def _folded(title: str, words: Sequence[str], width: int) -> Iterator[str]:
-    """The title and its legend, on as many lines as that takes."""
+    """Yield the title and its legend, wrapped to ``width``."""
     line = title
     for word in words:
         if len(line) + len(word) + 2 > width:
@@ -164,7 +164,7 @@ def _folded(title: str, words: Sequence[str], width: int) -> Iterator[str]:
 def _draw(
     canvas: Any, dots: Sequence[tuple[float, float]], stroke: tuple[int, int], color: str
 ) -> None:
-    """A line through the dots: so many dots drawn, so many left out, and again."""
+    """Draw a line through the dots; ``stroke`` is its pattern: dots drawn, dots left out."""
     on, off = stroke
     gone = 0.0
     for (x, y), (to_x, to_y) in zip(dots, [*dots[1:], dots[-1]], strict=True):
@@ -182,7 +182,7 @@ def _draw(
 
 
 def format_of(path: str) -> str:
-    """What a file of that name holds: one of FORMATS, or empty where its suffix is none of them."""
+    """Return the format for a file of that name: one of FORMATS, or "" for any other suffix."""
     suffix = os.path.splitext(path)[1][1:].lower()
     return suffix if suffix in FORMATS else ""
 
@@ -194,7 +194,7 @@ def write(
     facts: Sequence[tuple[str, str]] = (),
     alerts: Sequence[AlertRow] = (),
 ) -> None:
-    """Draw the curves, the alerts marked, into a file of one of FORMATS."""
+    """Draw the curves with the alerts marked into a file; its suffix must be one of FORMATS.  PlotError."""
     kind = format_of(path)
     subtitle = "   ".join(f"{name}: {value}" for name, value in facts if name != "command")
     figure = _figure(curves, title, subtitle, alerts, bare=kind == "html")
@@ -202,7 +202,7 @@ def write(
     if kind == "png":
         figure.savefig(buffer, format="png", dpi=144)
     else:
-        # Without a date: the same curves make the same file.
+        # Without a date, so that the same curves make the same file.
         metadata = _NAMELESS if kind == "html" else {"Date": None, "Title": title}
         figure.savefig(buffer, format="svg", metadata=metadata)
     data = buffer.getvalue()
@@ -218,9 +218,9 @@ def write(
 
 
 def svg(curves: Curves, alerts: Sequence[AlertRow], actions: Sequence[ActionRow], salt: str) -> str:
-    """The curves as an SVG element for a page, with alerts, and with moves of limits on the time axis.
+    """Draw the curves as an SVG element for a page, with alerts, and with moves of limits on the time axis.
 
-    ``salt`` keeps the ids in it apart from those of other pictures on the page.
+    ``salt`` makes its ids differ from those of other pictures on the page.
     """
     figure = _figure(curves, "", "", alerts, bare=True, actions=actions)
     from matplotlib import rc_context
@@ -233,10 +233,10 @@ def svg(curves: Curves, alerts: Sequence[AlertRow], actions: Sequence[ActionRow]
 
 
 _NAMELESS = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-"""Without metadata: a page has no use for them, and they are full of addresses."""
+"""Metadata to leave out: a page does not need them, and they contain many URLs."""
 
 _SAID = "said: "
-"""What the id of a mark begins with that has words of its own."""
+"""Prefix of the id of a mark that carries a text."""
 
 _GROUP = re.compile(r'<g id="[^"]*"')
 _MARK = re.compile(rf'<g id="{_SAID}([^"]*)">')
@@ -244,19 +244,19 @@ _NAMESPACE = re.compile(r' xmlns(:xlink)?="[^"]*"')
 
 
 def _element(svg: str) -> str:
-    """The picture for a page: without what is a file's (XML, DOCTYPE and namespaces).
+    """Turn an SVG file into an element of a page: without XML declaration, DOCTYPE and namespaces.
 
-    Without the ids of groups, too: they are those of every picture, and a page has each but once.
+    The ids of groups are removed too: they are the same in every picture, and must be unique in a page.
     """
     return _GROUP.sub("<g", _titled(_NAMESPACE.sub("", svg[svg.index("<svg") :], count=2)))
 
 
 def _titled(svg: str) -> str:
-    """With the words of its marks as titles, which a browser shows to who points at them."""
+    """Make the texts of marks titles, which a browser shows when the mouse is over a mark."""
     return _MARK.sub(r"<g><title>\1</title>", svg)
 
 
-_COLORS = ("#0072B2", "#E69F00")  # Okabe and Ito's palette: told apart by the colour-blind as well
+_COLORS = ("#0072B2", "#E69F00")  # Okabe and Ito's palette: the colour-blind can tell them apart
 _SEVERITIES = {
     Severity.INFO: "#7F7F7F",
     Severity.WARNING: "#F0B400",
@@ -275,7 +275,7 @@ def _figure(
 ) -> Any:
     import warnings
 
-    # A name may hold what the font has not; matplotlib draws a box for it, and need not say so.
+    # A name may have characters that the font lacks; matplotlib draws a box and would warn.
     warnings.filterwarnings("ignore", message="Glyph .* missing from")
     try:
         from matplotlib.figure import Figure
@@ -311,7 +311,7 @@ def _figure(
 
 
 def _shown_in(alert: AlertRow, panel: Panel) -> bool:
-    """Whether the panel marks the alert; what is about no panel's resource is marked in all."""
+    """Return whether the panel marks the alert; one whose resource has no panel is marked in all."""
     elsewhere = any(alert.resource in other.resources for other in (*PANELS, _NETWORK))
     return alert.resource in panel.resources or not elsewhere
 
@@ -371,7 +371,7 @@ def _scale(axes: Any, top: float, unit: str) -> None:
 
     axes.set_ylim(0, top * 1.08)
     if unit == "bytes":
-        # 256 MiB, 512 MiB ...: what is a round number in tens is none in binary units.
+        # Ticks at 256 MiB, 512 MiB and so on: decimal round numbers are not round in binary units.
         step = 1
         while top / step > 5:
             step *= 2
@@ -389,9 +389,9 @@ def _tick(value: float, unit: str) -> str:
 
 
 def _mark(axes: Any, times: Sequence[float], alerts: Sequence[AlertRow]) -> None:
-    """Shade the time that each alert lasted, and point at when it was raised.
+    """Shade the time that each alert lasted, and mark when it was raised.
 
-    One that came after the last sample is at the end: what ends an agent leaves it no further one.
+    An alert raised after the last sample is marked at the end: an agent that is killed has no later sample.
     """
 
     def within(at: float) -> datetime:
@@ -413,13 +413,13 @@ def _mark(axes: Any, times: Sequence[float], alerts: Sequence[AlertRow]) -> None
 
 
 def _resource_of(action: ActionRow) -> str:
-    """What the limit is on; it may be that of one device."""
+    """Return the resource of the limit, which may be that of one device."""
     limit = action.resource.partition("=")[0]
     return WRITTEN[limit].resource if limit in WRITTEN else limit
 
 
 def _mark_actions(axes: Any, times: Sequence[float], actions: Sequence[ActionRow]) -> None:
-    """Point on the time axis at when the limit was moved, up or down."""
+    """Mark on the time axis when the limit was moved, up or down."""
     for action in actions:
         if not times or not times[0] <= action.time <= times[-1]:
             continue
@@ -449,7 +449,7 @@ dl { display: grid; grid-template-columns: max-content auto; gap: .1em 1em } dt 
 def _page(
     title: str, facts: Sequence[tuple[str, str]], alerts: Sequence[AlertRow], svg: str
 ) -> str:
-    """A page that needs nothing else, the SVG inside."""
+    """Return a self-contained page with the SVG inside."""
     svg = _element(svg)
     name = _safe(title)
     rows = "".join(f"<dt>{_safe(fact)}</dt><dd>{_safe(value)}</dd>" for fact, value in facts)
@@ -475,5 +475,5 @@ def _alert_row(alert: AlertRow) -> str:
 
 
 def _safe(text: str) -> str:
-    """Text that came from outside, for a page: neither markup nor control characters."""
+    """Escape text from outside for a page: no markup, no control characters."""
     return html.escape(printable(text))

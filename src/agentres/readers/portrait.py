@@ -1,4 +1,4 @@
-"""What a supervisor says of its agent (``show``, docs/control.md), in words; pure."""
+"""Puts a supervisor's answer about its agent (``show``, docs/control.md) into words; pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ABSENT = "-"
 
 
 class LimitRow(Record):
-    """A limit: what holds, between which values it moves (empty: it does not), what is in use, who asked for it."""
+    """A limit: its value, the range it moves in (empty: fixed), what is in use, and where it comes from."""
 
     key: str
     holds: str
@@ -24,7 +24,7 @@ class LimitRow(Record):
 
 
 def facts(answer: Mapping[str, Any], now: float) -> Iterator[str]:
-    """Who it is and how it does, at ``now`` (unix seconds): lines that a terminal can have."""
+    """Describe the agent and its state at ``now`` (unix seconds), in lines safe for a terminal."""
     age = format_duration(max(0.0, now - answer["started"]))
     state = f"frozen ({answer['frozen_by']})" if answer["frozen"] else "running"
     yield printable(
@@ -37,12 +37,12 @@ def facts(answer: Mapping[str, Any], now: float) -> Iterator[str]:
     yield printable(answer["cgroup"])
     drift = answer["drift"]
     yield printable(f"not as it was set: {drift}" if drift else "all limits stand as they were set")
-    if answer.get("escaped"):  # a supervisor of an older version does not say it
+    if answer.get("escaped"):  # not sent by a supervisor of an older version
         yield printable(f"outside of its cgroup and limits: {answer['escaped']}")
 
 
 def limits(answer: Mapping[str, Any]) -> Iterator[LimitRow]:
-    """Its limits, one after another."""
+    """Yield the agent's limits, one row each."""
     for key, limit in answer["limits"].items():
         between = limit["range"]
         least_most = [] if between is None else [quantity(key, value) for value in between]
@@ -56,7 +56,7 @@ def limits(answer: Mapping[str, Any]) -> Iterator[LimitRow]:
 
 
 def quantity(key: str, value: float | str | None) -> str:
-    """A value of a limit as one would write it."""
+    """Format the value of a limit for people."""
     if value is None:
         return ABSENT
     if isinstance(value, str):

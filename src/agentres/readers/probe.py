@@ -1,6 +1,6 @@
-"""What this host can enforce, found out by trying: a real run of a trivial agent, and a look around.
+"""Finds out what this host can enforce, by a real run of a trivial agent and by looking at files.
 
-Nothing is concluded from version numbers: a file is there or it is not.
+Nothing is concluded from version numbers: a file exists or it does not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LIST_OWN_FILES = (
     "mount = os.environ['AGENTRES_PROBE_MOUNT'];"
     "print(*os.listdir(os.path.dirname(mount + own)))"
 )
-"""Run as the agent: the control files of the cgroup that its limits stand on."""
+"""The program of the trial agent: lists the control files of the cgroup that has its limits."""
 
 _TRIAL_SECONDS = 60
 
@@ -45,11 +45,11 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that ``agentres doctor`` judges by.
+    """Everything that ``agentres doctor`` judges by.
 
-    ``trial`` is the JSON summary of a run with default limits and ``--best-effort``, None when even
-    that failed, and ``trial_error`` says how.  ``control_files`` are those of the trial's agent;
-    ``user_manager`` is None for root; ``controllers`` tells where each stands (``v2 at MOUNT``).
+    ``trial`` is the JSON summary of a run with default limits and ``--best-effort``; None if even that
+    failed, for the reason in ``trial_error``.  ``control_files`` are those of the trial's agent.
+    ``user_manager`` is None for root.  ``controllers`` says where each is mounted (``v2 at MOUNT``).
     """
 
     kernel: str
@@ -80,7 +80,7 @@ class Facts:
 
 
 def gather(daemon: str = "") -> Facts:
-    """Look around and make one trial run; takes about a second.  ``daemon`` is the socket of one that serves us."""
+    """Collect the facts, with one trial run (about a second).  ``daemon`` is the socket of one that serves us."""
     place: dict[str, Any] = {}
     trial: dict[str, Any] = {}
     try:
@@ -125,12 +125,12 @@ def _interfaces() -> dict[str, Any]:
 
 
 def where_controllers_are(table: list[Mount]) -> dict[str, str]:
-    """Each controller that agentres uses: ``v2 at MOUNT``, ``v1 at MOUNT``, or ``absent``."""
+    """Return for each controller that agentres uses ``v2 at MOUNT``, ``v1 at MOUNT``, or ``absent``."""
     unified = next((mount.point for mount in table if mount.fstype == "cgroup2"), "")
     try:
         with open(f"{unified}/cgroup.controllers") as file:
             available = file.read().split()
-    except OSError:  # no cgroup2, or hidden by another mount
+    except OSError:  # no cgroup2, or another mount hides it
         available = []
     found = {}
     for name in delegation.CONTROLLERS:
@@ -179,7 +179,7 @@ def _user_controllers(mount: str) -> tuple[str, ...]:
     try:
         with open(path) as file:
             return tuple(file.read().split())
-    except OSError:  # another layout; the trial says what can be had
+    except OSError:  # another layout; the trial shows what is available
         return ()
 
 

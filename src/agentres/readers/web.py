@@ -1,15 +1,14 @@
-"""The dashboard in a browser: ``agentres top`` behind a web server that lets in whom it should.
+"""The dashboard in a browser: ``agentres top`` behind a web server with access control.
 
-Every viewer has a process of its own that draws the same screens as the terminal's, by textual-serve.  What is
-let in:
+Each viewer has its own process, which draws the terminal's screens, through textual-serve.  The server accepts
 
-- requests whose Host is a name that was given, or the loopback's: a name that somebody else's DNS points
-  here (rebinding) is none of them;
-- websockets whose Origin is the page's own: another page in the same browser has none;
-- commands, with the token.  It is shown once in the address, which makes it a cookie that no script reads
-  and no other site's page has sent along.
+- requests whose Host is a configured name or the loopback's: this excludes a foreign DNS name that points
+  here (rebinding);
+- websockets whose Origin is the page's own: this excludes other pages in the same browser;
+- commands, with the token.  It is given once in the URL and becomes a cookie that scripts cannot read
+  and that pages of other sites cannot send.
 
-The server speaks plain HTTP: it listens on loopback, or stands behind something that has a certificate.
+The server speaks plain HTTP: let it listen on loopback, or behind a proxy that has a certificate.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ from textual_serve.download_manager import DownloadManager
 from agentres.model.errors import AgentresError, reason
 
 VIEWERS = 8
-"""How many may look at once: each costs a process of some 60 MB."""
+"""Most viewers at once: each costs a process of some 60 MB."""
 
 MOST_COLUMNS, MOST_ROWS = 500, 200
-"""Characters of the largest screen that a viewer is drawn; what the browser asks for beyond is cut."""
+"""Size in characters of the largest screen drawn; larger requests are cut to that."""
 
 _LONGEST = 64 << 10
-"""Bytes of the longest message that a viewer may send."""
+"""Most bytes of a viewer's message."""
 
 _PATIENCE = 1.0
-"""Seconds that a viewer's process may take to end, and its browser to say that it has hung up: nothing could be lost."""
+"""Seconds that a viewer's process may take to end, and its browser to confirm the close: nothing can be lost."""
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -59,8 +58,8 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 
-# The terminal is textual.js's, which looks for the class and has the websocket's address in the data;
-# "-first-byte" and "-closed" are classes that it sets.
+# textual.js makes the terminal in the element with the class textual-terminal, and reads the websocket's
+# address from its data.  It sets the classes "-first-byte" and "-closed".
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -93,20 +92,20 @@ a { color: inherit; }
 </body>
 </html>
 """
-"""The page.  Its hidden word has the font loaded before the terminal measures it: else that has too many lines once the window grows."""
+"""The page.  Its hidden word loads the font before the terminal measures it; else there are too many lines when the window grows."""
 
 
 class Dashboard:
-    """A web server that shows what ``look`` draws, and ``control`` to those who have the ``token``.
+    """A web server that shows what ``look`` draws, or what ``control`` draws if the viewer has the ``token``.
 
-    Both are command lines of Textual applications.  ``names`` are host names that it is reached by; the
-    loopback's are always among them.  Nobody has control where the token is empty.
+    Both are command lines of Textual applications.  ``names`` are the host names that it is reached by, in
+    addition to the loopback's.  If the token is empty, nobody has control.
     """
 
     def __init__(
         self, look: Sequence[str], control: Sequence[str], token: str, names: Sequence[str]
     ) -> None:
-        # What ends is to be the program and not a shell around it.
+        # exec: a signal must end the program, not a shell around it.
         self._look = f"exec {shlex.join(look)}"
         self._control = f"exec {shlex.join(control)}"
         self._token = token
@@ -114,7 +113,7 @@ class Dashboard:
         self._viewers: set[web.WebSocketResponse] = set()
 
     def application(self) -> web.Application:
-        """What answers requests."""
+        """Return the application that answers requests."""
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/", self._index)
         app.router.add_get("/ws", self._watch)
@@ -122,7 +121,7 @@ class Dashboard:
         app.on_shutdown.append(self._hang_up)
         return app
 
-    # Who is let in.
+    # Access.
 
     @web.middleware
     async def _guard(
@@ -149,10 +148,10 @@ class Dashboard:
 
     @staticmethod
     def _cookie(request: web.Request) -> str:
-        # Cookies do not tell ports apart.
+        # Cookies are shared by all ports of a host.
         return f"agentres_{urlsplit(f'//{request.host}').port or 80}"
 
-    # What they get.
+    # Answers.
 
     async def _index(self, request: web.Request) -> web.Response:
         token = request.query.get("token")
@@ -208,7 +207,7 @@ class Dashboard:
 
 
 async def _pass_on(text: str, websocket: web.WebSocketResponse, viewer: AppService) -> bool:
-    """Do what the page asks; whether it made sense."""
+    """Do what the page asks; return whether the message was valid."""
     try:
         what, *more = json.loads(text)
         match what, more:
@@ -230,7 +229,7 @@ async def _pass_on(text: str, websocket: web.WebSocketResponse, viewer: AppServi
 
 
 def _size(asked: Any) -> tuple[int, int]:
-    """Columns and rows of what is asked for; ValueError."""
+    """Return the columns and rows asked for, within the bounds; ValueError."""
     return (
         min(max(int(asked.get("width", 80)), 1), MOST_COLUMNS),
         min(max(int(asked.get("height", 24)), 1), MOST_ROWS),
@@ -238,7 +237,7 @@ def _size(asked: Any) -> tuple[int, int]:
 
 
 async def _end(viewer: AppService) -> None:
-    """Have its process end; one that does not is killed."""
+    """Have the viewer's process end; kill it if it does not."""
     process = viewer._process
     try:
         await asyncio.wait_for(viewer.stop(), _PATIENCE)
@@ -251,7 +250,7 @@ async def _end(viewer: AppService) -> None:
 
 
 def _name_of(url: str) -> str:
-    """The host's name in it; empty where it makes no sense."""
+    """Return the host name of a URL; "" if it is invalid."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -260,8 +259,8 @@ def _name_of(url: str) -> str:
 
 
 def serve(dashboard: Dashboard, address: str, port: int, ready: Callable[[str], None]) -> None:
-    """Answer requests until SIGINT or SIGTERM; ``ready`` is told the page's address.  AgentresError."""
-    logging.getLogger("aiohttp").setLevel(logging.CRITICAL)  # what strangers send is no news
+    """Answer requests until SIGINT or SIGTERM; call ``ready`` with the page's address.  AgentresError."""
+    logging.getLogger("aiohttp").setLevel(logging.CRITICAL)  # do not log what strangers send
 
     async def run() -> None:
         done = asyncio.Event()

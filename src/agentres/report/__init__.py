@@ -1,8 +1,7 @@
-"""What ran, what it used against what it had, and what it should have: history -> a report; pure.
+"""Makes a report from the history: what ran, what it used of its limits, and which limits it should have; pure.
 
-A report is of agents, each with its runs, the newest first.  What is known of a run is what the history keeps: its
-begin, end, alerts and actions for long, its samples for an hour (docs/history.md).  A figure that is not known
-is None, never 0.
+A report lists agents, each with its runs, newest first.  It knows what the history keeps: a run's begin, end, alerts
+and actions for long, its samples for an hour (docs/history.md).  A figure that is not known is None, never 0.
 """
 
 from __future__ import annotations
@@ -24,24 +23,23 @@ if TYPE_CHECKING:
     from agentres.store import ActionRow, AlertRow, Run
 
 USED = ("memory", "cpu", "pids", "disk_read", "disk_write", "network_in", "network_out", "fds")
-"""The resources that a report is about, by their names in rules (docs/configuration.md)."""
+"""The resources that a report covers, by their names in rules (docs/configuration.md)."""
 
 THROTTLED = 0.1
-"""The share of CPU periods at the limit from which on that is told."""
+"""Least share of CPU periods at the limit, or of time stalled, that is reported."""
 
 _SIGKILL = EXIT_SIGNAL + signal.SIGKILL
 
 _IDLE = 0.5
-"""The share of memory reserved and not used from which on that is told."""
+"""Least share of reserved memory not used that is reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What a run used of a resource, in its ``unit``: by the sample, the median, what 95 % were below, and the most.
+    """A run's use of a resource, in ``unit``: its samples' median, 95th percentile (``high``) and maximum.
 
-    ``had`` is the limit when it used the most, ``limit`` the last one; None where there was none.  ``reserved`` and
-    ``idle`` are sums over time, in unit-seconds: what the limit kept for it, and what of that it did not use; None
-    without a limit.
+    ``had`` is the limit at the time of highest use, ``limit`` the last one; None if there was none.  ``reserved``
+    and ``idle`` are integrals over time, in unit-seconds, of the limit and of its unused part; None without a limit.
     """
 
     resource: str
@@ -56,12 +54,12 @@ class Use:
 
     @property
     def waste(self) -> float | None:
-        """The share of what was reserved that was not used."""
+        """The unused share of what was reserved; None without a limit."""
         return self.idle / self.reserved if self.reserved and self.idle is not None else None
 
     @property
     def words(self) -> str:
-        """The most that it used, and of how much it had then: ``324 MiB of 463 MiB``."""
+        """The highest use and the limit at that time: ``324 MiB of 463 MiB``."""
         if self.had is None:
             return show(self.most, self.unit)
         if self.unit == "cores":
@@ -70,7 +68,7 @@ class Use:
 
 
 class Weight(IntEnum):
-    """How grave a finding is, the gravest first."""
+    """How severe a finding is; the most severe is the lowest."""
 
     KILLED = 0
     REFUSED = 1
@@ -81,7 +79,7 @@ class Weight(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something to be said of a run, as a clause."""
+    """A finding about a run; ``text`` is a clause."""
 
     weight: Weight
     text: str
@@ -91,9 +89,10 @@ class Remark:
 class RunReport:
     """One run.
 
-    ``throttled`` is the share of CPU periods in which it was at its limit, ``stalled`` the share of time in which
-    some of its tasks waited, by cpu, memory and io (PSI); ``killed`` counts processes that were killed for memory,
-    by samples or, where those are gone, by alerts; ``kills`` is what is known of that; ``refused`` counts forks.
+    ``throttled`` is the share of CPU periods in which the run was at its limit.  ``stalled`` maps cpu, memory and
+    io to the share of time in which some task waited (PSI).  ``killed`` counts processes killed for memory, from
+    samples, or from alerts if those know of more; ``kills`` has the details.  ``refused`` counts refused forks,
+    ``peak`` is memory.peak.
     """
 
     run: Run
@@ -110,13 +109,13 @@ class RunReport:
 
     @property
     def findings(self) -> tuple[Remark, ...]:
-        """What is to be said of it, the gravest first."""
+        """The findings, most severe first."""
         return tuple(_findings(self))
 
 
 @dataclass(frozen=True, slots=True)
 class AgentReport:
-    """The runs of one name, the newest first.  Where there is no ``advice``, ``unadvised`` says why."""
+    """The runs of one name, newest first.  If there is no ``advice``, ``unadvised`` says why."""
 
     name: str
     runs: tuple[RunReport, ...]
@@ -125,19 +124,19 @@ class AgentReport:
 
     @property
     def killed(self) -> int | None:
-        """The processes that were killed for memory; None: of no run is that known."""
+        """The number of processes killed for memory; None if no run knows it."""
         known = [one.killed for one in self.runs if one.killed is not None]
         return sum(known) if known else None
 
     @property
     def shown(self) -> RunReport:
-        """The run that stands for all: the newest one that has figures, if any has."""
+        """The run that represents the agent: the newest with figures, else the newest."""
         return next((one for one in self.runs if one.uses), self.runs[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that was asked for; ``made`` and ``since`` in unix seconds."""
+    """A whole report; ``made`` and ``since`` in unix seconds."""
 
     made: float
     since: float | None
@@ -151,7 +150,7 @@ def run_report(
     actions: Sequence[ActionRow],
     alerts: Sequence[AlertRow],
 ) -> RunReport:
-    """What the rows of the history say of one run; they come oldest first."""
+    """Make the report of one run from its rows of the history, oldest first."""
     drawn = curves(samples)
     killed = kills(samples, actions, alerts)
     found = {name: use for name in USED if (use := _use(name, drawn[name], drawn.times))}
@@ -171,7 +170,7 @@ def run_report(
 
 
 def _last(samples: Sequence[tuple[float, Sample]], field: str) -> int | None:
-    """The last value of a counter that is known."""
+    """Return the last known value of a counter."""
     known = (getattr(sample, field) for _, sample in reversed(samples))
     return next((value for value in known if value is not None), None)
 
@@ -196,14 +195,14 @@ def _use(name: str, curve: Curve, times: Sequence[float]) -> Use | None:
         _quantile(values, 0.95),
         values[-1],
         curve.limits[highest],
-        curve.limits[known[-1]],  # a sample after that has no figures at all
+        curve.limits[known[-1]],  # later samples have no figures at all
         reserved or None,
         idle if reserved else None,
     )
 
 
 def _quantile(ordered: Sequence[float], fraction: float) -> float:
-    """The least value that this fraction does not exceed."""
+    """Return the least value that at least this fraction of the values does not exceed."""
     return ordered[max(0, -int(-fraction * len(ordered) // 1) - 1)]
 
 

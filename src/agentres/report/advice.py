@@ -1,8 +1,8 @@
-"""The limits that the next run should have, by what earlier ones used; pure.
+"""Recommends limits for the next run, from what earlier runs used; pure.
 
-The least of a range is what half of the samples that are left got by with.  The most is above everything that was seen,
-in them and in what was learnt of all runs (:mod:`agentres.policy.prediction`): a limit is a wall against
-what has never been, and elastic below it.
+The minimum of a range is a margin above the median of the samples that are left.  The maximum is above everything
+seen, in those samples and in what was learnt from all runs (:mod:`agentres.policy.prediction`): the limit moves
+within what is known, and stops only what has never been seen.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from agentres.policy.prediction import Profile
 from agentres.report import THROTTLED, RunReport
 
 FEWEST = 3
-"""Samples of which something can be said."""
+"""Fewest samples to recommend from."""
 
 MARGIN = 1.15
-"""What the least of a range is of the use in the middle; as in docs/prediction.md."""
+"""Factor from the median use to the minimum of a range; as in docs/prediction.md."""
 
 ROOM = 1.25
-"""What the most of a range is of the highest use."""
+"""Factor from the highest use to the maximum of a range."""
 
 MORE_ROOM = 1.5
-"""Likewise where a limit held it: what it would have used is not known."""
+"""The same if a limit held the use down: what the run would have used is not known."""
 
 FORKS = 2.0
-"""What the limit on processes is of the most that there were."""
+"""Factor from the most processes to their limit."""
 
 _MIB = 1 << 20
 
@@ -47,7 +47,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is known of a resource's use: half of it and the most, each of what; ``held``: a limit kept it from more."""
+    """A resource's median (``half``) and highest use, each with its source (``…_of``); ``held``: by a limit."""
 
     half: float
     half_of: str
@@ -57,7 +57,7 @@ class _Known:
 
 
 def advise(profile: Profile | None, runs: Sequence[RunReport]) -> tuple[tuple[Advice, ...], str]:
-    """The limits, and where there are none, why."""
+    """Return the recommended limits, and if there are none, the reason."""
     found = tuple(_advise(profile, runs))
     if found:
         return found, ""
@@ -88,9 +88,10 @@ def _advise(profile: Profile | None, runs: Sequence[RunReport]) -> Iterator[Advi
 
 
 def _known(resource: str, profile: Profile | None, runs: Sequence[RunReport]) -> _Known | None:
-    """What was learnt of all runs, and for the half the samples that are left: a peak says nothing of that.
+    """Combine what was learnt from all runs with the samples that are left; None if there is neither.
 
-    Samples count for the most as well: of a run that goes on, nothing is learnt yet.
+    The median comes from samples if there are enough, since learnt peaks say nothing about it.  Samples count for the
+    highest use too: nothing is learnt yet from a run that goes on.
     """
     uses = [use for one in runs if (use := one.uses.get(resource))]
     count = sum(len(one.curves.times) for one in runs if resource in one.uses)
@@ -114,7 +115,7 @@ def _known(resource: str, profile: Profile | None, runs: Sequence[RunReport]) ->
 
 
 def _held(resource: str, one: RunReport) -> bool:
-    """Whether a limit kept the run from more."""
+    """Return whether a limit kept the run from using more."""
     if resource == "memory":
         return bool(one.killed)
     return resource == "cpu" and (one.throttled or 0) >= THROTTLED
@@ -130,7 +131,7 @@ def _reason(known: _Known, resource: str, room: float) -> str:
 
 
 def _bytes(value: float) -> int:
-    """In MiB, a multiple of 16."""
+    """Round bytes up to MiB, a multiple of 16 and at least 32."""
     return max(32, 16 * math.ceil(value / _MIB / 16))
 
 
@@ -139,6 +140,6 @@ def _cores(value: float) -> float:
 
 
 def _range(least: float, most: float, form: str) -> str:
-    """As an option takes it: rounding, and margins that differ, may make one value of the two."""
+    """Format as an option's value; a single value if rounding or different margins leave no range."""
     ends = form.format(least), form.format(most)
     return ":".join(ends) if least < most else ends[1]

@@ -1,8 +1,8 @@
-"""Why processes of a run were killed for memory, as far as its history can tell; pure.
+"""Finds out from a run's history why its processes were killed for memory; pure.
 
-The kernel counts kills and the samples have the count, so that a kill lies between two of them.  A run that is
-killed may have no sample after it, and samples are gone after an hour: then its alerts know.  Nothing is told
-of a limit that is not known to have stood at that moment.
+The samples have the kernel's count of kills, so a kill lies between two samples.  A run that is killed may have
+no later sample, and samples are kept for an hour only: then its alerts tell.  A limit is reported only if it is
+known to have held at that moment.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from agentres.store import ActionRow, AlertRow
 
 _WAITED = frozenset({"throttle", "refuse", "release"})
-"""Actions that say that a limit was not raised although it had to be (docs/history.md)."""
+"""Actions which say that a limit was not raised although that was needed (docs/history.md)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """So many processes were killed by the time ``by``, in unix seconds.
+    """A kill of ``count`` processes for memory, no later than ``by`` (unix seconds).
 
-    ``limit`` is what stood, ``used`` the working set of the sample before, both in bytes or None; ``why`` is why the
-    limit was not raised, where that was tried.
+    ``limit`` is the limit at that time, ``used`` the working set of the sample before, both in bytes or None.
+    ``why`` is why the limit was not raised, if that was tried.
     """
 
     by: float
@@ -42,7 +42,7 @@ def kills(
     actions: Sequence[ActionRow],
     alerts: Sequence[AlertRow],
 ) -> tuple[Kill, ...]:
-    """The kills of one run, from rows that come oldest first, as do they."""
+    """Return the kills of one run, oldest first; the rows are oldest first too."""
     moves = [action for action in actions if action.resource == "memory"]
     sampled = tuple(_by_samples(samples, moves))
     alerted = tuple(_by_alerts(samples, moves, alerts))
@@ -92,7 +92,7 @@ def _kill(
 
 
 def words(found: Sequence[Kill]) -> str:
-    """All of them in one clause, with what is known of the last; empty where there are none."""
+    """Describe all kills in one clause, with details of the last; "" if there are none."""
     if not found:
         return ""
     count, last = _total(found), found[-1]

@@ -1,6 +1,6 @@
-"""A report as one page that needs nothing else: no script, no address, readable in ten years; pure.
+"""A report as one self-contained HTML page, without scripts or links to other files; pure.
 
-Whatever came from outside (names, commands, messages) is text in it, and nothing but text.
+Everything from outside (names, commands, messages) is escaped: it can only be text.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from agentres.readers import plot, portrait
 from agentres.report import USED, AgentReport, Remark, Report, RunReport, Use, Weight
 
 PICTURES = 12
-"""Runs whose curves are drawn, at the most: the newest of each agent first."""
+"""Most runs whose curves are drawn: the newest of each agent first."""
 
 _FINDINGS = 12
-"""What is said at the top, at the most."""
+"""Most findings at the top of the page."""
 
 _ROWS = 50
-"""Rows of a table of runs, alerts or actions, at the most: the newest."""
+"""Most rows of a table of runs, alerts or actions: the newest."""
 
 _TITLES = {
     "memory": "memory", "cpu": "CPU", "pids": "tasks", "disk_read": "disk read",
@@ -31,7 +31,7 @@ _TITLES = {
 }  # fmt: skip
 
 _INTEGRALS = {"memory": "bytes", "cpu": "cores"}
-"""What is reserved by having a limit, and its unit."""
+"""Resources that a limit reserves, with their units."""
 
 _CLASSES = {
     Weight.KILLED: ' class="bad"',
@@ -49,7 +49,7 @@ _NUMBERS = frozenset(
         "limit at the end", "unused", "as much as", "from", "to",
     }
 )  # fmt: skip
-"""Columns that are aligned at their right."""
+"""Right-aligned columns."""
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d1d1f; --dim: #6b6b70; --paper: #fff; --line: #dcdce0; --card: #f6f6f8;
@@ -84,7 +84,7 @@ svg { width: 100%; min-width: 44em; height: auto; font-family: system-ui, sans-s
 
 
 def to_html(report: Report) -> str:
-    """The page.  PlotError where matplotlib is missing."""
+    """Return the page.  PlotError if matplotlib is missing."""
     drawn = _drawn(report)
     body = [
         "<h1>What agents used</h1>",
@@ -107,7 +107,7 @@ def to_html(report: Report) -> str:
 
 
 def _drawn(report: Report) -> frozenset[str]:
-    """The ids of the runs whose curves are drawn: the first of all agents, and so on."""
+    """Return the ids of the runs to draw: the newest run of every agent, then the second newest, and so on."""
     ranked = [
         (place, number, one.run.id)
         for number, agent in enumerate(report.agents)
@@ -164,7 +164,7 @@ def _summary(report: Report) -> str:
 
 
 def _gravest(report: Report) -> str:
-    """What is to be said of the newest runs, of what earlier ones were refused, the gravest first, and what all of them wasted."""
+    """List the findings of the newest runs and the severe ones of earlier runs, most severe first, then what all runs wasted."""
     found = sorted(
         (finding.weight, number, finding.text)
         for number, agent in enumerate(report.agents)
@@ -182,7 +182,7 @@ def _gravest(report: Report) -> str:
 
 
 def _earlier(agent: AgentReport) -> Iterator[Remark]:
-    """Of each kind of what is as grave as a kill the newest, of the runs that are not shown."""
+    """Yield the newest kill and the newest refusal among the runs that are not shown."""
     for weight in (Weight.KILLED, Weight.REFUSED):
         found = [
             (one, finding)
@@ -199,7 +199,7 @@ def _earlier(agent: AgentReport) -> Iterator[Remark]:
 
 
 def _wasted(report: Report) -> Iterator[str]:
-    """Of memory and CPU, over all runs that have samples."""
+    """Yield a sentence on unused memory and one on unused CPU, over all runs that have samples."""
     for name in _INTEGRALS:
         uses = [use for agent in report.agents for one in agent.runs if (use := one.uses.get(name))]
         reserved = sum(use.reserved or 0.0 for use in uses)
@@ -235,7 +235,7 @@ def _runs(runs: Sequence[RunReport]) -> str:
     rows = [
         f'<td><code>{_safe(one.run.id)}</code></td><td class="whole">{clock.date(one.run.started)}</td>'
         f'<td class="n">{_safe(_lasted(one))}</td><td>{_safe(_ending(one))}</td></tr>'
-        # Below, where a phone has room for it.
+        # In a row below, where a phone has room.
         f'<tr class="more"><td colspan="4">{"<br>".join(_safe(finding.text) for finding in one.findings)}</td>'
         for one in runs[:_ROWS]
     ]
@@ -332,7 +332,7 @@ def _unused(use: Use | None) -> str:
 
 
 def _share(part: float) -> str:
-    """Rounded down: 100 % is all."""
+    """Format as a percentage, rounded down: 100 % means all of it."""
     return f"{int(part * 100)}%"
 
 
@@ -345,7 +345,7 @@ def _idle(use: Use) -> str:
 
 
 def _over_time(integral: float, resource: str) -> str:
-    """Unit-seconds as how much that is for an hour."""
+    """Show unit-seconds as the amount that is the same for an hour."""
     return f"{show(integral / 3600, _INTEGRALS[resource])} for an hour"
 
 

@@ -11,7 +11,7 @@ from agentres.model.errors import printable
 from agentres.report import USED, Report, RunReport
 
 SCHEMA = 1
-"""The version of the JSON; it rises when a key changes its meaning or goes."""
+"""The version of the JSON; it rises when a key is removed or changes its meaning."""
 
 _RUN = ("id", "name", "uid", "started", "ended", "exit_code")
 _USE = ("median", "high", "most", "had", "limit", "reserved", "idle", "waste")
@@ -24,11 +24,11 @@ COLUMNS = (
 """The columns of the CSV."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet would calculate (OWASP, CSV injection)."""
+"""First characters of what a spreadsheet takes for a formula (OWASP, CSV injection)."""
 
 
 def to_plain(report: Report) -> dict[str, Any]:
-    """What json.dumps() takes."""
+    """Return the report as plain types, for json.dumps()."""
     return {
         "schema": SCHEMA,
         "made": report.made,
@@ -82,7 +82,7 @@ def _run(one: RunReport) -> dict[str, Any]:
 
 
 def to_csv(report: Report) -> str:
-    """A row a run (RFC 4180); what is not known is empty, and no text is a formula."""
+    """Return one row per run (RFC 4180); unknown values are empty, and no text can be a formula."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\r\n")
     writer.writerow(COLUMNS)

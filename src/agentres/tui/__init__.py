@@ -1,1 +1,1 @@
-"""The dashboard in a terminal (``agentres top``): Textual's, never loaded beside an agent."""
+"""The dashboard in a terminal (``agentres top``), with Textual; never loaded beside an agent."""

@@ -1,4 +1,4 @@
-"""``agentres top``: the agents of the host, live, and commands to them from the keyboard."""
+"""``agentres top``: shows the agents of the host live, and sends them commands from the keyboard."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _COMMANDS = frozenset({"acknowledge", "freeze", "set", "stop"})
 """Actions that change something."""
 
 _BUDGETS = 4
-"""Slices whose budget is shown; where there are more agents than screen, those are what is looked for."""
+"""Most slices whose budget is shown: agents need the rest of the screen."""
 
 _OF_TABLE = frozenset({"filter", "sort", "turn", "tree"})
-"""Actions that have no meaning on an agent's page."""
+"""Actions that do not apply to an agent's page."""
 
 
 class Top(App[None]):
-    """The dashboard over ``source``, which is looked at every ``interval`` seconds; ``read_only`` has no commands."""
+    """The dashboard of ``source``, which is read every ``interval`` seconds; ``read_only``: without commands."""
 
     ENABLE_COMMAND_PALETTE = False
     CSS = """
@@ -62,7 +62,7 @@ class Top(App[None]):
         Binding("l", "set", "Limits"),
         Binding("x", "stop", "Stop"),
         Binding("q", "quit", "Quit"),
-        # As from any other program, and out of a question as well.
+        # As in any other program, and out of a dialog too.
         Binding("ctrl+c", "end", "Quit", show=False, priority=True),
         Binding("ctrl+z", "suspend_process", "Suspend", show=False, priority=True),
     ]
@@ -101,12 +101,12 @@ class Top(App[None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if self._read_only and action in _COMMANDS:
             return False
-        if isinstance(self.screen, ModalScreen):  # a question waits for its answer
+        if isinstance(self.screen, ModalScreen):  # a dialog is open
             return action not in _COMMANDS | _OF_TABLE | {"quit", "pop_screen"}
         return len(self.screen_stack) == 1 or action not in _OF_TABLE
 
     def look(self) -> None:
-        """Have the next picture read, and the page that is shown, unless one still is."""
+        """Start to read the next picture, and the page that is shown, unless that is still under way."""
         if not self._looking:
             self._looking = True
             self.run_worker(self._look, thread=True, group="look")
@@ -122,7 +122,7 @@ class Top(App[None]):
         self.told(self._show, picture)
 
     def told(self, method: Callable[..., object], *arguments: object) -> None:
-        """What a worker has found, unless nobody waits for it any more."""
+        """Call ``method`` in the main thread with a worker's result, unless the worker was cancelled."""
         if not get_current_worker().is_cancelled:
             self.call_from_thread(method, *arguments)
 
@@ -142,7 +142,7 @@ class Top(App[None]):
         self.refresh_view()
 
     def refresh_view(self) -> None:
-        """Draw the picture as it is to be seen now; only what has changed."""
+        """Draw the picture in the current view; redraw only what has changed."""
         if self.picture is None:
             return
         with self.batch_update():
@@ -168,7 +168,7 @@ class Top(App[None]):
 
     @property
     def table(self) -> AgentTable:
-        """The agents."""
+        """The table of agents."""
         return self.query_one("#agents", AgentTable)
 
     @property
@@ -184,12 +184,12 @@ class Top(App[None]):
         return next((s for s in self.screen_stack if isinstance(s, DetailScreen)), None)
 
     def _addressed(self) -> Shown | None:
-        """The agent that a command is about; where its page is all that is left of it, that is said."""
+        """Return the agent that a command is for; if its page is open but it has ended, say so and return None."""
         if (shown := self.selected) is None and self._page is not None:
             self._say("it has ended")
         return shown
 
-    # What keys do.
+    # Keys.
 
     def on_agent_table_chosen(self) -> None:
         self.action_detail()
@@ -229,7 +229,7 @@ class Top(App[None]):
         self._look_at(sort=rows.SORTS[(at + 1) % len(rows.SORTS)])
 
     def action_turn(self) -> None:
-        """Turn the order around."""
+        """Reverse the order."""
         self._look_at(upside_down=not self.view.upside_down)
 
     def action_tree(self) -> None:
@@ -245,7 +245,7 @@ class Top(App[None]):
         self.exit()
 
     def action_acknowledge(self) -> None:
-        """Say that somebody looks after the agent's alerts."""
+        """Acknowledge the agent's alerts."""
         if (shown := self._addressed()) is None:
             return
         waiting = [alert for alert in shown.alerts if alert.acknowledged is None]
@@ -330,14 +330,14 @@ class Top(App[None]):
 
 
 def show(top: Top) -> None:
-    """Run it until it is left.  Behind a web server (:mod:`agentres.readers.web`) it lives no longer than that."""
+    """Run it until the user quits.  Behind a web server (:mod:`agentres.readers.web`) it ends with that."""
     if "TEXTUAL_DRIVER" in os.environ:
         die_with_parent()
     top.run()
 
 
 def parse_limits(text: str) -> dict[str, str | list[str]]:
-    """``memory=2G io_write=/dev/vda=1M`` as the control protocol has it; ValueError."""
+    """Parse ``memory=2G io_write=/dev/vda=1M`` into fields of the control protocol; ValueError."""
     found: dict[str, str | list[str]] = {}
     for word in text.split():
         key, equals, value = word.partition("=")

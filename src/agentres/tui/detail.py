@@ -1,4 +1,4 @@
-"""The page of one agent: its limits, curves, processes, and what was done and told of it."""
+"""The page of one agent: its limits, curves, processes, actions and alerts."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _PROCESSES = 15
 
 
 class DetailScreen(Screen[None]):
-    """The page of the agent that ``shown`` is, read when it is shown and when :meth:`look` is called.
+    """The page of the agent ``shown``, read when it opens and at each :meth:`look`.
 
-    ``current`` is the agent in the picture of now, None where it has ended.
+    ``current`` returns the agent in the current picture, None if it has ended.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -56,7 +56,7 @@ class DetailScreen(Screen[None]):
         self.draw()
 
     def look(self) -> None:
-        """Have it read again, unless that is being done."""
+        """Start to read it again, unless that is still under way."""
         if not self._looking:
             self._looking = True
             self.run_worker(self._look, thread=True)
@@ -66,7 +66,7 @@ class DetailScreen(Screen[None]):
             detail = self._source.detail(self._shown.found)
         except (OSError, AgentresError) as error:
             detail = Detail.absent(str(error))
-        if not get_current_worker().is_cancelled:  # else the page has been left
+        if not get_current_worker().is_cancelled:  # else the page has been closed
             self.app.call_from_thread(self._show, detail)
 
     def _show(self, detail: Detail) -> None:
@@ -75,12 +75,12 @@ class DetailScreen(Screen[None]):
         self.draw()
 
     def draw(self) -> None:
-        """Have it as it was read last, with what the agent does now."""
+        """Draw what was read last, with the agent's current figures."""
         if self._detail is not None:
             width = max(40, self.size.width - 4)
             lines = list(_page(self._detail, self._current(), width, self._source.now()))
             for line in lines:
-                if line.no_wrap:  # which a text that is joined of several does not keep
+                if line.no_wrap:  # joining the lines would lose no_wrap
                     line.truncate(width, overflow="ellipsis")
             self.query_one("#all", Static).update(Text("\n").join(lines))
 

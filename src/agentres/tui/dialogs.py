@@ -1,4 +1,4 @@
-"""Questions before something is done: yes or no, or a line of text."""
+"""Dialogs before an action: yes or no, or a line of text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from textual.widgets import Input, Label
 
 
 class Confirm(ModalScreen[bool]):
-    """Asks whether to do it: y or n."""
+    """Asks a question that y or n answers."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes"),
@@ -33,7 +33,7 @@ class Confirm(ModalScreen[bool]):
 
 
 class Ask(ModalScreen[str | None]):
-    """Asks for a line; Escape leaves it at that."""
+    """Asks for a line of text; Escape cancels."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Leave")]
 

@@ -1,4 +1,4 @@
-"""A picture as rows of a table: which agents, in which order, and what stands in each column; pure."""
+"""Turns a picture into rows of a table: which agents, in which order, and the text of each column; pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATE_STYLES = {
     "running": "", "throttled": "yellow", "frozen": "bold cyan", "waiting": "dim", "unsupervised": "bold red",
 }  # fmt: skip
 FULL_STYLES = ((0.9, "red"), (0.75, "yellow"), (0.0, "green"))
-"""How what is in use is drawn from this share of its limit on."""
+"""Share of the limit in use, and the style from that share on."""
 
 SEVERITY_STYLES = {
     Severity.INFO: "dim", Severity.WARNING: "yellow", Severity.CRITICAL: "red", Severity.EMERGENCY: "bold red",
@@ -26,9 +26,9 @@ SEVERITY_STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its heading and width in characters, how a cell's text and style are had, and what sorts by it.
+    """A column: its heading, its width in characters, functions for a cell's text and style, and its sort key (``order``).
 
-    ``drop`` tells which goes first where there is no room: the highest; 0 stays.  ``rising``: what sorts by it has the least
+    If there is no room, the column with the highest ``drop`` goes first; 0 stays.  ``rising``: sorting by it puts the least
     at the top, not the most.
     """
 
@@ -43,7 +43,7 @@ class Column:
 
 
 def short(value: float | None, base: Literal[1000, 1024] = 1024) -> str:
-    """Bytes in at most five characters: ``512M``, ``1.2G``; of base 1000 (``k`` is small then) anything else."""
+    """Format bytes in at most five characters: ``512M``, ``1.2G``; with base 1000 (and a small ``k``), anything else."""
     if value is None:
         return ABSENT
     for unit in ("", "K" if base == 1024 else "k", "M", "G", "T", "P"):
@@ -54,34 +54,34 @@ def short(value: float | None, base: Literal[1000, 1024] = 1024) -> str:
 
 
 def rate(value: float | None) -> str:
-    """Bytes a second, decimal as disks and networks are sold: ``8.0M`` is 8 MB/s."""
+    """Format bytes a second in decimal units, as is usual for disks and networks: ``8.0M`` is 8 MB/s."""
     return short(value, 1000)
 
 
 def count(value: float | None) -> str:
-    """A number of things, to the last one below ten thousand; in at most four characters up to a billion."""
+    """Format a count, exactly below ten thousand; at most four characters up to a billion."""
     return short(value, 1000) if value is None or value >= 9999.5 else f"{value:.0f}"
 
 
 def cores(value: float | None) -> str:
-    """Cores, in at most four characters."""
+    """Format cores in at most four characters."""
     if value is None:
         return ABSENT
     return f"{value:.2f}" if value < 9.995 else f"{value:.0f}"
 
 
 def percent(value: float | None) -> str:
-    """A fraction, in at most four characters."""
+    """Format a fraction as a percentage in at most four characters."""
     return ABSENT if value is None else f"{value * 100:.0f}%"
 
 
 def against(used: str, limit: str) -> str:
-    """What is used, and of how much."""
+    """Format a use and its limit; ``∞`` is no limit."""
     return f"{used}/{'∞' if limit == ABSENT else limit}"
 
 
 def spark(values: Sequence[float | None], width: int, top: float | None) -> str:
-    """The last values as bars, the highest as high as ``top``, or as the greatest of them; what is absent is a gap."""
+    """Draw the last values as bars, scaled to the larger of ``top`` and the highest value; an absent value is a gap."""
     drawn = list(values)[-width:]
     known = [value for value in drawn if value is not None]
     highest = max([top or 0.0, *known], default=0.0)
@@ -93,7 +93,7 @@ def spark(values: Sequence[float | None], width: int, top: float | None) -> str:
 
 
 def bar(parts: Sequence[tuple[float, str]], total: float, width: int) -> str:
-    """A bar of so many characters: each part as long as it is of the total, drawn with its character."""
+    """Draw a bar of ``width`` characters: each part, with its character, takes its share of ``total``."""
     if total <= 0:
         return " " * width
     text, reached = "", 0.0
@@ -123,7 +123,7 @@ def _by(name: str) -> Callable[[Shown], float]:
 
 
 def _spark(name: str, width: int, whole: float = 0.0) -> Callable[[Shown], str]:
-    """``whole`` is what a full bar is at the least where there is no limit."""
+    """``whole`` is the least value of a full bar if there is no limit."""
 
     def text(shown: Shown) -> str:
         return spark(shown.recent.get(name, ()), width, shown.limits.get(name) or whole)
@@ -185,19 +185,19 @@ COLUMNS = (
     Column("moves", 12, lambda s: s.philosophy or ABSENT, lambda s: s.philosophy, 13, right=False, rising=True),
     Column("alerts", 7, _alerts, _gravest, style=_severity_style, right=False),
 )  # fmt: skip  # a table
-"""All columns, in their order."""
+"""All columns, in order."""
 
 SORTS = (
     "name", "cpu", "memory", "read", "write", "in", "out", "tasks", "files", "psi", "prio", "alerts", "state",
 )  # fmt: skip
-"""What agents can be ordered by."""
+"""Columns that agents can be sorted by."""
 
 GAP = 1
 """Characters between columns."""
 
 
 def columns(width: int, keep: str = "") -> tuple[Column, ...]:
-    """Those that there is room for in so many characters, and the one called ``keep``; the name gets what is left."""
+    """Return the columns that fit in ``width`` characters, always with the one named ``keep``."""
     chosen = list(COLUMNS)
     while sum(c.width + GAP for c in chosen) > width:
         droppable = [c for c in chosen if c.drop and c.name != keep]
@@ -209,7 +209,7 @@ def columns(width: int, keep: str = "") -> tuple[Column, ...]:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How agents are shown: sorted by a column's name, upside down, only those with ``text`` in them, below their slices."""
+    """How agents are shown: the sort column, reversed or not, only agents that match ``text``, as a tree below their slices."""
 
     sort: str = "cpu"
     upside_down: bool = False
@@ -218,7 +218,7 @@ class View:
 
 
 def heading(column: Column, view: View) -> str:
-    """What stands above a column, with the way that it sorts where it does: told by a character, for who sees no colour."""
+    """Return a column's heading; the sort column's has an arrow, which does not need colour."""
     if column.name != view.sort:
         return column.name
     return f"{column.name}{'▲' if column.rising != view.upside_down else '▼'}"
@@ -226,7 +226,7 @@ def heading(column: Column, view: View) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the table: an agent, or the heading of a slice with the ``number`` of agents below it."""
+    """A line of the table: an agent, or the heading of a slice with the ``number`` of its agents."""
 
     key: str
     shown: Shown | None
@@ -236,12 +236,12 @@ class Line:
 
 
 def key_of(shown: Shown) -> str:
-    """What tells an agent's line from all others."""
+    """Return the unique key of an agent's line."""
     return f"{shown.found.path} {shown.found.started}"
 
 
 def lines(picture: Picture, view: View) -> list[Line]:
-    """The lines of the table, in their order."""
+    """Return the lines of the table, in order."""
     column = next(column for column in COLUMNS if column.name == view.sort)
     words = view.text.lower().split()
     kept = [shown for shown in picture.agents if all(_matches(shown, word) for word in words)]
@@ -265,7 +265,7 @@ def _matches(shown: Shown, word: str) -> bool:
 
 
 def budget_line(one: Slice, width: int) -> str:
-    """What a slice may have and its agents take: used, limited, free."""
+    """Describe a slice's budget: used, allocated by limits, free."""
     words = f"{short(one.used)} used, limits {short(one.allocated)} of {short(one.budget)}, " + (
         f"{short(one.free)} free" if one.free >= 0 else f"{short(-one.free)} too much"
     )
@@ -274,7 +274,7 @@ def budget_line(one: Slice, width: int) -> str:
 
 
 def host_lines(picture: Picture, width: int) -> list[str]:
-    """What the host has, and how many agents are in which state: in two lines where one is too short."""
+    """Describe the host's use and how many agents are in which state, in two lines if one is too short."""
     host, limits = picture.host, picture.host_limits
     states: dict[str, int] = {}
     for shown in picture.agents:
@@ -294,7 +294,7 @@ def host_lines(picture: Picture, width: int) -> list[str]:
 
 
 def now_lines(shown: Shown, width: int) -> list[str]:
-    """What a narrow table has no column for, of one agent: in two lines where one is too short."""
+    """Return an agent's figures for which a narrow table has no columns, in two lines if one is too short."""
     figures = shown.figures
     rates = (
         f"{label} {rate(figures.get(name))}/s"

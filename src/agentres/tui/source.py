@@ -1,4 +1,4 @@
-"""What the dashboard asks of the host, and has done: one place, so that tests can stand in for it."""
+"""All that the dashboard reads from the host and does there, in one class that tests can replace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ALERTS = 10
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process of an agent: ``cpu`` in cores since it was last looked at, ``memory`` its RSS in bytes."""
+    """A process of an agent: ``cpu`` in cores since the look before (None: none), ``memory`` its RSS in bytes."""
 
     pid: int
     user: str
@@ -35,9 +35,9 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """All about one agent; what cannot be had is empty, and ``trouble`` says why.
+    """The details of one agent; what could not be read is empty, and ``trouble`` says why.
 
-    ``answer`` is what its supervisor says (docs/control.md).
+    ``answer`` is its supervisor's answer to ``show`` (docs/control.md).
     """
 
     answer: Mapping[str, Any]
@@ -49,12 +49,12 @@ class Detail:
 
     @staticmethod
     def absent(why: str) -> Detail:
-        """Nothing, and why."""
+        """Return empty details, with the reason."""
         return Detail({}, None, (), (), (), (why,))
 
 
 class Source:
-    """The host as it is; ``history`` opens the history, to write too where it is asked so, ``who`` acknowledges."""
+    """The real host; ``history(write)`` opens the history, ``who`` is the name that acknowledges alerts."""
 
     def __init__(self, fleet: Fleet, history: Callable[[bool], Store], who: str) -> None:
         self._fleet = fleet
@@ -63,15 +63,15 @@ class Source:
         self._known: dict[int, psutil.Process] = {}
 
     def look(self) -> Picture:
-        """The fleet, now."""
+        """Return a picture of all agents now."""
         return self._fleet.look()
 
     def now(self) -> float:
-        """Unix seconds."""
+        """Return the time in unix seconds."""
         return self._fleet.now()
 
     def detail(self, agent: Found) -> Detail:
-        """All about this one."""
+        """Return the details of the agent."""
         trouble = list[str]()
         answer: Mapping[str, Any] = {}
         try:
@@ -88,7 +88,7 @@ class Source:
                     for run in store.runs(agent.name, "agent", since=self._fleet.now())
                     if run.cgroup == agent.path and run.started >= agent.started - 1.0
                 ]
-                if here:  # else it is another user's, or has just begun
+                if here:  # else the runs are another user's, or this one has just begun
                     run = here[0].id
                     drawn = curves(store.samples(run, now=self._fleet.now()))
                     actions = tuple(store.actions(run_id=run, limit=_ACTIONS))
@@ -99,30 +99,30 @@ class Source:
         return Detail(answer, drawn, tuple(self._processes(agent)), actions, alerts, tuple(trouble))
 
     def command(self, agent: Found, verb: str, **fields: object) -> None:
-        """Have its supervisor do something, and wait until it is done; AgentresError."""
+        """Have the agent's supervisor do something, and wait until it is done; AgentresError."""
         client.ask(agent, verb, client.PATIENCE, **fields)
 
     def stop(self, agent: Found, grace: float) -> None:
-        """End it, and wait until it is gone; AgentresError."""
+        """End the agent, and wait until it is gone; AgentresError."""
         client.ask(agent, "stop", None, grace=grace)
         client.wait_until_gone(agent)
 
     def acknowledge(self, alerts: Sequence[AlertRow], why: str) -> None:
-        """Say that somebody looks after them; AgentresError."""
+        """Acknowledge the alerts, unless somebody else already has; AgentresError."""
         with self._history(True) as store:
             for alert in alerts:
-                if store.alert(alert.id).acknowledged is None:  # else somebody was quicker
+                if store.alert(alert.id).acknowledged is None:
                     store.acknowledge(alert.id, self._who, why, time.time())
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close what is open."""
         self._fleet.close()
 
     def _processes(self, agent: Found) -> list[Process]:
         found, known = [], dict[int, psutil.Process]()
         try:
             pids = process.below(agent.path)
-        except OSError:  # an agent's cgroup that it has shut
+        except OSError:  # the agent has made its cgroup unreadable
             pids = []
         for pid in pids:
             one = self._known.get(pid)
@@ -140,7 +140,7 @@ class Source:
                             " ".join(one.cmdline()) or f"[{one.name()}]",
                         )
                     )  # fmt: skip
-            except psutil.Error:  # it has just ended, or is not ours to look at
+            except psutil.Error:  # it has just ended, or we may not read it
                 continue
         self._known = known
         return sorted(found, key=lambda one: (-(one.cpu or 0.0), one.pid))

@@ -1,6 +1,6 @@
-"""The table of agents: draws the lines that are in sight, and only what has changed in them.
+"""The table of agents: draws only visible lines, and of those only the changed ones.
 
-Textual's DataTable lays each cell out by itself, which costs more than everything else together.
+Textual's DataTable lays out each cell by itself, which costs more than everything else together.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from agentres.tui import rows
 from agentres.tui.rows import GAP, Column, Line, View
 
 _WIDEST_NAME = 24
-"""Characters that the name gets at the most on top of its column's own."""
+"""Most characters that the name column grows by."""
 
 _Cells = tuple[tuple[str, str], ...]
-"""Texts as wide as their columns, and their styles."""
+"""Texts, each as wide as its column, with their styles."""
 
 
 class AgentTable(ScrollView, can_focus=True):
@@ -54,7 +54,7 @@ class AgentTable(ScrollView, can_focus=True):
     ]
 
     class Chosen(Message):
-        """Enter, or a click on the line that the cursor is on."""
+        """Enter was pressed, or the line with the cursor was clicked."""
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
@@ -71,7 +71,7 @@ class AgentTable(ScrollView, can_focus=True):
         return self._lines[self._cursor].key if self._lines else None
 
     def show_lines(self, lines: Sequence[Line], view: View, width: int) -> None:
-        """Have these lines, in the order of ``view``; ``width`` in characters."""
+        """Show these lines; ``view`` names the sort column, ``width`` is in characters."""
         columns = rows.columns(width, view.sort)
         spare = min(_WIDEST_NAME, max(0, width - sum(c.width + GAP for c in columns)))
         cells = [_cells(line, columns, spare) for line in lines]
@@ -90,7 +90,7 @@ class AgentTable(ScrollView, can_focus=True):
     def _follow(self, lines: Sequence[Line]) -> None:
         selected, at = self.selected, self._cursor
         if selected != self._followed:
-            # Who is at the top is whoever is there, unless the cursor came there with it.
+            # At the top, follow no agent, unless the cursor came there with the one that it follows.
             self._followed = selected if at > 0 else None
         self._lines = lines
         keys = [line.key for line in lines]
@@ -98,10 +98,10 @@ class AgentTable(ScrollView, can_focus=True):
             at = keys.index(self._followed)
         self._put_cursor(min(at, max(0, len(lines) - 1)))
 
-    # What is drawn.
+    # Drawing.
 
     def render_line(self, y: int) -> Strip:
-        """The line at ``y`` in sight: the heading, which stays, or one of the table."""
+        """Return the visible line at ``y``: the heading, which does not scroll, or a row."""
         if y == 0:
             return self._strip(self._head, self.get_component_rich_style("table--head"))
         at = y - 1 + self.scroll_offset.y
@@ -120,7 +120,7 @@ class AgentTable(ScrollView, can_focus=True):
         if 1 <= y < self.size.height:
             self.refresh(Region(0, y, self.size.width, 1))
 
-    # What keys and the mouse do.
+    # Keys and the mouse.
 
     def _put_cursor(self, at: int) -> None:
         before, self._cursor = self._cursor, at
@@ -132,29 +132,29 @@ class AgentTable(ScrollView, can_focus=True):
                 self.scroll_to(y=at if at < top else at - height + 1, animate=False)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """The heading stays where it is: all of it is drawn anew."""
+        """Redraw everything, since the heading does not scroll."""
         super().watch_scroll_y(old_value, new_value)
         self.refresh()
 
     def action_move(self, by: int) -> None:
-        """Put the cursor so many lines further."""
+        """Move the cursor by so many lines."""
         if self._lines:
             self._put_cursor(min(max(self._cursor + by, 0), len(self._lines) - 1))
 
     def action_page(self, by: int) -> None:
-        """Put the cursor so many screens further."""
+        """Move the cursor by so many screens."""
         self.action_move(by * max(1, self.size.height - 1))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        # Its key is in the last line, which is not to be read below a question.
+        # The footer must not show its key while a dialog is open.
         return action != "choose" or self.app.screen is self.screen
 
     def action_choose(self) -> None:
-        """Tell that the line is chosen."""
+        """Post that the line was chosen."""
         self.post_message(self.Chosen())
 
     def on_click(self, event: events.Click) -> None:
-        """Put the cursor there; choose the line where it is there already."""
+        """Move the cursor to the line clicked, or choose the line if the cursor is there already."""
         at = event.y - 1 + self.scroll_offset.y
         if event.y < 1 or at >= len(self._lines):
             return
@@ -203,7 +203,7 @@ def _cells(line: Line, columns: Sequence[Column], spare: int) -> _Cells:
 
 
 def _fitted(text: str, column: Column, spare: int) -> str:
-    """The text in its column, with the gap that comes after it."""
+    """Fit the text to its column, and add the gap after it."""
     width = column.width + spare
     if len(text) > width:
         text = f"{text[: width - 1]}…"

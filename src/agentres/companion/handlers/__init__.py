@@ -1,4 +1,4 @@
-"""Telling people and programs of alerts."""
+"""Handlers: deliver alerts to people and programs."""
 
 from agentres.companion.handlers.dispatch import Dispatcher
 

@@ -1,6 +1,6 @@
-"""What every handler is made of: how it takes an event, and how it fails.
+"""What all handlers share: the interface to deliver an event, and the error when that fails.
 
-An event is a dict of primitives, times are unix seconds; docs/handlers.md lists its keys.
+An event is a dict of primitives; its times are unix seconds.  docs/handlers.md lists its keys.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ _VARIABLES = ("id", "event", "agent", "severity", "resource", "rule", "value", "
 
 
 class NotDelivered(AgentresError):
-    """A handler did not take an alert; the message says why, in one line."""
+    """A handler did not deliver an alert; the message is the reason, in one line."""
 
 
 class Deliverer(Protocol):
-    """One handler's way out.  ``deliver`` is called from one thread alone, ``abort`` from any."""
+    """Delivers one handler's events.  ``deliver`` is called from one thread only, ``abort`` from any."""
 
     def deliver(self, event: Event, timeout: float) -> None:
-        """Hand over the event within ``timeout`` seconds; NotDelivered where that fails."""
+        """Deliver the event within ``timeout`` seconds, else raise NotDelivered."""
 
     def due(self) -> float | None:
-        """Seconds until ``refresh`` wants to be called; None: never."""
+        """Return the seconds until ``refresh`` is to be called; None: never."""
 
     def refresh(self, timeout: float) -> Iterable[tuple[str, str | None]]:
-        """Say again what still holds; gives (alert id, error or None) of what there is to report."""
+        """Send what still holds again; return (alert id, error or None) for each to report."""
 
     def abort(self) -> None:
         """Make a ``deliver`` that is under way fail soon."""
 
     def close(self) -> None:
-        """End processes and descriptors; after that nothing is delivered."""
+        """End processes and close descriptors; nothing is delivered after that."""
 
 
 class Once:
-    """What a deliverer is that says everything once and holds nothing."""
+    """Base of a deliverer that sends each event once and holds no resources."""
 
     def due(self) -> float | None:
         return None
@@ -63,7 +63,7 @@ class Once:
 
 
 def variables(event: Event) -> dict[str, str]:
-    """An event as ``AGENTRES_ALERT_*``: a command's environment, the journal's fields."""
+    """Return the event as ``AGENTRES_ALERT_*``: a command's environment, the journal's fields."""
     named = {key: event.get(key) for key in _VARIABLES}
     return {f"AGENTRES_ALERT_{key.upper()}": _text(value) for key, value in named.items()}
 

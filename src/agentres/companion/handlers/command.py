@@ -1,4 +1,4 @@
-"""Commands: the event as JSON on stdin and in ``AGENTRES_ALERT_*``, one process an event."""
+"""Command handlers: a process per event, which gets it as JSON on stdin and as ``AGENTRES_ALERT_*``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _KEPT = 4096
-"""Bytes of stderr that are kept, to find its last line in."""
+"""Bytes of stderr that are kept, for its last line."""
 
 
 class CommandHandler(KeptHandler):
-    """An argv, without a shell, in a session of its own."""
+    """Runs an argv, without a shell, in its own session."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         super().__init__(CommandWork(argv))
 
 
 class CommandWork:
-    """Starts the command and sees to its end; see :class:`agentres.companion.handlers.keeper.Work`."""
+    """Starts the command and ends it; see :class:`agentres.companion.handlers.keeper.Work`."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._argv = [str(word) for word in argv]
@@ -41,7 +41,7 @@ class CommandWork:
         pass
 
     def deliver(self, message: Any, timeout: float, channel: socket.socket) -> str:
-        # A file, not a pipe: a command that never reads its input cannot hold us up.
+        # A file, not a pipe: a command that never reads its input cannot block us.
         stdin = os.memfd_create("alert", os.MFD_CLOEXEC)
         heard, stderr = os.pipe()
         os.set_blocking(heard, False)
@@ -91,7 +91,7 @@ class CommandWork:
                     break
         finally:
             os.close(pidfd)
-        # What it left in its group goes with it: a handler ends when its command ends.
+        # A handler ends when its command ends: kill what the command left in its process group.
         process.returncode = self._end()
         said = (said + _read(heard))[-_KEPT:]
         if pidfd not in ready:
@@ -126,7 +126,7 @@ def _environment(event: dict[str, Any]) -> dict[bytes, bytes]:
 
 
 def _encoded(value: str) -> bytes:
-    """As the environment can hold it: without NUL, and whatever surrogates it has."""
+    """Encode for the environment: NUL is escaped, and so are surrogates that cannot be encoded."""
     text = value.replace("\0", "\\0")
     try:
         return os.fsencode(text)

@@ -1,6 +1,6 @@
-"""Every handler at its own pace: a bounded queue and a thread each, so that one that hangs, crashes or is slow delays no other.
+"""Gives events to handlers, each with its own bounded queue and thread: one that hangs, crashes or is slow delays no other.
 
-User code never runs in this process: what can hang for good (Python callables, commands, HTTP) lives behind a
+User code never runs in this process: what can hang for good (Python callables, commands, HTTP) runs behind a
 :class:`agentres.companion.handlers.keeper.Keeper`.
 """
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     Dropped = Callable[[str, int], None]
 
 GRACE = 0.25
-"""Seconds that a close waits beyond a handler's time limit, for the kill at that limit to be told."""
+"""Seconds that a close waits beyond a handler's time limit, so that the kill at that limit is still reported."""
 
 
 class _Broken(Once):
-    """A handler that could not even be set up: every alert is told so."""
+    """A handler that could not be set up: every delivery fails with that error."""
 
     def __init__(self, error: str) -> None:
         self._error = error
@@ -40,7 +40,7 @@ class _Broken(Once):
 
 
 def _deliverer(handler: Handler, function: Callable[[Event], object] | None) -> Deliverer:
-    # Imported where they are used: a journal alone needs neither urllib nor importlib.metadata.
+    # Imported where used: the journal handler alone needs neither urllib nor importlib.metadata.
     try:
         if function is not None or handler.type == "python":
             from agentres.companion.handlers.python import PythonHandler
@@ -68,16 +68,16 @@ def _deliverer(handler: Handler, function: Callable[[Event], object] | None) -> 
 
 
 class Dispatcher:
-    """Takes events, gives them to those handlers whose severity they reach.
+    """Gives each event to the handlers whose severity it reaches.
 
-    ``report(alert id, handler, unix time, error)`` is called for every event that a handler got (error
-    None) or did not; ``dropped(handler, total)`` whenever an event was lost to a handler, for whatever
-    reason.  Both are called from the handlers' threads and from ``dispatch``: they must return at once.
-    ``callables`` are Python functions by handler name, in place of what the handler's type says.
-    ``told`` are alerts, by id the highest severity that they reached, whose beginning an earlier
-    process has told.
+    ``report(alert id, handler, unix time, error)`` is called for every event of a handler, with error
+    None if it was delivered.  ``dropped(handler, total)`` is called whenever a handler has lost an event,
+    for any reason.  Both are called from the handlers' threads and from ``dispatch``, and must return at once.
+    ``callables`` maps handler names to Python functions, which replace what the handler's type says.
+    ``told`` are the alerts whose beginning an earlier process has delivered: id to the highest severity
+    reached.
 
-    Forks, so it is best made before the program's threads are started.
+    Forks: create it before the program starts threads.
     """
 
     def __init__(
@@ -95,14 +95,14 @@ class Dispatcher:
             lane.start()
 
     def dispatch(self, event: Event) -> None:
-        """Queue the event for all whom it concerns; never waits."""
+        """Queue the event for every handler that it concerns; never blocks."""
         for lane in self._lanes:
             lane.offer(event)
 
     def close(self, timeout: float | None = None) -> list[str]:
         """Deliver what is queued, each handler within its own time limit and within ``timeout``.
 
-        Gives the names of the handlers that did not get everything; no process is left.
+        Return the names of the handlers that did not get everything.  No process is left.
         """
         started = time.monotonic()
         for lane in self._lanes:
@@ -163,7 +163,7 @@ class _Lane:
             self._tell(event, f"dropped: {self.handler.queue} alerts were waiting for it")
 
     def _concerned(self, event: Event) -> bool:
-        """Whoever was told that an alert began is told of its every change; nobody else of its end."""
+        """Return whether the handler gets this event: its severity suffices, or the handler got the alert before."""
         if event["id"] in self._told:
             return event["event"] in ("raised", "updated", "resolved")
         if event["event"] not in ("raised", "updated"):
@@ -193,7 +193,7 @@ class _Lane:
             error = None
         except NotDelivered as failure:
             error = str(failure)
-        except Exception as failure:  # an event we cannot make sense of: this one alone is lost
+        except Exception as failure:  # a malformed event: only this one is lost
             error = f"{type(failure).__name__}: {failure}"
         with self._changed:
             given_up = self._at_work is not event
@@ -203,7 +203,7 @@ class _Lane:
 
     def _tell(self, event: Event, error: str | None) -> None:
         self._call(self._report, event["id"], self.handler.name, time.time(), error)
-        # An alert about lost alerts that is lost itself is not counted: it would raise itself forever.
+        # A lost alert about lost alerts is not counted: it would raise itself forever.
         if error is None or event["resource"] == "handlers":
             return
         with self._changed:
@@ -216,12 +216,12 @@ class _Lane:
         try:
             function(*args)
         except Exception:  # the caller's bug must not stop the deliveries
-            import traceback  # here: it is large
+            import traceback  # a large module
 
             traceback.print_exc()
 
     def finish(self) -> None:
-        """Take nothing more; the thread ends when the queue is empty."""
+        """Take no more events; the thread ends when the queue is empty."""
         with self._changed:
             self._finishing = True
             self._changed.notify()
@@ -230,7 +230,7 @@ class _Lane:
         self._thread.join(max(0.0, timeout))
 
     def abort(self) -> bool:
-        """Give up what is not delivered yet; whether there was any."""
+        """Give up what is not delivered yet; return whether there was any."""
         with self._changed:
             left = [*([self._at_work] if self._at_work else []), *self._waiting]
             self._waiting.clear()

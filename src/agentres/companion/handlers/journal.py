@@ -1,7 +1,7 @@
-r"""The journal, by its native protocol: one datagram an entry (systemd.io/JOURNAL_NATIVE_PROTOCOL).
+r"""The journal handler, in the native protocol: a datagram per entry (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
-A field is ``NAME=value\n``, or, where the value has a newline, the name, a newline, its length as 64
-bits little-endian, the value, a newline.  An entry too large for a datagram goes as a sealed memfd.
+A field is ``NAME=value\n``.  If the value has a newline, it is the name, a newline, the length as 64
+bits little-endian, the value, a newline.  An entry too large for a datagram is sent as a sealed memfd.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 SOCKET = "/run/systemd/journal/socket"
 
 MESSAGE_ID = "0a9597bcbe0341b0918da341c10091d0"
-"""All alerts: ``journalctl MESSAGE_ID=…``."""
+"""The same for all alerts: ``journalctl MESSAGE_ID=…``."""
 
-# Not 0 (emerg) for the gravest: journald writes that to every terminal of the host.
+# EMERGENCY is not 0 (emerg): journald writes that to every terminal of the host.
 _PRIORITIES = {
     Severity.INFO: 6,
     Severity.WARNING: 4,
@@ -59,7 +59,7 @@ class JournalHandler(Once):
 
 
 def fields(event: dict[str, Any]) -> dict[str, str]:
-    """The entry's fields; journald adds who sent it and when."""
+    """Return the entry's fields; journald adds the sender and the time."""
     resolved = event["event"] == "resolved"
     priority = _NOTICE if resolved else _PRIORITIES[Severity[event["severity"]]]
     return {
@@ -73,7 +73,7 @@ def fields(event: dict[str, Any]) -> dict[str, str]:
 
 
 def serialize(entry: Mapping[str, str]) -> bytes:
-    """An entry as the protocol has it."""
+    """Encode an entry in the native protocol."""
     parts = []
     for name, text in entry.items():
         value = text.encode(errors="backslashreplace")

@@ -1,12 +1,12 @@
-"""A process beside this one that runs what may hang, crash or fork, and cleans up after it.
+"""A child process that runs what may hang, crash or fork, and cleans up after it.
 
     companion (threads) -- channel --> keeper (one thread) --> worker or command, in its own group
 
-The keeper is forked while the companion has one thread, so it can fork and kill later without
-inheriting a lock, and it is the parent of what it kills, so no process id can have been reused.  When
-the companion is gone, even by SIGKILL, the channel hangs up and the keeper ends what it runs.
+The keeper is forked while the companion has one thread, so no lock is inherited and it can fork later.
+It is the parent of what it kills, so the process id cannot have been reused.  When the companion ends,
+even by SIGKILL, the channel hangs up and the keeper ends what it runs.
 
-Channel: SOCK_SEQPACKET.  To the keeper marshal of (seconds, message); back ``+``, or ``-`` and why not.
+Channel: SOCK_SEQPACKET.  To the keeper: marshal of (seconds, message).  Back: ``+``, or ``-`` and why.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PACKET = 1 << 18
-"""Bytes that a packet has at the most; the kernel's default send buffer allows less."""
+"""Largest packet in bytes; the kernel's default send buffer allows less."""
 
 _GRACE = 1.0
-"""Seconds after which a keeper that does not answer counts as lost."""
+"""Seconds beyond the time limit after which a keeper that does not answer counts as lost."""
 
 _channels: set[socket.socket] = set()
-"""Our ends: a child that inherited one would keep its sibling from seeing that we are gone."""
+"""The companion's ends.  Each child closes them: else its siblings would not see the companion end."""
 
 
 _upwards: list[socket.socket] = []
-"""In a keeper: its channel, which its workers must not hold open."""
+"""In a keeper: its channel, which its workers must close."""
 
 
 class Gone(Exception):
@@ -45,26 +45,26 @@ class Gone(Exception):
 
 
 class Work(Protocol):
-    """What a keeper does; lives in the keeper's process."""
+    """A keeper's task; runs in the keeper's process."""
 
     def watched(self) -> Iterable[int]:
-        """Descriptors whose readiness calls ``tend`` while nothing is to be delivered."""
+        """Return descriptors; when one is ready while nothing is being delivered, ``tend`` is called."""
 
     def tend(self) -> None:
-        """Look after the worker; called once before all else."""
+        """Look after the worker; also called once at the start."""
 
     def deliver(self, message: Any, timeout: float, channel: socket.socket) -> str:
-        """Why the message was not delivered within ``timeout`` seconds, "" when it was."""
+        """Deliver the message within ``timeout`` seconds; return "" or the reason why not."""
 
     def stop(self) -> None:
         """Kill what still runs."""
 
 
 class Keeper:
-    """The companion's end: asks one thing at a time.
+    """The companion's end: one request at a time.
 
-    ``close_others``: close every other inherited descriptor in the child, as is right unless
-    ``work`` was made by somebody who may need them.
+    ``close_others``: close every other inherited descriptor in the child.  False if ``work`` may need
+    descriptors that its program has open.
     """
 
     def __init__(self, work: Work, close_others: bool = True) -> None:
@@ -82,7 +82,7 @@ class Keeper:
         _channels.add(self._channel)
 
     def ask(self, message: Any, timeout: float) -> None:
-        """Have the message delivered within ``timeout`` seconds, else NotDelivered."""
+        """Have the message delivered within ``timeout`` seconds, else raise NotDelivered."""
         if self._dead:
             raise NotDelivered(self._dead)
         try:
@@ -109,11 +109,11 @@ class Keeper:
         """Hang up: the keeper kills what it runs and ends, ``ask`` fails."""
         try:
             self._channel.shutdown(socket.SHUT_RDWR)
-        except OSError:  # closed before, or the keeper was the first to go
+        except OSError:  # closed already, or the keeper has ended
             pass
 
     def close(self) -> None:
-        """Hang up, and wait for the keeper to have cleaned up and ended."""
+        """Hang up, and wait until the keeper has cleaned up and ended."""
         self.abort()
         _channels.discard(self._channel)
         self._channel.close()
@@ -121,13 +121,13 @@ class Keeper:
         if pid:
             try:
                 _reap(pid)
-            except ChildProcessError:  # a program that uses us waits for its children wholesale
+            except ChildProcessError:  # the program that uses us reaps all its children itself
                 pass
         self._dead = self._dead or "it is closed"
 
 
 class KeptHandler(Once):
-    """A deliverer whose keeper does the work, with each event by itself."""
+    """A deliverer that has a keeper deliver each event."""
 
     def __init__(self, work: Work, close_others: bool = True) -> None:
         self._keeper = Keeper(work, close_others)
@@ -157,7 +157,7 @@ def _reap(pid: int) -> None:
 def wait(
     channel: socket.socket, descriptors: Iterable[int], deadline: float | None
 ) -> frozenset[int]:
-    """Those of the descriptors that are ready to be read; none at the deadline.  May raise Gone."""
+    """Return the descriptors that are readable, none at the deadline.  Raises Gone."""
     poll = select.poll()
     poll.register(channel, select.POLLRDHUP)
     for fd in descriptors:
@@ -172,23 +172,21 @@ def wait(
 
 
 def end_group(pid: int) -> int:
-    """Kill the process group of our child and reap the child; its exit code, negative for a signal."""
+    """Kill our child's process group and reap the child; return its exit code, negative for a signal."""
     options = 0
-    for kill in (os.killpg, os.kill):  # the child alone as well: it may have moved to another group
+    for kill in (os.killpg, os.kill):  # the child itself too: it may have moved to another group
         try:
             kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        except (
-            PermissionError
-        ):  # a set-user-id program: it cannot be killed, nor must it hold us up
+        except PermissionError:  # a set-user-id program: it cannot be killed, and must not block us
             options = os.WNOHANG
     reaped, status = os.waitpid(pid, options)
     return os.waitstatus_to_exitcode(status) if reaped else -signal.SIGKILL
 
 
 def ending(exit_code: int) -> str:
-    """How a process ended, in words."""
+    """Return how a process ended, in words."""
     if exit_code >= 0:
         return f"exited with status {exit_code}"
     try:
@@ -198,32 +196,32 @@ def ending(exit_code: int) -> str:
 
 
 def leave_keeper() -> None:
-    """In a worker, just forked: let go of what is the keeper's, and be a process like any other."""
+    """In a freshly forked worker: close the keeper's channels and restore the default signals."""
     for channel in _upwards:
         channel.close()
     default_signals()
 
 
 def default_signals() -> None:
-    """As a fresh interpreter has them: the handlers of whom we were forked from are not ours."""
+    """Reset signal handlers and mask to the defaults; the parent's handlers were inherited."""
     _reset()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def pass_over_signals() -> None:
-    """Take the signals that ask us to end and do nothing, and the others by default.
+    """Make the signals that ask a process to end do nothing; reset all others to the default.
 
-    Not SIG_IGN: a handler, unlike that, does not outlast exec(2) in the commands we start.
+    Not SIG_IGN: that would outlast exec(2) in the commands that we start; a handler does not.
     """
     _reset()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what was blocked until now has come to nothing
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # signals that were blocked until now do nothing
 
 
 def _reset() -> None:
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would reap what we wait for
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, the kernel would reap our children
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
@@ -236,11 +234,11 @@ def _be_keeper(
     try:
         pass_over_signals()
         _upwards.append(channel)
-        os.setpgid(0, 0)  # the terminal's Ctrl-Z would stop us with the agent
+        os.setpgid(0, 0)  # so that the terminal's Ctrl-Z does not stop us with the agent
         for other in others:
             other.close()
         null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 0)  # inheritable, and never the agent's input
+        os.dup2(null, 0)  # inheritable, and not the agent's input
         if null > 2:
             os.close(null)
         if close_others:
@@ -251,11 +249,11 @@ def _be_keeper(
     except Gone:
         status = 0
     except BaseException:
-        import traceback  # here: it is large
+        import traceback  # a large module
 
         traceback.print_exc()
     finally:
-        # Never back into the frames of the process that forked us.
+        # Never return into the frames of the process that forked us.
         try:
             work.stop()
         finally:
@@ -274,7 +272,7 @@ def _serve(channel: socket.socket, work: Work) -> None:
             continue
         try:
             packet = channel.recv(PACKET)
-        except ConnectionResetError as hung_up:  # killed with our answer unread
+        except ConnectionResetError as hung_up:  # the companion was killed with our answer unread
             raise Gone from hung_up
         if not packet:
             raise Gone

@@ -1,9 +1,9 @@
-"""Python callables, each in a worker process that has imported it before the first alert.
+"""Python handlers: each callable runs in a worker process, which imports it before the first alert.
 
     keeper -- SOCK_SEQPACKET --> worker (own process group): function(event)
 
-To the worker marshal of an event; back ``ready`` once, then for each event ``+``, or ``-`` and why
-not, or ``!`` and why not where the worker cannot go on.
+To the worker: marshal of an event.  Back: ``ready`` once, then for each event ``+``, or ``-`` and the
+reason, or ``!`` and the reason if the worker cannot go on.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     Function = Callable[[dict[str, Any]], object]
 
 IMPORT_LIMIT = 60.0
-"""Seconds after which a worker that is still importing is killed at the next alert."""
+"""Seconds after which an alert that meets a worker still importing kills it."""
 
 _CLOSING = 0.2
-"""Seconds between a process's closing its descriptors and its end, when it is exiting."""
+"""Seconds to wait for a worker's exit after it has closed its descriptors."""
 
 
 class PythonHandler(KeptHandler):
-    """A callable: ``package.module:function``, as :mod:`agentres.config` makes of an entry point's name, too; or a function itself."""
+    """Calls ``package.module:function`` (:mod:`agentres.config` resolves an entry point's name to that), or a function."""
 
     def __init__(self, target: str | Function) -> None:
-        # A function of the program's own may need descriptors that the program has open.
+        # The program's own function may need descriptors that the program has open.
         super().__init__(PythonWork(target), close_others=isinstance(target, str))
 
 
@@ -68,8 +68,8 @@ class PythonWork:
         if word == b"ready" and not self._worker.ready:
             self._worker.ready = True
         else:
-            # It ended, closed its descriptors, or answers what nobody asked.  What does not survive
-            # its import is started again at the next alert only, not over and over.
+            # It ended, closed its descriptors, or sent an answer without a request.  A worker that
+            # fails during its import is restarted only at the next alert, not over and over.
             again = self._worker.ready
             self._end()
             if again:
@@ -78,7 +78,7 @@ class PythonWork:
     def deliver(self, message: Any, timeout: float, channel: socket.socket) -> str:
         deadline = time.monotonic() + timeout
         if self._worker is not None and wait(channel, self.watched(), time.monotonic()):
-            self.tend()  # it became ready, or died, while the alert was on its way
+            self.tend()  # it became ready, or ended, before this alert was read
         if self._worker is None:
             self._start()
         worker = self._worker
@@ -99,7 +99,7 @@ class PythonWork:
                 self._start()
                 return f"took longer than {timeout:g} s and was killed"
             answer = worker.hear()
-        except ConnectionError:  # it ended, or closed its descriptors, since it last said something
+        except ConnectionError:  # it ended, or closed its descriptors, since its last answer
             pass
         if answer[:1] in (b"+", b"-"):
             return answer[1:].decode(errors="replace")
@@ -140,24 +140,24 @@ class _Worker:
         keeper = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            self.socket.close()  # held open by its own reader it would never hang up
+            self.socket.close()  # else the worker would never see the keeper hang up
             _be_worker(theirs, keeper, target)
         theirs.close()
         try:
-            os.setpgid(self.pid, self.pid)  # it does so too: whoever comes first
-        except (ProcessLookupError, PermissionError):  # it has ended, or has moved on by itself
+            os.setpgid(self.pid, self.pid)  # the worker does this too: either may be first
+        except (ProcessLookupError, PermissionError):  # it has ended, or has its own session
             pass
         self.pidfd = os.pidfd_open(self.pid)
 
     def hear(self) -> bytes:
-        """What it has said; empty when it has closed its end or ended."""
+        """Return its next message; empty if there is none, or it has closed its end or ended."""
         try:
             return self.socket.recv(PACKET, socket.MSG_DONTWAIT)
         except (BlockingIOError, ConnectionError):
             return b""
 
     def end(self) -> int:
-        """Kill it with its process group; how it ended, negative for a signal."""
+        """Kill it with its process group; return its exit code, negative for a signal."""
         exit_code = end_group(self.pid)
         self.socket.close()
         os.close(self.pidfd)
@@ -168,12 +168,12 @@ def _be_worker(channel: socket.socket, keeper: int, target: str | Function) -> N
     try:
         os.setpgid(0, 0)
         leave_keeper()
-        # With the keeper goes whoever would kill us at the time limit.
+        # Without the keeper, nothing would kill this worker at the time limit.
         die_with_parent()
         if os.getppid() == keeper:
             _work(channel, target)
     except BaseException:
-        # The import called sys.exit(), or the function closed our descriptors: the keeper tells.
+        # The import called sys.exit(), or the function closed our descriptors: the keeper reports it.
         os._exit(1)
     finally:
         os._exit(0)
@@ -196,7 +196,7 @@ def _work(channel: socket.socket, target: str | Function) -> None:
         else:
             error_line, ended = _call(function, marshal.loads(packet))
         if os.getpid() != worker:
-            os._exit(0)  # a fork of the worker has come out of the function as well
+            os._exit(0)  # this is a child that the function forked and that returned from it too
         if not error_line and forks and _has_child():
             error_line, ended = "left a forked process behind and was killed", True
         for stream in (sys.stdout, sys.stderr):
@@ -215,7 +215,7 @@ def _work(channel: socket.socket, target: str | Function) -> None:
 
 
 def _call(function: Function, event: dict[str, Any]) -> tuple[str, bool]:
-    """Why the call failed ("" when it did not), and whether the worker should end."""
+    """Call the function; return why that failed ("" if it did not), and whether the worker should end."""
     try:
         result = function(event)
     except NotDelivered as error:

@@ -1,4 +1,4 @@
-"""One line on stderr for people; stdout is the agent's."""
+"""The terminal handler: one line on stderr for people; stdout is the agent's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COLOURS = {
 
 
 class TerminalHandler(Once):
-    """``fd`` is where to write."""
+    """Writes each alert as a line to ``fd``."""
 
     def __init__(self, fd: int = 2, environ: Mapping[str, str] = os.environ) -> None:
         self._out = Output(fd)
@@ -47,16 +47,16 @@ class TerminalHandler(Once):
 
 
 def line(event: dict[str, Any], colour: bool = False) -> str:
-    """``agentres: WARNING memory of x is at 76% of its limit (…) [3f9a0c12]``."""
+    """Return ``agentres: WARNING memory of x is at 76% of its limit (…) [3f9a0c12]``."""
     state = "RESOLVED" if event["event"] == "resolved" else event["severity"]
     shown = f"\x1b[{_COLOURS[state]}m{state}\x1b[0m" if colour else state
     return f"agentres: {shown} {printable(event['message'])} [{printable(event['id'])}]"
 
 
 class Output:
-    """Writes that come to an end: nobody may read the pipe, Ctrl-S may have stopped the terminal.
+    """Writes that never block for good, even if nobody reads the pipe or Ctrl-S stopped the terminal.
 
-    O_NONBLOCK belongs to the open file, which the agent shares: terminals and pipes are opened anew.
+    O_NONBLOCK belongs to the open file, which the agent shares, so terminals and pipes are reopened.
     """
 
     def __init__(self, fd: int) -> None:
@@ -68,21 +68,21 @@ class Output:
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             try:
                 self._own = os.open(f"/proc/self/fd/{fd}", flags)
-            except OSError:  # another user's terminal: then we ask before every write
+            except OSError:  # another user's terminal: then poll before every write
                 pass
         self._fd = fd if self._own < 0 else self._own
 
     def fileno(self) -> int:
-        """What to wait for, until it takes some."""
+        """Return the descriptor to poll for writing."""
         return self._fd
 
     def raw(self) -> bool:
-        """Whether the agent has the terminal in a mode where a newline does not return the carriage."""
+        """Return whether the agent has put the terminal in a mode where LF does not imply CR."""
         if not self._tty:
             return False
         try:
             return not termios.tcgetattr(self._fd)[1] & termios.OPOST
-        except termios.error:  # it has hung up; the write will say so
+        except termios.error:  # it has hung up; the write will fail
             return False
 
     def write(self, data: bytes, deadline: float) -> None:
@@ -95,13 +95,13 @@ class Output:
             try:
                 data = data[self.put(data) :]
             except BlockingIOError:
-                # A pipe with some room, though not for this line in one piece: poll says it is ready.
+                # The pipe has some room, so poll() reports it ready, but not for the whole line.
                 if left <= 0:
                     raise TimeoutError from None
                 time.sleep(min(0.01, left))
 
     def put(self, data: bytes) -> int:
-        """Write once; how much of it was taken.  OSError."""
+        """Write once; return the number of bytes written.  OSError."""
         if not self._socket:
             return os.write(self._fd, data)
         with socket.socket(fileno=os.dup(self._fd)) as out:

@@ -1,7 +1,7 @@
-"""HTTP POST of an alert: as it is, or as Alertmanager's API v2 wants it.
+"""Webhook handlers: POST an alert over HTTP, as it is or in the format of Alertmanager's API v2.
 
-The request is made by a worker process, because neither a name server nor a server that sends one byte
-a second can be given a time limit otherwise.
+A worker process makes the request: otherwise neither a name lookup nor a server that sends one byte
+a second could be given a time limit.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     Event = dict[str, Any]
 
 BACKOFF = 0.2
-"""Seconds before the second attempt, at the most; they double with every further one."""
+"""Longest pause in seconds before the second attempt; it doubles with each further one."""
 
 BACKOFF_LIMIT = 5.0
 
 RESEND = 60.0
-"""Seconds between two sendings of what Alertmanager should know; it forgets after five minutes."""
+"""Seconds after which alerts are sent to Alertmanager again; it forgets them after five minutes."""
 
 RESEND_RESOLVED = 300.0
-"""Seconds for which an end is sent again (docs/alerts_api.md of Alertmanager: "up to 5 minutes")."""
+"""Seconds for which a resolved alert is sent again (docs/alerts_api.md of Alertmanager: "up to 5 minutes")."""
 
 _KEPT = 200
-"""Characters of an answer that an error tells."""
+"""Characters of a server's answer that an error message includes."""
 
 
 class WebhookHandler(KeptHandler):
-    """``format`` is "agentres" (the event itself) or "alertmanager"; ``retries`` come after the first attempt."""
+    """``format`` is "agentres" (the event itself) or "alertmanager"; ``retries`` follow the first attempt."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class WebhookHandler(KeptHandler):
         return None if self._unresolved is None else self._unresolved.due()
 
     def refresh(self, timeout: float) -> Iterable[tuple[str, str | None]]:
-        """Send all that stands once more; tells who had not been heard before, or is not now."""
+        """Send all current alerts again; report those that first arrive now, or all firing ones on failure."""
         assert self._unresolved is not None
         alerts = self._unresolved.again()
         if not alerts:
@@ -94,18 +94,18 @@ class WebhookHandler(KeptHandler):
         return [(alert, None) for alert in self._unresolved.heard(self._unresolved.firing())]
 
     def _post(self, content: Any, timeout: float) -> None:
-        # A little less than the time limit, for the reason to be told rather than the kill.
+        # A little less than the time limit, so that the reason is reported, not a kill.
         deadline = time.monotonic() + timeout * 0.95
         body = json.dumps(content).encode()
         self._keeper.ask({**self._request, "body": body, "deadline": deadline}, timeout)
 
 
 class Unresolved:
-    """What Alertmanager should know, and send again: it forgets what it does not hear of.
+    """The alerts to send to Alertmanager again: it forgets what is not repeated.
 
-    To Alertmanager, alerts with the same labels are the same, and ``severity`` is a label, as routes
-    and inhibitions expect.  So one alert of ours is one of theirs for each severity it had: a change of
-    severity ends the one and starts the other, in one request.
+    Alertmanager identifies an alert by its labels, and ``severity`` is a label, as routes and inhibitions
+    expect.  So one alert of ours is one alert there for each severity it had.  A change of severity ends
+    one and starts the other, in one request.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class Unresolved:
         self._again = 0.0
 
     def take(self, event: Event) -> list[Event]:
-        """What to post for this event."""
+        """Return what to post for this event."""
         if not self._of:
             self._again = time.monotonic() + RESEND
         alerts = self._of.setdefault(event["id"], {})
@@ -126,7 +126,7 @@ class Unresolved:
         severity = event["severity"]
         since = event["raised"] if event["event"] == "raised" else event["updated"]
         started = _date(since)
-        # Of the same severity as before its end?  Then it is the same one, whose end is only now.
+        # The severity has not changed: it is the same alert, so it keeps its start.
         before = alerts.pop(severity, None)
         if before is not None and before["endsAt"] == _date(now):
             started = before["startsAt"]
@@ -157,14 +157,14 @@ class Unresolved:
         return self._of.keys() - self._ended.keys()
 
     def heard(self, alerts: set[str]) -> set[str]:
-        """Alertmanager has these; gives those that it did not have before."""
+        """Note that Alertmanager has these; return those that it did not have before."""
         first = self._unheard & alerts
         self._unheard -= alerts
         return first
 
 
 def _labels(event: Event) -> dict[str, str]:
-    """What makes it the same alert, update after update: nothing that changes with them."""
+    """Return the labels, which identify the alert: of what updates change, only the severity."""
     return {
         "alertname": event["rule"],
         "agent": event["agent"],
@@ -183,17 +183,17 @@ def _annotations(event: Event) -> dict[str, str]:
 
 
 def _date(time: float) -> str:
-    """RFC 3339, in UTC with milliseconds: such dates also sort as text."""
+    """Format as RFC 3339, in UTC with milliseconds: such dates also sort as text."""
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_args: object) -> None:
-        """A redirected POST becomes a GET without the alert, or goes who knows where: an error."""
+        """Refuse: a redirected POST would become a GET without the alert, or go to an unknown server."""
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    # Not build_opener(): that one opens file: and ftp: too.
+    # Not build_opener(): that also opens file: and ftp:.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -208,7 +208,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def post(asked: dict[str, Any]) -> None:
-    """Make one request, again where that may help, until ``asked["deadline"]`` (monotonic)."""
+    """Make one request, with retries if they may help, until ``asked["deadline"]`` (monotonic).  NotDelivered."""
     request = urllib.request.Request(
         asked["url"], data=asked["body"], headers=asked["headers"], method="POST"
     )
@@ -219,7 +219,7 @@ def post(asked: dict[str, Any]) -> None:
         left = deadline - time.monotonic()
         wanted = 0.0
         try:
-            # Half of what is left, so that a server that hangs once gets another chance.
+            # Half of the time left, so that there is another attempt if the server hangs once.
             with opener.open(request, timeout=max(0.01, left if last else left / 2)):
                 return
         except urllib.error.HTTPError as error:
@@ -240,7 +240,7 @@ def post(asked: dict[str, Any]) -> None:
 
 
 def _answer(error: urllib.error.HTTPError) -> str:
-    """``HTTP 400 Bad Request: the answer's first line``."""
+    """Return ``HTTP 400 Bad Request: the answer's first line``."""
     said = f"HTTP {error.code} {error.reason}"
     if 300 <= error.code < 400:
         return printable(f"{said}: redirects are not followed")
@@ -252,7 +252,7 @@ def _answer(error: urllib.error.HTTPError) -> str:
 
 
 def _retry_after(value: str | None) -> float:
-    """Seconds that the server wants to be left alone: a number, or an HTTP date; else 0."""
+    """Parse Retry-After, a number or an HTTP date, into seconds from now; 0 for anything else."""
     if value is None:
         return 0.0
     if value.strip().isdecimal():
