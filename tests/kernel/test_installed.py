@@ -127,7 +127,10 @@ def test_a_member_of_the_group_gets_what_needs_root() -> None:
     assert "wbps=20000000" in (home / "agent" / "io.max").read_text()
     # It goes on while the service does not.
     call("systemctl", "restart", "agentres.service")
+    killed = state("agentres.service", "MainPID")
     call("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "agentres.service")
+    # systemd has it as active until it hears of the kill.
+    wait_until(lambda: state("agentres.service", "MainPID") not in (killed, "0"), "another daemon")
     wait_until(lambda: state("agentres.service", "ActiveState") == "active", "it is back")
     assert "populated 1" in (home / "cgroup.events").read_text()
     with_limit.communicate("\n", timeout=DEADLINE)
