@@ -81,7 +81,7 @@ FDS = Rule("fds", "fds", "agent", ((Severity.WARNING, 1000),), duration=5)
 
 
 def test_a_state_that_no_meter_reads_is_told_as_a_figure_like_any_other() -> None:
-    made = Simulated(DRIFT)
+    made = Simulated(state("drift"))
     made.engine.note(made.subject, "drift", 2, "memory.max: 5 instead of 7")
     (event,) = made.told
     assert (event["value"], type(event["value"])) == (2.0, float)
@@ -154,6 +154,43 @@ def test_the_end_takes_a_last_sample_and_resolves_what_fires() -> None:
     assert made.events("memory") == [("raised", "CRITICAL"), ("resolved", "CRITICAL")]
     assert made.told[-1]["message"].endswith("the agent has ended")
     assert len(made.samples) == 2
+
+
+def state(resource: str) -> Rule:
+    return Rule(resource, resource, "agent", ((Severity.CRITICAL, 1.0),))
+
+
+@pytest.mark.parametrize(
+    ("resource", "kept"),
+    [("escaped", True), ("drift", False)],
+)
+def test_what_happened_is_still_said_when_it_is_over(resource: str, kept: bool) -> None:
+    made = Simulated(state(resource))
+    made.run(1)
+    made.engine.note(made.subject, resource, 1, "sleep (pid 9)")
+    made.engine.remove(made.subject, "the agent has ended")
+    raised, resolved = made.told
+    assert raised["message"].endswith(": sleep (pid 9)")
+    assert resolved["message"].endswith("the agent has ended")
+    assert ("sleep (pid 9)" in resolved["message"]) == kept
+
+
+def test_another_cause_updates_an_alert_that_is_open() -> None:
+    made = Simulated(state("drift"))
+    made.run(1)
+    for value, detail, anew in (
+        (1, "one", True),
+        (1, "one", False),
+        (1, "two", True),
+        (0, "", True),
+    ):
+        made.engine.note(made.subject, "drift", value, detail, anew)
+    assert made.events("drift") == [
+        ("raised", "CRITICAL"),
+        ("updated", "CRITICAL"),
+        ("resolved", "CRITICAL"),
+    ]
+    assert made.told[1]["message"].endswith(": two")
 
 
 def test_an_absent_figure_is_no_value() -> None:

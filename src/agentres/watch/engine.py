@@ -267,6 +267,10 @@ class Engine:
             self._tell(told)
 
 
+_KEPT = ("oom_kill", "fork_refused", "escaped")
+"""Resources whose alert keeps saying what happened once it is over."""
+
+
 def as_dict(
     event: Event, run: str, name: str, host: str, offset: float, detail: str = ""
 ) -> dict[str, Any]:
@@ -277,6 +281,8 @@ def as_dict(
     alert: Alert = event.alert
     text = message(alert, name)
     # The agent chooses the names of its processes and cgroups: make them printable.
+    if alert.why and alert.rule.resource not in _KEPT:
+        detail = ""
     detail = shortened(printable("; ".join(filter(None, (detail, alert.why)))), DETAIL)
     return {
         "schema": 1,
