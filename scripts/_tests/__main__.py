@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from . import suites, vagrant
@@ -31,12 +32,18 @@ _OF_THE_HOST = tuple(
 )
 # Typed as an ordinary user would.
 _OF_DEV = ("tests/kernel/test_documented.py",)
-# Root's in three parts of about the same length.
+# Root's in parts.
 _ALERTS = tuple(
     f"tests/kernel/test_{n}.py"
     for n in ("breaches", "cpuset", "disk_space", "elastic", "events", "pacing", "places", "space")
 )
 _ENDS = tuple(f"tests/kernel/test_{n}.py" for n in ("io", "network", "swap", "teardown"))
+
+
+_OTHERS = tuple(
+    f"tests/kernel/test_{n}.py"
+    for n in ("exit", "live", "memory", "nofile", "pids", "resident", "signals", "terminal")
+)
 
 
 def _but(*paths: str) -> tuple[str, ...]:
@@ -50,24 +57,25 @@ _ROOT = Suite("as root", "root", options=_but(*_OF_ONE))
 _ROOT_IN_PARTS = (
     Suite("as root, alerts, limits, what moves them", "root", paths=_ALERTS),
     Suite("as root, disks, network, ends", "root", paths=_ENDS),
-    Suite("as root, all others", "root", options=_but(*_OF_ONE, *_ALERTS, *_ENDS)),
+    Suite("as root, exits, terminals, commands", "root", paths=_OTHERS),
+    Suite("as root, all others", "root", options=_but(*_OF_ONE, *_ALERTS, *_ENDS, *_OTHERS)),
 )
 _DEV = Suite("as dev", "dev", options=_but(*_OF_ONE))
 _BY_DAEMON = Suite("as dev, by the daemon", "dev", options=(*_but(*_OF_ONE), "--daemon"))
 _ALONE = (_ROOT, _DEV, _BY_DAEMON)
 
-# Machines at once, and the suites of each. What tests wait for is time, mostly: five machines keep two processors busy.
-_MANY: dict[str, tuple[Suite, ...]] = {
-    "": (_HOST, _ROOT_IN_PARTS[2]),
-    "second": (_ROOT_IN_PARTS[0], _DOCUMENTATION),
-    "third": (_ROOT_IN_PARTS[1],),
-    "fourth": (_DEV,),
-    "fifth": (_BY_DAEMON,),
+# Machines at once, and the suite that each begins with; one that is done takes the next of the rest, the longest first. What
+# tests wait for is time, mostly: five machines keep two processors busy.
+_MANY: dict[str, Suite] = {
+    "": _HOST,
+    "second": _ROOT_IN_PARTS[0],
+    "third": _ROOT_IN_PARTS[1],
+    "fourth": _DEV,
+    "fifth": _BY_DAEMON,
 }
-_TWO: dict[str, tuple[Suite, ...]] = {
-    "": (_HOST, _ROOT),
-    "second": (_DEV, _DOCUMENTATION, _BY_DAEMON),
-}
+_REST_OF_MANY = (*_ROOT_IN_PARTS[2:], _DOCUMENTATION)
+_TWO: dict[str, Suite] = {"": _HOST, "second": _DEV}
+_REST_OF_TWO = (_ROOT, _BY_DAEMON, _DOCUMENTATION)
 _MIB_FOR_MANY = 20 << 10
 
 
@@ -91,6 +99,7 @@ def main() -> int:
     if options.stock or options.release:
         os.environ["AGENTRES_VM_ACCEL"] = "stock"
     start = time.monotonic()
+    forced = {"AGENTRES_VM_ACCEL", "AGENTRES_VM_RELEASE"} & os.environ.keys()
     commit = _commit()
     run = _Run(options)
     try:
@@ -104,7 +113,7 @@ def main() -> int:
         run.close()
     verdict = run.tell(time.monotonic() - start)
     whole = not (options.unit or options.kernel or options.here or options.stock or options.release)
-    whole = whole and not options.vagrant
+    whole = whole and not options.vagrant and run.is_whole and not forced
     if verdict == 0 and whole and not options.pytest and commit and commit == _commit():
         _git_path("agentres-tested").write_text(f"{commit} {run.counts}\n")
     return verdict
@@ -132,37 +141,46 @@ class _Run:
         if vm:
             say(f"kernel tests in the VM: this host cannot enforce limits ({why})")
             first.append(self._up)
+            self._down()  # one that is up may be of another kind, or of an older image
         _together(first)
         if vm and self._machine_came_up:
-            _together([self._lane(*lane) for lane in _lanes().items()])
+            self._beside_each_other()
             self._alone()
             self._once_more()
         elif self._kernel and not vm:
             self._on_this_host()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all parts were run, in machines of ours."""
+        return self._machine_came_up and not self._parts.skipped
 
     def in_vagrant(self) -> None:
         """The kernel tests in a Vagrant machine."""
         vagrant.run(self._parts, self._pytest)
 
     def repeat(self, times: int) -> int:
-        """The kernel tests so many times; a table of what failed."""
+        """The kernel tests so many times, each with logs of its own; a table of what failed, also of those that there were until Ctrl-C."""
         failures: Counter[tuple[str, str]] = Counter()
-        bad = 0
-        for number in range(times):
-            say(f"round {number + 1} of {times}")
-            start = time.monotonic()
-            Machine().up()
-            _together([self._lane(*lane, failures) for lane in _lanes().items()])
-            self._alone(failures)
-            say(f"round {number + 1}: {time.monotonic() - start:.0f} s")
-            for name in _MANY:
-                Machine(name).down()
-        print(f"\n| test | as | failed in {times} |\n| --- | --- | ---: |")
-        for (suite, test), count in failures.most_common():
-            print(f"| `{test}` | {suite} | {count} |")
-            bad += count
-        print(f"{sum(failures.values())} failures in {times} rounds")
-        return int(bool(bad))
+        ended = 0
+        try:
+            for number in range(1, times + 1):
+                say(f"round {number} of {times}")
+                self._parts.begin_round(number)
+                self._down()
+                start = time.monotonic()
+                if why := Machine().up():
+                    raise SystemExit(f"test: the VM does not start: {why}")
+                self._beside_each_other(failures)
+                self._alone(failures)
+                say(f"round {number}: {time.monotonic() - start:.0f} s")
+                ended = number
+        finally:
+            print(f"\n| test | as | failed in {ended} |\n| --- | --- | ---: |")
+            for (suite, test), count in failures.most_common():
+                print(f"| `{test}` | {suite} | {count} |")
+            print(f"{sum(failures.values())} failures in {ended} whole rounds", flush=True)
+        return int(bool(failures))
 
     def tell(self, seconds: float) -> int:
         """The summary, and the closing line; the exit status."""
@@ -196,24 +214,25 @@ class _Run:
 
     def _up(self) -> None:
         """Start the first machine, by which what they all are made of is made."""
-        self._machine_came_up = not self._parts.command("the VM is up", [VM, "up"], cwd=TREE).failed
+        part = self._parts.command("the VM is up", [VM, "up"], cwd=TREE, aloud="vm: ")
+        self._machine_came_up = not part.failed
 
-    def _lane(
-        self,
-        name: str,
-        suites: tuple[Suite, ...],
-        failures: Counter[tuple[str, str]] | None = None,
-    ) -> Callable[[], None]:
-        """One machine's work; where ``failures`` are collected, the tests alone."""
+    def _beside_each_other(self, failures: Counter[tuple[str, str]] | None = None) -> None:
+        """What bears company; where ``failures`` are collected, the tests alone."""
+        first, rest = _lanes()
+        left = deque(rest)
 
-        def lane() -> None:
-            machine = Machine(name)
-            for suite in suites:
-                self._suite(machine, suite, "not alone", failures)
-            if failures is None and _OF_THE_HOST in (suite.paths for suite in suites):
-                self._parts.run("the host starts anew, in the VM", _starts_anew)
+        def lane(name: str, suite: Suite | None) -> None:
+            while suite is not None:
+                self._suite(Machine(name), suite, "not alone", failures)
+                if suite is _HOST and failures is None:
+                    self._parts.run("the host starts anew, in the VM", _starts_anew)
+                try:
+                    suite = left.popleft()
+                except IndexError:  # another one has the last
+                    suite = None
 
-        return lane
+        _together([partial(lane, name, suite) for name, suite in first.items()])
 
     def _alone(self, failures: Counter[tuple[str, str]] | None = None) -> None:
         """What does not bear company."""
@@ -229,8 +248,11 @@ class _Run:
             signal.signal(number, signal.SIG_IGN)  # a second one must not leave a machine behind
         end_children()
         if self._machines:
-            for name in _MANY:
-                Machine(name).down()
+            self._down()
+
+    def _down(self) -> None:
+        for name in _MANY:
+            Machine(name).down()
 
     def _suite(
         self, machine: Machine, suite: Suite, mark: str, failures: Counter[tuple[str, str]] | None
@@ -292,13 +314,15 @@ def _starts_anew(log: Path) -> Part:
     return ended("the host starts anew, in the VM", status, "")
 
 
-def _lanes() -> dict[str, tuple[Suite, ...]]:
-    """The machines' names and suites: two machines where processors are emulated, or memory is short."""
+def _lanes() -> tuple[dict[str, Suite], tuple[Suite, ...]]:
+    """The machines' names and first suites, and the rest: two machines where processors are emulated, or memory is short."""
     status = json.loads(Machine().call("status", "--json")[1])
     shared = os.statvfs("/dev/shm")  # a machine's memory is a file there
     room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
     room = min(room, shared.f_blocks * shared.f_frsize >> 20)
-    return _TWO if status.get("accelerator") == "tcg" or room < _MIB_FOR_MANY else _MANY
+    if status.get("accelerator") == "tcg" or room < _MIB_FOR_MANY:
+        return _TWO, _REST_OF_TWO
+    return _MANY, _REST_OF_MANY
 
 
 def _together(lanes: Sequence[Callable[[], None]]) -> None:
@@ -352,6 +376,12 @@ def _commit() -> str:
     return "" if dirty.returncode or dirty.stdout or head.returncode else head.stdout.strip()
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of rounds")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/test",
@@ -380,7 +410,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--repeat",
-        type=int,
+        type=_positive,
         metavar="N",
         help="the kernel tests in the VM N times; a table of what failed",
     )

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,8 +112,15 @@ class Parts:
         except BlockingIOError:
             raise SystemExit(f"test: this clone's tests run already: {logs}") from None
         for old in logs.iterdir():
-            old.unlink()
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
         self.all: list[Part] = []
+        self.skipped = False
+
+    def begin_round(self, number: int) -> None:
+        """Keep what follows in a folder of its own."""
+        self.logs = self.logs.parent if number > 1 else self.logs
+        self.logs /= f"round-{number}"
+        self.logs.mkdir()
 
     def log(self, name: str) -> Path:
         """Where the output of a part is kept."""
@@ -121,6 +129,7 @@ class Parts:
     def skip(self, name: str, why: str) -> None:
         """Note one that is not run, and why."""
         say(f"{name}: {why}")
+        self.skipped = True
         self.all.append(Part(name, why))
 
     def run(self, name: str, work: Callable[[Path], Part]) -> Part:
@@ -137,16 +146,22 @@ class Parts:
         self.all.append(part)
         return part
 
-    def command(self, name: str, line: Sequence[str], cwd: Path, by: Sequence[str] = ()) -> Part:
-        """Run a command as a part, ``by`` other words that nobody has to read."""
+    def command(
+        self, name: str, line: Sequence[str], cwd: Path, by: Sequence[str] = (), aloud: str = ""
+    ) -> Part:
+        """Run a command as a part, ``by`` other words that nobody has to read; lines that begin with ``aloud`` are progress."""
         say(f"{name}: {' '.join(line)}")
 
         def work(log: Path) -> Part:
-            with (
-                log.open("ab") as output,
-                child([*by, *line], cwd=cwd, stdout=output, stderr=output) as process,
-            ):
-                status = process.wait()
+            with log.open("ab") as output:
+                options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if aloud else {"stdout": output, "stderr": output}  # fmt: skip
+                with child([*by, *line], cwd=cwd, **options) as process:
+                    for text in process.stdout or ():
+                        output.write(text)
+                        output.flush()
+                        if aloud and text.startswith(aloud.encode()):
+                            say(text.decode(errors="replace").strip())
+                    status = process.wait()
             return ended(name, status, log.read_text(errors="replace"))
 
         return self.run(name, work)

@@ -33,7 +33,8 @@ PYTEST = (
 )
 
 _LOOK_SECONDS = 5  # how often a silent machine is looked at
-_HANG_SECONDS = 400  # the longest test takes a quarter of that where processors are emulated
+_HANG_SECONDS = 400  # the longest test takes a third of that beside four machines
+_EMULATED_HANG_SECONDS = 1200
 _DEATHS_MAX = 3
 TESTS_FAILED = "FAILED"  # the verdict where tests did, and nothing else is wrong
 _NO_TESTS = 5  # pytest's status where none is left
@@ -107,6 +108,7 @@ class Machine:
         self._environment = os.environ | {"AGENTRES_VM_NAME": name}
         self._process = Path("/nonexistent")
         self.console = self._process  # what its kernel has printed
+        self._patience = _HANG_SECONDS
 
     def call(self, *arguments: str, seconds: float | None = None) -> tuple[int, str, str]:
         """Run `scripts/vm` to its end, or for so long; its status, stdout and stderr."""
@@ -129,6 +131,8 @@ class Machine:
             return "it ended at once"
         self._process = Path(f"/proc/{status['pid']}")
         self.console = Path(status["folder"], "console.log")
+        if status.get("accelerator") == "tcg":
+            self._patience = _EMULATED_HANG_SECONDS
         return ""
 
     def down(self) -> None:
@@ -167,8 +171,8 @@ class Machine:
                 if not selector.select(_LOOK_SECONDS):
                     if not self.runs:
                         return "has ended (a panic of its kernel)"
-                    if time.monotonic() - heard > _HANG_SECONDS:
-                        return f"has been silent for {_HANG_SECONDS} s"
+                    if time.monotonic() - heard > self._patience:
+                        return f"has been silent for {self._patience} s"
                     continue
                 data = os.read(process.stdout.fileno(), 1 << 16)
                 heard = time.monotonic()

@@ -40,6 +40,10 @@ class State:
             return None
 
 
+_SERVE = {"stock": ("kvm", "tcg")}
+"""The kinds of machine that are what is wanted, where these are others than that itself."""
+
+
 class Clone:
     """Everything of one clone's VM lives in a folder named by the clone's path."""
 
@@ -72,6 +76,11 @@ class Clone:
     def up(self) -> State:
         """Start the machine unless it runs; its record."""
         if state := self.state:
+            wanted = self.settings.accelerator
+            if wanted and state.accelerator not in _SERVE.get(wanted, (wanted,)):
+                raise VmError(
+                    f"a machine runs already, by {state.accelerator} instead of {wanted}: scripts/vm down ends it"
+                )
             return state
         if self._clean():
             host.say("a machine that was left over was stopped")

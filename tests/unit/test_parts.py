@@ -55,6 +55,25 @@ def test_one_call_at_a_time(tmp_path: Path) -> None:
     assert first.all == []
 
 
+def test_each_round_keeps_its_logs(tmp_path: Path) -> None:
+    made = parts.Parts(tmp_path / "logs")
+    for number in (1, 2):
+        made.begin_round(number)
+        made.command("a part", ["echo", f"round {number}"], cwd=tmp_path)
+    kept = [(tmp_path / f"logs/round-{number}/a-part.log").read_text() for number in (1, 2)]
+    assert kept == ["round 1\n", "round 2\n"]
+
+
+def test_progress_is_shown_as_it_comes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = parts.Parts(tmp_path / "logs")
+    part = made.command(
+        "it", ["sh", "-c", "echo vm: half; echo else; exit 3"], cwd=tmp_path, aloud="vm: "
+    )
+    assert part.verdict == "FAILED (exit 3)"
+    assert "test: vm: half\n" in capsys.readouterr().err
+    assert made.log("it").read_text() == "vm: half\nelse\n"
+
+
 SKIPS = """\
 =========================== short test summary info ============================
 SKIPPED [2] tests/unit/test_deploy.py:121: no promtool here: apt-get install prometheus

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from agentres.kernel.deadman import Deadman
     from agentres.kernel.network import Network
-    from agentres.model.limits import Refused
+    from agentres.model.limits import NetworkMax, Refused
     from agentres.model.units import Max
 
 _BATCH = 1 << 20
@@ -101,6 +101,11 @@ class Actuator:
             if line not in without:
                 self._written[line.file, line.key] = line
         return refused
+
+    def take_network(self, network: Network, wanted: NetworkMax) -> None:
+        """Have ``network`` hold the agent's rates from now on, ``wanted`` first."""
+        self.network = network
+        network.write(wanted)
 
     @property
     def written(self) -> list[ControlLine]:

@@ -50,16 +50,14 @@ class Loaded:
                 self._why = str(error)
 
     def attach(self, limits: Limits, home: Home) -> Network | Refused | None:
-        """Limit the agent's network: return what limits it, or why nothing does; None: there is no limit."""
+        """Attach the programs to the agent: return what limits its network, without a limit yet, or why nothing does; None: there is to be no limit."""
         if (wanted := limits.network) is None:
             return None
         self.load()
         if self._programs is None:
             return Refused(wanted.line(), self._why)
         try:
-            network = self._programs.attach(home.agent)
-            network.write(wanted)
-            return network
+            return self._programs.attach(home.agent)
         except NotEnforceable as error:
             return Refused(wanted.line(), str(error))
         finally:
@@ -126,9 +124,9 @@ def enforce(
     if isinstance(network, Refused):
         if limits.limits_network:
             missing.append(network)
-    elif network is not None:
-        actuator.network = network
-        lines.append(network.read().line())
+    elif network is not None and limits.network is not None:
+        actuator.take_network(network, limits.network)
+        lines.append(limits.network.line())
     for item in missing:
         # A rate for one device says nothing about mounts without a device.
         asked = bool(item.line.text) or request.every_disk_asked

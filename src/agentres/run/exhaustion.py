@@ -41,6 +41,9 @@ def held(footprint: Footprint) -> str:
         f"{printable(one.name)} (pid {one.pid}) {format_size(one.size)}"
         for one in footprint.biggest
     )
+    if sum(kinds.values()) < sum(one.size for one in footprint.biggest) / 2:
+        # memory.stat is up to two seconds old (Linux 7.3); the processes' sizes are not.
+        return f"most of it in {who}"
     return f"it held {told or 'nothing'}" + (f"; most of it in {who}" if who else "")
 
 
