@@ -76,7 +76,7 @@ class Summary(TypedDict):
     unreadable: Mapping[str, str]
     #: [Below](#limits).
     limits: LimitsTold
-    #: `memory.max` at the end, in bytes; null: there is none.
+    #: `memory.max` at the end, in bytes; `"max"`: no limit; null: there is no such file.
     memory_max: float | str | None
     #: The disk rates that pauses held: `io_write`, and without an io controller `io_read` too ([limits](limits.md)).
     paced: Sequence[str]
