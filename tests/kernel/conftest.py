@@ -90,7 +90,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """A test that waits for ever fails with what runs then; the machine and its other tests go on."""
 
     def fail(_number: int, _frame: object) -> None:
-        line = ["ps", "-eww", "--forest", "-o", "pid,user:8,stat,etimes,wchan:24,args"]
+        line = ["ps", "-eww", "--forest", "-o", "pid,user:8,stat,etimes,args"]
         pytest.fail(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
 
     before = signal.signal(signal.SIGALRM, fail)
