@@ -232,7 +232,7 @@ cooldown = "0s"
 
 
 @once
-@pytest.mark.alone
+@pytest.mark.beside_one
 def test_an_agent_that_provokes_alerts_fills_nothing(watched: Watched, events: Path) -> None:
     """Its memory crosses both thresholds some times a second, its forks are refused, its names command the terminal."""
     run = watched.run(

@@ -15,7 +15,7 @@ from conftest import ROOT, Watched, python
 
 pytestmark = [
     pytest.mark.skipif(not ROOT, reason="only root may fill a host's memory, or have oomd look"),
-    pytest.mark.alone,
+    pytest.mark.beside_one,
 ]
 
 MIB = 1 << 20

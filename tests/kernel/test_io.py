@@ -116,7 +116,7 @@ def new_file(disk_file: Path) -> Iterator[Callable[[], Path]]:
 
 @needs_io
 @not_by_daemon("root writes io.max, as in root's own run of this")
-@pytest.mark.alone
+@pytest.mark.beside_one
 @pytest.mark.parametrize("how", ["direct", "buffered"])
 @pytest.mark.parametrize("rate", [2, 8])
 def test_write_rate(
@@ -134,7 +134,7 @@ def test_write_rate(
 
 @needs_io
 @not_by_daemon("root writes io.max, as in root's own run of this")
-@pytest.mark.alone
+@pytest.mark.beside_one
 @pytest.mark.parametrize("rate", [2, 8])
 def test_read_rate(reported: Reported, disk_file: Path, rate: int) -> None:
     disk_file.write_bytes(os.urandom(1 << 20) * 5 * rate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,30 @@ def swap(tmp_path: Path) -> Iterator[None]:
     subprocess.run(["swapon", device], check=True)
     yield
     subprocess.run(["swapoff", device], check=True)
-    wait_until(lambda: _removed(control, number), f"{device} is removed")
+    why: list[str] = []
+    try:
+        wait_until(lambda: _removed(control, number, why), f"{device} is removed")
+    except AssertionError as error:
+        pytest.fail(f"{error}: {why[-1]}; open in {_openers(device)}")
 
 
-def _removed(control: Path, number: str) -> bool:
+def _removed(control: Path, number: str, why: list[str]) -> bool:
     try:
         (control / "hot_remove").write_text(number)
-    except OSError:  # udev looks at it
+    except OSError as error:  # udev looks at it
+        why.append(str(error))
         return False
     return True
+
+
+def _openers(device: str) -> list[str]:
+    """The processes that have it open, by their names."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if os.readlink(link) == device:
+                found.append((link.parents[1] / "comm").read_text().strip())
+    return found
 
 
 def _is_held() -> bool:
