@@ -1,4 +1,4 @@
-"""Pages of the reference that are made from the code, so that they cannot tell of another one."""
+"""The page of the reference that is made from the command line's own help when the site is built."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import typer
+from _tables import cell
 
 from agentres.cli.app import app
 from agentres.cli.manual import plain, verbs
-from agentres.model import errors
 
 
 def write(folder: Path) -> None:
-    """Make all pages in ``folder``."""
+    """Make the page in ``folder``."""
     folder.mkdir(exist_ok=True)
     (folder / "commands.md").write_text("\n".join(commands()) + "\n")
-    (folder / "exit-status.md").write_text("\n".join(exit_statuses()) + "\n")
 
 
 def commands() -> Iterator[str]:
@@ -33,7 +32,7 @@ def commands() -> Iterator[str]:
         if rows:
             yield "| | |\n| --- | --- |"
         for shown, words in rows:
-            yield f"| `{_cell(shown)}` | {_cell(words or '')} |"
+            yield f"| `{cell(shown)}` | {cell(words or '')} |"
         yield ""
         yield from _paragraphs(command.epilog)
 
@@ -43,33 +42,3 @@ def _paragraphs(text: str | None) -> Iterator[str]:
         text = plain(block)
         if text.strip():
             yield f"```\n{text}\n```\n" if block.startswith(" ") else f"{text}\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def exit_statuses() -> Iterator[str]:
-    """What ``agentres run`` exits with, and the failures behind it."""
-    yield "# Exit status of `agentres run`\n"
-    yield "| status | |\n| ---: | --- |"
-    for status, words in (
-        ("0 to 123", "the command's own"),
-        (errors.EXIT_TIMEOUT, "the time limit ended it"),
-        (
-            errors.EXIT_AGENTRES,
-            "agentres failed: the command was never started, or its end not seen",
-        ),
-        (errors.EXIT_NOT_EXECUTABLE, "the command is there and cannot be executed"),
-        (errors.EXIT_NOT_FOUND, "there is no such command"),
-        (f"{errors.EXIT_SIGNAL} + N", "signal N ended it"),
-    ):
-        yield f"| {status} | {words} |"
-    yield "\nOther verbs exit with 0, with 1 where something could not be done, and with 2 for a line that makes no sense.\n"
-    yield "| failure | status | |\n| --- | ---: | --- |"
-    for name, failure in sorted(inspect.getmembers(errors, inspect.isclass)):
-        if issubclass(failure, errors.AgentresError):
-            status = getattr(failure, "exit_code", errors.EXIT_AGENTRES)
-            told = f"{errors.EXIT_SIGNAL} + N" if name == "Interrupted" else status
-            first = (inspect.getdoc(failure) or "").split("\n\n")[0].replace("\n", " ")
-            yield f"| {name} | {told} | {_cell(first)} |"

@@ -1,51 +1,40 @@
-"""What docs/events.md promises of every event, to be compared with events that were written."""
+"""Events that were written, held against what the reference has of them (:mod:`agentres.model.schemas`)."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import types
+import typing
 from typing import Any
 
-PAGE = Path(__file__).parents[2] / "docs/events.md"
-
-_TYPES: dict[str, Any] = {
-    "string": str, "integer": int, "number": int | float, "array": list, "object": dict, "null": type(None),
-}  # fmt: skip
+from agentres.model import schemas
 
 
-def _words(cell: str) -> list[str]:
-    return [word.strip("` ") for word in cell.split(",")]
-
-
-def _tables() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """The types of the keys that all events have, and of each event's own."""
-    common: dict[str, str] = {}
-    moved: dict[str, str] = {}
-    own: dict[str, dict[str, str]] = {}
-    moves: list[str] = []
-    for line in PAGE.read_text().splitlines():
-        if line.startswith("What was done with a limit"):
-            moves = [word.split("`")[1] for word in line.split(",") if word.count("`") == 2]
-        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-        if not line.startswith("| `"):
-            continue
-        if len(cells) == 4:
-            own.setdefault(*_words(cells[0]), {})[_words(cells[1])[0]] = cells[2]  # type: ignore[arg-type]
-        else:
-            (moved if moves else common).update(dict.fromkeys(_words(cells[0]), cells[1]))
-    return common, own | dict.fromkeys(moves, moved)
-
-
-COMMON, OWN = _tables()
+def of_type(value: Any, wanted: Any) -> bool:
+    """Whether JSON has a value of this type, all that is in it included."""
+    origin, of = typing.get_origin(wanted), typing.get_args(wanted)
+    if typing.is_typeddict(wanted):
+        hints = typing.get_type_hints(wanted)
+        return value.keys() == hints.keys() and all(of_type(value[k], hints[k]) for k in hints)
+    if origin is typing.Literal:
+        return value in of
+    if origin is types.UnionType or origin is typing.Union:
+        return any(of_type(value, one) for one in of)
+    if origin is not None and issubclass(origin, typing.Mapping):
+        return isinstance(value, dict) and all(of_type(each, of[1]) for each in value.values())
+    if origin is not None:
+        return isinstance(value, list) and all(of_type(each, of[0]) for each in value)
+    return isinstance(value, int | float if wanted is float else wanted)
 
 
 def check(event: dict[str, Any]) -> None:
-    """It has the keys that the page has for it, each of its type, and no other."""
-    keys = COMMON | OWN[event["event"]]
-    assert event.keys() == keys.keys(), event
-    for key, types in keys.items():
-        value = event[key]
-        wanted = tuple(_TYPES[word] for word in _words(types))
-        assert isinstance(value, wanted), (event["event"], key, value)
+    """It has the keys that it is to have, each of its type, and no other."""
+    common, own = (
+        typing.get_type_hints(of) for of in (schemas.Event, schemas.EVENTS[event["event"]])
+    )
+    hints = common | own
+    assert event.keys() == hints.keys(), event
+    for key, wanted in hints.items():
+        assert of_type(event[key], wanted), (event["event"], key, event[key])
 
 
 def check_story(events: list[dict[str, Any]]) -> None:

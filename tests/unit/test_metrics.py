@@ -26,7 +26,6 @@ from agentres.readers.metrics import OF_AGENT, OF_HOST, TABLE, AgentresCollector
 from agentres.store import Run, Store
 
 MOUNT = "/sys/fs/cgroup"
-DOCS = Path(__file__).parents[2] / "docs/metrics.md"
 
 FULL = Sample(
     *(
@@ -419,12 +418,3 @@ def test_each_figure_of_a_sample_is_a_metric() -> None:
     # Between two samples of the supervisor's: a scrape is none of these.
     most = {"memory_most", "working_set_most", "swap_most", "pids_most"}
     assert recording.seen == set(Sample.__match_args__) - told_in_parts - most
-
-
-def test_the_documented_metrics_are_those_of_the_code() -> None:
-    rows = re.findall(r"^\| `(agentres_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", DOCS.read_text(), re.M)
-    expected = [
-        (metric.name, metric.kind, ", ".join(f"`{label}`" for label in metric.labels), metric.help)
-        for metric in TABLE
-    ]
-    assert rows == expected

@@ -12,7 +12,7 @@ from agentres.model.errors import UsageError, reason
 from agentres.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Mapping
 
 _DIGITS = 9
 """Most digits of a descriptor's number."""
@@ -41,7 +41,7 @@ def open_summary(path: str) -> int:
         raise UsageError(f"--summary {path}: {reason(error)}") from error
 
 
-def write_summary(file: int, path: str, summary: dict[str, Any]) -> None:
+def write_summary(file: int, path: str, summary: Mapping[str, object]) -> None:
     """Write the summary; say so on stderr if that fails."""
     import json  # here: most runs do not need it
 

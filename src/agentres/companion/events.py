@@ -21,6 +21,8 @@ from agentres.model.units import counted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from agentres.model.schemas import End, Lost
+
     Event = Mapping[str, Any]
 
 QUEUE = 1000
@@ -62,10 +64,10 @@ class EventWriter:
     def finish(self, timeout: float) -> None:
         """Take no more events, and write the queued ones for at most ``timeout`` seconds."""
         if not self._ended:
-            self.put({
-                **self._head, "number": self._last + 1, "event": "end", "time": time.time(),
-                "exit_code": None, "why": "its supervisor has gone without a word", "summary": None,
-            })  # fmt: skip
+            why = "its supervisor has gone without a word"
+            end: End = {"exit_code": None, "why": why, "summary": None}
+            number = self._last + 1
+            self.put({**self._head, "number": number, "event": "end", "time": time.time(), **end})
         with self._changed:
             self._end_by = time.monotonic() + timeout
             self._changed.notify()
@@ -86,8 +88,9 @@ class EventWriter:
             missing = event["number"] - self._written - 1
             text = self._line(event)
             if missing:
-                lost = {**self._head, "number": event["number"] - 1, "event": "lost"}
-                text = self._line({**lost, "time": time.time(), "count": missing}) + text
+                lost: Lost = {"count": missing}
+                head = {**self._head, "number": event["number"] - 1, "event": "lost"}
+                text = self._line({**head, "time": time.time(), **lost}) + text
             if not self._write(text):
                 return
             self._lost += missing

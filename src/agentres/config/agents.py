@@ -27,15 +27,25 @@ from agentres.policy.settings import Described
 class AgentSection(Section):
     """``[agent]``; the restart keys are for systemd (:mod:`agentres.kernel.generator`)."""
 
+    #: Program and arguments, a list; needed.
     command: list[Text] = Field(default_factory=list)
+    #: A name or number; `"auto"`: a user of its own.
     user: Text = "auto"
+    #: Whether the [walls](security.md) stand around it.
     isolate: StrictBool = True
+    #: The directory that it starts in; not set: systemd's, `/`.
     cwd: OptionalText = None
+    #: Variables, a table.
     environment: Environment = Field(default_factory=dict)
+    #: Its [priority](capacity.md): `low`, `normal`, `high`, or a number.
     priority: Limit = None
+    #: How long it may run; not set: as long as it wants.
     timeout: OptionalLasting = None
+    #: When systemd starts it again: `"no"`, `"on-failure"`, `"on-abnormal"` or `"always"`.
     restart: Restart = "no"
+    #: The time until then.
     restart_delay: Lasting = parse_duration(DELAY)
+    #: What that grows to, in eight steps (systemd 254 or newer).
     restart_delay_max: Lasting = parse_duration(DELAY_MAX)
 
     def made(self) -> Described:

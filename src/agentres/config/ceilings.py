@@ -15,10 +15,14 @@ from agentres.policy import ceilings
 class CeilingSection(Section):
     """Users and groups, the most agents at once, the highest priority, and the highest value of each limit."""
 
+    #: Names or numbers, one or a list; with neither, it is about everybody but root.
     users: Texts = ()
     groups: Texts = ()
+    #: How many at once; 100 where no ceiling says.
     agents: Annotated[int | None, whole(0, 1000)] = None
+    #: The highest allowed [`--priority`](capacity.md), since other agents give way to it: `low`, `normal`, `high`, or a number; `normal` where no ceiling says.
     priority: Limit = None
+    #: The most that each limit of one agent may be, of `cpuset` how many CPUs; one figure. Under a ceiling on disk rates `--io-strict off` is refused.
     cpu: Limit = None
     cpuset: Limit = None
     memory: Limit = None

@@ -31,20 +31,32 @@ from agentres.policy import scaling
 class LimitsSection(Section):
     """``[limits]``: the limits of an agent whose options set no others."""
 
+    #: Cores, or percent of one: `"1.5"`, `"150%"`, `1.5`.
     cpu: Limit = None
+    #: CPUs: `"0-3,8"`, or how many: `2` ([limits](limits.md#cpus)).
     cpuset: Limit = None
+    #: `"512M"`, `"2GiB"`, `"50%"` of the host, or bytes.
     memory: Limit = None
+    #: On top of the memory.
     swap: Limit = None
+    #: Processes and threads at once.
     pids: Limit = None
+    #: Bytes a second, read and written: `"50MB/s"`, `"/dev/vda=50M"`, or a list of them.
     io_read: DiskLimit = None
     io_write: DiskLimit = None
+    #: Operations a second, likewise.
     io_read_iops: DiskLimit = None
     io_write_iops: DiskLimit = None
+    #: Open files of each process.
     nofile: Limit = None
+    #: Bytes a second received and sent: `"20MB/s"` ([network](network.md)).
     net_in: Limit = None
     net_out: Limit = None
+    #: `"host"`, `"none"`: nothing but loopback, `"isolated"`: behind NAT.
     net: Limit = None
+    #: Whether loopback counts for the rates: `"free"`, `"limited"`.
     net_loopback: Limit = None
+    #: Whether the agent is paused for disk I/O that the kernel does not hold to the rates: `"on"`, `"off"` ([limits](limits.md)).
     io_strict: Limit = None
 
     def texts(self, host: Callable[[], Host]) -> dict[str, str | list[str]]:
@@ -63,8 +75,11 @@ class LimitsSection(Section):
 class ScalingSection(Section):
     """``[scaling]``."""
 
+    #: How limits move, for agents without a `--philosophy` of their own.
     philosophy: Text = DEFAULT.philosophy
+    #: Whether the first limits of an agent come from what it used before.
     predict: StrictBool = DEFAULT.predict
+    #: What predicts instead of agentres: a name in the entry point group `agentres.predictors`.
     predictor: OptionalText = None
 
     def check(self, philosophies: Iterable[str]) -> None:
@@ -79,14 +94,18 @@ class ScalingSection(Section):
 class BudgetSection(Section):
     """``[budget]``."""
 
+    #: How much of the host's memory and CPU all agents together may use.
     share: Annotated[float, fraction("1%", "100%")] = DEFAULT.budget_share
 
 
 class PredictionSection(Section):
     """``[prediction]``."""
 
+    #: The time after which past use counts half.
     half_life: Annotated[float, seconds("1m", "365d")] = DEFAULT.prediction.half_life
+    #: How much of past use must have fitted.
     percentile: Annotated[float, fraction("1%", "100%")] = DEFAULT.prediction.percentile
+    #: What is added to that.
     margin: Annotated[float, fraction("0%", "100%")] = DEFAULT.prediction.margin
 
 
@@ -96,15 +115,25 @@ _BASE = scaling.BALANCED
 class PhilosophySection(Section):
     """``[philosophies.NAME]``."""
 
+    #: Another philosophy in effect, built in or not; `"balanced"` if not given.
     based_on: OptionalText = None
+    #: Raise when the use reaches this much of the limit.
     up: Annotated[float, fraction("1%", "95%")] = _BASE.up
+    #: Lower when the use is at this much of the limit or below.
     down: Annotated[float, fraction("0%", "95%")] = _BASE.down
+    #: Factor of a raise.
     step: Annotated[float, factor(1, 10, above=True)] = _BASE.step
+    #: A lowered limit has its use here.
     aim: Annotated[float, fraction("1%", "95%")] = _BASE.aim
+    #: Least time between two lowerings, and between two raises that can wait.
     cooldown: Lasting = _BASE.cooldown
+    #: Whether a raise that cannot wait ignores the cooldown.
     burst: StrictBool = _BASE.burst
+    #: The time after which unused room that a burst brought goes back; `"never"`: only by `down`.
     give_back: LastingOrNever = _BASE.give_back
+    #: The most by which the cooldown grows after a regretted lowering; 1: not at all.
     patience: Annotated[float, factor(1, 1000)] = _BASE.patience
+    #: Memory is never lowered to less than the use plus this much of it.
     margin: Annotated[float, fraction("0%", "100%")] = _BASE.margin
 
     def over(self, base: scaling.Philosophy, name: str) -> scaling.Philosophy:

@@ -53,7 +53,9 @@ _HANDLER = Handler("", "")
 class SamplingSection(Section):
     """``[sampling]``."""
 
+    #: Time from one full sample to the next.
     interval: Annotated[float, seconds("1s", "1h")] = DEFAULT.interval
+    #: Least time between two looks at something that approaches its threshold; at most `interval`.
     fastest: Annotated[float, seconds("10ms", "1h")] = DEFAULT.fastest
 
     def check(self) -> None:
@@ -67,23 +69,33 @@ class SamplingSection(Section):
 class HistorySection(Section):
     """``[history]``."""
 
+    #: Whether samples and alerts are kept.
     enabled: StrictBool = DEFAULT.history
 
 
 class AlertSection(Section):
     """``[alerts.NAME]``; which thresholds are valid depends on the resource."""
 
+    #: What is watched: a name of the [table of resources](#resources).
     resource: Resource
+    #: Whose: `"agent"`, `"host"`, `"slice"` (all agents together), or a list of them; these and no others. By default `"agent"`, and `"host"` where only the host has it.
     of: Subjects = None
+    #: The threshold of each severity; at least one is needed.
     info: Any = None
     warning: Any = None
     critical: Any = None
     emergency: Any = None
+    #: Instead of thresholds, for what should never happen, and needed there: `"INFO"`, `"WARNING"`, `"CRITICAL"` or `"EMERGENCY"`.
     severity: OptionalLevel = None
+    #: How long a breach must last before it is an alert.
     duration: Seconds = _RULE.duration
+    #: How much of the threshold the value must fall below it for the breach to end; less than 100%.
     hysteresis: Share = _RULE.hysteresis
+    #: How long the rule is silent after an alert's end. For what should never happen the default is `"0s"`.
     cooldown: Seconds = _RULE.cooldown
+    #: How long an alert stays after its breach. For what should never happen the default is `"1m"`.
     keep_firing_for: Seconds = _RULE.keep_firing_for
+    #: `false` removes the rule.
     enabled: StrictBool = True
 
     def rules(self, name: str) -> list[Rule]:
@@ -157,10 +169,15 @@ def fitting(resource: str) -> tuple[str, ...]:
 class HandlerSection(Section):
     """``[handlers.NAME]``: the keys that every type has."""
 
+    #: `"terminal"`, `"journal"`, `"command"`, `"webhook"` or `"python"`.
     type: str
+    #: The least severity that it is told of.
     severity: Level = _HANDLER.severity
+    #: How long it may take for one alert.
     timeout: Annotated[float, seconds("0s", "5m", above=True)] = _HANDLER.timeout
+    #: How many alerts may wait for it; further ones are dropped, which is an alert.
     queue: Annotated[int, whole(1, 10000)] = _HANDLER.queue
+    #: `false` removes it; what it needs then need not exist.
     enabled: StrictBool = True
 
     def options(self) -> dict[str, Any]:
@@ -172,7 +189,9 @@ class PythonSection(HandlerSection):
     """A callable, given by its own name or by an entry point."""
 
     type: Literal["python"]
+    #: `"package.module:function"`, called with each alert event.
     callable: OptionalText = None
+    #: Instead: a name in the group `agentres.alert_handlers`.
     entry_point: OptionalText = None
 
     def options(self) -> dict[str, Any]:
@@ -191,6 +210,7 @@ class CommandSection(HandlerSection):
     """A program and its arguments."""
 
     type: Literal["command"]
+    #: Program and arguments, a list: an absolute path, or a name in `PATH`; no shell.
     command: Annotated[list[Text], Field(min_length=1)]
 
     def options(self) -> dict[str, Any]:
@@ -202,9 +222,13 @@ class WebhookSection(HandlerSection):
     """A URL that alerts are POSTed to."""
 
     type: Literal["webhook"]
+    #: http or https; ASCII, without a user.
     url: Url
+    #: `"agentres"`, or `"alertmanager"` (its API v2).
     format: Format = "agentres"
+    #: Attempts after the first one that failed.
     retries: Annotated[int, whole(0, 10)] = 3
+    #: A table; a later file replaces it as a whole, not key by key.
     headers: Headers = Field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:

@@ -78,67 +78,86 @@ def _number(value: object) -> int | float | None:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def seconds(least: str, most: str, above: bool = False) -> PlainValidator:
-    """Validate a duration, as text or a number of seconds, from ``least`` to ``most``; ``above``: more than ``least``."""
-    return PlainValidator(_duration(least, most, above))
+class Between:
+    """Takes a figure from ``least`` to ``most``, which ``read`` understands, too; ``above``: more than ``least``."""
+
+    def __init__(
+        self,
+        expected: str,
+        read: Callable[[object], float | None],
+        least: float | str,
+        most: float | str,
+        above: bool = False,
+        kind: type[float] = float,
+    ) -> None:
+        self.range = f"more than {least} and at most {most}" if above else f"{least} to {most}"
+        self._expected, self._read, self._above, self._kind = expected, read, above, kind
+        low, high = read(least), read(most)
+        assert low is not None
+        assert high is not None
+        self._low, self._high = low, high
+
+    def __call__(self, value: object) -> float:
+        found = self._read(value)
+        good = found is not None and self._low <= found <= self._high
+        if found is None or not good or (self._above and found == self._low):
+            raise ValueError(f"expected {self._expected}, {self.range}")
+        return self._kind(found)  # only now: an int may be too large for a float
 
 
-def _duration(least: str, most: str, above: bool = False) -> Callable[[object], float]:
-    low, high = parse_duration(least), parse_duration(most)
-    from_to = f"more than {least} and at most {most}" if above else f"{least} to {most}"
+class _OrNever(Between):
+    """Takes such a figure, or "never" for infinity."""
 
-    def take(value: object) -> float:
+    def __call__(self, value: object) -> float:
+        if value == NEVER or value == math.inf:
+            return math.inf
         try:
-            found = parse_duration(value) if isinstance(value, str) else _number(value)
-        except UnitError:
-            found = None
-        if found is None or not low <= found <= high or (above and found == low):
-            raise ValueError(f'expected a duration such as "30s", {from_to}')
-        return float(found)
-
-    return take
+            return super().__call__(value)
+        except ValueError as error:
+            raise ValueError(f'{error}, or "{NEVER}"') from None
 
 
-def _never(value: object) -> float:
-    if value == NEVER or value == math.inf:
-        return math.inf
+_A_DURATION = 'a duration such as "30s"'
+
+
+def _duration(value: object) -> float | None:
     try:
-        return _duration("1s", "30d")(value)
-    except ValueError as error:
-        raise ValueError(f'{error}, or "{NEVER}"') from None
+        return parse_duration(value) if isinstance(value, str) else _number(value)
+    except UnitError:
+        return None
+
+
+def _fraction(value: object) -> float | None:
+    return percent(value) if isinstance(value, str) else _number(value)
+
+
+def _whole(value: object) -> int | None:
+    return value if type(value) is int else None
+
+
+def seconds(least: str, most: str, above: bool = False) -> PlainValidator:
+    """Validate a duration, as text or a number of seconds."""
+    return PlainValidator(Between(_A_DURATION, _duration, least, most, above))
+
+
+def fraction(least: str, most: str) -> PlainValidator:
+    """Validate a fraction, as percent or a number."""
+    return PlainValidator(Between('percent such as "50%"', _fraction, least, most))
+
+
+def factor(least: int, most: int, above: bool = False) -> PlainValidator:
+    """Validate a number."""
+    return PlainValidator(Between("a factor such as 1.5", _number, least, most, above))
+
+
+def whole(least: int, most: int) -> PlainValidator:
+    """Validate a whole number."""
+    return PlainValidator(Between("a whole number", _whole, least, most, kind=int))
 
 
 def never_text(seconds: float) -> str | float:
     """Return :func:`duration_text`, or "never" for infinity."""
     return NEVER if seconds == math.inf else duration_text(seconds)
-
-
-def fraction(least: str, most: str) -> PlainValidator:
-    """Validate a fraction, as percent or a number, from ``least`` to ``most``."""
-    low, high = percent(least), percent(most)
-    assert low is not None
-    assert high is not None
-
-    def take(value: object) -> float:
-        share = percent(value) if isinstance(value, str) else _number(value)
-        if share is None or not low <= share <= high:
-            raise ValueError(f'expected percent such as "50%", {least} to {most}')
-        return float(share)
-
-    return PlainValidator(take)
-
-
-def factor(least: int, most: int, above: bool = False) -> PlainValidator:
-    """Validate a number from ``least`` to ``most``; ``above``: more than ``least``."""
-    from_to = f"more than {least} and at most {most}" if above else f"{least} to {most}"
-
-    def take(value: object) -> float:
-        number = _number(value)
-        if number is None or not least <= number <= most or (above and number == least):
-            raise ValueError(f"expected a factor such as 1.5, {from_to}")
-        return float(number)
-
-    return PlainValidator(take)
 
 
 def _limit(value: object) -> str:
@@ -162,19 +181,8 @@ def _disk(value: object) -> list[str]:
         ) from None
 
 
-def whole(least: int, most: int) -> PlainValidator:
-    """Validate a whole number from ``least`` to ``most``."""
-
-    def take(value: object) -> int:
-        if type(value) is not int or not least <= value <= most:
-            raise ValueError(f"expected a whole number, {least} to {most}")
-        return value
-
-    return PlainValidator(take)
-
-
 def _share(value: object) -> float:
-    share = percent(value) if isinstance(value, str) else _number(value)
+    share = _fraction(value)
     if share is None or not 0 <= share < 1:
         raise ValueError('expected percent of the threshold such as "5%", less than 100%')
     return float(share)
@@ -306,7 +314,7 @@ def threshold_text(number: float, name: str, relative: bool) -> str | float:
 Seconds = Annotated[float, seconds("0s", "30d")]
 Lasting = Annotated[float, seconds("1s", "30d")]
 OptionalLasting = Annotated[float | None, seconds("1s", "30d")]
-LastingOrNever = Annotated[float, PlainValidator(_never)]
+LastingOrNever = Annotated[float, PlainValidator(_OrNever(_A_DURATION, _duration, "1s", "30d"))]
 Limit = Annotated[str | None, PlainValidator(_limit)]
 DiskLimit = Annotated[list[str] | None, PlainValidator(_disk)]
 Text = Annotated[str, PlainValidator(_text)]

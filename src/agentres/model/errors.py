@@ -21,10 +21,15 @@ from __future__ import annotations
 
 import os
 
+#: The time limit ended it.
 EXIT_TIMEOUT = 124
+#: agentres failed: the command was never started, or its end not seen.
 EXIT_AGENTRES = 125
+#: The command is there and cannot be executed.
 EXIT_NOT_EXECUTABLE = 126
+#: There is no such command.
 EXIT_NOT_FOUND = 127
+#: Signal N ended it.
 EXIT_SIGNAL = 128
 
 

@@ -161,42 +161,63 @@ class Reading(Sample):
 class Usage(Record):
     """What an agent has used and which limits it has met, since its cgroup was made.
 
-    Units: microseconds, bytes, operations, tasks, events.  The kernel bills ``rbytes`` and ``wbytes``.  The agent's processes
-    read ``read_bytes`` and dirtied ``dirtied_bytes``; ``unbilled_bytes`` of the latter went to disks unbilled.  The agent was
-    frozen for ``paused_usec`` to keep to its disk rates.  At the end, ``file_dirty`` and ``file_writeback`` were not on a disk
-    yet.  None: not counted here (the controller is missing, the kernel is older than the file, or the run was too short to be
+    None: not counted here (the controller is missing, the kernel is older than the file, or the run was too short to be
     watched).
     """
 
+    #: `cpu.stat`: microseconds of CPU time.
     usage_usec: int | None = None
     user_usec: int | None = None
     system_usec: int | None = None
+    #: `cpu.stat`: throttled periods.
     nr_throttled: int | None = None
+    #: `cpu.stat`: microseconds.
     throttled_usec: int | None = None
+    #: `memory.peak`: bytes.
     memory_peak: int | None = None
+    #: `memory.events`: times at the limit.
     memory_max_events: int | None = None
+    #: `memory.events`: times out of memory.
     memory_oom: int | None = None
+    #: `memory.events`: processes killed.
     memory_oom_kill: int | None = None
+    #: `pids.peak`: processes and threads.
     pids_peak: int | None = None
+    #: `pids.events`: refused forks.
     pids_max_events: int | None = None
+    #: `io.stat`, all devices: bytes.
     rbytes: int | None = None
     wbytes: int | None = None
+    #: `io.stat`, all devices: operations.
     rios: int | None = None
     wios: int | None = None
+    #: cgroup BPF ([network](network.md)): bytes of IP received, without loopback.
     rx_bytes: int | None = None
+    #: Likewise: what came faster than the rate, and was dropped; and its packets.
     rx_dropped_bytes: int | None = None
     rx_dropped_packets: int | None = None
+    #: Likewise: received over loopback, if that is free.
     rx_loopback_bytes: int | None = None
+    #: Likewise: the part of `rx_bytes` that was ahead of the rate, and was held back.
     rx_delayed_bytes: int | None = None
+    #: Likewise: bytes of IP sent, without loopback.
     tx_bytes: int | None = None
+    #: Likewise: what was sent faster than the rate, and was dropped; and its packets.
     tx_dropped_bytes: int | None = None
     tx_dropped_packets: int | None = None
+    #: Likewise: sent over loopback, if that is free.
     tx_loopback_bytes: int | None = None
+    #: Likewise: the part of `tx_bytes` that was ahead of the rate, and was held back.
     tx_delayed_bytes: int | None = None
+    #: `/proc/PID/io`: bytes that its processes read from disks, whichever cgroup is billed.
     read_bytes: int | None = None
+    #: `/proc/PID/io`: bytes that they wrote to files on disks, whichever cgroup is billed.
     dirtied_bytes: int | None = None
+    #: These and `io.stat`: the part of `dirtied_bytes` that is on a disk and not in `wbytes`; null without an io controller.
     unbilled_bytes: int | None = None
+    #: By agentres: microseconds for which it was frozen to hold its disk rates.
     paused_usec: int | None = None
+    #: `memory.stat` at the end: bytes that it wrote and that are not yet on a disk.
     file_dirty: int | None = None
     file_writeback: int | None = None
 

@@ -72,28 +72,39 @@ _CGROUPS = ("agent", "slice")
 _ENDS = ("agent", "host")
 
 RESOURCES = {
+    #: Cores in use.
     "cpu": Resource(
         "cores", RATE, "cpu", lambda at: _seconds(at.usage_usec), lambda at: at.cpu_limit
     ),
+    #: The working set: memory without the inactive page cache.
     "memory": Resource(
         "bytes", LEVEL, "memory", lambda at: at.working_set, lambda at: at.memory_limit
     ),
+    #: Swap in use.
     "swap": Resource("bytes", LEVEL, "memory", lambda at: at.swap_current),
+    #: Read and written, all disks together.
     "disk": Resource("bytes/s", RATE, "disk", lambda at: _sum(_disk_read(at), _disk_written(at))),
+    #: Read, all disks together.
     "disk_read": Resource("bytes/s", RATE, "disk", _disk_read),
+    #: Written, all disks together.
     "disk_write": Resource("bytes/s", RATE, "disk", _disk_written),
+    #: Received and sent, without loopback.
     "network": Resource(
         "bytes/s", RATE, "network", lambda at: _sum(at.rx_bytes, at.tx_bytes), of=_ENDS
     ),
+    #: Received, without loopback.
     "network_in": Resource(
         "bytes/s", RATE, "network", lambda at: at.rx_bytes, lambda at: at.net_in_limit, _ENDS
     ),
+    #: Sent, without loopback.
     "network_out": Resource(
         "bytes/s", RATE, "network", lambda at: at.tx_bytes, lambda at: at.net_out_limit, _ENDS
     ),
+    #: Packets received and sent, without loopback.
     "network_packets": Resource(
         "packets/s", RATE, "network", lambda at: _sum(at.rx_packets, at.tx_packets), of=_ENDS
     ),
+    #: Packets dropped instead.
     "network_drops": Resource(
         "packets/s",
         RATE,
@@ -101,6 +112,7 @@ RESOURCES = {
         lambda at: _sum(at.rx_dropped_packets, at.tx_dropped_packets),
         of=_ENDS,
     ),
+    #: Over loopback, where that is free.
     "network_loopback": Resource(
         "bytes/s",
         RATE,
@@ -108,37 +120,47 @@ RESOURCES = {
         lambda at: _sum(at.rx_loopback_bytes, at.tx_loopback_bytes),
         of=("agent",),
     ),
+    #: Processes and threads.
     "pids": Resource("count", LEVEL, "pids", lambda at: at.pids_current, lambda at: at.pids_limit),
+    #: Open files of all processes.
     "fds": Resource("count", LEVEL, "fds", lambda at: at.fds),
+    #: Open files of the process that has the most, which the alert names.
     "nofile": Resource(
         "count", LEVEL, "fds", lambda at: at.fds_most, lambda at: at.nofile_limit, ("agent",)
     ),
+    #: Used share of the fullest file system that the agent writes to ([disks that fill](limits.md#disks-that-fill)).
     "space": Resource("fraction", LEVEL, OWN, of=("agent",)),
+    #: Load average of a minute; its limit is the cores.
     "load": Resource(
         "count", LEVEL, "load", lambda at: at.load1, lambda at: at.cpu_limit, ("host",)
     ),
+    #: Share of the time in which a task waited for CPU.
     "cpu_pressure": Resource("fraction", RATE, "pressure", lambda at: _seconds(at.cpu_some_usec)),
+    #: Share of the time in which a task waited for memory.
     "memory_pressure": Resource(
         "fraction", RATE, "pressure", lambda at: _seconds(at.memory_some_usec)
     ),
+    #: Share of the time in which a task waited for a disk.
     "io_pressure": Resource("fraction", RATE, "pressure", lambda at: _seconds(at.io_some_usec)),
+    #: Event: a process was killed for memory.
     "oom_kill": Resource("count", EVENT, "events", lambda at: at.memory_oom_kill, of=_CGROUPS),
+    #: Event: a fork was refused at the limit of processes.
     "fork_refused": Resource("count", EVENT, "events", lambda at: at.pids_max_events, of=_CGROUPS),
+    #: State: limits rewritten by something else.
     "drift": Resource("count", LEVEL, OWN, of=("agent",)),
+    #: State: processes of the agent outside of its cgroup.
     "escaped": Resource("count", LEVEL, OWN, of=("agent",)),
+    #: State: control files that vanished or hold garbage.
     "unreadable": Resource("count", LEVEL, OWN),
+    #: State: the history cannot be written.
     "history": Resource("count", LEVEL, OWN, of=("agent",)),
+    #: State: it needs memory that the budget does not have.
     "starved": Resource("count", LEVEL, OWN, of=("agent",)),
+    #: State: all its processes are frozen.
     "frozen": Resource("count", LEVEL, OWN, of=("agent",)),
+    #: State: for 10 s all its processes have waited for memory, and nothing was given or taken back.
     "stalled": Resource("count", LEVEL, OWN, of=("agent",)),
+    #: Event: a handler did not take an alert.
     "handlers": Resource("count", EVENT, OWN, of=("agent",)),
 }
-"""Every resource by the name that rules use.
-
-``network`` excludes loopback.  ``nofile`` is the open files of the process that has the most.  ``space`` is the used
-fraction of the fullest file system that the agent writes to.  ``drift`` is how many limits another program has rewritten,
-``escaped`` how many of the agent's processes are outside its cgroup.  ``unreadable``, ``history`` and ``handlers`` are
-troubles of agentres itself: control files that vanished or hold garbage, a history that cannot be written, alerts that a
-handler did not take.  ``starved`` is 1 while the agent needs memory that the budget does not have, ``frozen`` while its
-processes are frozen (cgroup.freeze), ``stalled`` while all of them wait for memory and nothing grants or reclaims any.
-"""
+"""Every resource by the name that rules use."""

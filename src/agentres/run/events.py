@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from agentres.model.action import Action
     from agentres.model.limits import Limits
+    from agentres.model.schemas import AlertTold, End, Escape, Kill, LimitMet, Moved, Start
     from agentres.model.stats import Escaped, OomKill, Running, Sample
     from agentres.run.explain import Outcome
     from agentres.store import Run
@@ -50,8 +51,6 @@ _MET = {
 }
 """Limit -> the counters that rise when it is met."""
 
-_LISTS = ("left_running", "escaped", "oom_kills")
-
 
 class Events:
     """Reports the events of one ``run``; ``send`` returns whether it took an event, and never blocks."""
@@ -68,40 +67,41 @@ class Events:
 
     def start(self, pid: int, limits: Limits, timeout: float | None) -> None:
         """Report that the command runs, with this PID; ``timeout`` in seconds."""
-        self._tell(
-            "start",
-            agentres=__version__,
-            command=_short_command(self._run.command),
-            cgroup=self._run.cgroup,
-            pid=pid,
-            supervisor=os.getpid(),
-            limits=explain.limits_as_json(limits, timeout),
-        )
+        start: Start = {
+            "agentres": __version__,
+            "command": _short_command(self._run.command),
+            "cgroup": self._run.cgroup,
+            "pid": pid,
+            "supervisor": os.getpid(),
+            "limits": explain.limits_as_json(limits, timeout),
+        }
+        self._tell("start", start)
 
     def acted(self, action: Action) -> None:
         """Report an action, such as a raise of a limit or a freeze."""
         key = action.resource.partition("=")[0]
-        self._tell(
-            action.kind,
-            resource=action.resource,
-            unit=WRITTEN[key].unit if key in WRITTEN else None,
-            before=action.before,
-            after=action.after,
-            rule=action.rule,
-            why=shortened(action.why, TEXT),
-            took_seconds=action.took,
-        )
+        moved: Moved = {
+            "resource": action.resource,
+            "unit": WRITTEN[key].unit if key in WRITTEN else None,
+            "before": action.before,
+            "after": action.after,
+            "rule": action.rule,
+            "why": shortened(action.why, TEXT),
+            "took_seconds": action.took,
+        }
+        self._tell(action.kind, moved)
 
     def alert(self, event: Mapping[str, Any]) -> None:
         """Report an alert event, as handlers get it."""
-        self._tell("alert", alert=dict(event))
+        told: AlertTold = {"alert": dict(event)}
+        self._tell("alert", told)
 
     def judged(self, reading: Sample, last: bool = False) -> None:
         """Report limits that were met and kills for memory, by their counters; ``last``: whatever the interval."""
         for limit, counters in _MET.items():
             total = sum(getattr(reading, counter) or 0 for counter in counters)
             if more := self._more(limit, total, last):
-                self._tell("limit", limit=limit, count=more, total=total)
+                self._met(limit, more, total)
         if more := self._more("kill", reading.memory_oom_kill or 0, last):
             found = [{"pid": kill.pid, "name": kill.task} for kill in self._victims[-MOST:]]
             self._victims.clear()
@@ -109,7 +109,7 @@ class Events:
 
     def time_is_up(self) -> None:
         """Report that the time limit has passed."""
-        self._tell("limit", limit="timeout", count=1, total=1)
+        self._met("timeout", 1, 1)
 
     def oom_killed(self, kills: Sequence[OomKill]) -> None:
         """Take the processes that were killed for memory; :meth:`judged` reports them when the counter has risen."""
@@ -128,7 +128,8 @@ class Events:
         new = [each for each in found if each not in self._outside]
         if new and (last or self._may("escape")):
             self._outside = set(found)
-            self._tell("escape", count=len(new), processes=_short_escaped(new))
+            escape: Escape = {"count": len(new), "processes": _short_escaped(new)}
+            self._tell("escape", escape)
 
     def end(self, outcome: Outcome, reading: Sample) -> bool:
         """Report the end of the agent; return whether ``send`` took that."""
@@ -137,14 +138,26 @@ class Events:
         if outcome.left:
             self.killed("end", "still running when the main process had ended", outcome.left)
         summary = explain.as_json(outcome, __version__)
-        for key in _LISTS:
-            summary[key] = summary[key][:MOST]
+        summary["left_running"] = summary["left_running"][:MOST]
+        summary["oom_kills"] = summary["oom_kills"][:MOST]
         summary["escaped"] = _short_escaped(outcome.escaped)
         summary["command"] = _short_command(outcome.command)
-        return self._tell("end", exit_code=outcome.exit_code, why="", summary=summary)
+        end: End = {"exit_code": outcome.exit_code, "why": "", "summary": summary}
+        return self._tell("end", end)
 
-    def _kill(self, by: str, why: str, count: int, processes: list[dict[str, Any]]) -> None:
-        self._tell("kill", by=by, why=why, count=count, processes=processes)
+    def _met(self, limit: str, count: int, total: int) -> None:
+        met: LimitMet = {"limit": limit, "count": count, "total": total}
+        self._tell("limit", met)
+
+    def _kill(
+        self,
+        by: Literal["memory", "timeout", "stop", "end"],
+        why: str,
+        count: int,
+        processes: list[dict[str, Any]],
+    ) -> None:
+        kill: Kill = {"by": by, "why": why, "count": count, "processes": processes}
+        self._tell("kill", kill)
 
     def _more(self, what: str, total: int, last: bool) -> int:
         """Return by how much a counter has risen since its last event; 0: no new event yet."""
@@ -160,7 +173,7 @@ class Events:
             bucket = self._buckets[what] = Bucket(BURST, EVERY)
         return bucket.take(time.monotonic())
 
-    def _tell(self, event: str, **fields: Any) -> bool:
+    def _tell(self, event: str, fields: Mapping[str, object]) -> bool:
         return self._send({**self.head, "event": event, "time": time.time(), **fields})
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from agentres.kernel.project import Added
     from agentres.model.oom import Footprint
+    from agentres.model.schemas import LimitsTold, Summary
 
 SCHEMA = 1
 """The version of the JSON summary; it rises when a key changes its meaning or is removed."""
@@ -374,7 +375,7 @@ def _from_to(limits: Limits, key: str, show: Callable[[Any], str]) -> str:
     return f"{first} ({show(between.least)} to {show(between.most)})" if between else first
 
 
-def limits_as_json(limits: Limits, timeout: float | None) -> dict[str, Any]:
+def limits_as_json(limits: Limits, timeout: float | None) -> LimitsTold:
     """Return the limits by their keys; ``timeout`` in seconds."""
     return {
         "cpu": limits.cpu,
@@ -382,7 +383,10 @@ def limits_as_json(limits: Limits, timeout: float | None) -> dict[str, Any]:
         "memory": limits.memory,
         "swap": limits.swap,
         "pids": limits.pids,
-        **{key: dict(rates) for key, rates in limits.disk_rates.items()},
+        "rbps": dict(limits.io_read),
+        "wbps": dict(limits.io_write),
+        "riops": dict(limits.io_read_iops),
+        "wiops": dict(limits.io_write_iops),
         "nofile": limits.nofile,
         "net_in": limits.net_in,
         "net_out": limits.net_out,
@@ -394,8 +398,8 @@ def limits_as_json(limits: Limits, timeout: float | None) -> dict[str, Any]:
     }
 
 
-def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
-    """Return the machine-readable summary (``--summary FILE``); docs/summary.md describes each key."""
+def as_json(outcome: Outcome, version: str) -> Summary:
+    """Return the machine-readable summary (``--summary FILE``)."""
     usage, limits = outcome.usage, outcome.limits
     return {
         "schema": SCHEMA,

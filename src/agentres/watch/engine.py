@@ -24,6 +24,8 @@ from agentres.policy.settings import Settings
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
+    from agentres.model.schemas import AlertEvent
+
     class Meter(Protocol):
         """The interface to read a subject, such as :class:`agentres.kernel.meter.Meter`."""
 
@@ -264,7 +266,7 @@ class Engine:
         for event in damper.finish(events) if last else damper.take(now, events):
             detail = subject.detail.get(event.alert.rule.resource, "")
             told = as_dict(event, subject.run, subject.name, self._host, time.time() - now, detail)
-            self._tell(told)
+            self._tell({**told})
 
 
 _KEPT = ("oom_kill", "fork_refused", "escaped")
@@ -273,7 +275,7 @@ _KEPT = ("oom_kill", "fork_refused", "escaped")
 
 def as_dict(
     event: Event, run: str, name: str, host: str, offset: float, detail: str = ""
-) -> dict[str, Any]:
+) -> AlertEvent:
     """Return an event as the history, handlers and JSON have it; pure.
 
     ``offset`` is the unix time of the policy's time 0.
