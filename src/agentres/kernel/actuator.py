@@ -13,7 +13,7 @@ from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.model import log
 from agentres.model.errors import ControlFileError, NotEnforceable
-from agentres.model.figures import parse_cores
+from agentres.model.figures import parse_cores, parse_limit
 from agentres.model.limits import (
     CPUSET,
     DISKS,
@@ -26,7 +26,6 @@ from agentres.model.limits import (
     written,
 )
 from agentres.model.record import TYPE_CHECKING
-from agentres.model.stats import parse_value
 from agentres.model.units import MAX, format_size
 
 if TYPE_CHECKING:
@@ -117,15 +116,14 @@ class Actuator:
         if key in NETWORKS or key == "net_loopback":
             network = self._held().read()
             return {"net_in": network.net_in, "net_out": network.net_out, "net_loopback": network.loopback}[key]  # fmt: skip
-        if key == "cpu":
-            found = parse_cores(self.cgroup.get_property("cpu.max").encode())
-            return MAX if found is None else found
         if key == "cpuset":
             held = self.cgroup.has(CPUSET)
             return (self.cgroup.get_property(CPUSET).strip() if held else self.bound) or MAX
         if _is_disks(key):
             return min((rate for _, rate in self._rates(key)), key=_number, default=MAX)
-        return parse_value(self.cgroup.get_property(WRITTEN[key].file))
+        parse = parse_cores if key == "cpu" else parse_limit
+        found = parse(self.cgroup.get_property(WRITTEN[key].file).encode())
+        return MAX if found is None else found
 
     def limit_or_none(self, key: str) -> float | str | None:
         """Return the limit in force, or None where nothing holds it or it cannot be read.

@@ -6,6 +6,8 @@ import errno
 import os
 import signal
 
+from agentres.model.figures import is_populated
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _DEAD = (b"Z", b"X")
 
@@ -73,7 +75,7 @@ def populated(path: str) -> bool:
     """Whether a live process is in the cgroup at ``path`` or below it.  OSError."""
     fd = os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return b"populated 1\n" in os.read(fd, 4096)
+        return is_populated(os.read(fd, 4096))
     finally:
         os.close(fd)
 
