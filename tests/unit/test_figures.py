@@ -87,7 +87,7 @@ def test_nested_keyed_text_is_a_device_and_its_pairs_a_line(
     [b"8:0 rbytes", b"8:0 8:16 rbytes=1", b"\n", b" \n", b"8:0 rbytes=1\n\n8:16 rbytes=1\n"],
 )
 def test_garbage_is_not_nested_keyed(data: bytes) -> None:
-    with pytest.raises(ValueError, match="unpack|sequence"):
+    with pytest.raises(ValueError, match=r"unpack|sequence"):
         nested_keyed(data)
 
 

@@ -10,7 +10,6 @@ import fcntl
 import os
 import resource
 import select
-import signal
 import socket
 import termios
 import time
@@ -22,7 +21,7 @@ from agentres import __version__
 from agentres.daemon import submission
 from agentres.daemon.submission import Submission
 from agentres.kernel import caller as callers
-from agentres.kernel import delegation, frugal, host, process, registry
+from agentres.kernel import delegation, frugal, host, process, registry, signal
 from agentres.kernel.caller import Caller
 from agentres.kernel.loop import Loop
 from agentres.model import log

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-import signal
 import socket
 import stat
 import sys
@@ -19,11 +18,11 @@ from collections.abc import Callable
 from functools import partial
 
 from agentres.kernel import caller as callers
-from agentres.kernel import delegation, frugal, registry, service
+from agentres.kernel import delegation, frugal, registry, service, signal
 from agentres.kernel.caller import Caller
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.loop import Loop
-from agentres.kernel.signals import Signals
+from agentres.kernel.signalfd import Signals
 from agentres.model import log
 from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, reason
 from agentres.model.paths import DAEMON_SOCKET

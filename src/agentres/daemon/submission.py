@@ -15,8 +15,8 @@ The connection is a lease: when it ends, so does the agent.
 from __future__ import annotations
 
 import json
-import signal
 
+from agentres.kernel import signal
 from agentres.model.errors import UsageError
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.run.control import PROTOCOL, line

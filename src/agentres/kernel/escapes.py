@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 from collections.abc import Callable, Iterable
 
-from agentres.kernel import process
+from agentres.kernel import process, signal
 from agentres.model.errors import ControlFileError, reason
 from agentres.model.record import Record
 from agentres.model.stats import Escaped

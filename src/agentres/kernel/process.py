@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 
+from agentres.kernel import signal
 from agentres.model.figures import is_populated
 
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -7,9 +7,7 @@ must last ``duration`` (Prometheus: ``for``), and an alert ends ``keep_firing_fo
 
 from __future__ import annotations
 
-import enum
-
-from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.record import TYPE_CHECKING, IntEnum, Record
 from agentres.model.units import format_rate, format_size
 from agentres.policy.resources import EVENT, RATE, RESOURCES
 
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
 
-class Severity(enum.IntEnum):
+class Severity(IntEnum):
     """The severity of an alert."""
 
     INFO = 0

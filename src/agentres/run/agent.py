@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from agentres.kernel import signal
 from agentres.model.errors import NotEnforceable, UsageError, reason
 from agentres.model.limits import SHARE, Limits
 from agentres.model.record import TYPE_CHECKING, Record

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from agentres.kernel import signal
 from agentres.model.errors import exit_status, printable, printable_path
 from agentres.model.limits import NETWORK, NETWORKS, ControlLine, Limits, Refused
 from agentres.model.record import TYPE_CHECKING, Record
@@ -185,7 +185,7 @@ def summary(outcome: Outcome) -> list[str]:
     """Return the lines for stderr after a run."""
     usage, limits = outcome.usage, outcome.limits
     if outcome.returncode < 0:
-        end = f"was ended by signal {-outcome.returncode} ({_signal_name(-outcome.returncode)})"
+        end = f"was ended by signal {-outcome.returncode} ({(signal.name(-outcome.returncode) or 'a real-time signal')})"
     else:
         end = f"exited {outcome.returncode}"
     lines = [f"{outcome.name} {end} after {format_duration(outcome.wall)}"]
@@ -322,13 +322,6 @@ def _network(outcome: Outcome) -> str | None:
         f"{word} {format_size(size)}" + (f" ({format_size(early)} held back)" if early else "")
         for word, size, early in ways
     )
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "a real-time signal"
 
 
 def not_enforced(refused: Sequence[Refused]) -> list[str]:

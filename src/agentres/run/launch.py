@@ -7,11 +7,9 @@ wait is imported during that wait.  On a slow machine this saves a tenth of the 
 from __future__ import annotations
 
 import os
-import signal
 import time
-from functools import partial
 
-from agentres.kernel import bell, delegation, host, registry
+from agentres.kernel import bell, delegation, host, registry, signal
 from agentres.kernel.actuator import Actuator
 from agentres.model.errors import (
     ControlFileError,
@@ -114,7 +112,7 @@ class Launch:
         """Get a cgroup for the agent.  From here on the signals that are the agent's are blocked, and kept for it."""
         request = self._request
         # A signal that was ignored at our start (nohup, a background job) stays ignored.
-        self._heard = {s for s in PASSED_ON if signal.getsignal(s) is not signal.SIG_IGN}
+        self._heard = {s for s in PASSED_ON if signal.getsignal(s) != signal.SIG_IGN}
         if os.getpid() == 1:
             self._heard.add(signal.SIGCHLD)
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._heard)
@@ -128,9 +126,9 @@ class Launch:
         )  # fmt: skip
         self._slice = os.path.dirname(self._home.cgroup.path)
         if self._wired:
-            self._taken.append(partial(_clear_the_wires, self._tell))
+            self._taken.append(lambda: _clear_the_wires(self._tell))
         self._taken.append(self._free_space)  # after release(): nothing writes there any more
-        self._taken.append(partial(bell.ring, self._slice))
+        self._taken.append(lambda: bell.ring(self._slice))
         self._taken.append(self._home.release)
         if request.behalf is not None and request.behalf.leased:
             # Before the command begins, so that the agent is ended even if the supervisor is killed right after.
@@ -204,7 +202,7 @@ class Launch:
             self._heard,
             kernel_log,
             self._inside,
-            partial(self.watch, child),
+            lambda loop, on_oom: self.watch(child, loop, on_oom),
             self._owner,
             request.attach,
             not request.hangup_passed,
@@ -250,6 +248,7 @@ class Launch:
         )
         terms = self._enforced.terms_for(settings)
         registry.mark_philosophy(agent.path, terms.philosophy.name)
+        held = behalf is not None and behalf.caller.uid != 0
         watched = Watched(
             request.name,
             request.command,
@@ -257,7 +256,7 @@ class Launch:
             child.started,
             self._escapes,
             self._slice,
-            partial(self._home.adopt, held=behalf is not None and behalf.caller.uid != 0),
+            lambda pid: self._home.adopt(pid, held),
             terms,
             directory=request.cwd or ".",
             uid=self._uid,
@@ -281,7 +280,7 @@ class Launch:
         self._home.agent.kill_all()  # release() reports what survives that
         escaped = self._escaped()
         self._terminal.restore(modes=ended.returncode < 0)
-        return self._supervision.finish(partial(self._outcome, ended, left, escaped))
+        return self._supervision.finish(lambda: self._outcome(ended, left, escaped))
 
     def _escaped(self) -> Sequence[Escaped]:
         """The run's processes outside of its cgroup, after all inside have ended, and what became of them."""
@@ -318,7 +317,7 @@ class Launch:
         if early := pending - _HARMLESS:
             raise Interrupted(min(early))
         if signal.SIGTSTP in pending:
-            from agentres.kernel.signals import let_stop
+            from agentres.kernel.signalfd import let_stop
 
             let_stop()
 

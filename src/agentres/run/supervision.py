@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import agentres
-from agentres.kernel import registry
+from agentres.kernel import registry, signal
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.kmsg import KernelLog
 from agentres.kernel.listener import Channel, Listener, Peer
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentres.kernel.loop import Timer
-    from agentres.kernel.signals import Signals
+    from agentres.kernel.signalfd import Signals
     from agentres.model.limits import Limits
     from agentres.model.oom import Footprint
     from agentres.run.events import Events
@@ -315,7 +314,7 @@ class Supervision:
         self._returncode = os.waitstatus_to_exitcode(status)
 
     def _listen(self) -> None:
-        from agentres.kernel.signals import Signals
+        from agentres.kernel.signalfd import Signals
 
         self._signals = Signals(self._heard)
         self._loop.watch(self._signals.fd, self._pass_on)
@@ -329,7 +328,7 @@ class Supervision:
             if came.number == signal.SIGHUP:
                 self._hung_up()
             if came.number == signal.SIGTSTP and self._signals is not None:
-                from agentres.kernel.signals import stop
+                from agentres.kernel.signalfd import stop
 
                 # After the agent: once we stop, the shell reads the next line.
                 self.when_stopped(stop)

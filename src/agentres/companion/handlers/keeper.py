@@ -15,12 +15,12 @@ import marshal
 import math
 import os
 import select
-import signal
 import socket
 import time
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from agentres.companion.handlers.base import NotDelivered, Once
+from agentres.kernel import signal
 from agentres.model.errors import reason
 
 if TYPE_CHECKING:
@@ -189,10 +189,8 @@ def ending(exit_code: int) -> str:
     """Return how a process ended, in words."""
     if exit_code >= 0:
         return f"exited with status {exit_code}"
-    try:
-        return f"was killed by {signal.Signals(-exit_code).name}"
-    except ValueError:  # a real-time signal
-        return f"was killed by signal {-exit_code}"
+    # Most real-time signals have no name.
+    return f"was killed by {signal.name(-exit_code) or f'signal {-exit_code}'}"
 
 
 def leave_keeper() -> None:
