@@ -224,11 +224,12 @@ def test_who_uses_nothing_keeps_room_above_what_it_uses(actuator: Actuator, cgro
 
 def test_without_an_io_controller_only_what_pauses_hold_can_be_set(cgroup: Fake) -> None:
     lines = [IoMax("8:0", rbps=5, wbps=5)]
-    actuator = Actuator(cgroup, lines, {"": ("8:0",), "/dev/sda": ("8:0",)}, guarded=Watchful)
-    actuator.io_held = False
+    disks = {"": ("8:0",), "/dev/sda": ("8:0",)}
+    actuator = Actuator(cgroup, guarded=Watchful)
+    actuator.take_disks(lines, disks, pausing=False)
     with pytest.raises(NotEnforceable, match="no io controller"):
         actuator.write("io_write", 7)
-    actuator.paced = ("io_write", "io_read")
+    actuator.take_disks(lines, disks, pausing=True)
     actuator.write("io_write", 7)
     assert (actuator.standing("io_write"), actuator.pace("io_write")) == (7, 7)
     for key in ("io_write_iops", "io_write=/dev/sda"):
@@ -239,5 +240,6 @@ def test_without_an_io_controller_only_what_pauses_hold_can_be_set(cgroup: Fake)
 
 def test_a_pace_is_the_highest_rate_of_those_that_have_one(cgroup: Fake) -> None:
     lines = [IoMax("8:0", wbps=5), IoMax("8:16", wbps=9), IoMax("8:32")]
-    actuator = Actuator(cgroup, lines, {"": ("8:0", "8:16", "8:32")}, guarded=Watchful)
+    actuator = Actuator(cgroup, guarded=Watchful)
+    actuator.take_disks(lines, {"": ("8:0", "8:16", "8:32")}, pausing=False)
     assert (actuator.pace("io_write"), actuator.pace("io_read")) == (9, None)
