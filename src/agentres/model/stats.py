@@ -114,28 +114,32 @@ class Reading(Sample):
 class Usage(Record):
     """What an agent has used and which limits it has met, since its cgroup was made.
 
-    Units: microseconds, bytes, operations, tasks, events.  The kernel bills ``rbytes`` and ``wbytes``.  The agent's processes
-    read ``read_bytes`` and dirtied ``dirtied_bytes``; ``unbilled_bytes`` of the latter went to disks unbilled.  The agent was
-    frozen for ``paused_usec`` to keep to its disk rates.  At the end, ``file_dirty`` and ``file_writeback`` were not on a disk
-    yet.  None: not counted here (the controller is missing, the kernel is older than the file, or the run was too short to be
+    None: not counted here (the controller is missing, the kernel is older than the file, or the run was too short to be
     watched).
     """
 
+    # CPU time, in microseconds: all, in user mode, in the kernel.
     usage_usec: int | None = None
     user_usec: int | None = None
     system_usec: int | None = None
+    # In how many periods cpu.max throttled it; microseconds for which it was throttled.
     nr_throttled: int | None = None
     throttled_usec: int | None = None
+    # Bytes.
     memory_peak: int | None = None
+    # How often it met memory.max, how often reclaim did not help, how many processes were killed then.
     memory_max_events: int | None = None
     memory_oom: int | None = None
     memory_oom_kill: int | None = None
+    # Tasks; refused forks.
     pids_peak: int | None = None
     pids_max_events: int | None = None
+    # Disk I/O that the kernel billed: bytes, operations.
     rbytes: int | None = None
     wbytes: int | None = None
     rios: int | None = None
     wios: int | None = None
+    # IP bytes and packets, received and sent: all but those that were dropped, the dropped, those by loopback, the delayed.
     rx_bytes: int | None = None
     rx_dropped_bytes: int | None = None
     rx_dropped_packets: int | None = None
@@ -146,10 +150,13 @@ class Usage(Record):
     tx_dropped_packets: int | None = None
     tx_loopback_bytes: int | None = None
     tx_delayed_bytes: int | None = None
+    # Bytes that its processes read from disks, and that they dirtied; dirtied bytes that went to a disk unbilled.
     read_bytes: int | None = None
     dirtied_bytes: int | None = None
     unbilled_bytes: int | None = None
+    # Microseconds for which it was frozen to keep to its disk rates.
     paused_usec: int | None = None
+    # Bytes that were not on a disk yet at the end: not begun, under way.
     file_dirty: int | None = None
     file_writeback: int | None = None
 

@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 class Behalf(Record):
-    """The caller on whose behalf the daemon runs an agent.
-
-    ``state`` is the directory of its history, ``environment`` the environment of its handlers.  ``within`` lowers limits to
-    what the caller may have, or refuses them.  ``early`` is called while the launch waits, and may raise.  A ``leased`` agent
-    ends with the caller, even if its supervisor was killed.
-    """
+    """The caller on whose behalf the daemon runs an agent."""
 
     caller: Caller
+    # The environment of its handlers.
     environment: Mapping[str, str]
+    # The directory of its history.
     state: str
+    # Lowers limits to what the caller may have, or refuses them.
     within: Callable[[Limits, Limits | None], Limits]
+    # Called while the launch waits; may raise AgentresError.
     early: Callable[[], None]
+    # Whether the agent ends with the caller, even if its supervisor was killed.
     leased: bool
 
 

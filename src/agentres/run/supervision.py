@@ -60,7 +60,7 @@ _UPGRADED = (
     b'{"ok": false, "error": "agentres was upgraded or removed since this agent was started: it takes no commands", '
     b'"remedy": "kill %d ends it"}\n'
 )
-"""What :func:`agentres.run.control.failure` returns; importing it now would load another version."""
+"""What :func:`agentres.model.control.failure` returns; importing it now would load another version."""
 
 
 def _installed() -> tuple[int, int]:
@@ -76,24 +76,29 @@ _BEGAN_AS = _installed()
 
 
 class Ended(Record):
-    """How the main process ended: its status (-N for signal N), after how many seconds, and why.
+    """How the main process ended, and why."""
 
-    ``killed``: we killed the whole agent.  ``short`` is the memory that it was last refused, in words.  ``stopped`` says who
-    ended it by command; empty: nobody.  ``limits`` are the last ones that held; None: no command ever changed them.
-    ``writes`` are the figures of :class:`~agentres.model.stats.Usage` that no control file has.  ``footprint`` is what was in
-    memory when the limit was met.
-    """
-
+    # The exit status; -N: killed by signal N.
     returncode: int
+    # Seconds from the fork to the end.
     wall: float
+    # Whether its time limit passed.
     timed_out: bool
+    # Whether it went on after SIGTERM, and was killed when the grace period was over.
     killed_after_grace: bool
+    # Whether we killed the whole agent.
     killed: bool
+    # The last kills for memory.
     oom_kills: tuple[OomKill, ...]
+    # The memory that it was last refused, in words; empty: none.
     short: str = ""
+    # Who ended it by command, in words; empty: nobody.
     stopped: str = ""
+    # The limits that held last; None: no command ever changed them.
     limits: Limits | None = None
+    # The figures of Usage (agentres.model.stats) that no control file has.
     writes: Mapping[str, int | None] = MappingProxyType({})
+    # What was in memory when the limit was met; None: not known.
     footprint: Footprint | None = None
 
 
@@ -285,7 +290,8 @@ class Supervision:
     def _refusal(self, peer: Peer) -> bytes:
         if "agentres.run.steering" not in sys.modules and _installed() != _BEGAN_AS:
             return _UPGRADED % os.getpid()
-        from agentres.run import control, steering
+        from agentres.model import control
+        from agentres.run import steering
 
         refused = steering.refusal(peer, self._owners, self._log_name)
         return b"" if refused is None else control.failure(refused)

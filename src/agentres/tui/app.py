@@ -16,9 +16,9 @@ from textual.widgets import Footer, Input, Static
 from textual.worker import get_current_worker
 
 from agentres.kernel.libc import die_with_parent
+from agentres.model.control import GRACE, SETTABLE
 from agentres.model.errors import AgentresError, printable
 from agentres.readers.fleet import Picture, Shown
-from agentres.run.control import GRACE, SETTABLE
 from agentres.tui import rows
 from agentres.tui.detail import DetailScreen
 from agentres.tui.dialogs import Ask, Confirm
