@@ -183,22 +183,22 @@ def _leased(
     )
     try:
         draw = None if status is None else status.draw
-        told = Lease(daemon, tell, draw, events).run(asked)
+        ended = Lease(daemon, tell, draw, events).run(asked)
     finally:
         if status is not None:
             status.clear()
     if options.detach:
-        for line in told.lines:
+        for line in ended.lines:
             print(line)
         sys.stdout.flush()
-        return told.exit_code
-    for line in told.lines:
+        return ended.exit_code
+    for line in ended.lines:
         tell(line)
     if file is not None:
         from agentres.cli.outputs import write_summary
 
-        write_summary(file, options.summary or "", told.summary)
-    return told.exit_code
+        write_summary(file, options.summary or "", ended.summary)
+    return ended.exit_code
 
 
 def _configured(values: Values) -> Settings | None:

@@ -24,7 +24,7 @@ from agentres.kernel import caller as callers
 from agentres.kernel import delegation, frugal, host, process, registry, signal
 from agentres.kernel.caller import Caller
 from agentres.kernel.loop import Loop
-from agentres.model import log
+from agentres.model import control, log
 from agentres.model.errors import (
     EXIT_AGENTRES,
     AgentresError,
@@ -36,7 +36,7 @@ from agentres.model.limits import Limits, defaults
 from agentres.model.paths import state_directory
 from agentres.policy import ceilings
 from agentres.policy.settings import Settings, from_plain
-from agentres.run import agent, control, explain, launch
+from agentres.run import agent, explain, launch
 from agentres.run.agent import Behalf
 from agentres.run.options import check_kinds, understand, variable
 from agentres.run.supervision import Supervision

@@ -118,10 +118,10 @@ class Lease:
                     for came in signals.read():
                         self._pass_on(came)
                 if self._sock.fileno() in ready:
-                    told = self._take(asked.detach)
-                    if told is not None:
-                        terminal.restore(modes=told.exit_code >= 128)
-                        return told
+                    ended = self._take(asked.detach)
+                    if ended is not None:
+                        terminal.restore(modes=ended.exit_code >= 128)
+                        return ended
                 if self._stop_by is not None and time.monotonic() >= self._stop_by:
                     self._stop()
                 if self._give_up is not None and time.monotonic() >= self._give_up[0]:

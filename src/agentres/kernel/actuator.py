@@ -157,7 +157,7 @@ class Actuator:
         except (ControlFileError, ValueError):  # its controller is not available, or it is garbage
             return None
 
-    def pace(self, key: str) -> int | None:
+    def paced_rate(self, key: str) -> int | None:
         """Return the highest finite rate among the disks of ``key``; None where none has one."""
         rates = (rate for _, rate in self._rates(key) if isinstance(rate, int))
         return max(rates, default=None)
@@ -190,7 +190,7 @@ class Actuator:
         from agentres.policy.scaling import (
             WORTH,  # here, as in _guard(): only a watched agent needs it, not each launch
         )
-        from agentres.policy.tripwire import ROOM
+        from agentres.policy.tripwire import HEADROOM
 
         standing = self.standing("memory")
         if standing == MAX:
@@ -198,16 +198,16 @@ class Actuator:
         before = int(standing)
         wanted = -(-wanted // PAGE) * PAGE
         current = self.in_use
-        if current + ROOM > wanted:
+        if current + HEADROOM > wanted:
             # Page cache, or allocated since the last look: reclaim some now, the rest another time.
-            self._reclaim(min(_RECLAIMED, current + ROOM - wanted))
+            self._reclaim(min(_RECLAIMED, current + HEADROOM - wanted))
             current = self.in_use
-            wanted = max(wanted, current + ROOM)
+            wanted = max(wanted, current + HEADROOM)
         if wanted > WORTH * before:
             return before
         # From here on an allocation meets the tripwire before the limit.
-        self.set_tripwire(wanted - ROOM // 2)
-        if self.in_use > wanted - ROOM // 2:
+        self.set_tripwire(wanted - HEADROOM // 2)
+        if self.in_use > wanted - HEADROOM // 2:
             return before  # the supervisor puts the tripwire right afterwards
         self.write_memory(wanted)
         return wanted

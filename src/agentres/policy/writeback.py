@@ -36,7 +36,7 @@ class Turn(Record):
     look: float
 
 
-class Bucket:
+class LeakyBucket:
     """A leaky bucket: the bytes ahead of ``rate``, in bytes a second.  Times are in seconds, of any clock.
 
     ``billed`` and ``unbilled`` are the counters when it is created.
@@ -86,10 +86,10 @@ class Bucket:
         ahead = self.level > self.burst and self._owed > max(self.burst / 2, UNSURE)
         freeze = min(self._owed / self.rate, LONGEST) if ahead else 0.0
         self._frozen = freeze
-        room, longest = self.burst - (self.level - freeze * self.rate), self.latest
+        spare, longest = self.burst - (self.level - freeze * self.rate), self.latest
         if (
-            room <= 0
+            spare <= 0
         ):  # one pause is not enough: before the next, it may write a quarter of what that one makes up for
-            room, longest = self.rate * LONGEST / 4, IN_DEBT
-        self._look = min(max(room / self._speed, SOONEST), longest)
+            spare, longest = self.rate * LONGEST / 4, IN_DEBT
+        self._look = min(max(spare / self._speed, SOONEST), longest)
         return Turn(freeze, self._look)

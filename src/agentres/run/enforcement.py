@@ -114,7 +114,7 @@ def enforce(
         places = ["/", "/tmp", "/var/tmp", request.cwd or ".", own]
         missing += _uncounted(places, table) if every else [_NO_DISK]
     missing += _uncounted_names(limits.named_written, table)
-    paced = tuple(key for key in actuator.paced if actuator.pace(key) is not None)
+    paced = tuple(key for key in actuator.paced if actuator.paced_rate(key) is not None)
     if paced and not actuator.io_held and limits.only_bytes_of_every_disk:
         missing = [item for item in missing if item.line.file != "io.max"]
     network = loaded.attach(limits, home)

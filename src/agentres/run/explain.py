@@ -60,7 +60,7 @@ class Outcome(Record):
     escaped: Sequence[Escaped] = ()
     cgroup: str = ""
     # The memory limit at the end, in bytes.
-    memory_max: float | str | None = None
+    memory_limit: float | str | None = None
     # Why it was not raised when it was needed, in words.
     short: str = ""
     # The disk rates that were held by pausing it: all of them unless the kernel held some (io_held).
@@ -152,7 +152,7 @@ def _held(outcome: Outcome) -> str:
 
 def _memory(outcome: Outcome) -> str:
     """Return the memory limit at the end of the run, and the most that it could have become."""
-    stood = outcome.limits.memory if outcome.memory_max is None else outcome.memory_max
+    stood = outcome.limits.memory if outcome.memory_limit is None else outcome.memory_limit
     between = outcome.limits.ranges.get("memory")
     if between is None or stood == between.most:
         return _size(stood)
@@ -404,7 +404,7 @@ def as_json(outcome: Outcome, version: str) -> dict[str, Any]:
         "usage": usage.as_dict(),
         "unreadable": dict(outcome.unreadable),
         "limits": limits_as_json(limits, outcome.timeout),
-        "memory_max": outcome.memory_max,
+        "memory_max": outcome.memory_limit,
         "paced": list(outcome.paced),
         "enforced": [{"file": s.file, "text": s.text} for s in outcome.enforced],
         "not_enforced": [

@@ -17,7 +17,7 @@ from agentres.model.errors import (
     NotEnforceable,
     UsageError,
 )
-from agentres.model.limits import Standing, cpu_hints
+from agentres.model.limits import Precedence, cpu_hints
 from agentres.model.record import TYPE_CHECKING
 from agentres.run.admission import Applicant, enter
 from agentres.run.enforcement import Loaded, enforce, hold_space
@@ -119,9 +119,9 @@ class Launch:
         self._taken.append(self._hear_again)
         self._place = delegation.find(request.best_effort, ours=request.behalf is None)
         self._loaded = Loaded(request.limits)
-        standing = Standing.of(request.priority, _least(request.limits))
+        precedence = Precedence.of(request.priority, _least(request.limits))
         self._home = self._place.acquire(
-            _home_name(request), standing, self._meanwhile, bool(self._walled),
+            _home_name(request), precedence, self._meanwhile, bool(self._walled),
             delegation.controllers(request.limits),
         )  # fmt: skip
         self._slice = os.path.dirname(self._home.cgroup.path)
@@ -342,9 +342,9 @@ class Launch:
             except OSError as error:
                 self._tell(f"NOT enforced: --orphan kill (there is nobody to do it: {error})")
         if "memory" in limits.ranges and isinstance(limits.memory, int) and self._enforced.holds("memory.max"):  # fmt: skip
-            from agentres.policy.tripwire import ROOM, last
+            from agentres.policy.tripwire import HEADROOM, last
 
-            self._actuator.set_tripwire(last(limits.memory, ROOM))
+            self._actuator.set_tripwire(last(limits.memory, HEADROOM))
         if self._wired and child.wait_until_ready():
             from agentres.kernel import netns
 
@@ -413,7 +413,7 @@ class Launch:
             left=left,
             escaped=escaped,
             cgroup=agent.path,
-            memory_max=self._actuator.limit_or_none("memory"),
+            memory_limit=self._actuator.limit_or_none("memory"),
             short=ended.short,
             stopped=stopped,
             paced=enforced.paced,
