@@ -53,7 +53,7 @@ class Request(Record):
     best_effort: bool = False
     # Seconds of wall time.
     timeout: float | None = None
-    # A name or number, or agentres.run.launch.OWN_USER for a user that no other agent has; root only.
+    # A name or number, or agentres.run.identity.OWN_USER for a user that no other agent has; root only.
     user: str | None = None
     # Whether to wall it off (docs/security.md), root only; None: if user or behalf is given.
     isolate: bool | None = None

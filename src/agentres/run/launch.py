@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from agentres.kernel.loop import Loop
     from agentres.kernel.project import Quota
     from agentres.kernel.trampoline import Child, Identity
-    from agentres.kernel.walls import OwnUser
     from agentres.model.limits import Limits
     from agentres.model.oom import Footprint
     from agentres.model.stats import Escaped, Running
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
     from agentres.run.explain import Outcome
     from agentres.run.monitor import Monitor
     from agentres.run.supervision import Ended
-
-OWN_USER = "auto"
-"""The value of --user that asks for a user that no other agent has."""
 
 PASSED_ON = (
     signal.SIGINT,
@@ -90,10 +86,14 @@ class Launch:
             who = behalf.caller
             self._identity = Identity(who.uid, who.gid, who.groups, who.name, "")
         else:
-            user = OWN_USER if self._walled and request.user is None else request.user
-            self._identity, own = _identity(user)
-            if own is not None:
-                self._taken.append(own.close)
+            self._identity = None
+            if self._walled or request.user is not None:
+                from agentres.run import identity
+
+                user = identity.OWN_USER if request.user is None else request.user
+                self._identity, own = identity.find(user)
+                if own is not None:
+                    self._taken.append(own.close)
 
     def __enter__(self) -> Self:
         return self
@@ -203,10 +203,10 @@ class Launch:
             kernel_log,
             self._inside,
             lambda loop, on_oom: self.watch(child, loop, on_oom),
-            self._owner,
-            request.attach,
-            not request.hangup_passed,
-            request.events >= 0,
+            owner=self._owner,
+            attach=request.attach,
+            hangup_ends=not request.hangup_passed,
+            always=request.events >= 0,
         )
         self._taken.append(self._supervision.close)
 
@@ -490,32 +490,6 @@ def _gaps(identity: Identity | None, walled: bool) -> list[str]:
             f"NOT enforced: it can signal and trace other processes of {identity.name}, and by them leave its limits (Linux 6.12's Landlock is not here); --user auto gives it a user of its own"
         ]
     return []
-
-
-def _identity(user: str | None) -> tuple[Identity | None, OwnUser | None]:
-    """Return the user, and for OWN_USER what reserves it for this agent.  UsageError."""
-    if user is None:
-        return None, None
-    if os.geteuid() != 0:
-        raise UsageError("--user: only root may run an agent as another user")
-    import pwd
-
-    from agentres.kernel.trampoline import Identity
-
-    if user == OWN_USER:
-        from agentres.kernel.walls import OwnUser
-
-        own = OwnUser()
-        return Identity(own.uid, own.uid, (), f"agentres-{own.uid}", "/"), own
-
-    try:
-        is_number = user.isascii() and user.isdecimal() and len(user) <= 20
-        entry = pwd.getpwuid(int(user)) if is_number else pwd.getpwnam(user)
-    except (KeyError, OverflowError):  # getpwuid(3) takes what fits a uid_t
-        raise UsageError(f"--user {user}: there is no such user") from None
-    groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
-    found = Identity(entry.pw_uid, entry.pw_gid, groups, entry.pw_name, entry.pw_dir)
-    return found, None
 
 
 def check_nofile(limits: Limits, hard: int) -> None:

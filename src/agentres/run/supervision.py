@@ -120,6 +120,7 @@ class Supervision:
         kernel_log: KernelLog,
         log_name: str,
         watch: Watcher,
+        *,
         owner: int | None = None,
         attach: Callable[[Loop, Supervision], None] | None = None,
         hangup_ends: bool = True,
