@@ -100,7 +100,7 @@ def parse_hierarchy(table: list[Mount], proc_cgroup: str) -> Hierarchy:
 def hierarchy() -> Hierarchy:
     """Return :func:`parse_hierarchy` of this process."""
     with open("/proc/self/cgroup", errors="surrogateescape") as file:
-        return parse_hierarchy(mounts(), file.read())
+        return parse_hierarchy(mounts("cgroup"), file.read())
 
 
 class Place(Record):

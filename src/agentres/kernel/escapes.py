@@ -177,7 +177,7 @@ class Escapes:
                 environment = file.readall()
             if not environment:
                 os.readlink(f"/proc/{pid}/exe")  # fails for kernel threads, which have neither
-                self._is_unready = True
+                self._is_unready = self._is_unready or process.is_in_execve(pid)
             return self._mark in b"\0" + environment + b"\0"
         except OSError:  # it has ended, or we may not read it
             return False

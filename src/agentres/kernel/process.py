@@ -45,6 +45,11 @@ def is_zombie(pid: int) -> bool:
     return _stat(pid)[1][:1] == [b"Z"]
 
 
+def is_in_execve(pid: int) -> bool:
+    """Whether a process is in the middle of execve(2), and has no environment yet (proc_pid_stat(5), field 51)."""
+    return _stat(pid)[1][48:49] == [b"0"]
+
+
 def name(pid: int) -> str:
     """Return a process's name (comm in proc_pid_comm(5)); empty: it has ended."""
     comm, fields = _stat(pid)
