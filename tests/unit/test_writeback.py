@@ -31,7 +31,7 @@ class Writer:
     def write(self, seconds: float, speed: float, billed: float = 0.0) -> None:
         """Let it run, a turn at a time, until so many seconds have passed."""
         end = self.now + seconds
-        look = self.bucket._look
+        look = self.bucket.look
         while self.now < end:
             self.now += look
             self.unbilled += round(speed * look)

@@ -49,7 +49,8 @@ class LeakyBucket:
         self._billed, self._unbilled = billed, unbilled
         self._owed = 0.0
         self._speed = 0.0
-        self._look = SOONEST
+        self.look = SOONEST
+        """Seconds from now, or from the end of a freeze, to the next look."""
         self._frozen = 0.0
 
     @property
@@ -80,8 +81,8 @@ class LeakyBucket:
         self._owed = min(max(0.0, self._owed - paid) + unpaid, self.level)
         if not unpaid:
             # All of it was billed: the kernel limits that by itself.
-            self._look = min(2 * self._look, IN_DEBT if self.level > self.burst else self.latest)
-            return Turn(0.0, self._look)
+            self.look = min(2 * self.look, IN_DEBT if self.level > self.burst else self.latest)
+            return Turn(0.0, self.look)
         self._speed = max(unpaid / ran, self._speed / 2)
         ahead = self.level > self.burst and self._owed > max(self.burst / 2, UNSURE)
         freeze = min(self._owed / self.rate, LONGEST) if ahead else 0.0
@@ -91,5 +92,5 @@ class LeakyBucket:
             spare <= 0
         ):  # one pause is not enough: before the next, it may write a quarter of what that one makes up for
             spare, longest = self.rate * LONGEST / 4, IN_DEBT
-        self._look = min(max(spare / self._speed, SOONEST), longest)
-        return Turn(freeze, self._look)
+        self.look = min(max(spare / self._speed, SOONEST), longest)
+        return Turn(freeze, self.look)
