@@ -13,7 +13,7 @@ from fake_slice import MIB, FakeSlice
 from agentres.kernel.actuator import COMMAND, CONTENTION, Actuator
 from agentres.model.errors import ControlFileError, NotEnforceable
 from agentres.model.limits import ControlLine, IoMax
-from agentres.policy.tripwire import ROOM
+from agentres.policy.tripwire import HEADROOM
 
 
 class Watchful(Guard):
@@ -216,21 +216,22 @@ def test_who_is_frozen_is_guarded_whatever_becomes_of_the_tripwire(actuator: Act
 
 def test_who_uses_nothing_keeps_room_above_what_it_uses(actuator: Actuator, cgroup: Fake) -> None:
     cgroup.uses(100 * MIB)
-    assert actuator.trim_memory(10 * MIB) == 100 * MIB + ROOM
-    assert text(cgroup, "memory.max") == str(100 * MIB + ROOM)
+    assert actuator.trim_memory(10 * MIB) == 100 * MIB + HEADROOM
+    assert text(cgroup, "memory.max") == str(100 * MIB + HEADROOM)
     # Less than a tenth is not worth it.
-    assert actuator.trim_memory(100 * MIB + ROOM - MIB) == 100 * MIB + ROOM
+    assert actuator.trim_memory(100 * MIB + HEADROOM - MIB) == 100 * MIB + HEADROOM
 
 
 def test_without_an_io_controller_only_what_pauses_hold_can_be_set(cgroup: Fake) -> None:
     lines = [IoMax("8:0", rbps=5, wbps=5)]
-    actuator = Actuator(cgroup, lines, {"": ("8:0",), "/dev/sda": ("8:0",)}, guarded=Watchful)
-    actuator.io_held = False
+    disks = {"": ("8:0",), "/dev/sda": ("8:0",)}
+    actuator = Actuator(cgroup, guarded=Watchful)
+    actuator.take_disks(lines, disks, pausing=False)
     with pytest.raises(NotEnforceable, match="no io controller"):
         actuator.write("io_write", 7)
-    actuator.paced = ("io_write", "io_read")
+    actuator.take_disks(lines, disks, pausing=True)
     actuator.write("io_write", 7)
-    assert (actuator.standing("io_write"), actuator.pace("io_write")) == (7, 7)
+    assert (actuator.standing("io_write"), actuator.paced_rate("io_write")) == (7, 7)
     for key in ("io_write_iops", "io_write=/dev/sda"):
         with pytest.raises(NotEnforceable, match="no io controller"):
             actuator.write(key, 7)
@@ -239,5 +240,6 @@ def test_without_an_io_controller_only_what_pauses_hold_can_be_set(cgroup: Fake)
 
 def test_a_pace_is_the_highest_rate_of_those_that_have_one(cgroup: Fake) -> None:
     lines = [IoMax("8:0", wbps=5), IoMax("8:16", wbps=9), IoMax("8:32")]
-    actuator = Actuator(cgroup, lines, {"": ("8:0", "8:16", "8:32")}, guarded=Watchful)
-    assert (actuator.pace("io_write"), actuator.pace("io_read")) == (9, None)
+    actuator = Actuator(cgroup, guarded=Watchful)
+    actuator.take_disks(lines, {"": ("8:0", "8:16", "8:32")}, pausing=False)
+    assert (actuator.paced_rate("io_write"), actuator.paced_rate("io_read")) == (9, None)

@@ -305,7 +305,7 @@ def test_the_json_summary_is_this() -> None:
         footprint=HELD,
         grown={"/tmp": 5},
         cgroup="/sys/fs/cgroup/a/agent",
-        memory_max=512 * MIB,
+        memory_limit=512 * MIB,
         alerts_left_out={"memory": 31},
         moves_left_out=2,
     )  # fmt: skip
@@ -439,7 +439,7 @@ def test_a_kill_at_an_elastic_limit_tells_why_it_was_not_raised() -> None:
     outcome = Outcome(
         "a", ("true",), limits, -9, 1.0,
         usage=Usage(memory_oom=1, memory_oom_kill=1),
-        memory_max=512 * MIB, short="others have it",
+        memory_limit=512 * MIB, short="others have it",
     )  # fmt: skip
     (hit,) = hits(outcome)
     assert "limit 512 MiB (of up to 2.0 GiB), not raised: others have it" in hit.text

@@ -8,7 +8,8 @@ writes and ends.  A shell takes a tenth of the memory of a process of ours.
 from __future__ import annotations
 
 import os
-import signal
+
+from agentres.kernel import signal
 
 _SCRIPT = """read -r _
 while [ $# -gt 1 ]; do echo "$1" 2>/dev/null >"$2"; shift 2; done

@@ -46,7 +46,7 @@ def biggest(processes: Sequence[Resident]) -> tuple[Resident, ...]:
     return tuple(sorted(processes, key=lambda each: -each.size)[:_BIGGEST])
 
 
-class Report:
+class OomReport:
     """Takes the kernel log's records in order and returns each OOM kill (mm/oom_kill.c, mm/memcontrol.c)."""
 
     def __init__(self, page_size: int) -> None:

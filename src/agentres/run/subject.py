@@ -12,7 +12,7 @@ from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import NEVER, format_size
 from agentres.policy import stall, tripwire
 from agentres.policy.settings import Settings
-from agentres.policy.tripwire import ROOM
+from agentres.policy.tripwire import HEADROOM
 from agentres.watch.engine import Subject
 
 if TYPE_CHECKING:
@@ -107,7 +107,9 @@ class AgentSubject(Subject):
         if resource == "space" and self.space is not None:
             self.states["space"] = used = self.space.look(self.meter.pids)
             if any(each.alert or used >= each.rule.levels[0][1] for each in self.watches["space"]):
-                self.detail["space"] = self.space.told(self.meter.reading, self.meter.memory_stat)
+                self.detail["space"] = self.space.describe(
+                    self.meter.reading, self.meter.memory_stat
+                )
         return super().value(resource, now)
 
     def observed(self, resource: str, value: float | None, reading: Sample, now: float) -> float:
@@ -247,7 +249,7 @@ class AgentSubject(Subject):
         thresholds = [watch.next_threshold for watch in self.watches.get("memory", ())]
         wake = None if self.mover is None else self.mover.wake_at()
         ahead = min((t for t in (*thresholds, wake) if t is not None), default=None)
-        room = None if wake is None else ROOM
-        height = tripwire.height(ahead, current, used, reading.memory_limit, room)
+        headroom = None if wake is None else HEADROOM
+        height = tripwire.height(ahead, current, used, reading.memory_limit, headroom)
         if tripwire.moved(self._actuator.tripwire, height):
             self._without_tripwire = not self._actuator.set_tripwire(height)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import agentres
-from agentres.kernel import registry
+from agentres.kernel import registry, signal
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.kmsg import KernelLog
 from agentres.kernel.listener import Channel, Listener, Peer
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentres.kernel.loop import Timer
-    from agentres.kernel.signals import Signals
+    from agentres.kernel.signalfd import Signals
     from agentres.model.limits import Limits
     from agentres.model.oom import Footprint
     from agentres.run.events import Events
@@ -61,7 +60,7 @@ _UPGRADED = (
     b'{"ok": false, "error": "agentres was upgraded or removed since this agent was started: it takes no commands", '
     b'"remedy": "kill %d ends it"}\n'
 )
-"""What :func:`agentres.run.control.failure` returns; importing it now would load another version."""
+"""What :func:`agentres.model.control.failure` returns; importing it now would load another version."""
 
 
 def _installed() -> tuple[int, int]:
@@ -77,24 +76,29 @@ _BEGAN_AS = _installed()
 
 
 class Ended(Record):
-    """How the main process ended: its status (-N for signal N), after how many seconds, and why.
+    """How the main process ended, and why."""
 
-    ``killed``: we killed the whole agent.  ``short`` is the memory that it was last refused, in words.  ``stopped`` says who
-    ended it by command; empty: nobody.  ``limits`` are the last ones that held; None: no command ever changed them.
-    ``writes`` are the figures of :class:`~agentres.model.stats.Usage` that no control file has.  ``footprint`` is what was in
-    memory when the limit was met.
-    """
-
+    # The exit status; -N: killed by signal N.
     returncode: int
+    # Seconds from the fork to the end.
     wall: float
+    # Whether its time limit passed.
     timed_out: bool
+    # Whether it went on after SIGTERM, and was killed when the grace period was over.
     killed_after_grace: bool
+    # Whether we killed the whole agent.
     killed: bool
+    # The last kills for memory.
     oom_kills: tuple[OomKill, ...]
+    # The memory that it was last refused, in words; empty: none.
     short: str = ""
+    # Who ended it by command, in words; empty: nobody.
     stopped: str = ""
+    # The limits that held last; None: no command ever changed them.
     limits: Limits | None = None
+    # The figures of Usage (agentres.model.stats) that no control file has.
     writes: Mapping[str, int | None] = MappingProxyType({})
+    # What was in memory when the limit was met; None: not known.
     footprint: Footprint | None = None
 
 
@@ -116,6 +120,7 @@ class Supervision:
         kernel_log: KernelLog,
         log_name: str,
         watch: Watcher,
+        *,
         owner: int | None = None,
         attach: Callable[[Loop, Supervision], None] | None = None,
         hangup_ends: bool = True,
@@ -286,7 +291,8 @@ class Supervision:
     def _refusal(self, peer: Peer) -> bytes:
         if "agentres.run.steering" not in sys.modules and _installed() != _BEGAN_AS:
             return _UPGRADED % os.getpid()
-        from agentres.run import control, steering
+        from agentres.model import control
+        from agentres.run import steering
 
         refused = steering.refusal(peer, self._owners, self._log_name)
         return b"" if refused is None else control.failure(refused)
@@ -315,7 +321,7 @@ class Supervision:
         self._returncode = os.waitstatus_to_exitcode(status)
 
     def _listen(self) -> None:
-        from agentres.kernel.signals import Signals
+        from agentres.kernel.signalfd import Signals
 
         self._signals = Signals(self._heard)
         self._loop.watch(self._signals.fd, self._pass_on)
@@ -329,7 +335,7 @@ class Supervision:
             if came.number == signal.SIGHUP:
                 self._hung_up()
             if came.number == signal.SIGTSTP and self._signals is not None:
-                from agentres.kernel.signals import stop
+                from agentres.kernel.signalfd import stop
 
                 # After the agent: once we stop, the shell reads the next line.
                 self.when_stopped(stop)
