@@ -338,7 +338,7 @@ class Launch:
 
             try:
                 mark = "" if self._request.escaped == "tell" else f"{RUN}={self._run}"
-                self._actuator.guard(mark)
+                self._actuator.guard(mark, self._uid or None)
             except OSError as error:
                 self._tell(f"NOT enforced: --orphan kill (there is nobody to do it: {error})")
         if "memory" in limits.ranges and isinstance(limits.memory, int) and self._enforced.holds("memory.max"):  # fmt: skip
