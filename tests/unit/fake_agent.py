@@ -80,7 +80,7 @@ class Fake(Cgroup):
 class Guard(Deadman):
     """Nobody waits for our death."""
 
-    def __init__(self, path: str, kill: bool, mark: str = "") -> None:
+    def __init__(self, path: str, kill: bool, mark: str = "", uid: int | None = None) -> None:
         pass
 
     def close(self) -> None:

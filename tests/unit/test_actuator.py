@@ -21,10 +21,12 @@ class Watchful(Guard):
 
     there = 0
     kills = False
+    of: tuple[str, int | None] = ("", None)
 
-    def __init__(self, path: str, kill: bool, mark: str = "") -> None:
+    def __init__(self, path: str, kill: bool, mark: str = "", uid: int | None = None) -> None:
         Watchful.there += 1
         Watchful.kills = kill
+        Watchful.of = mark, uid
 
     def close(self) -> None:
         Watchful.there -= 1
@@ -115,7 +117,8 @@ def test_a_tripwire_that_is_refused_leaves_none(actuator: Actuator, cgroup: Fake
 
 
 def test_one_that_is_to_be_killed_with_us_is_guarded_to_its_end(actuator: Actuator) -> None:
-    actuator.guard()
+    actuator.guard("RUN=f00d", 1000)
+    assert Watchful.of == ("RUN=f00d", 1000)
     assert (Watchful.there, Watchful.kills) == (1, True)
     actuator.set_tripwire(500 * MIB)
     actuator.freeze(COMMAND, "frozen by me")
@@ -127,7 +130,7 @@ def test_one_that_is_to_be_killed_with_us_is_guarded_to_its_end(actuator: Actuat
 
 
 def test_no_deadman_no_tripwire(cgroup: Fake) -> None:
-    def none(path: str, kill: bool, mark: str) -> Guard:
+    def none(path: str, kill: bool, mark: str, uid: int | None) -> Guard:
         raise OSError(errno.ENOENT, "no /bin/sh")
 
     actuator = Actuator(cgroup, guarded=none)

@@ -55,7 +55,7 @@ class Actuator:
     """
 
     def __init__(
-        self, cgroup: Cgroup, guarded: Callable[[str, bool, str], Deadman] | None = None
+        self, cgroup: Cgroup, guarded: Callable[[str, bool, str, int | None], Deadman] | None = None
     ) -> None:
         self.cgroup = cgroup
         self.network: Network | None = None
@@ -77,6 +77,7 @@ class Actuator:
         self._guarded = guarded
         self._deadman: Deadman | None = None
         self._kills, self._mark = False, ""
+        self._uid: int | None = None
 
     def close(self) -> None:
         """Lift the tripwire, end the deadman and close the network; call it once the agent is gone."""
@@ -292,9 +293,9 @@ class Actuator:
             # Other supervisors must not think that it was frozen for them.
             registry.mark_paused(self.cgroup.fd, not paused)
 
-    def guard(self, mark: str = "") -> None:
-        """Have the agent killed if this process dies, and every process outside that has the mark.  Raises OSError."""
-        self._kills, self._mark = True, mark
+    def guard(self, mark: str = "", uid: int | None = None) -> None:
+        """Have the agent killed if this process dies, and every process outside that has the mark and is of this user; None: of any.  Raises OSError."""
+        self._kills, self._mark, self._uid = True, mark, uid
         self._guard()
 
     def _guard(self) -> None:
@@ -302,7 +303,8 @@ class Actuator:
         if self._deadman is None:
             from agentres.kernel.deadman import Deadman
 
-            self._deadman = (self._guarded or Deadman)(self.cgroup.path, self._kills, self._mark)
+            make = self._guarded or Deadman
+            self._deadman = make(self.cgroup.path, self._kills, self._mark, self._uid)
 
     def _held(self) -> Network:
         if self.network is None:

@@ -1,4 +1,4 @@
-"""The OOM killer's reports in the kernel log, and what an agent's memory consisted of; pure.
+"""The OOM killer's reports in the kernel log, whose limit it was, and what an agent's memory consisted of; pure.
 
 Loaded only when memory ran out, which happens to few agents.
 """
@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from agentres.model.record import Record
-from agentres.model.stats import OomKill
+from agentres.model.stats import OomCounts, OomKill
 
 KINDS = ("anon", "file", "shmem", "kernel", "sock")
 """Keys of memory.stat (cgroup-v2.rst): anonymous memory, page cache, tmpfs and shared memory (part of that), kernel memory, sockets."""
@@ -44,6 +44,17 @@ class Footprint(Record):
 def biggest(processes: Sequence[Resident]) -> tuple[Resident, ...]:
     """Return the largest processes, the largest first."""
     return tuple(sorted(processes, key=lambda each: -each.size)[:_BIGGEST])
+
+
+def limits_met(before: OomCounts, now: OomCounts) -> tuple[str, ...] | None:
+    """Return the cgroups above an agent that met their limit between two counts; none: the host ran out; None: it is not known.
+
+    One that met it for another agent's sake is among them.
+    """
+    met = tuple(
+        path for path, count in now.counts.items() if count > before.counts.get(path, count)
+    )
+    return met if met or now.whole else None
 
 
 class OomReport:

@@ -96,6 +96,8 @@ class Summary(TypedDict):
     escaped: Sequence[Mapping[str, object]]
     #: `pid`, `task`, `cgroup` of each victim (at most the last 100), and `limit_cgroup`, the cgroup whose limit was hit (empty: the host's); only if agentres may read the kernel log.
     oom_kills: Sequence[Mapping[str, object]]
+    #: Whose limit the last kill for memory was: `cgroup` below the mount for the agent's own, or a cgroup above it, such as `/agentres.slice`; two or more if it was one of them; `[]`: the host ran out of memory; null: nobody was killed, or it is not known. It comes from the kernel log, or else from `memory.events.local` of the cgroups above, which everybody may read.
+    oom_limits: Sequence[str] | None
     #: Because there were [too many](security.md#what-an-agent-can-make-us-write): rule → number of changes of its alerts that were not reported.
     alerts_left_out: Mapping[str, int]
     #: Likewise, how many moves of limits are missing from the history.

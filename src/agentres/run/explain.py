@@ -55,6 +55,8 @@ class Outcome(Record):
     enforced: Sequence[ControlLine] = ()
     not_enforced: Sequence[Refused] = ()
     oom_kills: Sequence[OomKill] = ()
+    # The cgroups whose limit the last of them was killed for (agentres.model.stats.OomCause).
+    oom_limits: Sequence[str] | None = None
     # The processes that still ran after the main process had ended; they were killed.
     left: Sequence[Running] = ()
     # The processes of the run that lived outside of its cgroup then.
@@ -129,18 +131,13 @@ def _oom(outcome: Outcome) -> str:
     peak = f", peak {format_size(usage.memory_peak)}" if usage.memory_peak else ""
     from agentres.run import exhaustion  # few agents need it
 
-    if not usage.memory_oom or (kills and _is_above(kills[-1].limit_cgroup, outcome.cgroup)):
-        return f"{what}{who}; {exhaustion.whose(outcome.oom_kills)}{peak}"
+    if others := exhaustion.whose(outcome.oom_limits, outcome.cgroup):
+        return f"{what}{who}; {others}{peak}"
     short = f", not raised: {outcome.short}" if outcome.short else ""
     return (
         f"memory limit: {what}{who}; limit {_memory(outcome)}{short}{peak}{_held(outcome)};"
         f" {exhaustion.remedy(outcome.footprint, outcome.grown)}"
     )
-
-
-def _is_above(limit: str, cgroup: str) -> bool:
-    """Whether a limit is the host's ("") or that of one around ``cgroup``, an absolute path."""
-    return not limit or f"{limit}/" in cgroup
 
 
 def _held(outcome: Outcome) -> str:
@@ -429,6 +426,7 @@ def as_json(outcome: Outcome, version: str) -> Summary:
             {"pid": k.pid, "task": k.task, "cgroup": k.cgroup, "limit_cgroup": k.limit_cgroup}
             for k in outcome.oom_kills
         ],
+        "oom_limits": None if outcome.oom_limits is None else list(outcome.oom_limits),
         "alerts_left_out": dict(outcome.alerts_left_out),
         "moves_left_out": outcome.moves_left_out,
     }

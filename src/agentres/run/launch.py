@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from agentres.kernel.project import Quota
     from agentres.kernel.trampoline import Child, Identity
     from agentres.model.limits import Limits
-    from agentres.model.oom import Footprint
-    from agentres.model.stats import Escaped, Running
+    from agentres.model.stats import Escaped, OomCause, Running
     from agentres.run.agent import Request
     from agentres.run.explain import Outcome
     from agentres.run.monitor import Monitor
@@ -232,7 +231,7 @@ class Launch:
             self._tell("NOT enforced: it keeps capabilities that undo limits (CAP_SETPCAP is not here)")  # fmt: skip
         return ()
 
-    def watch(self, child: Child, loop: Loop, on_oom: Callable[[], Footprint | None]) -> Monitor:
+    def watch(self, child: Child, loop: Loop, on_oom: Callable[[], OomCause | None]) -> Monitor:
         """Return the monitor of the agent, for :class:`~agentres.run.supervision.Supervision`."""
         from agentres.policy.settings import Settings
 
@@ -338,7 +337,7 @@ class Launch:
 
             try:
                 mark = "" if self._request.escaped == "tell" else f"{RUN}={self._run}"
-                self._actuator.guard(mark)
+                self._actuator.guard(mark, self._uid or None)
             except OSError as error:
                 self._tell(f"NOT enforced: --orphan kill (there is nobody to do it: {error})")
         if "memory" in limits.ranges and isinstance(limits.memory, int) and self._enforced.holds("memory.max"):  # fmt: skip
@@ -410,6 +409,7 @@ class Launch:
             enforced=enforced.written,
             not_enforced=enforced.missing,
             oom_kills=ended.oom_kills,
+            oom_limits=ended.oom_limits,
             left=left,
             escaped=escaped,
             cgroup=agent.path,

@@ -36,7 +36,7 @@ from agentres.watch.engine import Engine, Subject
 if TYPE_CHECKING:
     from typing import Any
 
-    from agentres.model.oom import Footprint
+    from agentres.model.stats import OomCause
     from agentres.run.events import Events
     from agentres.run.explain import Outcome
     from agentres.run.messenger import Handle
@@ -61,7 +61,7 @@ class Monitor:
         loop: Loop,
         watched: Watched,
         settings: Settings,
-        on_oom: Callable[[], Footprint | None],
+        on_oom: Callable[[], OomCause | None],
         callables: Sequence[Handle] = (),
     ) -> None:
         self.watched = watched

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from agentres.kernel.meter import Meter
     from agentres.kernel.space import Space
     from agentres.model.oom import Footprint
-    from agentres.model.stats import Sample
+    from agentres.model.stats import OomCause, Sample
     from agentres.run.events import Events
     from agentres.run.fullness import Fullness
     from agentres.run.learning import Learning
@@ -57,7 +57,7 @@ class AgentSubject(Subject):
         settings: Settings,
         since: float,
         note: Callable[[str, float, str], None],
-        on_oom: Callable[[], Footprint | None],
+        on_oom: Callable[[], OomCause | None],
     ) -> None:
         super().__init__(run.id, run.name, "agent", meter, settings, since)
         self._actuator = actuator
@@ -144,8 +144,8 @@ class AgentSubject(Subject):
                 self._on_oom()
                 return
             self._fullness = Fullness(self.meter, self._on_oom)
-        if held := self._fullness.note(killed):
-            self.detail["oom_kill"] = held
+        if told := self._fullness.note(killed):
+            self.detail["oom_kill"] = told
 
     def ceiling(self, resource: str) -> float | None:
         highest = None if self.mover is None else self.mover.ceiling(resource)
@@ -235,9 +235,12 @@ class AgentSubject(Subject):
         self._lifted_until = now + _LIFTED_SECONDS
         if high:
             return f"memory.high stood at {format_size(int(high))}, and was lifted"
-        limit = self.meter.reading.memory_limit
-        at = f"its own limit, {format_size(limit)}," if limit is not None else "none of its own"
-        return f"by {at} or by one above it: the kernel takes memory back, and has not killed"
+        try:
+            from agentres.kernel import ancestors  # few agents stall
+            from agentres.run import exhaustion
+        except ImportError as error:  # agentres was upgraded or removed meanwhile
+            return f"what holds it is not known: {error}"
+        return exhaustion.stalled(ancestors.full_limits(self.meter.path), self.meter.path)
 
     def _move_tripwire(self) -> None:
         if time.monotonic() < self._lifted_until:

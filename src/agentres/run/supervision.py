@@ -19,7 +19,8 @@ from agentres.kernel.trampoline import Child
 from agentres.model import log
 from agentres.model.errors import ControlFileError
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.stats import Escaped, OomKill
+from agentres.model.stats import Escaped, OomCause, OomKill
+from agentres.run.oomkills import OomKills
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from agentres.run.monitor import Monitor
     from agentres.run.steering import Steering
 
-    Watcher = Callable[[Loop, Callable[[], Footprint | None]], Monitor]
+    Watcher = Callable[[Loop, Callable[[], OomCause | None]], Monitor]
 
 GRACE_SECONDS = 5.0
 """Seconds between SIGTERM and SIGKILL when the time limit has passed."""
@@ -45,9 +46,6 @@ STOP_SECONDS = 0.5
 """Seconds in which a process that obeys SIGTSTP stops, its own handler included."""
 
 _STOP_POLL = 0.005
-
-_OOM_KILLS = 100
-"""How many kills for memory are kept with their process, the last ones; the kernel counts all."""
 
 LAST_WORDS_SECONDS = 0.2
 """Seconds in which a client that was connected when the agent ended must send its command."""
@@ -90,6 +88,8 @@ class Ended(Record):
     killed: bool
     # The last kills for memory.
     oom_kills: tuple[OomKill, ...]
+    # Whose limit the last kill for memory was (agentres.model.stats.OomCause); None: nobody was killed, or it is not known.
+    oom_limits: Sequence[str] | None = None
     # The memory that it was last refused, in words; empty: none.
     short: str = ""
     # Who ended it by command, in words; empty: nobody.
@@ -128,9 +128,7 @@ class Supervision:
     ) -> None:
         self._child = child
         self._agent = agent
-        self._kernel_log = kernel_log
         self._log_name = log_name
-        self._oom_kills: list[OomKill] = []
         self._timed_out = self._killed_after_grace = self._killed = False
         self._returncode: int | None = None
         self._memory_events = -1
@@ -153,6 +151,7 @@ class Supervision:
             self._memory_events = os.open("memory.events", os.O_RDONLY, dir_fd=agent.fd)
             os.pread(self._memory_events, 4096, 0)  # else the first poll reports an event at once
             self._loop.watch(self._memory_events, self._memory_event, select.EPOLLPRI)
+        self._oom_kills = OomKills(kernel_log, agent.path, log_name, self._memory_events)
 
     def close(self) -> None:
         """Let go of the file descriptors."""
@@ -179,14 +178,16 @@ class Supervision:
             self._loop.tick()
         wall = time.monotonic() - self._child.started
         self._note_oom_kills()
-        told = [kill.footprint for kill in self._oom_kills if kill.footprint is not None]
+        victims, cause = self._oom_kills.victims, self._oom_kills.cause
+        told = [kill.footprint for kill in victims if kill.footprint is not None]
         ended = Ended(
             self._returncode,
             wall,
             self._timed_out,
             self._killed_after_grace,
             self._killed,
-            tuple(self._oom_kills),
+            victims,
+            None if cause is None else cause.limits,
             stopped=self._stopped,
             footprint=told[-1] if told else None,
         )
@@ -279,6 +280,7 @@ class Supervision:
             return
         if self._memory_events >= 0:  # the monitor watches memory.events from now on
             self._loop.unwatch(self._memory_events)
+        self._oom_kills.begin()
         self._monitor = self._watch(self._loop, self._note_oom_kills)
         if self._ending:
             self._monitor.let_end()
@@ -413,14 +415,11 @@ class Supervision:
     def _events(self) -> Events | None:
         return None if self._monitor is None else self._monitor.events
 
-    def _note_oom_kills(self) -> Footprint | None:
-        if self._memory_events >= 0:
-            os.pread(self._memory_events, 4096, 0)  # the next POLLPRI is about what comes after
-        found = self._kernel_log.oom_kills(self._log_name)
-        self._oom_kills = [*self._oom_kills, *found][-_OOM_KILLS:]
+    def _note_oom_kills(self) -> OomCause | None:
+        found = self._oom_kills.note()
         if found and self._events is not None:
             self._events.oom_killed(found)
-        return found[-1].footprint if found else None
+        return self._oom_kills.cause
 
 
 def _reap_adopted(main: int) -> None:
