@@ -140,8 +140,8 @@ def test_a_member_of_the_group_gets_what_needs_root() -> None:
 
 # What is loaded of it by a process of another version fails.
 OF_ONE_VERSION = """
-import agentres as _whole
-assert _whole.__version__ == "0.1.999", "of another version"
+import agentres as _of_one_version
+assert _of_one_version.__version__ == "0.1.999", "of another version"
 """
 
 

@@ -41,7 +41,7 @@ def assert_held(limit: float, measure: Callable[[], float], least: float = 0.9) 
     What a busy machine takes from the agent between two writes is missing below the limit (18 % have
     been seen), so only the best try tells of the limit.
     """
-    rates = []
+    rates: list[float] = []
     while len(rates) < 6:
         rates.append(measure())
         assert rates[-1] <= 1.1 * limit

@@ -129,7 +129,8 @@ def assert_paced(
     A supervisor that waits for a processor lets as much through meanwhile as the disk takes, and makes it good only later.
     Processes that are started for each piece want more of a processor than there may be: half of the rate is enough there.
     """
-    rates, least = [], 0.5 if how == "short" else 0.9
+    rates: list[float] = []
+    least = 0.5 if how == "short" else 0.9
     # Little is written at a time, so that the last of it is no large part.
     kib = max(64, max(512 if how == "append" else 256, 64 * rate) // processes)
     command = load(how, path, processes, kib)
