@@ -18,7 +18,7 @@ from agentres.kernel.actuator import COMMAND, Actuator
 from agentres.kernel.escapes import Escapes
 from agentres.kernel.loop import Timer
 from agentres.model.limits import ControlLine, Limits, Range
-from agentres.model.stats import OomCause
+from agentres.model.oom import OomCause
 from agentres.policy.alerts import Rule, Severity
 from agentres.policy.elastic import Terms
 from agentres.policy.scaling import BALANCED, FROZEN

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from agentres.kernel import ancestors
-from agentres.model.oom import Footprint, limits_met
-from agentres.model.stats import FullLimit, OomCause, OomCounts, OomKill
+from agentres.kernel import ancestors, tree
+from agentres.model.oom import Footprint, FullLimit, OomCause, limits_met
+from agentres.model.stats import OomKill
 from agentres.run.exhaustion import stalled, whose
 from agentres.run.oomkills import OomKills
 
@@ -19,6 +17,11 @@ SLICE, HOME = "/user.slice/agentres.slice", "/user.slice/agentres.slice/agentres
 AGENT = f"{HOME}/agent"
 HELD = Footprint({"anon": 1}, ())
 KILL = OomKill(7, "cc1", f"{AGENT}/main", SLICE, HELD)
+
+
+def local(oom: int) -> bytes:
+    """The text of memory.events.local."""
+    return b"low 0\nhigh 0\nmax 9\noom %d\noom_kill 3\n" % oom
 
 
 class Kernel:
@@ -33,15 +36,18 @@ class Kernel:
                 self.counts(path, 5)  # of what was before
         self.own(0, 0)
         self.log: list[OomKill] = []
-        self._events = os.open(self.at(AGENT) / "memory.events", os.O_RDONLY)
-        self.kills = OomKills(self, str(self.at(AGENT)), AGENT, self._events)  # type: ignore[arg-type]
+        self.begin(counted=True)
+
+    def begin(self, counted: bool) -> None:
+        path = str(self.at(AGENT))
+        before = tree.local_events(path) if counted else None
+        self.kills = OomKills(self, path, AGENT, before)  # type: ignore[arg-type]
 
     def at(self, path: str) -> Path:
         return self.mount / path[1:]
 
     def counts(self, path: str, oom: int) -> None:
-        text = f"low 0\nhigh 0\nmax 9\noom {oom}\noom_kill 3\n"
-        (self.at(path) / "memory.events.local").write_text(text)
+        (self.at(path) / "memory.events.local").write_bytes(local(oom))
 
     def own(self, oom: int, oom_kill: int) -> None:
         (self.at(AGENT) / "memory.events").write_text(f"max 9\noom {oom}\noom_kill {oom_kill}\n")
@@ -56,71 +62,55 @@ class Kernel:
         return found
 
     def cause(self) -> OomCause | None:
-        self.kills.note()
+        self.kills.note((self.at(AGENT) / "memory.events").read_bytes())
         return self.kills.cause
-
-    def close(self) -> None:
-        os.close(self._events)
 
 
 @pytest.fixture
-def kernel(tmp_path: Path) -> Iterator[Kernel]:
-    made = Kernel(tmp_path)
-    yield made
-    made.close()
+def kernel(tmp_path: Path) -> Kernel:
+    return Kernel(tmp_path)
 
 
-def test_counts_are_those_of_each_cgroup_above_up_to_the_root(kernel: Kernel) -> None:
-    found = ancestors.oom_counts(str(kernel.at(AGENT)))
-    assert found == OomCounts({HOME: 5, SLICE: 5, "/user.slice": 5}, whole=True)
-    assert [*found.counts] == [HOME, SLICE, "/user.slice"]
+def test_the_events_of_each_cgroup_above_up_to_the_root(kernel: Kernel) -> None:
+    found = tree.local_events(str(kernel.at(AGENT)))
+    above = [(at, local(5)) for at in (HOME, SLICE, "/user.slice")]
+    assert [*found.items()] == [(str(kernel.at(at)), text) for at, text in [*above, ("/", b"")]]
 
 
-def test_in_a_container_not_all_cgroups_above_are_seen(kernel: Kernel) -> None:
-    kernel.counts("/", 1)
-    found = ancestors.oom_counts(str(kernel.at(AGENT)))
-    assert (found.counts["/"], found.whole) == (1, False)
-
-
-@pytest.mark.parametrize("text", [None, "", "low 0\n", "low 0\noom x\n"])
-def test_a_count_that_is_not_known_is_left_out_and_that_is_told(kernel: Kernel, text: str | None) -> None:  # fmt: skip
-    file = kernel.at(SLICE) / "memory.events.local"
-    file.unlink()
-    if text is not None:
-        file.write_text(text)
-    found = ancestors.oom_counts(str(kernel.at(AGENT)))
-    assert (SLICE in found.counts, found.whole) == (False, False)
-
-
-BEFORE = OomCounts({"/a/b": 1, "/a": 0}, whole=True)
-# The counts after a kill, whether they are those of all, and whose limit was met.
+BEFORE = {"/m/a/b": local(1), "/m/a": local(0), "/m": b""}
+# The events after a kill, and whose limit was met.
 MET = [
-    ("the nearer one's", {"/a/b": 2, "/a": 0}, True, ("/a/b",)),
-    ("the higher one's", {"/a/b": 1, "/a": 3}, True, ("/a",)),
-    ("of two it is not known which", {"/a/b": 2, "/a": 1}, True, ("/a/b", "/a")),
-    ("none: the host", {"/a/b": 1, "/a": 0}, True, ()),
-    ("none of those that are seen", {"/a/b": 1, "/a": 0}, False, None),
-    ("one that is seen, though not all are", {"/a/b": 2, "/a": 0}, False, ("/a/b",)),
-    ("one that nobody had counted says nothing", {"/a/b": 1, "/c": 7}, True, ()),
-    ("one that is there anew counts from 0", {"/a/b": 0, "/a": 1}, True, ("/a",)),
-]
+    ("the nearer one's", {"/m/a/b": local(2), "/m/a": local(0), "/m": b""}, ("/a/b",)),
+    ("the higher one's", {"/m/a/b": local(1), "/m/a": local(3), "/m": b""}, ("/a",)),
+    ("of two it is not known which", {"/m/a/b": local(2), "/m/a": local(1), "/m": b""}, ("/a/b", "/a")),
+    ("none: the host", {"/m/a/b": local(1), "/m/a": local(0), "/m": b""}, ()),
+    ("none of those that are seen in a container", {"/m/a/b": local(1), "/m/a": local(0), "/m": local(0)}, None),
+    ("one that is seen in a container", {"/m/a/b": local(2), "/m/a": local(0), "/m": local(0)}, ("/a/b",)),
+    ("none of those that can be read", {"/m/a/b": b"", "/m/a": local(0), "/m": b""}, None),
+    ("garbage", {"/m/a/b": b"low 0\n", "/m/a": local(0), "/m": b""}, None),
+    ("one that nobody had looked at says nothing", {"/m/a/b": local(1), "/m/c": local(7), "/m": b""}, ()),
+    ("one that is there anew counts from 0", {"/m/a/b": local(0), "/m/a": local(1), "/m": b""}, ("/a",)),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("counts", "whole", "met"), [row[1:] for row in MET], ids=[row[0] for row in MET])  # fmt: skip
+@pytest.mark.parametrize(("now", "met"), [row[1:] for row in MET], ids=[row[0] for row in MET])
 def test_the_limit_that_was_met_is_the_one_whose_count_has_risen(
-    counts: dict[str, int], whole: bool, met: tuple[str, ...] | None
+    now: dict[str, bytes], met: tuple[str, ...] | None
 ) -> None:
-    assert limits_met(BEFORE, OomCounts(counts, whole)) == met
+    assert limits_met(BEFORE, now) == met
+
+
+def test_what_is_mounted_in_a_container_may_be_the_one() -> None:
+    before = {"/m/a": local(0), "/m": local(3)}
+    assert limits_met(before, {"/m/a": local(0), "/m": local(4)}) == ("/",)
 
 
 def test_without_a_kill_there_is_no_cause(kernel: Kernel) -> None:
-    kernel.kills.begin()
     kernel.own(1, 0)
     assert kernel.cause() is None
 
 
 def test_the_kernel_log_knows_best(kernel: Kernel) -> None:
-    kernel.kills.begin()
     kernel.counts(HOME, 6)
     kernel.own(0, 1)
     kernel.log = [KILL]
@@ -139,7 +129,6 @@ def test_who_is_in_the_log_before_the_kernel_counts_it_is_not_lost(kernel: Kerne
 
 
 def test_without_the_log_the_counts_tell(kernel: Kernel) -> None:
-    kernel.kills.begin()
     kernel.counts(SLICE, 6)
     kernel.own(0, 1)
     assert kernel.cause() == OomCause((SLICE,))
@@ -152,11 +141,15 @@ def test_without_the_log_the_counts_tell(kernel: Kernel) -> None:
     assert kernel.cause() == OomCause(())
 
 
-def test_one_that_was_killed_before_anybody_counted(kernel: Kernel) -> None:
+def test_one_that_was_killed_before_anybody_looked(kernel: Kernel) -> None:
+    kernel.begin(counted=False)
     kernel.own(0, 1)
     assert kernel.cause() == OomCause(None)
     kernel.own(1, 2)
     assert kernel.cause() == OomCause((AGENT,))
+    kernel.counts(SLICE, 6)
+    kernel.own(1, 3)
+    assert kernel.cause() == OomCause((SLICE,))
 
 
 WORDS = [

@@ -34,8 +34,8 @@ _SHARED = (
     "agentres.run.enforcement", "agentres.run.explain", "agentres.daemon.keeper", "agentres.kernel.deadman", "agentres.kernel.devices",
     "agentres.kernel.kmsg", "agentres.kernel.terminal", "agentres.kernel.trampoline", "agentres.kernel.walls",
     "agentres.run.messenger", "agentres.run.monitor", "agentres.run.steering", "agentres.store.writing", "agentres.run.supervision",
-    "agentres.kernel.cpus", "agentres.kernel.footprint", "agentres.kernel.project", "agentres.kernel.space", "agentres.run.events",
-    "agentres.run.exhaustion", "agentres.run.fullness", "agentres.run.handback", "agentres.run.pinning", "agentres.kernel.pressure", "agentres.run.predictors", "agentres.run.progress", "agentres.kernel.netns", "encodings.idna", "grp", "pwd", "subprocess",
+    "agentres.kernel.ancestors", "agentres.kernel.cpus", "agentres.kernel.footprint", "agentres.kernel.project", "agentres.kernel.space", "agentres.run.events",
+    "agentres.run.exhaustion", "agentres.run.fullness", "agentres.run.handback", "agentres.run.oomkills", "agentres.run.pinning", "agentres.kernel.pressure", "agentres.run.predictors", "agentres.run.progress", "agentres.kernel.netns", "encodings.idna", "grp", "pwd", "subprocess",
 )  # fmt: skip
 """Modules that a keeper needs: loaded before any is forked, so that an upgrade of the files does not affect it."""
 

@@ -47,6 +47,8 @@ class KernelLog:
                 if error.errno == errno.EPIPE:  # the ring overtook us: go on with what is left
                     continue
                 break
+            if not record:  # something else is in its place, as in some containers
+                break
             if self._report is None:
                 if b"oom" not in record:
                     continue

@@ -96,7 +96,7 @@ class Summary(TypedDict):
     escaped: Sequence[Mapping[str, object]]
     #: `pid`, `task`, `cgroup` of each victim (at most the last 100), and `limit_cgroup`, the cgroup whose limit was hit (empty: the host's); only if agentres may read the kernel log.
     oom_kills: Sequence[Mapping[str, object]]
-    #: Whose limit the last kill for memory was: `cgroup` below the mount for the agent's own, or a cgroup above it, such as `/agentres.slice`; two or more if it was one of them; `[]`: the host ran out of memory; null: nobody was killed, or it is not known. It comes from the kernel log, or else from `memory.events.local` of the cgroups above, which everybody may read.
+    #: Whose limit the last kill for memory was: the agent's own cgroup, or one above it, such as `/agentres.slice` (paths as in `/proc/PID/cgroup`; two or more: it was one of them); `[]`: the host ran out; null: nobody was killed, or it is not known. From the kernel log or, if agentres may not read that, from `memory.events.local` of the cgroups above.
     oom_limits: Sequence[str] | None
     #: Because there were [too many](security.md#what-an-agent-can-make-us-write): rule → number of changes of its alerts that were not reported.
     alerts_left_out: Mapping[str, int]

@@ -8,8 +8,6 @@ from __future__ import annotations
 from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from agentres.model.oom import Footprint
 
     Disks = tuple[tuple[str, int, int, int, int], ...]
@@ -204,29 +202,3 @@ class OomKill(Record):
     cgroup: str
     limit_cgroup: str
     footprint: Footprint | None = None
-
-
-class OomCause(Record):
-    """Why a process was killed for memory.
-
-    ``limits`` are the cgroups whose limit may have been met, nearly always one; none: the host ran out; None: it is not known.
-    ``footprint`` is that of the kernel's report.
-    """
-
-    limits: Sequence[str] | None
-    footprint: Footprint | None = None
-
-
-class OomCounts(Record):
-    """How often each cgroup above an agent was out of memory at its own limit, the nearest first; ``whole``: all of them."""
-
-    counts: Mapping[str, int]
-    whole: bool
-
-
-class FullLimit(Record):
-    """A memory limit that is met: the cgroup, the control file, the limit in bytes."""
-
-    cgroup: str
-    file: str
-    limit: int

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from agentres.kernel.systemd import SLICE
 from agentres.model.errors import printable, printable_path
-from agentres.model.oom import Footprint
-from agentres.model.stats import FullLimit
+from agentres.model.oom import Footprint, FullLimit
 from agentres.model.units import format_size
 
 TMPFS = "files in tmpfs and shared memory"
@@ -20,7 +19,7 @@ _NAMED = 5
 
 
 def whose(limits: Sequence[str] | None, cgroup: str) -> str:
-    """Say whose limit it was (:class:`agentres.model.stats.OomCause`), if it was not that of the agent in ``cgroup``; else ""."""
+    """Say whose limit it was (:class:`agentres.model.oom.OomCause`), if it was not that of the agent in ``cgroup``; else ""."""
     if limits is None:
         return "not by this agent's limit but by one above it, or the host ran out"
     if not limits:

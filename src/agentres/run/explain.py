@@ -55,7 +55,7 @@ class Outcome(Record):
     enforced: Sequence[ControlLine] = ()
     not_enforced: Sequence[Refused] = ()
     oom_kills: Sequence[OomKill] = ()
-    # The cgroups whose limit the last of them was killed for (agentres.model.stats.OomCause).
+    # The cgroups whose limit the last of them was killed for (agentres.model.oom.OomCause).
     oom_limits: Sequence[str] | None = None
     # The processes that still ran after the main process had ended; they were killed.
     left: Sequence[Running] = ()

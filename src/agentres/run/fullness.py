@@ -8,8 +8,7 @@ from collections.abc import Callable
 from agentres.kernel import footprint
 from agentres.kernel.meter import Meter
 from agentres.model import log
-from agentres.model.oom import Footprint
-from agentres.model.stats import OomCause
+from agentres.model.oom import Footprint, OomCause
 from agentres.run import exhaustion
 
 _EVERY = 5.0

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from agentres.kernel.project import Quota
     from agentres.kernel.trampoline import Child, Identity
     from agentres.model.limits import Limits
-    from agentres.model.stats import Escaped, OomCause, Running
+    from agentres.model.oom import OomCause
+    from agentres.model.stats import Escaped, Running
     from agentres.run.agent import Request
     from agentres.run.explain import Outcome
     from agentres.run.monitor import Monitor

@@ -36,7 +36,7 @@ from agentres.watch.engine import Engine, Subject
 if TYPE_CHECKING:
     from typing import Any
 
-    from agentres.model.stats import OomCause
+    from agentres.model.oom import OomCause
     from agentres.run.events import Events
     from agentres.run.explain import Outcome
     from agentres.run.messenger import Handle

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from agentres.kernel.meter import Meter
     from agentres.kernel.space import Space
-    from agentres.model.oom import Footprint
-    from agentres.model.stats import OomCause, Sample
+    from agentres.model.oom import Footprint, OomCause
+    from agentres.model.stats import Sample
     from agentres.run.events import Events
     from agentres.run.fullness import Fullness
     from agentres.run.learning import Learning

@@ -19,8 +19,7 @@ from agentres.kernel.trampoline import Child
 from agentres.model import log
 from agentres.model.errors import ControlFileError
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.stats import Escaped, OomCause, OomKill
-from agentres.run.oomkills import OomKills
+from agentres.model.stats import Escaped, OomKill
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,10 +27,11 @@ if TYPE_CHECKING:
     from agentres.kernel.loop import Timer
     from agentres.kernel.signalfd import Signals
     from agentres.model.limits import Limits
-    from agentres.model.oom import Footprint
+    from agentres.model.oom import Footprint, OomCause
     from agentres.run.events import Events
     from agentres.run.explain import Outcome
     from agentres.run.monitor import Monitor
+    from agentres.run.oomkills import OomKills
     from agentres.run.steering import Steering
 
     Watcher = Callable[[Loop, Callable[[], OomCause | None]], Monitor]
@@ -128,7 +128,10 @@ class Supervision:
     ) -> None:
         self._child = child
         self._agent = agent
+        self._kernel_log = kernel_log
         self._log_name = log_name
+        self._above: Mapping[str, bytes] | None = None
+        self._oom_kills: OomKills | None = None
         self._timed_out = self._killed_after_grace = self._killed = False
         self._returncode: int | None = None
         self._memory_events = -1
@@ -151,7 +154,6 @@ class Supervision:
             self._memory_events = os.open("memory.events", os.O_RDONLY, dir_fd=agent.fd)
             os.pread(self._memory_events, 4096, 0)  # else the first poll reports an event at once
             self._loop.watch(self._memory_events, self._memory_event, select.EPOLLPRI)
-        self._oom_kills = OomKills(kernel_log, agent.path, log_name, self._memory_events)
 
     def close(self) -> None:
         """Let go of the file descriptors."""
@@ -177,8 +179,8 @@ class Supervision:
         while self._returncode is None:
             self._loop.tick()
         wall = time.monotonic() - self._child.started
-        self._note_oom_kills()
-        victims, cause = self._oom_kills.victims, self._oom_kills.cause
+        cause = self._note_oom_kills()
+        victims = () if self._oom_kills is None else self._oom_kills.victims
         told = [kill.footprint for kill in victims if kill.footprint is not None]
         ended = Ended(
             self._returncode,
@@ -280,7 +282,9 @@ class Supervision:
             return
         if self._memory_events >= 0:  # the monitor watches memory.events from now on
             self._loop.unwatch(self._memory_events)
-        self._oom_kills.begin()
+        from agentres.kernel import tree  # with the monitor
+
+        self._above = tree.local_events(self._agent.path)
         self._monitor = self._watch(self._loop, self._note_oom_kills)
         if self._ending:
             self._monitor.let_end()
@@ -416,7 +420,23 @@ class Supervision:
         return None if self._monitor is None else self._monitor.events
 
     def _note_oom_kills(self) -> OomCause | None:
-        found = self._oom_kills.note()
+        """Note the processes that were killed for memory; return why the last one was, None: none was."""
+        events = b""
+        if self._memory_events >= 0:
+            # The next POLLPRI is about what comes after.
+            events = os.pread(self._memory_events, 4096, 0)
+        if b"\noom_kill 0\n" in events:
+            return None
+        if self._oom_kills is None:
+            try:
+                from agentres.run.oomkills import OomKills
+            except ImportError as error:  # agentres was upgraded or removed meanwhile
+                log.debug(__name__, "who was killed is not known: %s", error)
+                return None
+            self._oom_kills = OomKills(
+                self._kernel_log, self._agent.path, self._log_name, self._above
+            )
+        found = self._oom_kills.note(events)
         if found and self._events is not None:
             self._events.oom_killed(found)
         return self._oom_kills.cause
