@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from agentres.model import schemas
@@ -14,12 +15,13 @@ def of_type(value: Any, wanted: Any) -> bool:
     origin, of = typing.get_origin(wanted), typing.get_args(wanted)
     if typing.is_typeddict(wanted):
         hints = typing.get_type_hints(wanted)
-        return value.keys() == hints.keys() and all(of_type(value[k], hints[k]) for k in hints)
+        keys = value.keys() if isinstance(value, dict) else None
+        return keys == hints.keys() and all(of_type(value[key], hints[key]) for key in hints)
     if origin is typing.Literal:
         return value in of
     if origin is types.UnionType or origin is typing.Union:
         return any(of_type(value, one) for one in of)
-    if origin is not None and issubclass(origin, typing.Mapping):
+    if origin is not None and issubclass(origin, Mapping):
         return isinstance(value, dict) and all(of_type(each, of[1]) for each in value.values())
     if origin is not None:
         return isinstance(value, list) and all(of_type(each, of[0]) for each in value)
