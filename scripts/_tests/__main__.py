@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -32,18 +33,16 @@ _OF_THE_HOST = tuple(
 )
 # Typed as an ordinary user would.
 _OF_DEV = ("tests/kernel/test_documented.py",)
-# Root's in parts.
-_ALERTS = tuple(
-    f"tests/kernel/test_{n}.py"
-    for n in ("breaches", "cpuset", "disk_space", "elastic", "events", "pacing", "places", "space")
-)
-_ENDS = tuple(f"tests/kernel/test_{n}.py" for n in ("io", "network", "swap", "teardown"))
-
-
+# Root's in parts, so that none is what the others wait for.
+_ALERTS = tuple(f"tests/kernel/test_{n}.py" for n in ("breaches", "cpuset", "events", "pacing"))
+_LIMITS = tuple(f"tests/kernel/test_{n}.py" for n in ("disk_space", "elastic", "places", "space"))
+_ENDS = tuple(f"tests/kernel/test_{n}.py" for n in ("swap", "teardown"))
+_RATES = tuple(f"tests/kernel/test_{n}.py" for n in ("io", "network"))
 _OTHERS = tuple(
     f"tests/kernel/test_{n}.py"
     for n in ("exit", "live", "memory", "nofile", "pids", "resident", "signals", "terminal")
 )
+_DISKS = tuple(f"tests/kernel/test_{n}.py" for n in ("io", "writeback"))
 
 
 def _but(*paths: str) -> tuple[str, ...]:
@@ -55,27 +54,67 @@ _DOCUMENTATION = Suite("as dev, the documentation", "dev", paths=_OF_DEV)
 _OF_ONE = (*_OF_THE_HOST, *_OF_DEV)
 _ROOT = Suite("as root", "root", options=_but(*_OF_ONE))
 _ROOT_IN_PARTS = (
-    Suite("as root, alerts, limits, what moves them", "root", paths=_ALERTS),
-    Suite("as root, disks, network, ends", "root", paths=_ENDS),
+    Suite("as root, runs in a row, swap", "root", paths=_ENDS),
+    Suite("as root, limits that move, places", "root", paths=_LIMITS),
+    Suite("as root, disks, network", "root", paths=_RATES),
+    Suite("as root, alerts, events", "root", paths=_ALERTS),
     Suite("as root, exits, terminals, commands", "root", paths=_OTHERS),
-    Suite("as root, all others", "root", options=_but(*_OF_ONE, *_ALERTS, *_ENDS, *_OTHERS)),
+    Suite(
+        "as root, all others",
+        "root",
+        options=_but(*_OF_ONE, *_ALERTS, *_LIMITS, *_ENDS, *_RATES, *_OTHERS),
+    ),
 )
+_ROOT_DISKS = Suite("as root, disks", "root", paths=_DISKS)
+_ROOT_BUT_DISKS = Suite("as root, all others", "root", options=_but(*_OF_ONE, *_DISKS))
 _DEV = Suite("as dev", "dev", options=_but(*_OF_ONE))
 _BY_DAEMON = Suite("as dev, by the daemon", "dev", options=(*_but(*_OF_ONE), "--daemon"))
-_ALONE = (_ROOT, _DEV, _BY_DAEMON)
 
-# Machines at once, and the suite that each begins with; one that is done takes the next of the rest, the longest first. What
-# tests wait for is time, mostly: five machines keep two processors busy.
-_MANY: dict[str, Suite] = {
-    "": _HOST,
-    "second": _ROOT_IN_PARTS[0],
-    "third": _ROOT_IN_PARTS[1],
-    "fourth": _DEV,
-    "fifth": _BY_DAEMON,
-}
-_REST_OF_MANY = (*_ROOT_IN_PARTS[2:], _DOCUMENTATION)
-_TWO: dict[str, Suite] = {"": _HOST, "second": _DEV}
-_REST_OF_TWO = (_ROOT, _BY_DAEMON, _DOCUMENTATION)
+
+@dataclass(frozen=True)
+class Phase:
+    """Tests that bear the same company: those with a ``mark``.
+
+    ``first`` has the machines by name, each with the suite that it begins with; one that is done takes the next of the ``rest``.
+    """
+
+    name: str
+    mark: str
+    first: dict[str, Suite]
+    rest: tuple[Suite, ...]
+
+
+_COMPANY = "not beside_one and not alone"
+_ALONE = Phase("alone", "alone", {"": _ROOT}, (_DEV, _BY_DAEMON))
+
+# What tests wait for is time, mostly: five machines keep two processors busy. The longest suites are the first.
+_MANY = (
+    Phase(
+        "",
+        _COMPANY,
+        {
+            "": _HOST,
+            "second": _DEV,
+            "third": _BY_DAEMON,
+            "fourth": _ROOT_IN_PARTS[0],
+            "fifth": _ROOT_IN_PARTS[1],
+        },
+        (*_ROOT_IN_PARTS[2:], _DOCUMENTATION),
+    ),
+    Phase(
+        "beside one",
+        "beside_one",
+        {"": _ROOT_BUT_DISKS, "second": _ROOT_DISKS},
+        (_DEV, _BY_DAEMON),
+    ),
+    _ALONE,
+)
+_TWO = (
+    Phase("", _COMPANY, {"": _HOST, "second": _DEV}, (_ROOT, _BY_DAEMON, _DOCUMENTATION)),
+    Phase("by itself", "beside_one", {"": _ROOT}, (_DEV, _BY_DAEMON)),
+    _ALONE,
+)
+_MACHINES = tuple(_MANY[0].first)
 _MIB_FOR_MANY = 20 << 10
 
 
@@ -144,8 +183,8 @@ class _Run:
             self._down()  # one that is up may be of another kind, or of an older image
         _together(first)
         if vm and self._machine_came_up:
-            self._beside_each_other()
-            self._alone()
+            for phase in _phases():
+                self._phase(phase)
             self._once_more()
         elif self._kernel and not vm:
             self._on_this_host()
@@ -171,8 +210,8 @@ class _Run:
                 start = time.monotonic()
                 if why := Machine().up():
                     raise SystemExit(f"test: the VM does not start: {why}")
-                self._beside_each_other(failures)
-                self._alone(failures)
+                for phase in _phases():
+                    self._phase(phase, failures)
                 say(f"round {number}: {time.monotonic() - start:.0f} s")
                 ended = number
         finally:
@@ -217,14 +256,16 @@ class _Run:
         part = self._parts.command("the VM is up", [VM, "up"], cwd=TREE, aloud="vm: ")
         self._machine_came_up = not part.failed
 
-    def _beside_each_other(self, failures: Counter[tuple[str, str]] | None = None) -> None:
-        """What bears company; where ``failures`` are collected, the tests alone."""
-        first, rest = _lanes()
-        left = deque(rest)
+    def _phase(self, phase: Phase, failures: Counter[tuple[str, str]] | None = None) -> None:
+        """Tests in as many machines as they bear; where ``failures`` are collected, nothing but tests."""
+        for name in _MACHINES:
+            if name not in phase.first:
+                Machine(name).down()
+        left = deque(phase.rest)
 
         def lane(name: str, suite: Suite | None) -> None:
             while suite is not None:
-                self._suite(Machine(name), suite, "not alone", failures)
+                self._suite(Machine(name), suite, phase, failures)
                 if suite is _HOST and failures is None:
                     self._parts.run("the host starts anew, in the VM", _starts_anew)
                 try:
@@ -232,15 +273,7 @@ class _Run:
                 except IndexError:  # another one has the last
                     suite = None
 
-        _together([partial(lane, name, suite) for name, suite in first.items()])
-
-    def _alone(self, failures: Counter[tuple[str, str]] | None = None) -> None:
-        """What does not bear company."""
-        for name in _MANY:
-            if name:
-                Machine(name).down()
-        for suite in _ALONE:
-            self._suite(Machine(), suite, "alone", failures)
+        _together([partial(lane, name, suite) for name, suite in phase.first.items()])
 
     def close(self) -> None:
         """End what still runs, where this was interrupted, and all machines."""
@@ -251,14 +284,18 @@ class _Run:
             self._down()
 
     def _down(self) -> None:
-        for name in _MANY:
+        for name in _MACHINES:
             Machine(name).down()
 
     def _suite(
-        self, machine: Machine, suite: Suite, mark: str, failures: Counter[tuple[str, str]] | None
+        self,
+        machine: Machine,
+        suite: Suite,
+        phase: Phase,
+        failures: Counter[tuple[str, str]] | None,
     ) -> None:
-        name = f"{suite.name}, alone" if mark == "alone" else suite.name
-        named = Suite(name, suite.user, suite.paths, (*suite.options, "-m", mark))
+        name = f"{suite.name}, {phase.name}" if phase.name else suite.name
+        named = Suite(name, suite.user, suite.paths, (*suite.options, "-m", phase.mark))
         say(f"{name}: begins")
 
         def work(log: Path) -> Part:
@@ -314,15 +351,15 @@ def _starts_anew(log: Path) -> Part:
     return ended("the host starts anew, in the VM", status, "")
 
 
-def _lanes() -> tuple[dict[str, Suite], tuple[Suite, ...]]:
-    """The machines' names and first suites, and the rest: two machines where processors are emulated, or memory is short."""
+def _phases() -> tuple[Phase, ...]:
+    """Two machines where processors are emulated, or memory is short."""
     status = json.loads(Machine().call("status", "--json")[1])
     shared = os.statvfs("/dev/shm")  # a machine's memory is a file there
     room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
     room = min(room, shared.f_blocks * shared.f_frsize >> 20)
     if status.get("accelerator") == "tcg" or room < _MIB_FOR_MANY:
-        return _TWO, _REST_OF_TWO
-    return _MANY, _REST_OF_MANY
+        return _TWO
+    return _MANY
 
 
 def _together(lanes: Sequence[Callable[[], None]]) -> None:

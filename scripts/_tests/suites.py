@@ -33,8 +33,10 @@ PYTEST = (
 )
 
 _LOOK_SECONDS = 5  # how often a silent machine is looked at
-_HANG_SECONDS = 400  # the longest test takes a third of that beside four machines
+_HANG_SECONDS = 400  # the longest test takes a third of that beside four machines; it is ended at three quarters
 _EMULATED_HANG_SECONDS = 1200
+_COLUMNS = "pid,user:8,stat,etimes,args"  # of ps(1)
+_ANSWERS_WITHIN = 60
 _DEATHS_MAX = 3
 TESTS_FAILED = "FAILED"  # the verdict where tests did, and nothing else is wrong
 _NO_TESTS = 5  # pytest's status where none is left
@@ -139,6 +141,12 @@ class Machine:
         """Stop it."""
         self.call("down")
 
+    def processes(self) -> str:
+        """What runs in it, and what each process waits for; or that it does not answer."""
+        line = ("exec", "--no-sync", "--", "ps", "-eww", "--forest", "-o", _COLUMNS)
+        status, out, err = self.call(*line, seconds=_ANSWERS_WITHIN)
+        return out if status == 0 else f"it does not say what runs in it: {err.strip()}"
+
     @property
     def runs(self) -> bool:
         """Whether its process is there, and is no zombie."""
@@ -149,10 +157,12 @@ class Machine:
 
     def pytest(self, suite: Suite, arguments: Sequence[str], log: Path, outcomes: Outcomes) -> str:
         """Run tests as a suite's are; empty, or how the machine died meanwhile."""
-        line = [VM, "exec", "--user", suite.user, "--", *PYTEST, *suite.options, *arguments]
         outcomes.running = ""
         if why := self.up():
             return f"does not start: {why}"
+        longest = f"--longest={self._patience * 3 // 4}"
+        command = [*PYTEST, longest, *suite.options, *arguments]
+        line = [VM, "exec", "--user", suite.user, "--", *command]
         with log.open("ab") as output:
             output.write(f"$ {' '.join(line)}\n".encode())
             output.flush()
@@ -172,6 +182,7 @@ class Machine:
                     if not self.runs:
                         return "has ended (a panic of its kernel)"
                     if time.monotonic() - heard > self._patience:
+                        log.write(f"\n{self.processes()}\n".encode())
                         return f"has been silent for {self._patience} s"
                     continue
                 data = os.read(process.stdout.fileno(), 1 << 16)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--daemon", action="store_true", help="run agents by a daemon, which sudo starts"
     )
+    parser.addoption(
+        "--longest", type=int, default=300, metavar="SECONDS", help="what a test may take"
+    )
     parser.addoption("--matrix", action="store_true", help="all cases of what is alike, too")
     parser.addoption(
         "--package",
@@ -79,6 +83,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
     config.add_cleanup(end)
     wait_until(lambda: os.path.exists(socket), "the daemon listens")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test that waits for ever fails with what runs then; the machine and its other tests go on."""
+
+    def fail(_number: int, _frame: object) -> None:
+        line = ["ps", "-eww", "--forest", "-o", "pid,user:8,stat,etimes,args"]
+        pytest.fail(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(item.config.getoption("--longest"))
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

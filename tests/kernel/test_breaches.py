@@ -152,7 +152,7 @@ def test_a_process_close_to_its_open_files_is_named(watched: Watched) -> None:
 
 
 @once
-@pytest.mark.alone
+@pytest.mark.beside_one
 def test_cpu_at_its_limit_is_told_of_after_the_rules_duration_once(watched: Watched) -> None:
     code = (
         "import time\ntime.sleep(1)\nend = time.monotonic() + 8\nwhile time.monotonic() < end: pass"

@@ -38,7 +38,7 @@ def test_cpu_time_over_wall_is_the_limit(
     agentres_run: RunAgent, cores: str, processes: int
 ) -> None:
     limit = float(cores.rstrip("%")) / (100 if "%" in cores else 1)
-    rates = []
+    rates: list[float] = []
     # Never above; up to it in one of three tries: what the host takes of the machine's processors is missing.
     while not rates or (max(rates) < 0.95 * limit and len(rates) < 3):
         run = agentres_run("--cpu", cores, command=python(SPIN, processes, SECONDS), check=True)

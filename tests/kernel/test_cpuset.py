@@ -160,7 +160,7 @@ def test_agents_are_spread_and_told_of(start: Start) -> None:
 
 
 @once
-@pytest.mark.alone
+@pytest.mark.beside_one
 @pytest.mark.parametrize("cpu", [FIRST, LAST])
 def test_a_busy_cpu_is_left_alone(agentres_run: RunAgent, cpu: int) -> None:
     with busy(cpu):

@@ -85,10 +85,10 @@ def left(directory: Path) -> list[str]:
     try:
         numbered = [
             os.readlink(f"/proc/self/fd/{fd}")
-            for fd, _ in below(top, pytest.fail)
+            for fd, _ in below(top, lambda error: pytest.fail(str(error)))
             if project._attributes(fd)[3] or project._attributes(fd)[0] & project._PROJINHERIT
         ]
-        limited = [f"limit {n}" for n in project.NUMBERS[:2] if project._usage(top, n).limit]
+        limited = [f"limit {n}" for n in project.NUMBERS[:2] if project._dqblk(top, n).limit]
     finally:
         os.close(top)
     return [*map(str, project._recorded()), *numbered, *limited]

@@ -17,6 +17,7 @@ import pytest
 from conftest import (
     AGENTRES,
     DEADLINE,
+    FAST,
     RunAgent,
     Watched,
     alike,
@@ -103,6 +104,57 @@ def test_commands_are_told(start: Any, events: Path) -> None:
     (kill,) = (each for each in found if each["event"] == "kill")
     assert kill["by"] == "stop"
     assert [each["name"] for each in kill["processes"]] == ["sleep"]
+
+
+@once
+def test_a_limit_that_moves_and_one_that_may_not_are_told(watched: Watched, events: Path) -> None:
+    """It is raised as far as the budget goes, waits for more, and is let go to its limit."""
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    share = f'[budget]\nshare = "{100 * (400 << 20) / host:.6f}%"\n'
+    code = """
+import mmap, time
+time.sleep(1)
+piece = mmap.mmap(-1, 900 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, 900 << 20, 1 << 16): piece.madvise(23, at, 1 << 16)
+"""
+    run = watched.run(share, "--memory", "64M:2G", "--events", str(events), command=python(code))
+    assert run.status == 137, run.err
+    found = written(events)
+    events_table.check_story(found)
+    moves = [each for each in found if each.get("resource") == "memory"]
+    raises = [each for each in moves if each["event"] == "raise"]
+    assert raises
+    assert all(each["before"] < each["after"] <= 400 << 20 for each in raises)
+    assert raises[0]["unit"] == "bytes"
+    throttle = next(each for each in moves if each["event"] == "throttle")
+    assert throttle["number"] > raises[0]["number"]
+    assert throttle["why"]
+    starved = [each["alert"] for each in found if each["event"] == "alert" and each["alert"]["rule"] == "starved"]  # fmt: skip
+    assert starved[0]["event"] == "raised"
+
+
+@not_by_daemon("walls keep it from any manager")
+def test_who_leaves_is_told_at_once(start: Any, watched: Watched, events: Path) -> None:
+    manager = [] if os.geteuid() == 0 else ["--user"]
+    leaves = ["systemd-run", *manager, "--quiet", "--scope", "sleep", "1000"]
+    shell = ["sh", "-c", f"{' '.join(leaves)} >/dev/null 2>&1 & exec cat"]
+    process = start(*watched.configure(FAST), "--events", str(events), command=shell, env=watched.environment)  # fmt: skip
+
+    def escapes() -> list[dict[str, Any]]:
+        lines = events.read_text().splitlines() if events.exists() else []
+        return [each for each in map(json.loads, lines) if each["event"] == "escape"]
+
+    wait_until(lambda: bool(escapes()), "the event, while it runs")
+    assert process.poll() is None
+    process.communicate(timeout=DEADLINE)
+    found = written(events)
+    events_table.check_story(found)
+    (one,) = escapes()[0]["processes"]
+    assert one["cgroup"].endswith(".scope")
+    assert "/agentres.slice/" not in one["cgroup"]
+    (fate,) = found[-1]["summary"]["escaped"]
+    assert (fate["pid"], fate["name"], fate["fate"]) == (one["pid"], "sleep", "ended")
+    assert not runs(one["pid"])
 
 
 @once
@@ -232,7 +284,7 @@ cooldown = "0s"
 
 
 @once
-@pytest.mark.alone
+@pytest.mark.beside_one
 def test_an_agent_that_provokes_alerts_fills_nothing(watched: Watched, events: Path) -> None:
     """Its memory crosses both thresholds some times a second, its forks are refused, its names command the terminal."""
     run = watched.run(

@@ -15,7 +15,7 @@ from conftest import ROOT, Watched, python
 
 pytestmark = [
     pytest.mark.skipif(not ROOT, reason="only root may fill a host's memory, or have oomd look"),
-    pytest.mark.alone,
+    pytest.mark.beside_one,
 ]
 
 MIB = 1 << 20
@@ -63,6 +63,25 @@ def crowded(tmp_path: Path, one_processor: None) -> Iterator[None]:
         subprocess.run(["umount", place], check=True)
 
 
+@pytest.fixture
+def without_kernel_log() -> Iterator[None]:
+    """Nobody may read it, as an ordinary user may not."""
+    subprocess.run(["mount", "--bind", "/dev/null", "/dev/kmsg"], check=True)
+    yield
+    subprocess.run(["umount", "/dev/kmsg"], check=True)
+
+
+def test_where_the_host_runs_out_that_is_told_without_a_kernel_log(
+    watched: Watched, crowded: None, without_kernel_log: None
+) -> None:
+    most = psutil.virtual_memory().total // 2
+    run = watched.run("", "--memory", str(most), command=python(GROWS))
+    assert run.status == 137, run.err
+    assert run.summary is not None
+    assert (run.summary["oom_kills"], run.summary["oom_limits"]) == ([], [])
+    assert "not by this agent's limit: the host ran out of memory" in run.err
+
+
 def test_where_the_host_runs_out_the_agent_goes_and_its_supervisor_tells(
     watched: Watched, crowded: None
 ) -> None:
@@ -74,6 +93,7 @@ def test_where_the_host_runs_out_the_agent_goes_and_its_supervisor_tells(
     assert run.usage["memory_oom_kill"] >= 1
     assert int(run.out) in [kill["pid"] for kill in run.summary["oom_kills"]]
     assert {kill["limit_cgroup"] for kill in run.summary["oom_kills"]} == {""}
+    assert run.summary["oom_limits"] == []
     assert "the host" in run.err, run.err
     assert watched.story("oom_kill")[0] == ("raised", "EMERGENCY")
 

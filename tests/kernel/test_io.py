@@ -41,7 +41,7 @@ def assert_held(limit: float, measure: Callable[[], float], least: float = 0.9) 
     What a busy machine takes from the agent between two writes is missing below the limit (18 % have
     been seen), so only the best try tells of the limit.
     """
-    rates = []
+    rates: list[float] = []
     while len(rates) < 6:
         rates.append(measure())
         assert rates[-1] <= 1.1 * limit
@@ -116,7 +116,7 @@ def new_file(disk_file: Path) -> Iterator[Callable[[], Path]]:
 
 @needs_io
 @not_by_daemon("root writes io.max, as in root's own run of this")
-@pytest.mark.alone
+@pytest.mark.beside_one
 @pytest.mark.parametrize("how", ["direct", "buffered"])
 @pytest.mark.parametrize("rate", [2, 8])
 def test_write_rate(
@@ -134,7 +134,7 @@ def test_write_rate(
 
 @needs_io
 @not_by_daemon("root writes io.max, as in root's own run of this")
-@pytest.mark.alone
+@pytest.mark.beside_one
 @pytest.mark.parametrize("rate", [2, 8])
 def test_read_rate(reported: Reported, disk_file: Path, rate: int) -> None:
     disk_file.write_bytes(os.urandom(1 << 20) * 5 * rate)

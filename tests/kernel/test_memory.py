@@ -50,6 +50,8 @@ def test_a_kill_is_explained(agentres_run: RunAgent) -> None:
     assert "peak" in line
     assert "--memory" in line
     assert run.summary is not None
+    (whose,) = run.summary["oom_limits"]
+    assert whose.endswith("hog.scope/agent")
     if ROOT or by_daemon():
         assert re.search(r"it held \d\d\.\d MiB anonymous", line), line
         assert run.summary["footprint"]["anon"] >= 48 * MIB

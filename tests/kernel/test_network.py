@@ -76,7 +76,7 @@ def running(start: Start) -> Callable[..., Cgroup]:
 
 
 @as_root
-@pytest.mark.alone
+@pytest.mark.beside_one
 @pytest.mark.parametrize("way", ["out", "in"])
 def test_tcp_gets_its_rate_and_no_more(agentres_run: RunAgent, peer: Peer, way: str) -> None:
     run = agentres_run("--cpu", "2", f"--net-{way}=5000000", command=tcp(way, 10), check=True)
@@ -89,7 +89,7 @@ def test_tcp_gets_its_rate_and_no_more(agentres_run: RunAgent, peer: Peer, way: 
 
 
 @as_root
-@pytest.mark.alone  # who sends has to get a processor
+@pytest.mark.beside_one  # who sends has to get a processor
 def test_without_a_queue_that_holds_packets_back_they_are_dropped(
     agentres_run: RunAgent, peer: Peer
 ) -> None:
@@ -126,7 +126,7 @@ def test_what_is_counted_is_what_the_interface_counts(
 
 
 @as_root
-@pytest.mark.alone
+@pytest.mark.beside_one
 def test_loopback_is_free_unless_it_is_to_count(agentres_run: RunAgent) -> None:
     script = f"""
 import subprocess, sys
@@ -366,7 +366,7 @@ def test_an_isolated_agent_has_its_own_interface_and_reaches_what_the_host_does(
 
 
 @as_root
-@pytest.mark.alone
+@pytest.mark.beside_one
 def test_an_isolated_agent_has_its_rate_too(agentres_run: RunAgent, peer: Peer) -> None:
     options = ("--net=isolated", "--cpu=2", "--net-out=3000000")
     run = agentres_run(*options, command=tcp("out", 10), check=True)

@@ -129,7 +129,8 @@ def assert_paced(
     A supervisor that waits for a processor lets as much through meanwhile as the disk takes, and makes it good only later.
     Processes that are started for each piece want more of a processor than there may be: half of the rate is enough there.
     """
-    rates, least = [], 0.5 if how == "short" else 0.9
+    rates: list[float] = []
+    least = 0.5 if how == "short" else 0.9
     # Little is written at a time, so that the last of it is no large part.
     kib = max(64, max(512 if how == "append" else 256, 64 * rate) // processes)
     command = load(how, path, processes, kib)
@@ -154,7 +155,7 @@ def made_before(path: Path) -> Path:
     return database
 
 
-@pytest.mark.alone
+@pytest.mark.beside_one
 @not_by_daemon("it is paced as by root")
 @pytest.mark.parametrize(("rate", "how"), each_rate_and_way())
 def test_what_belongs_to_others_is_written_at_the_rate(agentres_run: RunAgent, theirs: Path, rate: int, how: str) -> None:  # fmt: skip
@@ -165,7 +166,7 @@ def test_what_belongs_to_others_is_written_at_the_rate(agentres_run: RunAgent, t
 
 
 @once
-@pytest.mark.alone
+@pytest.mark.beside_one
 def test_by_an_earlier_run_that_has_ended(agentres_run: RunAgent, theirs: Path) -> None:
     earlier = theirs.with_name(f"{theirs.name}.earlier")
     command = python(OWN, earlier, SIZE, "buffered")
@@ -174,7 +175,7 @@ def test_by_an_earlier_run_that_has_ended(agentres_run: RunAgent, theirs: Path) 
 
 
 @once
-@pytest.mark.alone
+@pytest.mark.beside_one
 def test_by_two_agents_on_one_file(start: Callable[..., subprocess.Popen[str]], theirs: Path) -> None:  # fmt: skip
     command = load("overwrite", theirs)
     rates: list[float] = []
@@ -187,7 +188,7 @@ def test_by_two_agents_on_one_file(start: Callable[..., subprocess.Popen[str]], 
     pytest.fail(f"{rates} of both rates")
 
 
-@pytest.mark.alone
+@pytest.mark.beside_one
 @pytest.mark.skipif(IO_DELEGATED, reason="io is delegated here")
 def test_without_io_new_files_and_reads_are_held_too_and_it_is_said(agentres_run: RunAgent, theirs: Path) -> None:  # fmt: skip
     assert_paced(agentres_run, 8, "new", theirs)
@@ -234,7 +235,7 @@ def test_pauses_are_told_and_can_be_turned_off(watched: Watched, theirs: Path) -
         assert run.usage["paused_usec"] is None
 
 
-@pytest.mark.alone
+@pytest.mark.beside_one
 @not_by_daemon("it is paced as by root")
 def test_a_reader_is_not_kept_for_longer_than_a_pause(agentres_run: RunAgent, theirs: Path) -> None:
     run = agentres_run("--io-write", "2MB/s", *LITTLE, command=python(BESIDE, theirs), check=True)

@@ -80,7 +80,7 @@ class Fake(Cgroup):
 class Guard(Deadman):
     """Nobody waits for our death."""
 
-    def __init__(self, path: str, kill: bool, mark: str = "") -> None:
+    def __init__(self, path: str, kill: bool, mark: str = "", uid: int | None = None) -> None:
         pass
 
     def close(self) -> None:
@@ -129,7 +129,8 @@ class Life:
             "net_in_limit": None, "net_out_limit": None, "nr_periods": 0, "nr_throttled": 0, "disks": None,
         }  # fmt: skip
         self.terms = Terms(limits, philosophy, priority, 0.5, str(slice.path))
-        self.actuator = Actuator(self.cgroup, io_max, disks, Guard)
+        self.actuator = Actuator(self.cgroup, Guard)
+        self.actuator.take_disks(io_max, disks or {}, pausing=False)
         self.event = False
         self.mover = Mover(
             Still(),

@@ -13,7 +13,7 @@ from fake_slice import MIB, FakeSlice
 from agentres.kernel.actuator import COMMAND, CONTENTION, Actuator
 from agentres.model.errors import ControlFileError, NotEnforceable
 from agentres.model.limits import ControlLine, IoMax
-from agentres.policy.tripwire import ROOM
+from agentres.policy.tripwire import HEADROOM
 
 
 class Watchful(Guard):
@@ -21,10 +21,12 @@ class Watchful(Guard):
 
     there = 0
     kills = False
+    of: tuple[str, int | None] = ("", None)
 
-    def __init__(self, path: str, kill: bool, mark: str = "") -> None:
+    def __init__(self, path: str, kill: bool, mark: str = "", uid: int | None = None) -> None:
         Watchful.there += 1
         Watchful.kills = kill
+        Watchful.of = mark, uid
 
     def close(self) -> None:
         Watchful.there -= 1
@@ -115,7 +117,8 @@ def test_a_tripwire_that_is_refused_leaves_none(actuator: Actuator, cgroup: Fake
 
 
 def test_one_that_is_to_be_killed_with_us_is_guarded_to_its_end(actuator: Actuator) -> None:
-    actuator.guard()
+    actuator.guard("RUN=f00d", 1000)
+    assert Watchful.of == ("RUN=f00d", 1000)
     assert (Watchful.there, Watchful.kills) == (1, True)
     actuator.set_tripwire(500 * MIB)
     actuator.freeze(COMMAND, "frozen by me")
@@ -127,7 +130,7 @@ def test_one_that_is_to_be_killed_with_us_is_guarded_to_its_end(actuator: Actuat
 
 
 def test_no_deadman_no_tripwire(cgroup: Fake) -> None:
-    def none(path: str, kill: bool, mark: str) -> Guard:
+    def none(path: str, kill: bool, mark: str, uid: int | None) -> Guard:
         raise OSError(errno.ENOENT, "no /bin/sh")
 
     actuator = Actuator(cgroup, guarded=none)
@@ -216,21 +219,22 @@ def test_who_is_frozen_is_guarded_whatever_becomes_of_the_tripwire(actuator: Act
 
 def test_who_uses_nothing_keeps_room_above_what_it_uses(actuator: Actuator, cgroup: Fake) -> None:
     cgroup.uses(100 * MIB)
-    assert actuator.trim_memory(10 * MIB) == 100 * MIB + ROOM
-    assert text(cgroup, "memory.max") == str(100 * MIB + ROOM)
+    assert actuator.trim_memory(10 * MIB) == 100 * MIB + HEADROOM
+    assert text(cgroup, "memory.max") == str(100 * MIB + HEADROOM)
     # Less than a tenth is not worth it.
-    assert actuator.trim_memory(100 * MIB + ROOM - MIB) == 100 * MIB + ROOM
+    assert actuator.trim_memory(100 * MIB + HEADROOM - MIB) == 100 * MIB + HEADROOM
 
 
 def test_without_an_io_controller_only_what_pauses_hold_can_be_set(cgroup: Fake) -> None:
     lines = [IoMax("8:0", rbps=5, wbps=5)]
-    actuator = Actuator(cgroup, lines, {"": ("8:0",), "/dev/sda": ("8:0",)}, guarded=Watchful)
-    actuator.io_held = False
+    disks = {"": ("8:0",), "/dev/sda": ("8:0",)}
+    actuator = Actuator(cgroup, guarded=Watchful)
+    actuator.take_disks(lines, disks, pausing=False)
     with pytest.raises(NotEnforceable, match="no io controller"):
         actuator.write("io_write", 7)
-    actuator.paced = ("io_write", "io_read")
+    actuator.take_disks(lines, disks, pausing=True)
     actuator.write("io_write", 7)
-    assert (actuator.standing("io_write"), actuator.pace("io_write")) == (7, 7)
+    assert (actuator.standing("io_write"), actuator.paced_rate("io_write")) == (7, 7)
     for key in ("io_write_iops", "io_write=/dev/sda"):
         with pytest.raises(NotEnforceable, match="no io controller"):
             actuator.write(key, 7)
@@ -239,5 +243,6 @@ def test_without_an_io_controller_only_what_pauses_hold_can_be_set(cgroup: Fake)
 
 def test_a_pace_is_the_highest_rate_of_those_that_have_one(cgroup: Fake) -> None:
     lines = [IoMax("8:0", wbps=5), IoMax("8:16", wbps=9), IoMax("8:32")]
-    actuator = Actuator(cgroup, lines, {"": ("8:0", "8:16", "8:32")}, guarded=Watchful)
-    assert (actuator.pace("io_write"), actuator.pace("io_read")) == (9, None)
+    actuator = Actuator(cgroup, guarded=Watchful)
+    actuator.take_disks(lines, {"": ("8:0", "8:16", "8:32")}, pausing=False)
+    assert (actuator.paced_rate("io_write"), actuator.paced_rate("io_read")) == (9, None)

@@ -246,10 +246,10 @@ def test_the_signals_of_a_terminal_do_not_end_it(resident: Resident) -> None:
     resident.begin(python("say"))
     resident.send("alert", event())
     pid = int(resident.line()[1])
-    keeper = int(Path(f"/proc/{pid}/stat").read_text().split()[3])
+    runner = int(Path(f"/proc/{pid}/stat").read_text().split()[3])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         os.kill(resident.process.pid, number)
-        os.kill(keeper, number)
+        os.kill(runner, number)
     assert os.getsid(resident.process.pid) == resident.process.pid
     resident.send("alert", event(id="then"))
     assert resident.line()[:2] == ["then", str(pid)]
@@ -269,7 +269,7 @@ def test_killed_it_leaves_no_process(resident: Resident) -> None:
     for pidfd in pidfds:
         assert select.select([pidfd], [], [], DEADLINE)[0]
         os.close(pidfd)
-    # stdout ends with the last of them all, the keepers too.
+    # stdout ends with the last of them all, the runners too.
     assert resident.await_end() == ""
 
 

@@ -25,7 +25,7 @@ from agentres.policy.contention import (
     stuck,
 )
 from agentres.policy.scaling import WORTH
-from agentres.policy.tripwire import NEAR, ROOM
+from agentres.policy.tripwire import HEADROOM, NEAR
 
 NOW = 1000.0
 
@@ -61,7 +61,7 @@ def test_the_lowest_gives_what_it_does_not_use_and_no_more_are_asked_than_needed
         claim("c", 350, 100, priority=25),
     ]
     (step,) = decide(budget(1000), claims, NOW)
-    assert (step.kind, step.path, step.limit) == ("trim", "/c", 100 * M + ROOM + 2 * NEAR)
+    assert (step.kind, step.path, step.limit) == ("trim", "/c", 100 * M + HEADROOM + 2 * NEAR)
     assert step.why == "a wants 450 MiB, and 100 MiB are used"
 
 
@@ -85,7 +85,7 @@ def test_who_ranks_above_gives_only_when_one_is_hungry_and_only_what_it_does_not
 
     assert steps(HUNGRY - 0.1) == []
     (step,) = steps(HUNGRY)
-    assert (step.kind, step.path, step.limit) == ("trim", "/a", 700 * M + ROOM + 2 * NEAR)
+    assert (step.kind, step.path, step.limit) == ("trim", "/a", 700 * M + HEADROOM + 2 * NEAR)
     assert kinds(steps(HUNGRY, use=880)) != [("trim", "/a")]
 
 
@@ -110,7 +110,7 @@ def test_where_the_margins_are_needed_the_lowest_priority_is_frozen_and_equals_a
         return decide(budget(1000), claims, NOW)
 
     (step,) = steps(25, 0)
-    assert (step.kind, step.path, step.limit) == ("freeze", "/b", 680 * M + ROOM)
+    assert (step.kind, step.path, step.limit) == ("freeze", "/b", 680 * M + HEADROOM)
     assert steps(100, EQUALS_WAIT - 0.1) == []
     assert kinds(steps(100, EQUALS_WAIT)) == [("freeze", "/b")]
 
@@ -176,7 +176,7 @@ def test_one_that_does_not_do_as_it_should_has_the_others_asked_as_well() -> Non
 def test_a_trim_that_is_not_worth_a_write_is_not_asked_for() -> None:
     """The supervisor would not write it, and nothing else would ever be decided."""
     claims = [claim("a", 860, 850, 1200), claim("b", 140, 100, priority=25)]
-    assert 100 * M + ROOM + 2 * NEAR > WORTH * 140 * M
+    assert 100 * M + HEADROOM + 2 * NEAR > WORTH * 140 * M
     assert decide(budget(1000), claims, NOW) == []
 
 
@@ -430,7 +430,7 @@ def test_every_supervisor_decides_the_same_and_nothing_absurd(
             assert one.limit is not None
             assert step.limit <= WORTH * one.limit
         if step.kind in ("trim", "freeze"):
-            assert step.limit >= max(one.use + ROOM, one.least)
+            assert step.limit >= max(one.use + HEADROOM, one.least)
         if step.kind == "release":
             assert not any(
                 each.frozen and not each.orphan and 0 < NOW - each.since < FROZEN_MOST
@@ -452,7 +452,7 @@ def test_somebody_gets_on_in_the_end(claims: list[Claim], limit: int) -> None:
     short = [each for each in mine if not each.frozen]
     left = limit * M - sum(each.taken for each in mine)
     top = min(short, key=lambda each: (-each.priority, each.started), default=None)
-    if top is not None and min(top.wants - top.taken, ROOM) <= left:
+    if top is not None and min(top.wants - top.taken, HEADROOM) <= left:
         return  # it takes what there is
     steps = decide(budget(limit), mine, NOW + 3600)
     assert any(step.kind in ("thaw", "release", "trim", "freeze") for step in steps)

@@ -23,7 +23,7 @@ from agentres.policy.contention import (
     reserved,
 )
 from agentres.policy.scaling import WORTH
-from agentres.policy.tripwire import NEAR, ROOM
+from agentres.policy.tripwire import HEADROOM, NEAR
 
 # A model: agents whose use follows a curve, each with a supervisor that does as ours.
 
@@ -38,7 +38,7 @@ class Agent:
     def __init__(self, name: str, priority: int, curve: Curve, most: int) -> None:
         self.name, self.priority, self.curve, self.most = name, priority, curve, most * M
         self.use = curve[0][1] * M
-        self.limit = max(self.use + ROOM, 64 * M)
+        self.limit = max(self.use + HEADROOM, 64 * M)
         self.wants, self.since, self.stuck = 0, 0.0, False
         self.frozen = self.released = self.dead = False
         self.high = (0, 0.0)
@@ -57,7 +57,7 @@ class Agent:
         """Grow or shrink, asking for room at each tripwire."""
         needed = self.needs(now)
         while True:
-            wall = self.limit if self.released else max(self.limit - ROOM, self.limit // 2)
+            wall = self.limit if self.released else max(self.limit - HEADROOM, self.limit // 2)
             self.use = needed if needed <= self.use else max(self.use, min(needed, wall))
             if self.released and needed > self.limit:
                 self.dead = True
@@ -77,7 +77,7 @@ class Agent:
 
     @staticmethod
     def _wake(limit: int) -> int:
-        return min(limit * 3 // 4, limit - ROOM)
+        return min(limit * 3 // 4, limit - HEADROOM)
 
     def _want(self, wants: int, now: float) -> None:
         is_stuck = bool(wants) and at_tripwire(self.limit, self.use)
@@ -89,7 +89,7 @@ class Agent:
         if self.use >= max(self.high[0], 0.7 * self.limit):
             self.high = (self.use, now)
         if now - self.high[1] >= 3:
-            fit = int(max(self.use / 0.7, self.use + ROOM, 32 * M))
+            fit = int(max(self.use / 0.7, self.use + HEADROOM, 32 * M))
             self.limit = fit if fit <= WORTH * self.limit else self.limit
             self.high = (self.use, now)
 
@@ -97,7 +97,7 @@ class Agent:
         if step.kind in ("freeze", "thaw"):
             self.frozen, self.since = step.kind == "freeze", now
         if step.kind in ("trim", "freeze"):
-            keeps = max(step.limit, self.use + ROOM)
+            keeps = max(step.limit, self.use + HEADROOM)
             self.limit = keeps if keeps <= WORTH * self.limit else self.limit
         if step.kind == "release":
             before, self.released = self.released, True
@@ -138,7 +138,7 @@ class World:
                 agent.live(self.now, self)
             if agent.dead:
                 self.told.append((self.now, agent.name, "killed"))
-                assert spare < ROOM, f"{agent.name} was killed while {spare} bytes were unused"
+                assert spare < HEADROOM, f"{agent.name} was killed while {spare} bytes were unused"
             else:
                 self._contend(agent)
         assert sum(each.limit for each in self.alive) <= self.budget.limit
@@ -157,7 +157,7 @@ class World:
         """What is free, and what the others have beyond what anybody may ask of them."""
         others = [each for each in self.alive if each is not agent]
         free = self.budget.limit - sum(each.limit for each in self.alive)
-        most = [each.limit - each.use - ROOM - 2 * NEAR for each in others]
+        most = [each.limit - each.use - HEADROOM - 2 * NEAR for each in others]
         return free + sum(
             size for size, each in zip(most, others, strict=True)
             if size > 0 and each.limit - size <= WORTH * each.limit

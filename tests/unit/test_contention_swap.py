@@ -20,7 +20,7 @@ from agentres.policy.contention import (
     decide,
 )
 from agentres.policy.scaling import WORTH
-from agentres.policy.tripwire import ROOM
+from agentres.policy.tripwire import HEADROOM
 
 # Single decisions.
 
@@ -39,7 +39,7 @@ def test_one_that_is_frozen_hands_back_as_much_as_is_wanted() -> None:
     assert (step.kind, step.path, step.limit) == ("reclaim", "/b", 400 * M)
     assert step.why == "a wants 600 MiB"
     (step,) = decide(budget(1000), [stuck(), frozen.but(swap=100 * M)], NOW)
-    assert step.limit == 460 * M + ROOM
+    assert step.limit == 460 * M + HEADROOM
     (step,) = decide(budget(1000), [stuck(wants=410 * M), frozen], NOW)
     assert 0.85 * 600 * M < step.limit <= WORTH * 600 * M  # less is not worth a write
     assert ("reclaim", "/b") not in decided(stuck(), frozen.but(swap=0))
@@ -128,9 +128,9 @@ class Session(Agent):
 
     def carry_out(self, step: Step, now: float) -> bool:
         if step.kind == "reclaim":  # as much as goes to swap in a tick
-            moved = min(64 * M, self.use + ROOM - step.limit, self.swap - self.swapped)
+            moved = min(64 * M, self.use + HEADROOM - step.limit, self.swap - self.swapped)
             self.use, self.swapped = self.use - moved, self.swapped + moved
-            step = Step("trim", step.path, step.why, max(step.limit, self.use + ROOM))
+            step = Step("trim", step.path, step.why, max(step.limit, self.use + HEADROOM))
         return super().carry_out(step, now)
 
 

@@ -19,9 +19,11 @@ from agentres.kernel import listener
 from agentres.kernel.listener import Channel, Listener, Peer
 from agentres.kernel.loop import Loop
 from agentres.kernel.registry import Found
+from agentres.model import control
 from agentres.model.errors import AgentresError, NotEnforceable, UsageError
 from agentres.model.units import NEVER
-from agentres.run import client, control, steering
+from agentres.readers import client
+from agentres.run import steering
 
 # Lines.
 

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from test_engine import MEMORY, Simulated
 
 from agentres.policy.alerts import Alert, Event, Rule, Severity
-from agentres.policy.damping import BURST, EVERY, Bucket, Damper
+from agentres.policy.damping import BURST, EVERY, Damper, TokenBucket
 
 RULE = Rule("memory", "memory", "agent", ((Severity.WARNING, 1.0), (Severity.CRITICAL, 2.0)))
 
 
 def test_a_bucket_gives_its_burst_and_then_one_each_time() -> None:
-    bucket = Bucket(3, 10.0)
+    bucket = TokenBucket(3, 10.0)
     assert [bucket.take(5.0) for _ in range(4)] == [True, True, True, False]
     assert [bucket.take(now) for now in (14.9, 15.0, 24.9, 25.0)] == [False, True, False, True]
     assert [bucket.take(1e9) for _ in range(4)] == [True, True, True, False]

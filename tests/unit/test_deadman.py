@@ -17,7 +17,8 @@ SUPERVISOR = """
 import os, sys, time
 from agentres.kernel.deadman import Deadman
 mark = next((word for word in sys.argv if "=" in word), "")
-kept = Deadman(sys.argv[1], "kill" in sys.argv, mark)
+uid = next((int(word) for word in sys.argv if word.isdecimal()), None)
+kept = Deadman(sys.argv[1], "kill" in sys.argv, mark, uid)
 pid = os.fork() if "forks" in sys.argv else -1
 if pid:
     os.write(1, b"%d\\n" % pid)
@@ -38,6 +39,22 @@ def wait_until_lifted(cgroup: Path) -> None:
         assert time.monotonic() < end, "it is frozen still"
         time.sleep(0.01)
     assert (cgroup / "memory.high").read_text() == "max\n"
+
+
+def wait_until_done(mark: str) -> None:
+    """Wait for the deadman that looks for this mark."""
+    words = f"\0agentres-deadman\0{mark}\0".encode()
+    end = time.monotonic() + 30
+    while any(words in _command(pid) for pid in os.listdir("/proc") if pid.isdecimal()):
+        assert time.monotonic() < end, "it still looks"
+        time.sleep(0.01)
+
+
+def _command(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
 
 
 def begin(*arguments: str) -> tuple[subprocess.Popen[bytes], int]:
@@ -80,6 +97,31 @@ def test_it_kills_what_has_the_mark_wherever_that_is(cgroup: Path) -> None:
         assert [each.poll() for each in sleeps[1:]] == [None, None]
     finally:
         for each in sleeps:
+            each.kill()
+            each.wait()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the processes of others are root's to kill")
+@pytest.mark.parametrize("uid", [65534, None])
+def test_what_has_the_mark_of_an_agent_and_is_of_another_user_is_left(cgroup: Path, uid: int | None) -> None:  # fmt: skip
+    """Its mark may have come to others' programs with its environment; an agent of root's may have started them itself."""
+    (cgroup / "cgroup.kill").write_text("")
+    run = f"RUN={os.getpid()}"
+    line = ["env", "-i", run, "sleep", "1000"]
+    own = subprocess.Popen(line, user=65534, group=65534)
+    others = subprocess.Popen(line)
+    try:
+        process, _ = begin(str(cgroup), "kill", run, *([] if uid is None else [str(uid)]))
+        process.kill()
+        process.wait()
+        assert own.wait(30) == -signal.SIGKILL
+        if uid is None:
+            assert others.wait(30) == -signal.SIGKILL
+        else:
+            wait_until_done(run)
+            assert others.poll() is None
+    finally:
+        for each in (own, others):
             each.kill()
             each.wait()
 

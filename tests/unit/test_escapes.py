@@ -129,7 +129,8 @@ def test_one_in_the_midst_of_execve_at_the_end_is_waited_for(monkeypatch: pytest
         assert late.stdout is not None
         stdin, environ = late.stdin, Path(f"/proc/{late.pid}/environ")
         assert late.stdout.readline() == b"\n"
-        assert environ.read_bytes() == b""  # as it is in the midst of it
+        assert environ.read_bytes() == b""
+        monkeypatch.setattr(process, "is_in_execve", lambda pid: pid == late.pid)
 
         def pause(seconds: float) -> None:
             with suppress(
@@ -142,6 +143,21 @@ def test_one_in_the_midst_of_execve_at_the_end_is_waited_for(monkeypatch: pytest
 
         monkeypatch.setattr(time, "sleep", pause)
         assert [(each.pid, each.fate) for each in escapes.end()] == [(late.pid, "ended")]
+
+
+def test_one_that_has_no_environment_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    escapes = Escapes(MINE, ELSEWHERE)
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    line = ["/bin/sh", "-c", "echo; read line"]  # as the deadman
+    with subprocess.Popen(line, env={}, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as bare:
+        assert bare.stdout is not None
+        assert bare.stdout.readline() == b"\n"
+        real = process.is_in_execve
+        # What others run here may be in the midst of it.
+        monkeypatch.setattr(process, "is_in_execve", lambda pid: pid == bare.pid and real(pid))
+        assert escapes.end() == []
+    assert waits == []
 
 
 def test_it_ends_them_and_what_they_start_meanwhile(sleeper: Sleeper) -> None:

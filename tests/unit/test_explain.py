@@ -27,13 +27,21 @@ from agentres.run.explain import (
 MIB = 2**20
 LIMITS = Limits(cpu=1.5, memory=512 * MIB, swap=0, pids=64, nofile=1000)
 KILL = OomKill(77, "cc1plus", "/a/agent/main", "/a/agent")
+OWN = ("/a/agent",)
+AGENT = "/sys/fs/cgroup/user.slice/agentres.slice/agentres-a.scope/agent"
 
 
 def ended(returncode: int = 0, **other: Any) -> Outcome:
     return Outcome(
         "fixer",
         ("make", "test"),
-        **{"limits": LIMITS, "returncode": returncode, "wall": 2.0, **other},
+        **{
+            "limits": LIMITS,
+            "returncode": returncode,
+            "wall": 2.0,
+            "oom_limits": OWN,
+            **other,
+        },
     )
 
 
@@ -82,10 +90,10 @@ HITS = [
     ("two victims, no peak, no limit of its own", ended(usage=Usage(memory_oom=2, memory_oom_kill=2), oom_kills=[KILL, OomKill(78, "ld", "/a", "/a")], limits=Limits(memory=MAX)), Hit("memory.max", 2, "memory limit: 2 processes were killed for memory: cc1plus (pid 77), ld (pid 78); limit no limit; raise --memory or have it hold less at once")),
     ("no kernel log, main process killed", ended(-signal.SIGKILL, usage=OOM), Hit("memory.max", 1, "memory limit: 1 process was killed for memory: very likely the main process, which SIGKILL ended; limit 512 MiB, peak 512 MiB; raise --memory or have it hold less at once")),
     ("no kernel log, another process killed", ended(1, usage=OOM), Hit("memory.max", 1, "memory limit: 1 process was killed for memory (the kernel log names it: journalctl -k); limit 512 MiB, peak 512 MiB; raise --memory or have it hold less at once")),
-    ("the host ran out", ended(usage=ABOVE, oom_kills=[KILL.but(limit_cgroup="")]), Hit("memory.max", 1, "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit: the host ran out of memory, peak 1.0 MiB")),
-    ("the budget", ended(usage=ABOVE, oom_kills=[KILL.but(limit_cgroup="/agentres.slice")]), Hit("memory.max", 1, "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit but by the budget of all agents (agentres.slice), peak 1.0 MiB")),
-    ("a parent's", ended(usage=ABOVE, oom_kills=[KILL.but(limit_cgroup="/user.slice")]), Hit("memory.max", 1, "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit but by that of /user.slice, peak 1.0 MiB")),
-    ("nobody says whose", ended(1, usage=ABOVE), Hit("memory.max", 1, "1 process was killed for memory (the kernel log names it: journalctl -k); not by this agent's limit but by one above it, or the host ran out, peak 1.0 MiB")),
+    ("the host ran out", ended(usage=ABOVE, oom_kills=[KILL], cgroup=AGENT, oom_limits=()), Hit("memory.max", 1, "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit: the host ran out of memory, peak 1.0 MiB")),
+    ("the budget", ended(usage=ABOVE, oom_kills=[KILL], cgroup=AGENT, oom_limits=["/user.slice/agentres.slice"]), Hit("memory.max", 1, "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit but by that of the budget of all agents (agentres.slice), peak 1.0 MiB")),
+    ("a parent's", ended(usage=ABOVE, oom_kills=[KILL], cgroup=AGENT, oom_limits=["/user.slice"]), Hit("memory.max", 1, "1 process was killed for memory: cc1plus (pid 77); not by this agent's limit but by that of /user.slice, peak 1.0 MiB")),
+    ("nobody says whose", ended(1, usage=ABOVE, oom_limits=None), Hit("memory.max", 1, "1 process was killed for memory (the kernel log names it: journalctl -k); not by this agent's limit but by one above it, or the host ran out, peak 1.0 MiB")),
     ("what was in memory", ended(usage=OOM, oom_kills=[KILL], footprint=HELD), Hit("memory.max", 1, "memory limit: 1 process was killed for memory: cc1plus (pid 77); limit 512 MiB, peak 512 MiB; it held 400 MiB anonymous, 80.0 MiB files in tmpfs and shared memory, 20.0 MiB page cache; most of it in cc1 plus (pid 7) 390 MiB; raise --memory or have it hold less at once")),
     ("counters that are old", ended(usage=OOM, oom_kills=[KILL], footprint=Footprint({"anon": 9 * MIB}, (Resident(7, "cc1plus", 69 * MIB),))), Hit("memory.max", 1, "memory limit: 1 process was killed for memory: cc1plus (pid 77); limit 512 MiB, peak 512 MiB; most of it in cc1plus (pid 7) 69.0 MiB; raise --memory or have it hold less at once")),
     ("files in tmpfs", ended(usage=OOM, oom_kills=[KILL], grown={"/run": 1, "/dev/shm": 300 * MIB}, footprint=Footprint({"anon": 9 * MIB, "file": 303 * MIB, "shmem": 303 * MIB}, ())), Hit("memory.max", 1, "memory limit: 1 process was killed for memory: cc1plus (pid 77); limit 512 MiB, peak 512 MiB; it held 303 MiB files in tmpfs and shared memory, 9.0 MiB anonymous; files in tmpfs are memory until they are removed (grown: /dev/shm by 300 MiB, /run by 1 B): have it write them to a disk, or raise --memory")),
@@ -302,10 +310,11 @@ def test_the_json_summary_is_this() -> None:
         enforced=[ControlLine("pids.max", "64"), IoMax("8:0", rbps=5).line()],
         not_enforced=[Refused(ControlLine("cpu.max", "150000 100000"), "there is no cpu.max")],
         oom_kills=[KILL],
+        oom_limits=OWN,
         footprint=HELD,
         grown={"/tmp": 5},
         cgroup="/sys/fs/cgroup/a/agent",
-        memory_max=512 * MIB,
+        memory_limit=512 * MIB,
         alerts_left_out={"memory": 31},
         moves_left_out=2,
     )  # fmt: skip
@@ -411,6 +420,7 @@ def test_the_json_summary_is_this() -> None:
         "oom_kills": [
             {"pid": 77, "task": "cc1plus", "cgroup": "/a/agent/main", "limit_cgroup": "/a/agent"},
         ],
+        "oom_limits": ["/a/agent"],
         "alerts_left_out": {"memory": 31},
         "moves_left_out": 2,
     }
@@ -439,7 +449,7 @@ def test_a_kill_at_an_elastic_limit_tells_why_it_was_not_raised() -> None:
     outcome = Outcome(
         "a", ("true",), limits, -9, 1.0,
         usage=Usage(memory_oom=1, memory_oom_kill=1),
-        memory_max=512 * MIB, short="others have it",
+        memory_limit=512 * MIB, short="others have it", oom_limits=OWN,
     )  # fmt: skip
     (hit,) = hits(outcome)
     assert "limit 512 MiB (of up to 2.0 GiB), not raised: others have it" in hit.text

@@ -1,10 +1,17 @@
-"""What was used, from the text of control files."""
+"""Parsers of the kernel's formats; what was used, from the text of control files."""
 
 from __future__ import annotations
 
 import pytest
 
-from agentres.model.figures import FILES, usage
+from agentres.model.figures import (
+    FILES,
+    flat_keyed,
+    is_populated,
+    nested_keyed,
+    parse_limit,
+    usage,
+)
 from agentres.model.stats import Usage
 
 CPU_STAT = b"""usage_usec 12
@@ -14,6 +21,74 @@ nr_periods 3
 nr_throttled 2
 throttled_usec 700
 """
+
+
+@pytest.mark.parametrize(
+    ("data", "value"), {b"0\n": 0, b"4096\n": 4096, b"max\n": None, b"max": None}.items()
+)
+def test_a_limit_is_a_number_or_max(data: bytes, value: int | None) -> None:
+    assert parse_limit(data) == value
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b"maximum", b"1.5", b"1 2", b"0x1", b"\0"])
+def test_garbage_is_no_limit(data: bytes) -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        parse_limit(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "pairs"),
+    [
+        (b"", {}),
+        (b"populated 1\nfrozen 0\n", {b"populated": b"1", b"frozen": b"0"}),
+        (b"low 0\nhigh max", {b"low": b"0", b"high": b"max"}),
+        (b"a 1\na 2\n", {b"a": b"2"}),
+    ],
+)
+def test_flat_keyed_text_is_a_key_and_a_value_a_line(
+    data: bytes, pairs: dict[bytes, bytes]
+) -> None:
+    assert flat_keyed(data) == pairs
+
+
+@pytest.mark.parametrize("data", [b"populated", b"populated \n", b"a 1 2", b"a=1"])
+def test_garbage_is_not_flat_keyed(data: bytes) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        flat_keyed(data)
+
+
+def test_a_cgroup_is_populated_by_the_kernels_word() -> None:
+    assert is_populated(b"populated 1\nfrozen 0\n")
+    assert not is_populated(b"populated 0\nfrozen 1\n")
+    with pytest.raises(LookupError):
+        is_populated(b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "table"),
+    [
+        (b"", {}),
+        (
+            b"8:0 rbytes=1 wbytes=2\n8:16 rbytes=3\n",
+            {b"8:0": {b"rbytes": b"1", b"wbytes": b"2"}, b"8:16": {b"rbytes": b"3"}},
+        ),
+        (b"8:0 rbps=max wiops=5\n", {b"8:0": {b"rbps": b"max", b"wiops": b"5"}}),
+        (b"8:0\n8:16 rios=1", {b"8:0": {}, b"8:16": {b"rios": b"1"}}),
+    ],
+)
+def test_nested_keyed_text_is_a_device_and_its_pairs_a_line(
+    data: bytes, table: dict[bytes, dict[bytes, bytes]]
+) -> None:
+    assert nested_keyed(data) == table
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"8:0 rbytes", b"8:0 8:16 rbytes=1", b"\n", b" \n", b"8:0 rbytes=1\n\n8:16 rbytes=1\n"],
+)
+def test_garbage_is_not_nested_keyed(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"unpack|sequence"):
+        nested_keyed(data)
 
 
 def test_usage_takes_each_figure_from_its_file() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentres.kernel.generator import drop_in, generate
+from agentres.daemon.generator import drop_in, generate
 
 
 def test_an_agent_that_does_not_restart_has_no_drop_in(tmp_path: Path) -> None:

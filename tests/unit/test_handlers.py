@@ -42,7 +42,7 @@ def test_a_handler_gets_its_severity_and_graver_and_what_becomes_of_that(
         handlers_pipe.say(told["id"], told["event"], told["severity"])
 
     handlers = [handler("python", severity=Severity.CRITICAL)]
-    with Told(*handlers, callables={"python": say}, told={"old": Severity.CRITICAL}) as told:
+    with Told(*handlers, callables={"python": say}, delivered={"old": Severity.CRITICAL}) as told:
         for each in (
             event(id="low"),
             resolved(id="low"),

@@ -15,7 +15,9 @@ import agentres
 DEAR = [
     "asyncio",
     "click",
+    "contextlib",
     "dataclasses",
+    "enum",
     "json",
     "logging",
     "psutil",
@@ -23,6 +25,7 @@ DEAR = [
     "pyroute2",
     "re",
     "rich",
+    "signal",
     "typer",
     "typing",
 ]

@@ -1,4 +1,4 @@
-"""Which machine of ``scripts/test`` runs which kernel tests: each test once as root, and none that bears no company beside others."""
+"""Which machine of ``scripts/test`` runs which kernel tests: each test once as root, and in no more company than it bears."""
 
 from __future__ import annotations
 
@@ -24,31 +24,47 @@ def files(suite: Suite) -> set[str]:
     return FILES - {word.partition("=")[2] for word in suite.options if word.startswith("--ignore")}
 
 
-@pytest.mark.parametrize(
-    ("first", "rest"), [(tests._MANY, tests._REST_OF_MANY), (tests._TWO, tests._REST_OF_TWO)]
-)
-def test_each_file_is_run_once_as_root_and_twice_as_a_user(
-    first: dict[str, Suite], rest: tuple[Suite, ...]
-) -> None:
-    suites = [*first.values(), *rest]
-    of_root = [file for suite in suites if suite.user == "root" for file in files(suite)]
+PLANS = pytest.mark.parametrize("phases", [tests._MANY, tests._TWO], ids=["many", "two"])
+
+
+def suites(phase: tests.Phase) -> list[Suite]:
+    return [*phase.first.values(), *phase.rest]
+
+
+def marked(mark: str) -> set[str]:
+    """The files with tests that have it."""
+    pattern = re.compile(rf"mark\.{mark}\b")
+    return {file for file in FILES if pattern.search((KERNEL / Path(file).name).read_text())}
+
+
+@pytest.mark.parametrize("phase", [tests._MANY[0], tests._TWO[0]], ids=["many", "two"])
+def test_each_file_is_run_once_as_root_and_twice_as_a_user(phase: tests.Phase) -> None:
+    of_root = [file for suite in suites(phase) if suite.user == "root" for file in files(suite)]
     assert sorted(of_root) == sorted(FILES - {*tests._OF_DEV})
-    of_dev = [file for suite in suites if suite.user == "dev" for file in files(suite)]
+    of_dev = [file for suite in suites(phase) if suite.user == "dev" for file in files(suite)]
     others = FILES - {*tests._OF_THE_HOST, *tests._OF_DEV}
     assert sorted(of_dev) == sorted([*others, *others, *tests._OF_DEV])
 
 
-def test_the_host_is_restarted_in_the_machine_that_its_tests_had() -> None:
-    assert tests._MANY[""] is tests._TWO[""] is tests._HOST
+@PLANS
+def test_the_host_is_restarted_in_the_machine_that_its_tests_had(
+    phases: tuple[tests.Phase, ...],
+) -> None:
+    assert phases[0].first[""] is tests._HOST
 
 
-def test_what_bears_no_company_is_run() -> None:
-    run_alone = set.intersection(*(files(suite) for suite in tests._ALONE))
-    alone = {
-        file for file in FILES if re.search(r"mark\.alone", (KERNEL / Path(file).name).read_text())
-    }
-    assert alone
-    assert alone <= run_alone
+@PLANS
+def test_what_bears_little_company_is_run_once_as_root_and_twice_as_a_user(
+    phases: tuple[tests.Phase, ...],
+) -> None:
+    assert [phase.mark for phase in phases[1:]] == ["beside_one", "alone"]
+    for phase in phases[1:]:
+        files_of_it = marked(phase.mark)
+        assert files_of_it
+        for user, times in ("root", 1), ("dev", 2):
+            run = [f for suite in suites(phase) if suite.user == user for f in files(suite)]
+            assert all(run.count(file) == times for file in files_of_it), user
+        assert len(phase.first) <= (2 if phase.mark == "beside_one" else 1)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", ""])

@@ -20,7 +20,7 @@ import pytest
 
 import agentres
 from agentres.kernel.loop import Loop
-from agentres.kernel.signals import Signal, Signals
+from agentres.kernel.signalfd import Signal, Signals
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_a_real_time_signal_is_read_by_its_number(signals: Signals) -> None:
 # The session leader of a new terminal tells each signal that it reads.
 LISTENER = """
 import fcntl, select, signal, sys, termios
-from agentres.kernel.signals import Signals
+from agentres.kernel.signalfd import Signals
 heard = [signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGWINCH, signal.SIGHUP]
 signal.pthread_sigmask(signal.SIG_BLOCK, heard)
 signals = Signals(heard)

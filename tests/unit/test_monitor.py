@@ -18,6 +18,7 @@ from agentres.kernel.actuator import COMMAND, Actuator
 from agentres.kernel.escapes import Escapes
 from agentres.kernel.loop import Timer
 from agentres.model.limits import ControlLine, Limits, Range
+from agentres.model.oom import OomCause
 from agentres.policy.alerts import Rule, Severity
 from agentres.policy.elastic import Terms
 from agentres.policy.scaling import BALANCED, FROZEN
@@ -132,6 +133,7 @@ class Watching:
             [ControlLine("memory.max", str(256 * MIB)), ControlLine("pids.max", "512")]
         )
         self.ooms = self.stalled = 0
+        self.cause = OomCause(("/agentres.slice/a/agent",))
         limits = Limits(memory=256 * MIB, pids=512, ranges=MEMORY)
         watched = Watched(
             "a", ("sleep",), self.actuator, self.loop.now, Escapes("f00d", "/agentres.slice/a/agent"), str(slice_.path),
@@ -141,8 +143,9 @@ class Watching:
         settings = Settings(history=False, rules=RULES, handlers=handlers)
         self.monitor = Monitor(self.loop, watched, settings, self._oom)  # type: ignore[arg-type]
 
-    def _oom(self) -> None:
+    def _oom(self) -> OomCause:
         self.ooms += 1
+        return self.cause
 
     @property
     def told(self) -> list[tuple[str, str, str]]:
@@ -210,6 +213,14 @@ def test_who_was_killed_is_asked_about_once(watching: Watching) -> None:
     assert watching.ooms == 1
 
 
+def test_whose_limit_it_was_is_told_with_the_kill(watching: Watching) -> None:
+    watching.cause = OomCause(())
+    watching.events(oom_kill=1)
+    watching.notify("memory.events")
+    told = watching.monitor.subject.detail["oom_kill"]
+    assert told.startswith("not by this agent's limit: the host ran out of memory")
+
+
 def test_what_was_in_memory_is_told_with_the_kill_and_not_again_with_each_hit(
     watching: Watching,
 ) -> None:
@@ -264,7 +275,7 @@ def test_one_that_gets_nowhere_at_its_limit_is_told_of_and_left_to_the_kernel(wa
         watching.loop.run(1)
     assert watching.told.count(("raised", "stalled", "CRITICAL")) == 1
     said = watching.monitor.subject.detail["stalled"]
-    assert "or by one above it: the kernel takes memory back, and has not killed" in said
+    assert "no limit of its own or above it is met" in said
     assert watching.text("memory.max") == before
     assert not (watching.agent / "cgroup.kill").exists()  # nobody was killed by us
 

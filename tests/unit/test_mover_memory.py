@@ -15,7 +15,7 @@ from agentres.kernel import host
 from agentres.model.action import Action
 from agentres.model.limits import ControlLine
 from agentres.policy.contention import Step
-from agentres.policy.tripwire import ROOM
+from agentres.policy.tripwire import HEADROOM
 from agentres.run.sharing import PAGE
 
 # Memory, upward.
@@ -162,7 +162,7 @@ def test_what_nobody_uses_goes_back_and_the_others_are_told(start_agent: Start) 
     # The tripwire comes first.
     wrote = life.cgroup.wrote("memory.high", "memory.max")
     assert wrote[-2:] == [
-        ("memory.high", str(life.bytes - ROOM // 2)), ("memory.max", str(life.bytes)),
+        ("memory.high", str(life.bytes - HEADROOM // 2)), ("memory.max", str(life.bytes)),
     ]  # fmt: skip
 
 
@@ -177,11 +177,11 @@ def test_a_limit_is_never_lowered_below_what_is_in_use(
         life = Life(FakeSlice(tmp_path), "a", memory(800), use * MIB)
         # More is used than whoever decided knew.
         life.cgroup.uses(now * MIB, cache * MIB)
-        step = Step("trim", str(life.agent), "b wants 1 GiB", use * MIB + ROOM + 5)
+        step = Step("trim", str(life.agent), "b wants 1 GiB", use * MIB + HEADROOM + 5)
         life.mover.carry_out(step)
         current = int((life.agent / "memory.current").read_text())
         limit = life.bytes
-        assert limit == 800 * MIB or limit >= current + ROOM
+        assert limit == 800 * MIB or limit >= current + HEADROOM
         assert limit >= min(step.limit, 800 * MIB)
         assert all(int(text) % PAGE == 0 for _, text in life.cgroup.wrote("memory.max"))
         life.close()

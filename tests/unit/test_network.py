@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agentres.kernel import bpf, network, pacing
-from agentres.kernel.pacing import Interface
+from agentres.kernel import bpf, fq, network
+from agentres.kernel.fq import Interface
 from agentres.model.errors import AgentresError, NotEnforceable
 from agentres.model.limits import Host, LimitError, Limits, NetworkMax, Range, defaults, read_limits
 from agentres.model.stats import Sample, Usage
@@ -180,7 +180,7 @@ def test_dropped_packets_are_a_limit_that_was_hit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kinds", "paced"),
+    ("kinds", "delays"),
     [
         (("fq",), True),
         (("mq", "fq"), True),
@@ -191,8 +191,8 @@ def test_dropped_packets_are_a_limit_that_was_hit() -> None:
         ((), False),
     ],
 )
-def test_only_fq_on_every_queue_holds_packets_back(kinds: tuple[str, ...], paced: bool) -> None:
-    assert Interface("eth0", 2, kinds, False, True).paced is paced
+def test_only_fq_on_every_queue_holds_packets_back(kinds: tuple[str, ...], delays: bool) -> None:
+    assert Interface("eth0", 2, kinds, False, True).delays is delays
 
 
 def test_an_interface_that_was_configured_or_is_not_there_is_not_touched(
@@ -204,21 +204,21 @@ def test_an_interface_that_was_configured_or_is_not_there_is_not_touched(
         Interface("veth", 4, ("noqueue",), False, False),
     ]
     changed: list[str] = []
-    monkeypatch.setattr(pacing, "interfaces", lambda: there)
-    monkeypatch.setattr(pacing, "_change", lambda each: changed.append(each.name))
-    monkeypatch.setattr(pacing, "STATE", str(tmp_path / "state/pacing.json"))
+    monkeypatch.setattr(fq, "interfaces", lambda: there)
+    monkeypatch.setattr(fq, "_change", lambda each: changed.append(each.name))
+    monkeypatch.setattr(fq, "STATE", str(tmp_path / "state/pacing.json"))
     with pytest.raises(AgentresError, match="eth0 has htb because somebody said so"):
-        pacing.install([])
+        fq.install([])
     with pytest.raises(AgentresError, match="no interface eth9 is up here"):
-        pacing.install(["eth1", "eth9"])
+        fq.install(["eth1", "eth9"])
     assert changed == []
-    assert pacing.install(["eth1"]) == ["eth1 has fq already"]
-    assert pacing.install(["veth"]) == ["veth: fq in the place of noqueue"]
+    assert fq.install(["eth1"]) == ["eth1 has fq already"]
+    assert fq.install(["veth"]) == ["veth: fq in the place of noqueue"]
     assert changed == ["veth"]
     assert (tmp_path / "state/pacing.json").exists()
 
 
 def test_without_hardware_a_name_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "interfaces", list)
+    monkeypatch.setattr(fq, "interfaces", list)
     with pytest.raises(AgentresError, match="no interface has hardware behind it"):
-        pacing.install([])
+        fq.install([])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from agentres.model.oom import Footprint, Report, Resident
+from agentres.model.oom import Footprint, OomReport, Resident
 from agentres.model.stats import OomKill
 
 NOTHING = Footprint({}, ())
 
 
 def kill(record: str) -> OomKill | None:
-    return Report(4096).take(record)
+    return OomReport(4096).take(record)
 
 
 MEMCG = (
@@ -103,7 +103,7 @@ KINDS = {"anon": 12 << 20, "file": 48 << 20, "kernel": 1 << 20, "sock": 0, "shme
 
 
 def told(text: str, kill: str) -> list[OomKill]:
-    report = Report(4096)
+    report = OomReport(4096)
     lines = text.replace("{kill}", kill.partition(";")[2]).splitlines()
     return [found for line in lines if (found := report.take(line)) is not None]
 

@@ -51,12 +51,13 @@ class Life:
         keep_attributes(path, monkeypatch)
         self.agent = FakeSlice(path / "cgroup").agent("a", 1 << 28, 1 << 20)
         self.cgroup = Fake(str(self.agent))
+        if io_held:
+            (self.agent / "io.max").write_text("")
         lines = [IoMax(DISK, rbps=rate, wbps=rate)]
-        self.actuator = Actuator(self.cgroup, lines, {"": (DISK,)}, guarded=Guard)
-        self.actuator.io_held = io_held
+        self.actuator = Actuator(self.cgroup, guarded=Guard)
+        self.actuator.take_disks(lines, {"": (DISK,)}, pausing=True)
         self.meter = Figures()
         self.speed = {"unbilled_bytes": 0.0, "billed_bytes": 0.0, "read_bytes": 0.0, "dirtied_bytes": 0.0}  # fmt: skip
-        self.actuator.paced = ("io_write",) if io_held else ("io_write", "io_read")
         self.closed = False
         self.pacer = Pacer(self, self.meter, self.actuator, self.actions.append, self)  # type: ignore[arg-type]
 
@@ -161,13 +162,13 @@ def test_without_an_io_controller_reads_and_writes_are_held(without_io: Life) ->
 
 def test_another_rate_holds_from_then_on_and_none_holds_nothing(life: Life) -> None:
     life.live(5, unbilled_bytes=200 * MB)
-    life.actuator.io_max[DISK] = life.actuator.io_max[DISK].but(wbps=50 * MB)
+    life.actuator.write("io_write", 50 * MB)
     life.live(1)
     before = life.meter.values["unbilled_bytes"]
     life.live(5, unbilled_bytes=200 * MB)
     assert (life.meter.values["unbilled_bytes"] - before) / 5 == pytest.approx(50 * MB, rel=0.1)
     life.live(1)
-    life.actuator.io_max[DISK] = life.actuator.io_max[DISK].but(wbps="max")
+    life.actuator.write("io_write", "max")
     before, paused = life.meter.values["unbilled_bytes"], life.pacer.seconds
     life.live(5, unbilled_bytes=200 * MB)
     assert life.meter.values["unbilled_bytes"] - before == pytest.approx(1000 * MB, rel=0.01)
@@ -176,12 +177,12 @@ def test_another_rate_holds_from_then_on_and_none_holds_nothing(life: Life) -> N
 
 def test_without_a_rate_nobody_is_paused_and_what_is_written_then_is_no_debt(life: Life) -> None:
     life.live_until_frozen(unbilled_bytes=200 * MB)
-    life.actuator.io_max[DISK] = life.actuator.io_max[DISK].but(wbps="max")
+    life.actuator.write("io_write", "max")
     life.live(2)
     assert not life.frozen
     assert life.kinds() == ["pace", "pace"]
     life.live(5, unbilled_bytes=200 * MB, billed_bytes=200 * MB)
-    life.actuator.io_max[DISK] = life.actuator.io_max[DISK].but(wbps=8 * MB)
+    life.actuator.write("io_write", 8 * MB)
     paused = life.pacer.seconds
     life.live(1, unbilled_bytes=1 * MB)
     assert life.pacer.seconds == paused
@@ -189,9 +190,10 @@ def test_without_a_rate_nobody_is_paused_and_what_is_written_then_is_no_debt(lif
 
 def test_a_rate_that_is_set_later_is_for_what_is_written_from_then_on(without_io: Life) -> None:
     life = without_io
-    life.actuator.paced = ()
+    life.actuator.write("io_write", "max")
+    life.actuator.write("io_read", "max")
     life.live(5, dirtied_bytes=200 * MB)
-    life.actuator.paced = ("io_write",)
+    life.actuator.write("io_write", 8 * MB)
     life.live(1, dirtied_bytes=1 * MB)
     assert life.pacer.seconds == 0
 
@@ -296,6 +298,6 @@ def test_where_others_write_it_is_looked_into_and_where_that_is_not_known_too(li
 
 def test_one_whose_rate_is_lifted_in_a_pause_goes_on(without_io: Life) -> None:
     without_io.live_until_frozen(dirtied_bytes=200 * MB)
-    without_io.actuator.io_max[DISK] = without_io.actuator.io_max[DISK].but(wbps="max")
+    without_io.actuator.write("io_write", "max")
     without_io.live(1.1)
     assert not without_io.frozen

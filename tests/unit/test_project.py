@@ -12,7 +12,7 @@ from agentres.kernel import caller, mounts, project
 from agentres.kernel.caller import Caller
 from agentres.kernel.lock import Lock
 from agentres.kernel.mounts import Mount
-from agentres.kernel.project import Added, Quota, Usage
+from agentres.kernel.project import Added, Dqblk, Quota
 from agentres.model.errors import Interrupted, NotEnforceable, UsageError
 
 FIRST, SECOND = project.NUMBERS[:2]
@@ -33,7 +33,7 @@ class Kernel:
         self.refused: set[int] = set()
         self.table = [Mount("/", "/", "8:1", "ext4", "/dev/sda1", {"prjquota": ""})]
         monkeypatch.setattr(project, "RECORDS", str(tmp_path / "records"))
-        monkeypatch.setattr(project, "_usage", self._usage)
+        monkeypatch.setattr(project, "_dqblk", self._usage)
         monkeypatch.setattr(project, "_enforced", lambda fd: self.enforced)
         monkeypatch.setattr(project, "_limit", self._limit)
         monkeypatch.setattr(project, "populated", self._populated)
@@ -56,8 +56,8 @@ class Kernel:
         self.inodes[inode] = (flags, number)
         return data
 
-    def _usage(self, fd: int, number: int) -> Usage:
-        return Usage(self.used.get(number, 0), self.limits.get(number, 0))
+    def _usage(self, fd: int, number: int) -> Dqblk:
+        return Dqblk(self.used.get(number, 0), self.limits.get(number, 0))
 
     def _limit(self, fd: int, number: int, size: int) -> None:
         self.limits[number] = size
@@ -284,10 +284,10 @@ def test_a_record_that_was_not_finished_goes(kernel: Kernel) -> None:
 def test_what_the_kernel_refuses_is_told_in_words(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, number: int, words: str
 ) -> None:
-    def fail(fd: int, which: int) -> Usage:
+    def fail(fd: int, which: int) -> Dqblk:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(project, "_usage", fail)
+    monkeypatch.setattr(project, "_dqblk", fail)
     with pytest.raises(NotEnforceable, match=words):
         Quota(str(kernel.work), 1, "/home")
     assert records() == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import enum
+import json
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +13,9 @@ from unittest import mock
 
 import pytest
 
-from agentres.model.record import Record
+from agentres.model.record import IntEnum, Record
 from agentres.model.stats import OomKill
+from agentres.policy.alerts import Severity
 
 
 def make_pair() -> tuple[type, type]:
@@ -238,3 +241,36 @@ def test_a_record_of_a_record_has_its_fields_first() -> None:
     assert isinstance(More(1), One)
     with pytest.raises(AttributeError):
         More(1).b = 7  # type: ignore[misc]
+
+
+def make_levels(base: Any) -> Any:
+    class Level(base):  # type: ignore[misc]  # one class body, for both
+        """How high."""
+
+        LOW = 1
+        HIGH = 3
+
+    return Level
+
+
+@pytest.mark.parametrize("base", [IntEnum, enum.IntEnum], ids=["ours", "enum's"])
+def test_a_named_number_is_as_enums(base: Any) -> None:
+    level = make_levels(base)
+    low, high = level
+    assert (low, high) == (level.LOW, level.HIGH) == (1, 3)
+    assert (low.name, low.value, type(low.value)) == ("LOW", 1, int)
+    assert level["HIGH"] is level(3) is high
+    assert list(level.__members__) == ["LOW", "HIGH"]
+    assert isinstance(low, level)
+    assert max(low, high) is high
+    assert {low: "x"}[1] == "x"
+    assert (f"{low}", str(low), json.dumps(low), repr(low)) == ("1", "1", "1", "<Level.LOW: 1>")
+    with pytest.raises(KeyError):
+        level["NONE"]
+    with pytest.raises(ValueError, match=r"^2 is not a valid .*Level$"):
+        level(2)
+
+
+def test_a_named_number_is_pickled_and_copied_as_itself() -> None:
+    assert pickle.loads(pickle.dumps(Severity.CRITICAL)) is Severity.CRITICAL
+    assert copy.deepcopy(Severity.CRITICAL) is Severity.CRITICAL

@@ -120,8 +120,8 @@ def test_disks_all_and_one(start: Start) -> None:
         Limits(memory=512 * MIB, io_write={"": 1000}), io_max=lines, disks={"": ("8:0", "8:16")}
     )
     done = resized(life, io_write="5000", io_read="max")
-    assert [line.wbps for line in life.actuator.io_max.values()] == [5000, 5000]
-    assert [line.rbps for line in life.actuator.io_max.values()] == ["max", "max"]
+    for key, rate in {"io_write": 5000, "io_read": "max"}.items():
+        assert (life.actuator.standing(key), life.actuator.fastest(key)) == (rate, rate)
     assert done.terms.limits.io_write == {"": 5000}
 
 

@@ -13,8 +13,8 @@ from agentres.policy.scaling import (
     AGGRESSIVE,
     BALANCED,
     CONSERVATIVE,
+    HEADROOM,
     PHILOSOPHIES,
-    ROOM,
     SETTLE,
     Scaler,
 )
@@ -115,7 +115,7 @@ def test_between_tripwire_and_limit_there_is_room_or_a_raise_is_due_now(limit: i
         wake = life.scaler.wake_at(life.limit)
         assert wake is not None
         assert wake > 0
-    assert life.limit - wake >= ROOM
+    assert life.limit - wake >= HEADROOM
     assert wake <= 0.75 * life.limit
 
 

@@ -15,7 +15,7 @@ from agentres.kernel import host, registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.registry import ClaimMark
 from agentres.policy.contention import HUNGRY, PATIENCE, Step
-from agentres.policy.tripwire import ROOM
+from agentres.policy.tripwire import HEADROOM
 from agentres.run.sharing import CONTEND_AGAIN, PAGE, Sharing
 
 NEVER = float("inf")
@@ -229,7 +229,7 @@ def test_each_carries_out_what_is_about_itself_alone(join: Join, clock: Clock) -
     low.sharing.contend()
     (step,) = low.steps
     assert (step.kind, step.path) == ("trim", str(low.agent))
-    assert step.limit >= 200 * MIB + ROOM
+    assert step.limit >= 200 * MIB + HEADROOM
 
 
 def test_a_bell_rings_for_the_others_when_something_was_done(join: Join) -> None:

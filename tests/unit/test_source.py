@@ -16,8 +16,8 @@ from told import event
 from agentres.kernel import process, registry
 from agentres.kernel.registry import Found
 from agentres.model.errors import AgentresError
+from agentres.readers import client
 from agentres.readers.fleet import Fleet
-from agentres.run import client
 from agentres.store import Store
 from agentres.tui.source import Source
 

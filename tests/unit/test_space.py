@@ -13,14 +13,14 @@ import pytest
 from agentres.kernel import devices, mounts, space
 from agentres.kernel.mounts import Mount
 from agentres.kernel.space import Space
-from agentres.model.room import growth, left
+from agentres.model.disk_space import growth, left
 from agentres.model.stats import Reading
 
 MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
-    ("room", "told"),
+    ("free", "told"),
     [
         ((1024 * MIB, 70 * MIB, 0, 0), "/a: 70.0 MiB of 1.0 GiB free (6.8%)"),
         ((1000, 500, 1000, 900), "/a: 500 B of 1000 B free (50%)"),
@@ -30,8 +30,8 @@ MIB = 1 << 20
         ((0, 0, 0, 0), "/a: 0 B of 0 B free (0%)"),
     ],
 )
-def test_what_is_left(room: tuple[int, int, int, int], told: str) -> None:
-    assert left("/a", *room) == told
+def test_what_is_left(free: tuple[int, int, int, int], told: str) -> None:
+    assert left("/a", *free) == told
 
 
 FIRST_SEEN = "less than when this agent was first seen there"
@@ -118,7 +118,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 def look(of: Space, pids: Iterable[int] = (1,), **reading: Any) -> tuple[float, str]:
-    return of.look(pids), of.told(Reading(**reading), b"anon 1\nshmem 3145728\nfile 2\n")
+    return of.look(pids), of.describe(Reading(**reading), b"anon 1\nshmem 3145728\nfile 2\n")
 
 
 def test_that_of_the_working_directory_counts_and_what_is_kept_for_root_is_root_s(host: Host) -> None:  # fmt: skip

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from agentres.daemon import submission
 from agentres.daemon.submission import Submission
+from agentres.model import control
 from agentres.model.errors import UsageError
-from agentres.run import control
 
 GOOD = Submission(
     "1.0", {"memory": "64M", "io_read": ["5M"], "best_effort": True}, ["sh", "-c", "é"],

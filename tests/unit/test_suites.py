@@ -12,7 +12,7 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 # A machine that is none: each exec prints the next of the texts in CALLS and exits with the status on its first line;
-# status 125 stands for a machine that has gone meanwhile.
+# status 125 stands for a machine that has gone meanwhile, "silent" for a program that does not end.
 FAKE = """\
 #!/bin/sh
 exec 3>&2 2>{folder}/stderr
@@ -24,6 +24,7 @@ case $1 in
     tail -n +2 {folder}/calls/$text
     rm {folder}/calls/$text
     [ $status != 125 ] || {{ kill $(cat {folder}/pid); rm {folder}/pid; }}
+    [ $status != silent ] || exec sleep 1000
     exit $status ;;
   status) echo "{{\\"pid\\": $(cat {folder}/pid), \\"folder\\": \\"{folder}\\"}}" ;;
   up)
@@ -58,7 +59,7 @@ class Fake:
         monkeypatch.setattr(suites, "VM", str(script))
         monkeypatch.setattr(suites, "_LOOK_SECONDS", 0.05)
 
-    def says(self, *calls: tuple[int, str]) -> None:
+    def says(self, *calls: tuple[int | str, str]) -> None:
         for number, (status, text) in enumerate(calls):
             (self.folder / "calls" / str(number)).write_text(f"{status}\n{text}")
 
@@ -183,6 +184,22 @@ def test_a_machine_that_does_not_start_is_a_failure(fake: Fake) -> None:
     (fake.folder / "broken").touch()
     part, _ = fake.run()
     assert part.verdict == "FAILED (the machine does not start: no room)"
+
+
+def test_what_runs_in_a_silent_machine_is_kept(
+    fake: Fake, suites: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suites, "_HANG_SECONDS", 1)
+    begun = "tests/kernel/test_a.py::test_one "
+    fake.says(
+        ("silent", begun),
+        (0, "  712 root     S  400 pipe_read agentres metrics\n"),
+        (5, counts("no tests ran")),
+    )
+    part, outcomes = fake.run()
+    assert part.failed
+    assert outcomes.failed == ["tests/kernel/test_a.py::test_one"]
+    assert "pipe_read agentres metrics" in (fake.folder / "log").read_text()
 
 
 def test_machines_that_die_again_and_again_are_a_failure(fake: Fake) -> None:

@@ -20,7 +20,7 @@ from agentres.kernel.registry import ClaimMark
 from agentres.model.limits import MAX
 from agentres.policy import tripwire
 from agentres.policy.contention import FROZEN_LEAST, FROZEN_MOST, PATIENCE
-from agentres.policy.tripwire import ROOM
+from agentres.policy.tripwire import HEADROOM
 
 TICK = 0.25
 QUIET = 45.0
@@ -90,8 +90,8 @@ class Agent:
         while not self.frozen:
             use, limit = self.life.cgroup.use, self.life.bytes
             wake = self.life.mover.wake_at() if self.supervised else None
-            room = None if wake is None else ROOM
-            height = tripwire.height(wake, use, use, limit, room)
+            headroom = None if wake is None else HEADROOM
+            height = tripwire.height(wake, use, use, limit, headroom)
             wall = limit if height == MAX else min(height, limit)
             needs = self.needs()
             self.life.cgroup.uses(needs if needs <= use else min(needs, max(use, wall)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentres.kernel import registry, writeback
 from agentres.kernel.writeback import ProcessIo, Writeback
-from agentres.policy.writeback import BURST_MOST, IN_DEBT, LATEST, LONGEST, SOONEST, Bucket
+from agentres.policy.writeback import BURST_MOST, IN_DEBT, LATEST, LONGEST, SOONEST, LeakyBucket
 from agentres.readers.marks import MarkedWrites
 
 MB = 1_000_000
@@ -25,13 +25,13 @@ class Writer:
     def __init__(self, rate: float) -> None:
         self.now = self.frozen = self.longest = 0.0
         self.unbilled = self.billed = 0
-        self.bucket = Bucket(rate, 0.0)
+        self.bucket = LeakyBucket(rate, 0.0)
         self.turns = 0
 
     def write(self, seconds: float, speed: float, billed: float = 0.0) -> None:
         """Let it run, a turn at a time, until so many seconds have passed."""
         end = self.now + seconds
-        look = self.bucket._look
+        look = self.bucket.look
         while self.now < end:
             self.now += look
             self.unbilled += round(speed * look)
@@ -101,8 +101,8 @@ def test_who_writes_nothing_is_looked_at_seldom() -> None:
 
 
 def test_a_burst_is_an_eighth_of_a_second_and_no_more_than_that() -> None:
-    assert Bucket(8 * MB, 0).burst == 1 * MB
-    assert Bucket(100 * MB, 0).burst == BURST_MOST
+    assert LeakyBucket(8 * MB, 0).burst == 1 * MB
+    assert LeakyBucket(100 * MB, 0).burst == BURST_MOST
 
 
 # What processes wrote.

@@ -52,7 +52,7 @@ SECONDS = st.sampled_from([0.0, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0])
 
 @st.composite
 def rules(draw: st.DrawFn) -> Rule:
-    severities = sorted(draw(st.sets(st.sampled_from(Severity), min_size=1, max_size=3)))
+    severities = sorted(draw(st.sets(st.sampled_from(list(Severity)), min_size=1, max_size=3)))
     n = len(severities)
     parts = sorted(draw(st.sets(st.integers(2, 20), min_size=n, max_size=n)))
     relative = draw(st.booleans())

@@ -135,7 +135,7 @@ def ack(
     for text, option in ((why, "--why"), (who, "--who")):
         if text is not None and not text.strip():
             raise Misuse("must not be empty", option)
-    from agentres.run.client import whoever
+    from agentres.readers.client import whoever
 
     with show.open_history(write=True) as store:
         row = store.acknowledge(alert_id, who or whoever(), why, time.time())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import signal
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, NoReturn
@@ -18,6 +17,7 @@ from agentres.cli import verbs
 from agentres.cli.parameters import REQUIRED, Option, Parameter, parameters
 from agentres.cli.stderr import say
 from agentres.cli.verbs import EXIT_USAGE, GROUPS, VERBS
+from agentres.kernel import signal
 from agentres.model.errors import EXIT_AGENTRES, EXIT_SIGNAL
 
 # Rich keeps line breaks: a paragraph is one line.

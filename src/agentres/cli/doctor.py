@@ -10,7 +10,7 @@ from typing import Annotated
 from agentres.cli import show
 from agentres.cli.parameters import Option
 from agentres.cli.show import loaded
-from agentres.kernel import pacing
+from agentres.kernel import fq
 from agentres.model.errors import UsageError
 from agentres.model.limits import DISKS, NETWORK, NETWORKS
 from agentres.model.paths import DAEMON_SOCKET, configuration
@@ -75,7 +75,7 @@ def _pace(fix: bool, unfix: bool, names: list[str]) -> None:
         raise UsageError("expected --fix-net, with --interface NAME if need be, or --unfix-net")
     if os.geteuid() != 0:
         raise UsageError("the host's interfaces are root's")
-    for line in pacing.install(names) if fix else pacing.remove():
+    for line in fq.install(names) if fix else fq.remove():
         print(line)
 
 

@@ -15,12 +15,11 @@ from agentres.cli.stderr import say
 from agentres.kernel import delegation, registry, systemd
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.registry import Found
+from agentres.model.control import FROZEN, GRACE, SETTABLE
 from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, printable, reason
 from agentres.model.units import MAX, UnitError, parse_duration
-from agentres.readers import portrait
-from agentres.run import client
-from agentres.run.client import NoSupervisor
-from agentres.run.control import FROZEN, GRACE, SETTABLE
+from agentres.readers import client, portrait
+from agentres.readers.client import NoSupervisor
 from agentres.run.options import LIMITS, OPTIONS, RunOption
 
 SCHEMA = 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import stat
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from agentres.cli import budget
 from agentres.cli.listening import parse_address
 from agentres.cli.parameters import Misuse, Option
 from agentres.cli.stderr import say
+from agentres.kernel import signal
 from agentres.model import log
 from agentres.model.errors import AgentresError, UsageError, reason
 

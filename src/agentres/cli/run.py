@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from functools import partial
 
 from agentres import __version__
 from agentres.cli.stderr import say
-from agentres.kernel import host
+from agentres.kernel import host, signal
 from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, reason
 from agentres.model.limits import SHARE
 from agentres.model.paths import DAEMON_SOCKET, configuration
@@ -67,7 +65,7 @@ def _run(
     tell = (lambda line: None) if options.quiet else say
     status = _status(options)
     if status is not None:
-        tell = partial(_say_above, status)
+        tell = _above(status)
     file, events = None, -1
     try:
         if options.summary is not None:
@@ -86,7 +84,7 @@ def _run(
             priority=options.priority,
             wait=options.wait,
             share=configured.budget_share if configured else SHARE,
-            settings=partial(_when_needed, options, configured),
+            settings=lambda: _when_needed(options, configured),
             events=events,
         )
         outcome = agent.run(request, tell) if status is None else _drawn(request, tell, status)
@@ -121,9 +119,14 @@ def _status(options: RunOptions) -> StatusLine | None:
     return StatusLine() if StatusLine.possible() else None
 
 
-def _say_above(status: StatusLine, line: str) -> None:
-    status.clear()
-    say(line)
+def _above(status: StatusLine) -> Callable[[str], None]:
+    """Return what writes a line to stderr above the status line."""
+
+    def tell(line: str) -> None:
+        status.clear()
+        say(line)
+
+    return tell
 
 
 def _drawn(request: agent.Request, tell: Callable[[str], None], status: StatusLine) -> Outcome:
@@ -180,22 +183,22 @@ def _leased(
     )
     try:
         draw = None if status is None else status.draw
-        told = Lease(daemon, tell, draw, events).run(asked)
+        ended = Lease(daemon, tell, draw, events).run(asked)
     finally:
         if status is not None:
             status.clear()
     if options.detach:
-        for line in told.lines:
+        for line in ended.lines:
             print(line)
         sys.stdout.flush()
-        return told.exit_code
-    for line in told.lines:
+        return ended.exit_code
+    for line in ended.lines:
         tell(line)
     if file is not None:
         from agentres.cli.outputs import write_summary
 
-        write_summary(file, options.summary or "", told.summary)
-    return told.exit_code
+        write_summary(file, options.summary or "", ended.summary)
+    return ended.exit_code
 
 
 def _configured(values: Values) -> Settings | None:

@@ -85,8 +85,8 @@ def interval_of(text: str) -> float:
 
 def _source() -> Source:
     from agentres.kernel.delegation import hierarchy
+    from agentres.readers.client import whoever
     from agentres.readers.fleet import Fleet
-    from agentres.run.client import whoever
     from agentres.tui.source import Source
 
     share = budget.share("the budget is shown as 80% of the host")

@@ -10,12 +10,12 @@ from agentres.cli import live
 from agentres.cli.parameters import Argument
 from agentres.cli.show import loaded
 from agentres.cli.stderr import say
+from agentres.daemon.generator import described
 from agentres.kernel import host
-from agentres.kernel.generator import described
+from agentres.model.control import SETTABLE
 from agentres.model.errors import AgentresError, UsageError
 from agentres.model.paths import AGENTS, agent_file, configuration
 from agentres.policy.settings import Settings
-from agentres.run.control import SETTABLE
 from agentres.run.options import understand
 
 _Name = Annotated[str, Argument(metavar="NAME", help="The agent's name.")]

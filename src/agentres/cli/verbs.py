@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -12,6 +11,7 @@ from typing import Any
 
 from agentres.cli.parameters import Misuse, parameters, read
 from agentres.cli.stderr import say
+from agentres.kernel import signal
 from agentres.model.errors import EXIT_SIGNAL, AgentresError, reason
 from agentres.model.record import Record
 

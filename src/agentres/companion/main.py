@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentres.companion.handlers.base import EVENT_KEYS
 from agentres.companion.handlers.dispatch import Dispatcher
-from agentres.companion.handlers.keeper import pass_over_signals
+from agentres.companion.handlers.runner import pass_over_signals
 from agentres.model.errors import AgentresError, printable
 from agentres.policy import settings as configuration
 from agentres.policy.alerts import Severity

@@ -18,14 +18,14 @@ from agentres.config.values import (
     duration_text,
 )
 from agentres.config.words import Wrong
-from agentres.kernel.generator import DELAY, DELAY_MAX
 from agentres.model.limits import parse_priority
 from agentres.model.units import UnitError, parse_duration
+from agentres.policy.restarts import DELAY, DELAY_MAX
 from agentres.policy.settings import Described
 
 
 class AgentSection(Section):
-    """``[agent]``; the restart keys are for systemd (:mod:`agentres.kernel.generator`)."""
+    """``[agent]``; the restart keys are for systemd (:mod:`agentres.policy.restarts`)."""
 
     #: Program and arguments, a list; needed.
     command: list[Text] = Field(default_factory=list)

@@ -15,7 +15,6 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator
 
 from agentres.config.words import nearest, shown
-from agentres.kernel.generator import RESTARTS
 from agentres.model.units import (
     UnitError,
     parse_count,
@@ -26,6 +25,7 @@ from agentres.model.units import (
 )
 from agentres.policy.alerts import Severity
 from agentres.policy.resources import RESOURCES
+from agentres.policy.restarts import RESTARTS
 from agentres.policy.settings import Settings
 
 DEFAULT = Settings()

@@ -10,7 +10,6 @@ import fcntl
 import os
 import resource
 import select
-import signal
 import socket
 import termios
 import time
@@ -22,10 +21,10 @@ from agentres import __version__
 from agentres.daemon import submission
 from agentres.daemon.submission import Submission
 from agentres.kernel import caller as callers
-from agentres.kernel import delegation, frugal, host, process, registry
+from agentres.kernel import delegation, frugal, host, process, registry, signal
 from agentres.kernel.caller import Caller
 from agentres.kernel.loop import Loop
-from agentres.model import log
+from agentres.model import control, log
 from agentres.model.errors import (
     EXIT_AGENTRES,
     AgentresError,
@@ -37,12 +36,16 @@ from agentres.model.limits import Limits, defaults
 from agentres.model.paths import state_directory
 from agentres.policy import ceilings
 from agentres.policy.settings import Settings, from_plain
-from agentres.run import agent, control, explain, launch
+from agentres.run import agent, explain, identity, launch
 from agentres.run.agent import Behalf
 from agentres.run.options import check_kinds, understand, variable
 from agentres.run.supervision import Supervision
 
 if TYPE_CHECKING:
+    from agentres.model.limits import Host
+    from agentres.policy.ceilings import Allowed
+    from agentres.run.agent import Request
+    from agentres.run.options import RunOptions
     from agentres.run.progress import Progress
 
 PATIENCE = 10.0
@@ -69,7 +72,17 @@ class Client:
         self._sock = sock
         self._received = b""
         self._gone = False
-        self.detached = False
+        self._name = ""
+        self._detached = False
+        self._progress: Progress | None = None
+
+    def begin(self, name: str, detached: bool, progress: bool) -> None:
+        """Note what is about to be started, and whether the client wants to see its progress."""
+        self._name, self._detached = name, detached
+        if progress:
+            from agentres.run.progress import Progress
+
+            self._progress = Progress(name, self.draw)
 
     def send(self, **fields: object) -> None:
         """Send a line; a client that does not read within :data:`PATIENCE` counts as gone."""
@@ -93,12 +106,20 @@ class Client:
         for number, _ in self.heard():
             if number in launch.ENDING:
                 raise Interrupted(number)
-        if self._gone and not self.detached:
+        if self._gone and not self._detached:
             raise AgentresError("its client has gone")
 
+    def started(self, path: str) -> None:
+        """Send the cgroup of the agent, whose command runs now."""
+        self.send(started=path, name=self._name)
+        if self._progress is not None:
+            self._progress.begin(path)
+
     def attach(self, loop: Loop, supervision: Supervision) -> None:
-        """Pass on the client's signals while the agent runs."""
+        """Pass on the client's signals while the agent runs, and draw its progress."""
         loop.watch(self._sock.fileno(), partial(self._readable, loop, supervision))
+        if self._progress is not None:
+            self._progress.attach(loop, supervision)
 
     def heard(self) -> list[tuple[int, bool]]:
         """Return the signals received, each with whether it is for the whole process group; never blocks."""
@@ -126,7 +147,7 @@ class Client:
                 supervision.when_stopped(partial(self.send, stopped=True))
         if self._gone:
             loop.unwatch(self._sock.fileno())
-            if not self.detached:
+            if not self._detached:
                 supervision.kill("the daemon: its client has gone")
 
 
@@ -247,10 +268,68 @@ def _write_to_journal(who: Caller, identifier: str) -> None:
 def _run(
     client: Client, who: Caller, asked: Submission, settings: Settings, running: int, events: int
 ) -> None:
+    """Run what the client asks for, and send how it ended."""
     if asked.values.get("verbose"):
         _log_to(client)
     machine = host.read()
     configured = _configured(asked, settings)
+    options = _understand(asked, who, machine, configured)
+    allowed = ceilings.allowed(settings.ceilings, who.name, who.uid, _groups(who), machine)
+    standard = defaults(machine, settings.budget_share)
+    request, priority = options.request, options.priority
+    if who.uid:
+        _check_allowed(request, who, allowed, running)
+        said = "priority" in asked.values or variable("priority") in asked.environment
+        priority = ceilings.priority_within(priority, allowed, said)
+
+    def within(limits: Limits, before: Limits | None) -> Limits:
+        return ceilings.within(limits, allowed, before or standard) if who.uid else limits
+
+    def small() -> Settings:
+        frugal.huge_pages(allowed=False)
+        return configured
+
+    client.begin(request.name, asked.detach, options.progress)
+    if asked.detach:
+        _write_to_journal(who, registry.journal_identifier(who.uid, request.name))
+    frugal.huge_pages(allowed=True)  # for the agent
+    behalf = Behalf(
+        who,
+        asked.environment,
+        state_directory(asked.environment, who.uid),
+        within,
+        client.early,
+        leased=not asked.detach,
+    )
+    outcome = agent.run(
+        request.but(
+            limits=within(request.limits, None),
+            environment=asked.environment,
+            named="name" in asked.values,
+            philosophy=options.philosophy,
+            priority=priority,
+            wait=options.wait,
+            share=settings.budget_share,
+            settings=small,
+            behalf=behalf,
+            started=client.started,
+            attach=client.attach,
+            events=events,
+        ),
+        lambda line: client.send(tell=line),
+    )
+    client.send(
+        ended={
+            "exit_code": outcome.exit_code,
+            "killed": outcome.returncode < 0,
+            "lines": explain.summary(outcome),
+            "summary": explain.as_json(outcome, __version__),
+        }
+    )
+
+
+def _understand(asked: Submission, who: Caller, machine: Host, configured: Settings) -> RunOptions:
+    """Return what the client's options mean; UsageError, also for what the daemon does not do."""
     check_kinds(asked.values)
     values = {key: value for key, value in asked.values.items() if key not in _OURS}
     if values.get("isolate") == "no":
@@ -264,81 +343,18 @@ def _run(
         )
     if who.uid:
         _check_user(values, who)
-    options = understand(values, asked.command, machine, configured, asked.environment)
-    allowed = ceilings.allowed(settings.ceilings, who.name, who.uid, _groups(who), machine)
-    standard = defaults(machine, settings.budget_share)
+    return understand(values, asked.command, machine, configured, asked.environment)
 
-    def within(limits: Limits, before: Limits | None) -> Limits:
-        return ceilings.within(limits, allowed, before or standard) if who.uid else limits
 
-    request, priority = options.request, options.priority
-    if who.uid:
-        if running > allowed.agents:
-            raise UsageError(
-                f"{who.name} has {running - 1} agents, and may have {allowed.agents}",
-                "wait for one to end",
-            )
-        hard = (h for number, _, h in who.rlimits if number == resource.RLIMIT_NOFILE)
-        launch.check_nofile(request.limits, next(hard, resource.RLIM_INFINITY))
-        said = "priority" in values or variable("priority") in asked.environment
-        priority = ceilings.priority_within(priority, allowed, said)
-    client.detached = asked.detach
-    if asked.detach:
-        _write_to_journal(who, registry.journal_identifier(who.uid, request.name))
-
-    def started(path: str) -> None:
-        client.send(started=path, name=request.name)
-        if progress is not None:
-            progress.begin(path)
-
-    def attach(loop: Loop, supervision: Supervision) -> None:
-        client.attach(loop, supervision)
-        if progress is not None:
-            progress.attach(loop, supervision)
-
-    def small() -> Settings:
-        frugal.huge_pages(allowed=False)
-        return configured
-
-    frugal.huge_pages(allowed=True)  # for the agent
-    behalf = Behalf(
-        who,
-        asked.environment,
-        state_directory(asked.environment, who.uid),
-        within,
-        client.early,
-        leased=not asked.detach,
-    )
-    progress: Progress | None = None
-    if options.progress:
-        from agentres.run.progress import Progress
-
-        progress = Progress(request.name, client.draw)
-    outcome = agent.run(
-        request.but(
-            limits=within(request.limits, None),
-            environment=asked.environment,
-            named="name" in values,
-            philosophy=options.philosophy,
-            priority=priority,
-            wait=options.wait,
-            share=settings.budget_share,
-            settings=small,
-            behalf=behalf,
-            started=started,
-            attach=attach,
-            events=events,
-        ),
-        lambda line: client.send(tell=line),
-    )
-    client.send(
-        ended={
-            "exit_code": outcome.exit_code,
-            "killed": outcome.returncode < 0,
-            "lines": explain.summary(outcome),
-            "summary": explain.as_json(outcome, __version__),
-        }
-    )
+def _check_allowed(request: Request, who: Caller, allowed: Allowed, running: int) -> None:
+    """Raise UsageError if the user may not have one more agent, or not with so many open files."""
+    if running > allowed.agents:
+        raise UsageError(
+            f"{who.name} has {running - 1} agents, and may have {allowed.agents}",
+            "wait for one to end",
+        )
+    hard = (h for number, _, h in who.rlimits if number == resource.RLIMIT_NOFILE)
+    launch.check_nofile(request.limits, next(hard, resource.RLIM_INFINITY))
 
 
 def _configured(asked: Submission, ours: Settings) -> Settings:
@@ -375,7 +391,7 @@ def _check_user(values: dict[str, object], who: Caller) -> None:
     user = values.get("user")
     if user in (who.name, str(who.uid)):
         del values["user"]
-    elif user not in (None, launch.OWN_USER):
+    elif user not in (None, identity.OWN_USER):
         raise UsageError(f"--user {user}: only root may run an agent as another user")
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import socket
 import time
 
 from agentres.daemon import submission
-from agentres.kernel import delegation
+from agentres.kernel import delegation, signal
 from agentres.kernel.listener import Peer
-from agentres.kernel.signals import Signal, Signals
+from agentres.kernel.signalfd import Signal, Signals
 from agentres.kernel.terminal import Terminal
 from agentres.model import log
 from agentres.model.errors import AgentresError, Interrupted, reason
@@ -102,10 +101,10 @@ class Lease:
         ignored = [
             int(number)
             for number in signal.valid_signals() - set(_PYTHONS)
-            if signal.getsignal(number) is signal.SIG_IGN
+            if signal.getsignal(number) == signal.SIG_IGN
         ]
         terminal = Terminal()
-        heard = {s for s in PASSED_ON if signal.getsignal(s) is not signal.SIG_IGN}
+        heard = {s for s in PASSED_ON if signal.getsignal(s) != signal.SIG_IGN}
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
         signals = Signals(heard)
         try:
@@ -119,10 +118,10 @@ class Lease:
                     for came in signals.read():
                         self._pass_on(came)
                 if self._sock.fileno() in ready:
-                    told = self._take(asked.detach)
-                    if told is not None:
-                        terminal.restore(modes=told.exit_code >= 128)
-                        return told
+                    ended = self._take(asked.detach)
+                    if ended is not None:
+                        terminal.restore(modes=ended.exit_code >= 128)
+                        return ended
                 if self._stop_by is not None and time.monotonic() >= self._stop_by:
                     self._stop()
                 if self._give_up is not None and time.monotonic() >= self._give_up[0]:

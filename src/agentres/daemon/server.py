@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-import signal
 import socket
 import stat
 import sys
@@ -19,11 +18,11 @@ from collections.abc import Callable
 from functools import partial
 
 from agentres.kernel import caller as callers
-from agentres.kernel import delegation, frugal, registry, service
+from agentres.kernel import delegation, frugal, registry, service, signal
 from agentres.kernel.caller import Caller
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.loop import Loop
-from agentres.kernel.signals import Signals
+from agentres.kernel.signalfd import Signals
 from agentres.model import log
 from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, reason
 from agentres.model.paths import DAEMON_SOCKET
@@ -35,8 +34,8 @@ _SHARED = (
     "agentres.run.enforcement", "agentres.run.explain", "agentres.daemon.keeper", "agentres.kernel.deadman", "agentres.kernel.devices",
     "agentres.kernel.kmsg", "agentres.kernel.terminal", "agentres.kernel.trampoline", "agentres.kernel.walls",
     "agentres.run.messenger", "agentres.run.monitor", "agentres.run.steering", "agentres.store.writing", "agentres.run.supervision",
-    "agentres.kernel.cpus", "agentres.kernel.footprint", "agentres.kernel.project", "agentres.kernel.space", "agentres.run.events",
-    "agentres.run.exhaustion", "agentres.run.fullness", "agentres.run.handback", "agentres.run.pinning", "agentres.kernel.pressure", "agentres.run.predictors", "agentres.run.progress", "agentres.kernel.netns", "encodings.idna", "grp", "pwd", "subprocess",
+    "agentres.kernel.ancestors", "agentres.kernel.cpus", "agentres.kernel.footprint", "agentres.kernel.project", "agentres.kernel.space", "agentres.run.events",
+    "agentres.run.exhaustion", "agentres.run.fullness", "agentres.run.handback", "agentres.run.oomkills", "agentres.run.pinning", "agentres.kernel.pressure", "agentres.run.predictors", "agentres.run.progress", "agentres.kernel.netns", "encodings.idna", "grp", "pwd", "subprocess",
 )  # fmt: skip
 """Modules that a keeper needs: loaded before any is forked, so that an upgrade of the files does not affect it."""
 
@@ -92,7 +91,7 @@ class Daemon:
     def _adopt(self) -> None:
         """Watch the keepers of an earlier daemon; handle agents that lost theirs while no daemon ran."""
         for agent in registry.running(self._mount):
-            if agent.keeper != 0 or not registry.is_owned(agent.path):
+            if agent.cgroup_uid != 0 or not registry.is_owned(agent.path):
                 continue
             pidfd = _alive_in(agent.home, agent.supervisor)
             if pidfd is None:
@@ -115,7 +114,7 @@ class Daemon:
         if not kept.ours or status:
             # It failed, or its status is not known to us: it may not have cleaned up.
             for agent in registry.running(self._mount):
-                if agent.supervisor == kept.pid and agent.keeper == 0:
+                if agent.supervisor == kept.pid and agent.cgroup_uid == 0:
                     self._bury(agent.path)
         service.notify(self._status())
 
@@ -177,7 +176,7 @@ class Daemon:
         self._watch(Kept(pid, os.pidfd_open(pid), who.uid, "", ours=True))
 
     def _refuse(self, sock: socket.socket, error: Exception) -> None:
-        from agentres.run import control
+        from agentres.model import control
 
         words = reason(error) if isinstance(error, OSError) else str(error)
         line = control.line(failed={"error": words, "exit_code": EXIT_AGENTRES})

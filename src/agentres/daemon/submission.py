@@ -15,11 +15,11 @@ The connection is a lease: when it ends, so does the agent.
 from __future__ import annotations
 
 import json
-import signal
 
+from agentres.kernel import signal
+from agentres.model.control import PROTOCOL, line
 from agentres.model.errors import UsageError
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.run.control import PROTOCOL, line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

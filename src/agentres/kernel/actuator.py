@@ -13,7 +13,7 @@ from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.model import log
 from agentres.model.errors import ControlFileError, NotEnforceable
-from agentres.model.figures import parse_cores
+from agentres.model.figures import parse_cores, parse_limit
 from agentres.model.limits import (
     CPUSET,
     DISKS,
@@ -26,7 +26,6 @@ from agentres.model.limits import (
     written,
 )
 from agentres.model.record import TYPE_CHECKING
-from agentres.model.stats import parse_value
 from agentres.model.units import MAX, format_size
 
 if TYPE_CHECKING:
@@ -50,26 +49,21 @@ COMMAND, CONTENTION, PACING = "command", "contention", "pacing"
 class Actuator:
     """The limits, the tripwire and the freezer of the agent in ``cgroup``.
 
-    A limit's key is a field of ``Limits``, or ``io_read=NAME`` for one disk.  ``network`` holds the network rates; None where
-    nothing does.  ``io_max`` maps each device to its line of io.max.  ``disks`` maps each disk name in an ``io`` limit to its
-    device numbers ("": every disk).  ``guarded`` makes the deadman.
+    A limit's key is a field of ``Limits``, or ``io_read=NAME`` for one disk.  ``guarded`` makes the deadman.
 
     Raises ControlFileError for what the kernel refuses, NotEnforceable for what nothing here can hold.
     """
 
     def __init__(
-        self,
-        cgroup: Cgroup,
-        io_max: Iterable[IoMax] = (),
-        disks: Mapping[str, tuple[str, ...]] | None = None,
-        guarded: Callable[[str, bool, str], Deadman] | None = None,
+        self, cgroup: Cgroup, guarded: Callable[[str, bool, str, int | None], Deadman] | None = None
     ) -> None:
         self.cgroup = cgroup
         self.network: Network | None = None
-        self.io_max = {line.device: line for line in io_max}
-        self.disks = dict(disks or {})
+        """What holds the network rates; None where nothing does."""
+        self.disks: dict[str, tuple[str, ...]] = {}
+        """The device numbers of each disk name in an ``io`` limit ("": every disk)."""
         self.io_held = True
-        """Whether the kernel holds the disk rates of ``io_max``."""
+        """Whether the kernel holds the disk rates."""
         self.paced: tuple[str, ...] = ()
         """The disk rates held by pausing the agent (:mod:`agentres.run.pacer`); pauses alone hold them where ``io_held`` is false."""
         self.bound = ""
@@ -78,10 +72,12 @@ class Actuator:
         """What we wrote to memory.high."""
         self.frozen_by: dict[str, str] = {}
         """Account (:data:`COMMAND`, :data:`CONTENTION`, :data:`PACING`) -> why it froze the agent, in words."""
+        self._io_max: dict[str, IoMax] = {}  # by device
         self._written: dict[tuple[str, str], ControlLine] = {}
         self._guarded = guarded
         self._deadman: Deadman | None = None
         self._kills, self._mark = False, ""
+        self._uid: int | None = None
 
     def close(self) -> None:
         """Lift the tripwire, end the deadman and close the network; call it once the agent is gone."""
@@ -102,6 +98,26 @@ class Actuator:
                 self._written[line.file, line.key] = line
         return refused
 
+    def take_disks(
+        self, io_max: Iterable[IoMax], disks: Mapping[str, tuple[str, ...]], pausing: bool
+    ) -> None:
+        """Hold these rates of :attr:`disks` from now on; ``pausing``: those that io.max does not hold, by pauses."""
+        self._io_max, self.disks = {rates.device: rates for rates in io_max}, dict(disks)
+        self.io_held = self.cgroup.has("io.max")
+        if pausing:
+            # The io controller always bills reads to the process that reads.
+            self.paced = ("io_write",) if self.io_held else ("io_write", "io_read")
+
+    def add_disk(self, name: str, devices: tuple[str, ...]) -> None:
+        """Have a limit on ``name`` mean these devices; what has no rate yet may have one from now on."""
+        self.disks[name] = devices
+        for device in devices:
+            self._io_max.setdefault(device, IoMax(device))
+
+    def take_cpus(self, cpus: str) -> None:
+        """Note which CPUs the agent is to have: where there is no cpuset controller, its affinity has to bind it."""
+        self.bound = "" if self.cgroup.has(CPUSET) else cpus
+
     def take_network(self, network: Network, wanted: NetworkMax) -> None:
         """Have ``network`` hold the agent's rates from now on, ``wanted`` first."""
         self.network = network
@@ -117,15 +133,14 @@ class Actuator:
         if key in NETWORKS or key == "net_loopback":
             network = self._held().read()
             return {"net_in": network.net_in, "net_out": network.net_out, "net_loopback": network.loopback}[key]  # fmt: skip
-        if key == "cpu":
-            found = parse_cores(self.cgroup.get_property("cpu.max").encode())
-            return MAX if found is None else found
         if key == "cpuset":
             held = self.cgroup.has(CPUSET)
             return (self.cgroup.get_property(CPUSET).strip() if held else self.bound) or MAX
         if _is_disks(key):
             return min((rate for _, rate in self._rates(key)), key=_number, default=MAX)
-        return parse_value(self.cgroup.get_property(WRITTEN[key].file))
+        parse = parse_cores if key == "cpu" else parse_limit
+        found = parse(self.cgroup.get_property(WRITTEN[key].file).encode())
+        return MAX if found is None else found
 
     def limit_or_none(self, key: str) -> float | str | None:
         """Return the limit in force, or None where nothing holds it or it cannot be read.
@@ -143,7 +158,7 @@ class Actuator:
         except (ControlFileError, ValueError):  # its controller is not available, or it is garbage
             return None
 
-    def pace(self, key: str) -> int | None:
+    def paced_rate(self, key: str) -> int | None:
         """Return the highest finite rate among the disks of ``key``; None where none has one."""
         rates = (rate for _, rate in self._rates(key) if isinstance(rate, int))
         return max(rates, default=None)
@@ -176,7 +191,7 @@ class Actuator:
         from agentres.policy.scaling import (
             WORTH,  # here, as in _guard(): only a watched agent needs it, not each launch
         )
-        from agentres.policy.tripwire import ROOM
+        from agentres.policy.tripwire import HEADROOM
 
         standing = self.standing("memory")
         if standing == MAX:
@@ -184,16 +199,16 @@ class Actuator:
         before = int(standing)
         wanted = -(-wanted // PAGE) * PAGE
         current = self.in_use
-        if current + ROOM > wanted:
+        if current + HEADROOM > wanted:
             # Page cache, or allocated since the last look: reclaim some now, the rest another time.
-            self._reclaim(min(_RECLAIMED, current + ROOM - wanted))
+            self._reclaim(min(_RECLAIMED, current + HEADROOM - wanted))
             current = self.in_use
-            wanted = max(wanted, current + ROOM)
+            wanted = max(wanted, current + HEADROOM)
         if wanted > WORTH * before:
             return before
         # From here on an allocation meets the tripwire before the limit.
-        self.set_tripwire(wanted - ROOM // 2)
-        if self.in_use > wanted - ROOM // 2:
+        self.set_tripwire(wanted - HEADROOM // 2)
+        if self.in_use > wanted - HEADROOM // 2:
             return before  # the supervisor puts the tripwire right afterwards
         self.write_memory(wanted)
         return wanted
@@ -278,9 +293,9 @@ class Actuator:
             # Other supervisors must not think that it was frozen for them.
             registry.mark_paused(self.cgroup.fd, not paused)
 
-    def guard(self, mark: str = "") -> None:
-        """Have the agent killed if this process dies, and every process outside that has the mark.  Raises OSError."""
-        self._kills, self._mark = True, mark
+    def guard(self, mark: str = "", uid: int | None = None) -> None:
+        """Have the agent killed if this process dies, and every process outside that has the mark and is of this user; None: of any.  Raises OSError."""
+        self._kills, self._mark, self._uid = True, mark, uid
         self._guard()
 
     def _guard(self) -> None:
@@ -288,7 +303,8 @@ class Actuator:
         if self._deadman is None:
             from agentres.kernel.deadman import Deadman
 
-            self._deadman = (self._guarded or Deadman)(self.cgroup.path, self._kills, self._mark)
+            make = self._guarded or Deadman
+            self._deadman = make(self.cgroup.path, self._kills, self._mark, self._uid)
 
     def _held(self) -> Network:
         if self.network is None:
@@ -303,10 +319,10 @@ class Actuator:
         if not self.io_held and key not in self.paced:
             raise NotEnforceable("there is no io controller, and pauses do not hold that")
         for device, _ in self._rates(key):
-            rates = self.io_max[device].but(**{written(key).io_key: _whole(limit)})
+            rates = self._io_max[device].but(**{written(key).io_key: _whole(limit)})
             if self.io_held:
                 self._write(rates.line())
-            self.io_max[device] = rates
+            self._io_max[device] = rates
 
     def _write_cpuset(self, limit: str) -> None:
         cpus = "" if limit == MAX else limit
@@ -345,7 +361,7 @@ class Actuator:
 
     def _rates(self, key: str) -> list[tuple[str, int | Max]]:
         io_key, name = written(key).io_key, key.partition("=")[2]
-        return [(dev, getattr(self.io_max[dev], io_key)) for dev in self.disks.get(name, ()) if dev in self.io_max]  # fmt: skip
+        return [(dev, getattr(self._io_max[dev], io_key)) for dev in self.disks.get(name, ()) if dev in self._io_max]  # fmt: skip
 
     @property
     def in_use(self) -> int:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-import signal
 from collections.abc import Callable, Mapping, Sequence
 
-from agentres.kernel import libc, process, registry
+from agentres.kernel import libc, process, registry, signal
 from agentres.kernel.listener import Peer
 from agentres.model.errors import UsageError
 from agentres.model.record import TYPE_CHECKING, Record

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator
 
 from agentres.kernel import process
 from agentres.kernel.controllers import Controllers
-from agentres.model import figures, log, stats
+from agentres.model import figures, log
 from agentres.model.errors import ControlFileError
 from agentres.model.limits import ControlLine, Refused
-from agentres.model.stats import Running
+from agentres.model.stats import Running, Usage
 
 DELEGATE_XATTR = "user.delegate"
 """Extended attribute: ``1`` on a cgroup means that its subtree is delegated to the processes in it
@@ -120,7 +120,7 @@ class Cgroup(Controllers):
     @property
     def populated(self) -> bool:
         """Whether a live process is in this cgroup or below it."""
-        return self.events["populated"] == 1
+        return figures.is_populated(self.get_property("cgroup.events").encode())
 
     @property
     def delegated(self) -> bool:
@@ -169,13 +169,13 @@ class Cgroup(Controllers):
             except ControlFileError as error:
                 refused.append(Refused(line, _why(line, error)))
                 continue
-            except stats.StatError:
+            except ValueError:  # garbage
                 held = False
             if not held:
                 refused.append(Refused(line, f"{line.file} reads back {found.strip()!r}"))
         return refused
 
-    def usage(self, leaf: str = "main") -> tuple[stats.Usage, dict[str, str]]:
+    def usage(self, leaf: str = "main") -> tuple[Usage, dict[str, str]]:
         """Return the usage of this cgroup and its descendants, and the files that hold garbage.
 
         ``leaf`` is the child with the processes.
@@ -219,7 +219,7 @@ class Cgroup(Controllers):
             poll = select.poll()
             poll.register(fd, select.POLLPRI)
             deadline = time.monotonic() + timeout
-            while stats.parse_flat_keyed(os.pread(fd, 4096, 0).decode())["populated"]:
+            while figures.is_populated(os.pread(fd, 4096, 0)):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
@@ -245,11 +245,12 @@ class Cgroup(Controllers):
 
 
 def holds(line: ControlLine, found: str) -> bool:
-    """Whether the control file's text matches what was written; pure."""
+    """Whether the control file's text matches what was written; pure.  ValueError for garbage."""
     if not line.key:
         return found.split() == line.text.split()
-    rows = stats.parse_nested_keyed(found)
-    return rows.get(line.key) == stats.parse_nested_keyed(line.text)[line.key]
+    rows, wanted = (figures.nested_keyed(text.encode()) for text in (found, line.text))
+    key = line.key.encode()
+    return rows.get(key) == wanted[key]
 
 
 def _why(line: ControlLine, error: ControlFileError) -> str:

@@ -11,13 +11,10 @@ from __future__ import annotations
 
 from cgroupspy.interfaces import BaseFileInterface
 
-from agentres.model import stats
 from agentres.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Generic, TypeVar
-
-    from agentres.model.units import Max
 
     T = TypeVar("T")
 
@@ -61,15 +58,6 @@ class WordsFile(ControlFile["list[str]"]):
         return " ".join(value)
 
 
-class FlatKeyedFile(ControlFile["dict[str, int | Max]"]):
-    """``KEY VALUE`` a line."""
-
-    readonly = True
-
-    def sanitize_get(self, value: str) -> dict[str, int | Max]:
-        return stats.parse_flat_keyed(value)
-
-
 class Controllers:
     """The control files that agentres uses by name.
 
@@ -80,6 +68,5 @@ class Controllers:
     controllers = WordsFile("cgroup.controllers", readonly=True)
     subtree_control = WordsFile("cgroup.subtree_control")
     procs = WordsFile("cgroup.procs")
-    events = FlatKeyedFile("cgroup.events")
     freeze = FlagFile("cgroup.freeze")
     kill = FlagFile("cgroup.kill", writeonly=True)

@@ -84,10 +84,10 @@ class Connection:
         self._socket.sendall(b"\0AUTH EXTERNAL %s\r\nBEGIN\r\n" % uid.encode())
         answer = b""
         while not answer.endswith(b"\r\n"):
-            byte = self._socket.recv(1)
-            if not byte:
+            part = self._socket.recv(256)  # the bus sends nothing else before our first call
+            if not part:
                 raise OSError(errno.ECONNRESET, "the bus closed the connection")
-            answer += byte
+            answer += part
         if not answer.startswith(b"OK "):
             raise OSError(
                 errno.EACCES, f"the bus refused us: {answer.decode(errors='replace').strip()}"

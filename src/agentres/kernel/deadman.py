@@ -8,12 +8,17 @@ writes and ends.  A shell takes a tenth of the memory of a process of ours.
 from __future__ import annotations
 
 import os
-import signal
+
+from agentres.kernel import signal
 
 _SCRIPT = """read -r _
-while [ $# -gt 1 ]; do echo "$1" 2>/dev/null >"$2"; shift 2; done
-[ $# -eq 0 ] || for each in /proc/[0-9]*; do
-    grep -qszxF -e "$1" "$each/environ" && kill -9 "${each#/proc/}" 2>/dev/null
+mark=$1 uid=$2
+shift 2
+while [ $# -gt 0 ]; do echo "$1" 2>/dev/null >"$2"; shift 2; done
+[ -z "$mark" ] || for each in /proc/[0-9]*; do
+    grep -qszxF -e "$mark" "$each/environ" || continue
+    [ -z "$uid" ] || [ "$(stat -c %u "$each")" = "$uid" ] || continue
+    kill -9 "${each#/proc/}" 2>/dev/null
 done"""
 
 _ours: set[int] = set()
@@ -33,11 +38,11 @@ os.register_at_fork(after_in_child=_let_go)
 class Deadman:
     """When this process ends, kills the processes in the cgroup at ``path``; without ``kill``, lifts memory.high and thaws it.
 
-    With ``mark`` (``NAME=value``) it then kills each process outside whose environment has that.
-    Raises OSError where there is no /bin/sh.
+    With ``mark`` (``NAME=value``) it then kills each process outside whose environment has that, and whose user is ``uid``; None:
+    whoever's it is (:class:`agentres.kernel.escapes.Escapes`).  Raises OSError where there is no /bin/sh.
     """
 
-    def __init__(self, path: str, kill: bool, mark: str = "") -> None:
+    def __init__(self, path: str, kill: bool, mark: str = "", uid: int | None = None) -> None:
         writes = [("max", f"{path}/memory.high"), ("0", f"{path}/cgroup.freeze")]
         if kill:
             writes = [("1", f"{path}/cgroup.kill")]
@@ -50,8 +55,9 @@ class Deadman:
                     "-c",
                     _SCRIPT,
                     "agentres-deadman",
+                    mark if kill else "",
+                    "" if uid is None else str(uid),
                     *(word for write in writes for word in write),
-                    *([mark] if kill and mark else ()),
                 ],
                 {},
                 file_actions=[

@@ -26,7 +26,7 @@ from agentres.kernel.mounts import Mount, mounts
 from agentres.kernel.process import parse_cgroup
 from agentres.model import log
 from agentres.model.errors import AgentresError, ControlFileError, NameTaken, NoCgroup, reason
-from agentres.model.limits import Standing, cpu_max
+from agentres.model.limits import Precedence, cpu_max
 from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def parse_hierarchy(table: list[Mount], proc_cgroup: str) -> Hierarchy:
 def hierarchy() -> Hierarchy:
     """Return :func:`parse_hierarchy` of this process."""
     with open("/proc/self/cgroup", errors="surrogateescape") as file:
-        return parse_hierarchy(mounts(), file.read())
+        return parse_hierarchy(mounts("cgroup"), file.read())
 
 
 class Place(Record):
@@ -120,26 +120,26 @@ class Place(Record):
     def acquire(
         self,
         name: str,
-        standing: Standing,
+        precedence: Precedence,
         meanwhile: Callable[[], None],
         walled: bool = False,
         controllers: Sequence[str] = CONTROLLERS,
     ) -> Home:
         """Make the home of the agent ``name`` and move this process into it.  Raises NameTaken.
 
-        ``standing`` is its weight and protection against other homes.  ``meanwhile`` is called while systemd works, or
+        ``precedence`` is its weight and protection against other homes.  ``meanwhile`` is called while systemd works, or
         not at all.  ``walled``: make a cgroup namespace for the agent.  ``controllers``: those to enable, where available.
         """
         if self.kind == "direct":
             return DirectHome(
-                self.where, self.hierarchy.own_path, name, standing, walled, controllers
+                self.where, self.hierarchy.own_path, name, precedence, walled, controllers
             )
         if self.kind == "unit":
-            systemd.stand(self.where, os.path.basename(self.hierarchy.own), standing)
+            systemd.set_precedence(self.where, os.path.basename(self.hierarchy.own), precedence)
             meanwhile()
             return ScopeHome(self.hierarchy.own_path, walled, controllers)
         systemd.start_scope(
-            self.where, name, self.hierarchy.mount, controllers, meanwhile, standing
+            self.where, name, self.hierarchy.mount, controllers, meanwhile, precedence
         )
         return ScopeHome(hierarchy().own_path, walled, controllers)
 
@@ -378,7 +378,7 @@ class DirectHome(Home):
         parent: str,
         origin: str,
         name: str,
-        standing: Standing,
+        precedence: Precedence,
         walled: bool,
         controllers: Sequence[str] = CONTROLLERS,
     ) -> None:
@@ -393,7 +393,7 @@ class DirectHome(Home):
                 self.cgroup = self.slice.create(systemd.PREFIX + name)
                 self._make_room()
                 self.slice.enable(self._wanted)
-                self._stand(standing)
+                self._set_precedence(precedence)
                 self.furnish(walled, controllers)
         except BaseException as error:
             if hasattr(self, "cgroup"):
@@ -404,9 +404,9 @@ class DirectHome(Home):
                 raise NameTaken(f"an agent named {name} is running ({error.path})") from None
             raise
 
-    def _stand(self, standing: Standing) -> None:
-        files = {"cpu.weight": standing.weight, "io.weight": standing.weight}
-        for file, value in {**files, "memory.low": standing.protected}.items():
+    def _set_precedence(self, precedence: Precedence) -> None:
+        files = {"cpu.weight": precedence.weight, "io.weight": precedence.weight}
+        for file, value in {**files, "memory.low": precedence.protected}.items():
             # io.weight: with BFQ or io.cost only.  The kernel's defaults: weights 100, memory.low 0.
             if value != (0 if file == "memory.low" else 100) and self.cgroup.has(file):
                 self.cgroup.set_property(file, str(value))

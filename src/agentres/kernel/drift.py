@@ -10,7 +10,6 @@ from agentres.kernel.cgroup import holds
 from agentres.kernel.inotify import MODIFY, Inotify
 from agentres.model.errors import AgentresError, reason
 from agentres.model.record import TYPE_CHECKING
-from agentres.model.stats import StatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +56,7 @@ class Drift:
                 found = self._actuator.cgroup.get_property(line.file)
                 if not holds(line, found):
                     yield f"{line.file} is {found.strip()!r}, was set to {line.text!r}"
-            except (AgentresError, StatError) as error:
+            except (AgentresError, ValueError) as error:
                 yield f"{line.file}: {error}"
         if self._actuator.bound:
             from agentres.kernel.cpus import beyond

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 from collections.abc import Callable, Iterable
 
-from agentres.kernel import process
+from agentres.kernel import process, signal
 from agentres.model.errors import ControlFileError, reason
 from agentres.model.record import Record
 from agentres.model.stats import Escaped
@@ -34,7 +33,7 @@ class _Known(Record):
     """A process that was found, and its start time, as its PID may be reused by now."""
 
     ticks: int | None
-    told: Escaped
+    escaped: Escaped
 
 
 class Escapes:
@@ -75,27 +74,29 @@ class Escapes:
 
     def last(self) -> list[Escaped]:
         """Those that live outside at the end of the run, left where they are."""
-        return [each.told for each in self._left({})]
+        return [each.escaped for each in self._left({})]
 
     def end(self) -> list[Escaped]:
         """SIGKILL all of them that have the mark, and what they start meanwhile.  Return the fate of each."""
-        told: dict[int, Escaped] = {}
+        fates: dict[int, Escaped] = {}
         end = time.monotonic() + _SECONDS
-        while left := self._left(told):
+        while left := self._left(fates):
             sent: dict[int, int] = {}
             for each in left:
-                told[each.told.pid] = each.told.but(fate=self._kill(each, sent))
+                fates[each.escaped.pid] = each.escaped.but(fate=self._kill(each, sent))
             for pid in _still_there(sent, end):
-                told[pid] = told[pid].but(fate="not ended: SIGKILL was sent, and it is still there")
+                fates[pid] = fates[pid].but(
+                    fate="not ended: SIGKILL was sent, and it is still there"
+                )
             if time.monotonic() > end:
                 break
-        return list(told.values())
+        return list(fates.values())
 
-    def _left(self, told: dict[int, Escaped]) -> list[_Known]:
-        left = [each for each in self._find(set()) if each.told.pid not in told]
+    def _left(self, fates: dict[int, Escaped]) -> list[_Known]:
+        left = [each for each in self._find(set()) if each.escaped.pid not in fates]
         if not left and self._is_unready:
             time.sleep(_EXEC_SECONDS)  # there is no event for this
-            left = [each for each in self._find(set()) if each.told.pid not in told]
+            left = [each for each in self._find(set()) if each.escaped.pid not in fates]
         return left
 
     def _find(self, inside: set[int]) -> list[_Known]:
@@ -118,7 +119,7 @@ class Escapes:
         return [found[pid] for pid in sorted(found)]
 
     def _brought_back(self, known: _Known) -> Escaped:
-        escaped = known.told
+        escaped = known.escaped
         if self._move is None:
             return escaped
         is_its_own = self._is_its_own(escaped.pid)
@@ -135,7 +136,7 @@ class Escapes:
 
     def _kill(self, known: _Known, sent: dict[int, int]) -> str:
         """Send SIGKILL and return the fate; put the pidfd into ``sent`` under the PID."""
-        pid = known.told.pid
+        pid = known.escaped.pid
         try:
             fd = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -176,7 +177,7 @@ class Escapes:
                 environment = file.readall()
             if not environment:
                 os.readlink(f"/proc/{pid}/exe")  # fails for kernel threads, which have neither
-                self._is_unready = True
+                self._is_unready = self._is_unready or process.is_in_execve(pid)
             return self._mark in b"\0" + environment + b"\0"
         except OSError:  # it has ended, or we may not read it
             return False

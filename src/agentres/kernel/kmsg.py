@@ -12,7 +12,7 @@ import os
 from agentres.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agentres.model.oom import Report
+    from agentres.model.oom import OomReport
     from agentres.model.stats import OomKill
 
 
@@ -20,7 +20,7 @@ class KernelLog:
     """/dev/kmsg from now on.  Where the caller may not open it, there is never anything to read."""
 
     def __init__(self) -> None:
-        self._report: Report | None = None
+        self._report: OomReport | None = None
         try:
             self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
             os.lseek(self.fd, 0, os.SEEK_END)
@@ -47,16 +47,18 @@ class KernelLog:
                 if error.errno == errno.EPIPE:  # the ring overtook us: go on with what is left
                     continue
                 break
+            if not record:  # something else is in its place, as in some containers
+                break
             if self._report is None:
                 if b"oom" not in record:
                     continue
                 try:
-                    from agentres.model.oom import Report  # few agents are killed
+                    from agentres.model.oom import OomReport  # few agents are killed
                 except (
                     ImportError
                 ):  # agentres was upgraded or removed meanwhile: victims stay unnamed
                     continue
-                self._report = Report(os.sysconf("SC_PAGE_SIZE"))
+                self._report = OomReport(os.sysconf("SC_PAGE_SIZE"))
             kill = self._report.take(record.decode(errors="replace"))
             if kill is not None and f"{cgroup}/" in f"{kill.cgroup}/":
                 own = f"{cgroup}/" in f"{kill.limit_cgroup}/"

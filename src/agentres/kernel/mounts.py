@@ -30,33 +30,30 @@ UNKNOWN = Mount("/", "/", "0:0", "unknown", "none", {})
 """The mount of a path in a chroot, where the root is no mount point."""
 
 
-def parse_mounts(mountinfo: str) -> list[Mount]:
-    """Parse every line of mountinfo; pure.  Only blanks separate: names may hold any other white space."""
+def parse_mounts(mountinfo: str, fstype: str = "") -> list[Mount]:
+    """Parse mountinfo, or only the file systems whose type begins with ``fstype``; pure.
+
+    Only blanks separate: names may hold any other white space.
+    """
     mounts = []
     for line in mountinfo.split("\n"):
         before, separator, after = line.partition(" - ")
-        if not separator:
+        if not separator or not after.startswith(fstype):
             continue
-        fields = before.split(" ")
-        fstype, source, options = after.split(" ", 2)
+        _, _, device, root, point, *_ = before.split(" ")
+        kind, source, options = after.split(" ", 2)
         pairs = (item.partition("=") for item in options.split(","))
+        named = {key: _unescape(value) for key, _, value in pairs}
         mounts.append(
-            Mount(
-                point=_unescape(fields[4]),
-                root=_unescape(fields[3]),
-                device=fields[2],
-                fstype=fstype,
-                source=_unescape(source),
-                options={key: _unescape(value) for key, _, value in pairs},
-            )
+            Mount(_unescape(point), _unescape(root), device, kind, _unescape(source), named)
         )
     return mounts
 
 
-def mounts() -> list[Mount]:
-    """Return the mounts that this process sees."""
+def mounts(fstype: str = "") -> list[Mount]:
+    """Return the mounts that this process sees, as :func:`parse_mounts` does."""
     with open("/proc/self/mountinfo", errors="surrogateescape") as file:
-        return parse_mounts(file.read())
+        return parse_mounts(file.read(), fstype)
 
 
 def in_memory() -> dict[str, int]:

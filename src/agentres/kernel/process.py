@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
+
+from agentres.kernel import signal
+from agentres.model.figures import is_populated
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _DEAD = (b"Z", b"X")
@@ -43,6 +45,11 @@ def is_zombie(pid: int) -> bool:
     return _stat(pid)[1][:1] == [b"Z"]
 
 
+def is_in_execve(pid: int) -> bool:
+    """Whether a process is in the middle of execve(2), and has no environment yet (proc_pid_stat(5), field 51)."""
+    return _stat(pid)[1][48:49] == [b"0"]
+
+
 def name(pid: int) -> str:
     """Return a process's name (comm in proc_pid_comm(5)); empty: it has ended."""
     comm, fields = _stat(pid)
@@ -73,7 +80,7 @@ def populated(path: str) -> bool:
     """Whether a live process is in the cgroup at ``path`` or below it.  OSError."""
     fd = os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return b"populated 1\n" in os.read(fd, 4096)
+        return is_populated(os.read(fd, 4096))
     finally:
         os.close(fd)
 

@@ -60,7 +60,7 @@ _WORDS = {
 """The meaning of quotactl(2)'s errors here."""
 
 
-class Usage(Record):
+class Dqblk(Record):
     """Bytes that a project uses, and its limit (0: none)."""
 
     used: int
@@ -111,7 +111,7 @@ class Quota:
             self._number, self._record = _claim(self._fd, home, self.directory, point, early)
             try:
                 _tag(self._fd, self._number, caller, early)
-                self._before = _usage(self._fd, self._number).used
+                self._before = _dqblk(self._fd, self._number).used
                 _limit(self._fd, self._number, self._before + size)
                 if not _enforced(self._fd):
                     raise _refused(f"{point} counts what projects have, and holds none to its limit", f"quotaon -P {point}")  # fmt: skip
@@ -130,7 +130,7 @@ class Quota:
         """Return what was added and is still there."""
         used: int | None = None
         try:
-            used = max(0, _usage(self._fd, self._number).used - self._before)
+            used = max(0, _dqblk(self._fd, self._number).used - self._before)
         except OSError as error:
             log.debug(__name__, "what was added to %s is not known: %s", self.directory, error)
         return Added(self.directory, self.size, used)
@@ -305,7 +305,7 @@ def _free(fd: int, taken: set[int]) -> int:
     if not free:
         raise _refused("no project number is free")
     for number in free[:_TRIES]:
-        if _usage(fd, number) == Usage(0, 0):
+        if _dqblk(fd, number) == Dqblk(0, 0):
             return number
     # A user gives our numbers to files.  Those files count as there before.  Choose at random, so that nobody can predict it.
     return free[int.from_bytes(os.urandom(4), "little") % len(free)]
@@ -328,17 +328,17 @@ def _lives(home: str) -> bool:
 # The kernel's part.
 
 
-def _usage(fd: int, number: int) -> Usage:
+def _dqblk(fd: int, number: int) -> Dqblk:
     """Return a project's usage and limit on the file system of ``fd``; OSError."""
     block = ctypes.create_string_buffer(_IF_DQBLK.size)
     try:
         _quotactl(fd, _Q_GETQUOTA, number, block)
     except OSError as error:
         if error.errno == errno.ENOENT:  # xfs does not know the project
-            return Usage(0, 0)
+            return Dqblk(0, 0)
         raise
     hard, _, space, *_ = _IF_DQBLK.unpack(block.raw)
-    return Usage(space, hard * _BLOCK)
+    return Dqblk(space, hard * _BLOCK)
 
 
 def _limit(fd: int, number: int, size: int) -> None:

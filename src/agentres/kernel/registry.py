@@ -55,33 +55,37 @@ _BYTES_MAX = 1 << 60
 
 
 class Found(Record):
-    """A running agent: ``path`` is the cgroup with its limits, ``home`` the one around it.
+    """A running agent.
 
-    ``started`` in unix seconds; ``uid`` is the user whose agent it is, ``keeper`` the owner of the cgroup.  Trust only the
-    paths and ``keeper``: the keeper wrote the rest, and nobody else vouches for it.
+    Trust only the paths and ``cgroup_uid``: that user wrote the rest, and nobody else vouches for it.
     """
 
     name: str
+    # The cgroup with its limits, and the one around it.
     path: str
     home: str
+    # Unix seconds.
     started: float
+    # The PID of its supervisor.
     supervisor: int
+    # The user whose agent it is.
     uid: int
-    keeper: int
+    # The owner of the cgroup: the user whose process supervises it.
+    cgroup_uid: int
 
 
 class ClaimMark(Record):
-    """What an agent claims of the memory that all agents share.
+    """What an agent claims of the memory that all agents share."""
 
-    ``priority`` is a weight, mostly 100.  ``least`` is the lowest limit that it may be given, in bytes.
-    ``wants`` is the limit that it was refused, in bytes, 0 for none; ``since`` is since when, in seconds of CLOCK_BOOTTIME.
-    ``most`` is the limit that it may grow to; 0: not elastic, or not known.
-    """
-
+    # A weight, mostly 100.
     priority: int = 100
+    # The lowest limit that it may be given, in bytes.
     least: int = 0
+    # The limit that it was refused, in bytes; 0: none.
     wants: int = 0
+    # Since when it was refused, in seconds of CLOCK_BOOTTIME.
     since: float = 0.0
+    # The limit that it may grow to, in bytes; 0: not elastic, or not known.
     most: int = 0
 
 
@@ -327,8 +331,8 @@ def _marked(path: str, home: str) -> Found | None:
         name = os.getxattr(path, _NAME).decode(errors="backslashreplace")
         started = float(os.getxattr(path, _STARTED))
         supervisor = int(os.getxattr(path, _SUPERVISOR))
-        keeper = os.stat(path).st_uid
-        uid = _owner(path) if keeper == 0 else keeper
+        cgroup_uid = os.stat(path).st_uid
+        uid = _owner(path) if cgroup_uid == 0 else cgroup_uid
     except (OSError, ValueError) as error:
         log.debug(__name__, "%s is no agent's: %s", path, error)
         return None
@@ -339,7 +343,7 @@ def _marked(path: str, home: str) -> Found | None:
     if _deserted(home):
         log.debug(__name__, "%s was left by a run that was killed", home)
         return None
-    return Found(name, path, home, started, supervisor, uid, keeper)
+    return Found(name, path, home, started, supervisor, uid, cgroup_uid)
 
 
 def _owner(path: str) -> int:

@@ -11,10 +11,10 @@ import os
 import time
 
 from agentres.kernel import devices, libc, mounts
+from agentres.model.disk_space import growth, left, used
 from agentres.model.errors import UsageError
 from agentres.model.figures import one_of
 from agentres.model.record import TYPE_CHECKING
-from agentres.model.room import growth, left, used
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
@@ -64,13 +64,13 @@ class Space:
             if (asked := place.ask()) is None:
                 del self._places[device]  # it is no longer mounted
                 continue
-            _, size, free, inodes, free_inodes = room = self._room(place.path, asked)
+            _, size, free, inodes, free_inodes = found = self._free(place.path, asked)
             share = max(used(size, free), used(inodes, free_inodes))
             if self._fullest is None or share > most:
-                most, self._fullest, self._device = share, room, device
+                most, self._fullest, self._device = share, found, device
         return most
 
-    def told(self, reading: Reading, memory_stat: bytes) -> str:
+    def describe(self, reading: Reading, memory_stat: bytes) -> str:
         """Describe the fullest one; ``reading`` and ``memory_stat`` are the agent's last figures."""
         if self._fullest is None:
             return ""
@@ -132,10 +132,10 @@ class Space:
                 disks = devices.disks(mount, table)
             except UsageError:
                 disks = []
-        self._places[mount.device] = place, self._room(path, asked)[2], disks
+        self._places[mount.device] = place, self._free(path, asked)[2], disks
         return True
 
-    def _room(self, path: str, asked: os.statvfs_result) -> tuple[str, int, int, int, int]:
+    def _free(self, path: str, asked: os.statvfs_result) -> tuple[str, int, int, int, int]:
         """Return the path, the size and free bytes for the agent there, and all and free inodes."""
         free = asked.f_bfree if self._is_root else asked.f_bavail
         # As in df(1): the size for other users leaves out what is reserved for root.

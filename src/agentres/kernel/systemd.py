@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from agentres.kernel.dbus import Connection
 from agentres.kernel.process import populated
 from agentres.model.errors import NameTaken, SystemdError
-from agentres.model.limits import Standing
+from agentres.model.limits import Precedence
 
 SLICE = "agentres.slice"
 _NAME = "org.freedesktop.systemd1"
@@ -79,12 +79,12 @@ def start_scope(
     mount: str,
     controllers: Sequence[str],
     meanwhile: Callable[[], None],
-    standing: Standing = Standing(),  # noqa: B008 -- a value, never changed
+    precedence: Precedence = Precedence(),  # noqa: B008 -- a value, never changed
 ) -> None:
     """Move the caller into a new scope for the agent ``name`` and wait until that is done.
 
     ``mount`` is where cgroup2 is mounted.  ``controllers`` are those that the scope gets, if its
-    manager has them.  ``meanwhile`` is called once while systemd works.  ``standing`` is the scope's
+    manager has them.  ``meanwhile`` is called once while systemd works.  ``precedence`` is the scope's
     weight and protection against its siblings.  Raises NameTaken if an agent of that name is alive,
     and SystemdError with systemd's message for anything else.
     """
@@ -101,7 +101,7 @@ def start_scope(
         # A scope whose last process failed would otherwise keep its name.
         ("CollectMode", ("s", "inactive-or-failed")),
     ]
-    properties += _standing(standing)
+    properties += _precedence(precedence)
     deadline = time.monotonic() + _STALE_SECONDS
     with Connection(bus) as connection:
         # Send all without waiting in between: the bus and systemd keep the order.
@@ -132,20 +132,20 @@ def start_scope(
         raise SystemdError(f"systemd made no scope {unit}: its job ended as {result!r}")
 
 
-def _standing(standing: Standing) -> list[tuple[str, object]]:
+def _precedence(precedence: Precedence) -> list[tuple[str, object]]:
     properties: list[tuple[str, object]] = []
-    if standing.weight != 100:  # the kernel's default
-        properties += [(f"{kind}Weight", ("t", standing.weight)) for kind in ("CPU", "IO")]
-    if standing.protected:
-        properties.append(("MemoryLow", ("t", standing.protected)))
+    if precedence.weight != 100:  # the kernel's default
+        properties += [(f"{kind}Weight", ("t", precedence.weight)) for kind in ("CPU", "IO")]
+    if precedence.protected:
+        properties.append(("MemoryLow", ("t", precedence.protected)))
     return properties
 
 
-def stand(bus: str, unit: str, standing: Standing) -> None:
+def set_precedence(bus: str, unit: str, precedence: Precedence) -> None:
     """Set a running unit's weight and protection against its siblings, until it ends.  Raises SystemdError."""
     # Set all of them: the values of the unit's last run are still there.
-    properties = [(f"{kind}Weight", ("t", standing.weight)) for kind in ("CPU", "IO")]
-    properties.append(("MemoryLow", ("t", standing.protected)))
+    properties = [(f"{kind}Weight", ("t", precedence.weight)) for kind in ("CPU", "IO")]
+    properties.append(("MemoryLow", ("t", precedence.protected)))
     with Connection(bus) as connection:
         _call(connection, "SetUnitProperties", "sba(sv)", unit, True, properties)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 
+from agentres.kernel import signal
 from agentres.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import signal
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from agentres.kernel import mounts
+from agentres.kernel import mounts, signal
 from agentres.kernel.cgroup import Cgroup
 from agentres.model.errors import NotExecutable, NotFound, SetupError, reason
 from agentres.model.record import TYPE_CHECKING, Record

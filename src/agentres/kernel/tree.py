@@ -165,6 +165,23 @@ def _held(path: str, file: str, parse: Callable[[bytes], T | None], most: T) -> 
     return most, by
 
 
+def above(path: str) -> Iterator[str]:
+    """Yield the cgroups above the one at ``path`` as far as they are mounted, the nearest first."""
+    while os.path.exists(f"{(path := os.path.dirname(path))}/cgroup.controllers"):
+        yield path
+
+
+def local_events(path: str) -> dict[str, bytes]:
+    """Return memory.events.local of each cgroup above the one at ``path``, the nearest first; empty where there is none, as in the root."""
+    found = {}
+    for each in above(path):
+        try:
+            found[each] = _read(f"{each}/memory.events.local")
+        except OSError:
+            found[each] = b""
+    return found
+
+
 def _limit(file: str, parse: Callable[[bytes], T | None]) -> T | None:
     """Return a limit; None where it is ``max`` or does not exist: the root has none."""
     try:

@@ -1,7 +1,7 @@
 """Which control file holds which figures, and how to parse them; pure.
 
-Parsers raise LookupError or ValueError for text that the kernel would not write.  For other files, and limits that are read
-back, see :mod:`agentres.model.stats`.
+There is one parser for each file *format*, named as in the kernel's cgroup-v2.rst: flat-keyed, nested-keyed, single values.
+They raise LookupError or ValueError for text that the kernel would not write.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Format(Record):
 
 
 def flat_keyed(data: bytes) -> dict[bytes, bytes]:
-    """Return the ``KEY VALUE`` lines as bytes, unconverted."""
+    """Return the ``KEY VALUE`` lines of ``cpu.stat``, ``cgroup.events`` and the like as bytes, unconverted."""
     words = data.split()
     return dict(zip(words[::2], words[1::2], strict=True))
 
@@ -33,9 +33,26 @@ def one_of(data: bytes, key: bytes) -> int:
     return int(data[at : data.index(b"\n", at)])
 
 
+def nested_keyed(data: bytes) -> dict[bytes, dict[bytes, bytes]]:
+    """Return the ``KEY SUB=VALUE ...`` lines of ``io.stat`` and ``io.max`` as bytes, unconverted.
+
+    A device without any I/O has a line without values (seen in ``io.stat``).
+    """
+    table = {}
+    for line in data.splitlines():
+        key, *pairs = line.split()
+        table[key] = dict(pair.split(b"=") for pair in pairs)
+    return table
+
+
+def is_populated(data: bytes) -> bool:
+    """Whether there is a live process in a cgroup or below it, by its ``cgroup.events``."""
+    return flat_keyed(data)[b"populated"] == b"1"
+
+
 def parse_limit(data: bytes) -> int | None:
     """Parse a file that holds a single limit; None for ``max``."""
-    return None if data == b"max\n" else int(data)
+    return None if data.rstrip() == b"max" else int(data)
 
 
 def parse_cores(data: bytes) -> float | None:
@@ -92,12 +109,10 @@ _IO = ("rbytes", "wbytes", "rios", "wios")
 
 def _io_stat(data: bytes) -> dict[str, Any]:
     disks: list[tuple[Any, ...]] = []
-    for line in data.splitlines():
-        device, *fields = line.split()
+    for device, row in nested_keyed(data).items():
         if b":" not in device:
-            raise ValueError(f"{line!r} names no device")
-        if fields:  # a device without any I/O has a line without figures
-            row = dict(field.split(b"=") for field in fields)
+            raise ValueError(f"{device!r} is no device")
+        if row:
             disks.append((device.decode(), *(int(row[key.encode()]) for key in _IO)))
     totals = [sum(disk[at] for disk in disks) for at in (1, 2, 3, 4)]
     return dict(zip(_IO, totals, strict=True)) | {"disks": tuple(disks)}

@@ -104,8 +104,8 @@ class Range(Record):
     most: float
 
 
-class Standing(Record):
-    """The standing of one agent's cgroup (its home) relative to the others'.
+class Precedence(Record):
+    """The precedence of one agent's cgroup (its home) relative to the others'.
 
     ``weight`` is its share of CPU and disks under contention (cpu.weight, io.weight), 1 to 10000.
     ``protected`` bytes are reclaimed only when the others have nothing left to reclaim (memory.low).
@@ -115,8 +115,8 @@ class Standing(Record):
     protected: int = 0
 
     @classmethod
-    def of(cls, priority: int, memory: float) -> Standing:
-        """Return the standing of an agent with this priority and this much guaranteed memory."""
+    def of(cls, priority: int, memory: float) -> Precedence:
+        """Return the precedence of an agent with this priority and this much guaranteed memory."""
         return cls(priority, int(memory) if priority > PRIORITIES["normal"] else 0)
 
 

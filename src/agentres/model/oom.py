@@ -1,4 +1,4 @@
-"""The OOM killer's reports in the kernel log, and what an agent's memory consisted of; pure.
+"""The OOM killer's reports in the kernel log, whose limit it was, and what an agent's memory consisted of; pure.
 
 Loaded only when memory ran out, which happens to few agents.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from agentres.model.figures import one_of
 from agentres.model.record import Record
 from agentres.model.stats import OomKill
 
@@ -46,7 +47,51 @@ def biggest(processes: Sequence[Resident]) -> tuple[Resident, ...]:
     return tuple(sorted(processes, key=lambda each: -each.size)[:_BIGGEST])
 
 
-class Report:
+class OomCause(Record):
+    """Why a process was killed for memory.
+
+    ``limits`` are the cgroups whose limit may have been met, nearly always one; none: the host ran out; None: it is not known.
+    ``footprint`` is that of the kernel's report.
+    """
+
+    limits: Sequence[str] | None
+    footprint: Footprint | None = None
+
+
+class FullLimit(Record):
+    """A memory limit that is met: the cgroup as /proc/PID/cgroup has it, the control file, the limit in bytes."""
+
+    cgroup: str
+    file: str
+    limit: int
+
+
+def limits_met(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> tuple[str, ...] | None:
+    """Return the cgroups above an agent that met their limit between two looks; none: the host ran out; None: it is not known.
+
+    The looks map each cgroup up to the mount to its memory.events.local, whose ``oom`` counts events at that level alone.
+    The root has none; what is mounted in a container is not the root.  A limit that was met for another agent's sake is among them.
+    """
+    *_, mount = now
+    met = tuple(
+        below_mount(path, mount)
+        for path, text in now.items()
+        if path in before and _ooms(text) > _ooms(before[path])
+    )
+    whole = [path for path, text in now.items() if b"\noom " not in text] == [mount]
+    return met if met or whole else None
+
+
+def _ooms(events: bytes) -> int:
+    return one_of(events, b"oom") if b"\noom " in events else 0
+
+
+def below_mount(path: str, mount: str) -> str:
+    """Return the path of a cgroup as /proc/PID/cgroup has it; ``/`` is what is mounted."""
+    return path.removeprefix(mount) or "/"
+
+
+class OomReport:
     """Takes the kernel log's records in order and returns each OOM kill (mm/oom_kill.c, mm/memcontrol.c)."""
 
     def __init__(self, page_size: int) -> None:

@@ -96,6 +96,8 @@ class Summary(TypedDict):
     escaped: Sequence[Mapping[str, object]]
     #: `pid`, `task`, `cgroup` of each victim (at most the last 100), and `limit_cgroup`, the cgroup whose limit was hit (empty: the host's); only if agentres may read the kernel log.
     oom_kills: Sequence[Mapping[str, object]]
+    #: Whose limit the last kill for memory was: the agent's own cgroup, or one above it, such as `/agentres.slice` (paths as in `/proc/PID/cgroup`; two or more: it was one of them); `[]`: the host ran out; null: nobody was killed, or it is not known. From the kernel log or, if agentres may not read that, from `memory.events.local` of the cgroups above.
+    oom_limits: Sequence[str] | None
     #: Because there were [too many](security.md#what-an-agent-can-make-us-write): rule → number of changes of its alerts that were not reported.
     alerts_left_out: Mapping[str, int]
     #: Likewise, how many moves of limits are missing from the history.

@@ -1,64 +1,17 @@
-"""Control-file and kernel-log text as frozen, typed values; pure.
+"""What was measured, as frozen, typed values; pure.  A figure that the kernel does not give is ``None``, never 0.
 
-There is one parser per file *format*, named as in the kernel's cgroup-v2.rst: flat-keyed (a line
-``KEY VALUE``), nested-keyed (a line ``KEY SUB=VALUE ...``), single values.  Text that does not follow
-its format raises :class:`StatError`.  A figure that the kernel does not give is ``None``, never 0.
+:mod:`agentres.model.figures` parses the control files.
 """
 
 from __future__ import annotations
 
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.units import MAX
 
 if TYPE_CHECKING:
     from agentres.model.oom import Footprint
-    from agentres.model.units import Max
 
     Disks = tuple[tuple[str, int, int, int, int], ...]
     """(device, rbytes, wbytes, rios, wios) for each disk."""
-
-
-class StatError(ValueError):
-    """A control file's text does not follow its format."""
-
-
-def parse_value(text: str) -> int | Max:
-    """Parse a single value: a number or ``max``."""
-    text = text.strip()
-    if text == MAX:
-        return MAX
-    try:
-        return int(text)
-    except ValueError:
-        raise StatError(f"expected a number or max, not {text!r}") from None
-
-
-def parse_flat_keyed(text: str) -> dict[str, int | Max]:
-    """Parse ``memory.events``, ``cpu.stat``, ``cgroup.events`` and the like."""
-    pairs: dict[str, int | Max] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(" ")
-        if not value:
-            raise StatError(f"expected KEY VALUE, not {line!r}")
-        pairs[key] = parse_value(value)
-    return pairs
-
-
-def parse_nested_keyed(text: str) -> dict[str, dict[str, int | Max]]:
-    """Parse ``io.stat`` and ``io.max``.  A device without figures (seen in ``io.stat``) gets an empty dict."""
-    table: dict[str, dict[str, int | Max]] = {}
-    for line in text.splitlines():
-        key, *fields = line.split() or [""]
-        if not key:
-            raise StatError("a blank line")
-        row: dict[str, int | Max] = {}
-        for item in fields:
-            name, equals, value = item.partition("=")
-            if not equals:
-                raise StatError(f"expected SUB=VALUE, not {item!r} in {line!r}")
-            row[name] = parse_value(value)
-        table[key] = row
-    return table
 
 
 class Sample(Record):

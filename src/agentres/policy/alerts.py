@@ -7,9 +7,7 @@ must last ``duration`` (Prometheus: ``for``), and an alert ends ``keep_firing_fo
 
 from __future__ import annotations
 
-import enum
-
-from agentres.model.record import TYPE_CHECKING, Record
+from agentres.model.record import TYPE_CHECKING, IntEnum, Record
 from agentres.model.units import format_rate, format_size
 from agentres.policy.resources import EVENT, RATE, RESOURCES
 
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
 
-class Severity(enum.IntEnum):
+class Severity(IntEnum):
     """The severity of an alert."""
 
     INFO = 0
@@ -87,16 +85,16 @@ class Event(Record):
 _NOTHING: tuple[Event, ...] = ()
 _NEVER = float("inf")
 
-PACE_HALF_LIFE = 10.0
-"""Seconds in which the remembered pace of a resource halves, once it has stopped rising."""
+SPEED_HALF_LIFE = 10.0
+"""Seconds in which the remembered speed of a resource halves, once it has stopped rising."""
 
 
 class Watch:
     """Watches one rule over one subject: takes values, returns events."""
 
     __slots__ = (
-        "_before", "_below", "_counts", "_earlier", "_last", "_limit", "_new_id", "_pace", "_rate", "_relative",
-        "_repeated", "_seen", "_silent_until", "_since", "_thresholds", "_worst", "alert", "rule",
+        "_before", "_below", "_counts", "_earlier", "_last", "_limit", "_new_id", "_rate", "_relative", "_repeated",
+        "_seen", "_silent_until", "_since", "_speed", "_thresholds", "_worst", "alert", "rule",
     )  # fmt: skip
 
     def __init__(self, rule: Rule, new_id: Callable[[], str]) -> None:
@@ -118,7 +116,7 @@ class Watch:
         self._repeated = False
         self._earlier: tuple[float, float] | None = None
         self._before: tuple[float, float] | None = None
-        self._pace = 0.0
+        self._speed = 0.0
 
     def observe(self, now: float, value: float | None, limit: float | None) -> tuple[Event, ...]:
         """Take the value at ``now``; None means "not known" and changes nothing.
@@ -144,10 +142,10 @@ class Watch:
             self._cross(now, value)
         before = self._before
         if before is not None and (passed := now - before[0]) > 0.0:
-            pace = (value - before[1]) / passed
-            if pace < self._pace:
-                pace = max(pace, self._pace * 0.5 ** (passed / PACE_HALF_LIFE))
-            self._pace = pace
+            speed = (value - before[1]) / passed
+            if speed < self._speed:
+                speed = max(speed, self._speed * 0.5 ** (passed / SPEED_HALF_LIFE))
+            self._speed = speed
         self._earlier, self._before = before, (now, value)
         if quiet:
             return _NOTHING
@@ -169,7 +167,7 @@ class Watch:
         self._since = [None] * len(self._since)
         self._seen = [0] * len(self._seen)
         self._repeated = False
-        self._pace = 0.0
+        self._speed = 0.0
         if self.alert is None:
             return _NOTHING
         return self._resolve(now, self.alert.value, self.alert.limit, why)
@@ -177,15 +175,15 @@ class Watch:
     def due(self, now: float, least: float) -> float:
         """Return the seconds from ``now`` until the value must be looked at again at the latest.
 
-        That is half the time to the next threshold at the present pace, so that the crossing is caught unless
-        the pace doubles, but at least ``least`` seconds; or the end of a wait.  Infinite: no reason to look.
+        That is half the time to the next threshold at the present speed, so that the crossing is caught unless
+        the speed doubles, but at least ``least`` seconds; or the end of a wait.  Infinite: no reason to look.
         """
         if self._before is None:
             return _NEVER
         soonest = _NEVER
         then, value = self._before
-        if self._pace and (ahead := self.next_threshold) is not None:
-            soonest = max(((ahead - value) / self._pace - (now - then)) / 2, least)
+        if self._speed and (ahead := self.next_threshold) is not None:
+            soonest = max(((ahead - value) / self._speed - (now - then)) / 2, least)
         if self._since[0] is not None:
             soonest = min(soonest, self._wait(now, least))
         if self.alert is not None:

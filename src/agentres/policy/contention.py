@@ -48,14 +48,14 @@ from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import format_size
 from agentres.policy.capacity import Budget, Claim, before, free, line, rank
 from agentres.policy.scaling import WORTH
-from agentres.policy.tripwire import NEAR, ROOM
+from agentres.policy.tripwire import HEADROOM, NEAR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Literal
 
 MARGIN = 0.15
-"""What a trimmed agent keeps above its use, as a fraction of it; at least :data:`ROOM` and a little more."""
+"""What a trimmed agent keeps above its use, as a fraction of it; at least :data:`HEADROOM` and a little more."""
 
 OVERDUE = 2.0
 """Seconds after which every agent that can give is asked, not only the lowest: one that was asked did not give."""
@@ -98,7 +98,7 @@ class Step(Record):
 
 def at_tripwire(limit: int, use: int) -> bool:
     """Return whether this use is at the tripwire of an elastic limit, or so near that it makes no difference."""
-    return limit - use <= min(ROOM, limit // 2) + NEAR
+    return limit - use <= min(HEADROOM, limit // 2) + NEAR
 
 
 def pressed(claim: Claim) -> bool:
@@ -147,7 +147,7 @@ def decide(budget: Budget, claims: Iterable[Claim], now: float) -> list[Step]:
         swaps, waits = _swap_out(short[0], ordered, steps, left, now)
         steps += swaps
         # No agent gets on: each one that is not frozen is stuck, and neither free memory nor swap helps any of them.
-        if not waits and len(short) == len(running) and min(_wants(short[0]), ROOM) > left:
+        if not waits and len(short) == len(running) and min(_wants(short[0]), HEADROOM) > left:
             since = max(claim.since for claim in short)
             for claim in ordered:  # until a frozen agent that nothing thaws is given up
                 if claim.frozen and claim.since and not claim.orphan and _deaf(claim, now):
@@ -173,12 +173,12 @@ def _swapped_in(claim: Claim) -> int:
 
 def _fits(claim: Claim, running: list[Claim], left: int) -> bool:
     """Return whether there is room for a frozen agent's swapped memory; if no agent runs, it must do with what there is."""
-    return not running or _swapped_in(claim) <= max(left, ROOM)
+    return not running or _swapped_in(claim) <= max(left, HEADROOM)
 
 
 def _frozen_most(claim: Claim) -> float:
     """Return the longest time in seconds that it stays frozen."""
-    return SWAPPED_MOST if claim.swapped > ROOM else FROZEN_MOST
+    return SWAPPED_MOST if claim.swapped > HEADROOM else FROZEN_MOST
 
 
 def _deaf(claim: Claim, now: float) -> bool:
@@ -220,7 +220,7 @@ def _relieve(top: Claim, running: list[Claim], left: int, now: float) -> list[St
             reason = f"{why}, and {format_size(claim.use)} are used"
             trims.append(Step("trim", claim.path, reason, keeps))
             given += gives
-    if given >= min(needed, ROOM) and waited < 2 * OVERDUE:
+    if given >= min(needed, HEADROOM) and waited < 2 * OVERDUE:
         return trims  # the next look shows what that gives
     freezes = _freeze([claim for claim, _ in asked], top, needed, now)
     if any(not stuck(claim) for claim in running):
@@ -248,7 +248,7 @@ def _freeze(asked: list[Claim], top: Claim, needed: int, now: float) -> list[Ste
             why = f"{top.name} wants {format_size(top.wants)}"
             steps.append(Step("freeze", claim.path, why, _held(claim)))
             given += gives
-    return steps if given >= min(needed, ROOM) else []
+    return steps if given >= min(needed, HEADROOM) else []
 
 
 def _swap_out(
@@ -281,7 +281,7 @@ def _swap_out(
         if gained < needed and now - claim.since >= rest and now - top.since >= wait:
             stops.append(Step("freeze", claim.path, why, _held(claim)))
             gained += _gives(claim, _emptied(claim))
-    enough = min(needed, ROOM)
+    enough = min(needed, HEADROOM)
     hoped = sum(_gives(claim, _emptied(claim)) for claim in below)
     return stops if gained >= enough else [], hoped >= enough
 
@@ -354,17 +354,17 @@ def _trimmed(claim: Claim) -> int:
 
 def _bare(claim: Claim) -> int:
     """Return the least that it keeps, so that it is not at its tripwire at once."""
-    return max(claim.use + ROOM + 2 * NEAR, claim.least)
+    return max(claim.use + HEADROOM + 2 * NEAR, claim.least)
 
 
 def _held(claim: Claim) -> int:
     """Return what a frozen agent keeps: enough to go on when thawed."""
-    return max(claim.use + ROOM, claim.least)
+    return max(claim.use + HEADROOM, claim.least)
 
 
 def _emptied(claim: Claim) -> int:
     """Return what it keeps after all that can go to swap has gone."""
-    return max(claim.use - claim.swap + ROOM, claim.least)
+    return max(claim.use - claim.swap + HEADROOM, claim.least)
 
 
 def _gives(claim: Claim, keeps: int) -> int:

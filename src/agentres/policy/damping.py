@@ -19,7 +19,7 @@ EVERY = 30.0
 """Seconds after which one more is reported."""
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket: ``burst`` tokens at once, then one every ``every`` seconds of the clock that :meth:`take` gets."""
 
     __slots__ = ("_at", "_burst", "_every", "_left")
@@ -45,26 +45,26 @@ class Damper:
     reported always has its end reported.  ``left_out`` counts the changes that are never reported.
     """
 
-    __slots__ = ("_bucket", "_ended", "_held", "_told", "left_out")
+    __slots__ = ("_bucket", "_ended", "_held", "_reported", "left_out")
 
     def __init__(self) -> None:
-        self._bucket = Bucket(BURST, EVERY)
-        self._told: Alert | None = None  # the open alert, as last reported
+        self._bucket = TokenBucket(BURST, EVERY)
+        self._reported: Alert | None = None  # the open alert, as last reported
         self._ended: Alert | None = None  # that alert, whose end is not reported yet
         self._held: Alert | None = None  # the present alert, not reported yet in this state
         self.left_out = 0
 
     def take(self, now: float, events: tuple[Event, ...]) -> list[Event]:
         """Return the events to report now."""
-        told = []
+        found = []
         while (late := self._late()) is not None and self._bucket.take(now):
-            told.append(self._tell(late))
+            found.append(self._tell(late))
         for event in events:
             if self._late() is None and self._bucket.take(now):
-                told.append(self._tell(event))
+                found.append(self._tell(event))
             else:
                 self._hold(event)
-        return told
+        return found
 
     def finish(self, events: tuple[Event, ...]) -> list[Event]:
         """Return the events to report at the very end, when no alert is left: the end of a reported alert."""
@@ -77,24 +77,28 @@ class Damper:
             return Event("resolved", self._ended)
         if self._held is None:
             return None
-        return Event("raised" if self._told is None else "updated", self._held)
+        return Event("raised" if self._reported is None else "updated", self._held)
 
     def _tell(self, event: Event) -> Event:
         if event.kind == "resolved":
-            self._told = self._ended = None
+            self._reported = self._ended = None
         elif event.kind != "repeated":
-            self._told, self._held = event.alert, None
+            self._reported, self._held = event.alert, None
         return event
 
     def _hold(self, event: Event) -> None:
-        alert, told = event.alert, self._told
-        if event.kind == "resolved" and told is not None and told.id == alert.id:
+        alert, reported = event.alert, self._reported
+        if event.kind == "resolved" and reported is not None and reported.id == alert.id:
             self.left_out += self._held is not None
             self._ended, self._held = alert, None
         elif event.kind in ("raised", "updated"):
             self.left_out += self._held is not None
             self._held = alert
-            if told is not None and told.id == alert.id and told.severity == alert.severity:
+            if (
+                reported is not None
+                and reported.id == alert.id
+                and reported.severity == alert.severity
+            ):
                 self._held = None  # unchanged since it was reported
                 self.left_out += 1
         else:  # a repeat, or the end of an alert that was never reported

@@ -23,7 +23,7 @@ from agentres.model.limits import written
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import NEVER, format_duration
 from agentres.policy.alerts import show
-from agentres.policy.tripwire import NEAR, ROOM
+from agentres.policy.tripwire import HEADROOM, NEAR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,8 +111,8 @@ class Scaler:
     """
 
     __slots__ = (
-        "_acted", "_asked", "_began", "_cooldown", "_grain", "_hard", "_high", "_lent", "_lowered",
-        "_memory", "_regretted", "_room", "_seen", "_settle", "_stands", "_trimmed", "_unit", "_wants", "philosophy", "range",
+        "_acted", "_asked", "_began", "_cooldown", "_grain", "_hard", "_headroom", "_high", "_lent", "_lowered",
+        "_memory", "_regretted", "_seen", "_settle", "_stands", "_trimmed", "_unit", "_wants", "philosophy", "range",
         "resource",
     )  # fmt: skip
 
@@ -127,7 +127,7 @@ class Scaler:
         self._unit = written(kind).unit
         self._memory = kind == "memory"
         self._hard = kind in _HARD
-        self._room = ROOM if self._memory else 0
+        self._headroom = HEADROOM if self._memory else 0
         self._began = self._asked = now
         # (since, use): no look since then found more use; the highest use first.
         self._seen: deque[tuple[float, float]] = deque()
@@ -240,15 +240,15 @@ class Scaler:
         """Return the use at which the limit is raised; None at the upper end, or if it never moves."""
         if limit >= self.range.most or not self.philosophy.moves:
             return None
-        return max(0.0, min(self.philosophy.up * limit, limit - self._room))
+        return max(0.0, min(self.philosophy.up * limit, limit - self._headroom))
 
     def _fit(self, use: float) -> float:
         """Return the limit that puts this use at ``aim``, with some distance to the next raise."""
         policy = self.philosophy
         fit = use / policy.aim
         if self._memory:
-            slack = max(use, self._room / 4) * policy.up / policy.aim
-            fit = max(fit, use * (1 + policy.margin), slack + self._room)
+            slack = max(use, self._headroom / 4) * policy.up / policy.aim
+            fit = max(fit, use * (1 + policy.margin), slack + self._headroom)
         return self._whole(fit)
 
     def _whole(self, limit: float) -> float:
@@ -272,13 +272,13 @@ class Scaler:
         elif felt:
             why = f"the limit of {self._show(limit)} was felt, at a use of {self._show(use)}"
         else:
-            why = f"use of {self._show(use)} came within {self._show(self._room)} of {self._show(limit)}"
+            why = f"use of {self._show(use)} came within {self._show(self._headroom)} of {self._show(limit)}"
         return self._move(now, use, limit, after, "burst" if urgent and policy.burst else "up", why)
 
     def _stepped(self, use: float, limit: float) -> float:
         """Return the limit after as many steps as the use needs, at least one."""
         step, limit = self.philosophy.step, max(limit, self._grain)
-        enough = max(use / self.philosophy.up, use + self._room)
+        enough = max(use / self.philosophy.up, use + self._headroom)
         steps = max(1, math.ceil(math.log(max(enough / limit, 1)) / math.log(step)))
         if steps * math.log(step) > 100:  # more than any host has; a float may overflow
             return self.range.most
@@ -329,7 +329,7 @@ class Scaler:
         limit = limit // self._grain * self._grain
         use = limit * policy.aim
         if self._memory:
-            slack = (limit - self._room) * policy.aim / policy.up
+            slack = (limit - self._headroom) * policy.aim / policy.up
             use = min(use, limit / (1 + policy.margin), slack)
         return use
 

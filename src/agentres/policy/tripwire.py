@@ -13,7 +13,7 @@ from agentres.model.units import MAX
 if TYPE_CHECKING:
     from agentres.model.units import Max
 
-ROOM = 32 << 20
+HEADROOM = 32 << 20
 """The least bytes between the tripwire and a memory limit: 11 ms of growth at 3 GB/s, the fastest seen of
 an agent.  A limit no higher than this is raised at the first look.  No limit is lowered so far that less
 than a quarter of this could be used before the next raise.  A range that ends below this has no room to
@@ -31,7 +31,7 @@ def height(
     current: int,
     working_set: int,
     limit: int | None,
-    room: int | None = None,
+    headroom: int | None = None,
     page: int = 4096,
 ) -> int | Max:
     """Return ``memory.high`` in bytes, for the next ``threshold`` of the working set; "max" for no tripwire.
@@ -40,23 +40,23 @@ def height(
     no tripwire at or above ``memory.max``, which notifies as well, nor at or below current use, where it
     would only throttle.
 
-    If ``room`` is given, the limit can be raised.  Then there is always a tripwire, no higher than
+    If ``headroom`` is given, the limit can be raised.  Then there is always a tripwire, no higher than
     :func:`last`: an agent that gets there before the raise waits for it, instead of being killed.
     """
     if threshold is None:
         return MAX
     at = page_align(int(threshold) + current - working_set, page)
-    if room is not None and limit is not None:
-        highest = last(limit, room, page)
+    if headroom is not None and limit is not None:
+        highest = last(limit, headroom, page)
         return at if current < at < highest else highest
     if at <= current or (limit is not None and at >= limit):
         return MAX
     return at
 
 
-def last(limit: int, room: int, page: int = 4096) -> int:
-    """Return the highest tripwire of a limit that can be raised: ``room`` bytes below it, or half of it if that is more."""
-    return page_align(max(limit - room, limit // 2), page)
+def last(limit: int, headroom: int, page: int = 4096) -> int:
+    """Return the highest tripwire of a limit that can be raised: ``headroom`` bytes below it, or half of it if that is more."""
+    return page_align(max(limit - headroom, limit // 2), page)
 
 
 def moved(before: int | Max, after: int | Max) -> bool:

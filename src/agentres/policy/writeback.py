@@ -36,7 +36,7 @@ class Turn(Record):
     look: float
 
 
-class Bucket:
+class LeakyBucket:
     """A leaky bucket: the bytes ahead of ``rate``, in bytes a second.  Times are in seconds, of any clock.
 
     ``billed`` and ``unbilled`` are the counters when it is created.
@@ -49,7 +49,8 @@ class Bucket:
         self._billed, self._unbilled = billed, unbilled
         self._owed = 0.0
         self._speed = 0.0
-        self._look = SOONEST
+        self.look = SOONEST
+        """Seconds from now, or from the end of a freeze, to the next look."""
         self._frozen = 0.0
 
     @property
@@ -80,16 +81,16 @@ class Bucket:
         self._owed = min(max(0.0, self._owed - paid) + unpaid, self.level)
         if not unpaid:
             # All of it was billed: the kernel limits that by itself.
-            self._look = min(2 * self._look, IN_DEBT if self.level > self.burst else self.latest)
-            return Turn(0.0, self._look)
+            self.look = min(2 * self.look, IN_DEBT if self.level > self.burst else self.latest)
+            return Turn(0.0, self.look)
         self._speed = max(unpaid / ran, self._speed / 2)
         ahead = self.level > self.burst and self._owed > max(self.burst / 2, UNSURE)
         freeze = min(self._owed / self.rate, LONGEST) if ahead else 0.0
         self._frozen = freeze
-        room, longest = self.burst - (self.level - freeze * self.rate), self.latest
+        spare, longest = self.burst - (self.level - freeze * self.rate), self.latest
         if (
-            room <= 0
+            spare <= 0
         ):  # one pause is not enough: before the next, it may write a quarter of what that one makes up for
-            room, longest = self.rate * LONGEST / 4, IN_DEBT
-        self._look = min(max(room / self._speed, SOONEST), longest)
-        return Turn(freeze, self._look)
+            spare, longest = self.rate * LONGEST / 4, IN_DEBT
+        self.look = min(max(spare / self._speed, SOONEST), longest)
+        return Turn(freeze, self.look)

@@ -162,7 +162,7 @@ def _pacing(facts: Facts) -> Iterator[Finding]:
         yield Finding("pacing", "missing", facts.interfaces_error)
     for each in facts.interfaces:
         kinds = ", ".join(each.kinds) or "nothing"
-        if each.paced:
+        if each.delays:
             yield Finding(f"pacing {each.name}", "ok", "fq: what is sent too fast waits")
         else:
             # Packets of a virtual interface leave through another one.

@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 
 from agentres.kernel import delegation, devices, systemd
+from agentres.kernel.fq import Interface, interfaces
 from agentres.kernel.kmsg import KernelLog
 from agentres.kernel.mounts import Mount, mounts
-from agentres.kernel.pacing import Interface, interfaces
 from agentres.model.errors import AgentresError
 
 _LIST_OWN_FILES = (

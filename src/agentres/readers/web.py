@@ -19,7 +19,6 @@ import hmac
 import json
 import logging
 import shlex
-import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from aiohttp import WSMsgType, web
 from textual_serve.app_service import AppService
 from textual_serve.download_manager import DownloadManager
 
+from agentres.kernel import signal
 from agentres.model.errors import AgentresError, reason
 
 VIEWERS = 8

@@ -6,12 +6,12 @@ and actions for long, its samples for an hour (docs/history.md).  A figure that 
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from agentres.kernel import signal
 from agentres.model.errors import EXIT_SIGNAL
 from agentres.model.stats import Sample
 from agentres.policy.alerts import show

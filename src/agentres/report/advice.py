@@ -23,10 +23,10 @@ FEWEST = 3
 MARGIN = 1.15
 """Factor from the median use to the minimum of a range; as in docs/prediction.md."""
 
-ROOM = 1.25
+HEADROOM = 1.25
 """Factor from the highest use to the maximum of a range."""
 
-MORE_ROOM = 1.5
+MORE_HEADROOM = 1.5
 """The same if a limit held the use down: what the run would have used is not known."""
 
 FORKS = 2.0
@@ -69,15 +69,15 @@ def advise(profile: Profile | None, runs: Sequence[RunReport]) -> tuple[tuple[Ad
 
 def _advise(profile: Profile | None, runs: Sequence[RunReport]) -> Iterator[Advice]:
     if known := _known("memory", profile, runs):
-        room = MORE_ROOM if known.held else ROOM
-        least, most = _bytes(known.half * MARGIN), _bytes(known.most * room)
+        headroom = MORE_HEADROOM if known.held else HEADROOM
+        least, most = _bytes(known.half * MARGIN), _bytes(known.most * headroom)
         value = _range(least, most, "{}M")
-        yield Advice("memory", "--memory", value, _reason(known, "memory", room))
+        yield Advice("memory", "--memory", value, _reason(known, "memory", headroom))
     if known := _known("cpu", profile, runs):
-        room = MORE_ROOM if known.held else ROOM
-        least_cores, most_cores = _cores(known.half * MARGIN), _cores(known.most * room)
+        headroom = MORE_HEADROOM if known.held else HEADROOM
+        least_cores, most_cores = _cores(known.half * MARGIN), _cores(known.most * headroom)
         value = _range(least_cores, most_cores, "{:g}")
-        yield Advice("cpu", "--cpu", value, _reason(known, "cpu", room))
+        yield Advice("cpu", "--cpu", value, _reason(known, "cpu", headroom))
     if known := _known("pids", profile, runs):
         limit = max(32, 16 * math.ceil(known.most * FORKS / 16))
         reason = (
@@ -121,11 +121,11 @@ def _held(resource: str, one: RunReport) -> bool:
     return resource == "cpu" and (one.throttled or 0) >= THROTTLED
 
 
-def _reason(known: _Known, resource: str, room: float) -> str:
+def _reason(known: _Known, resource: str, headroom: float) -> str:
     unit = SCALES[resource].unit
     reason = (
         f"half of {known.half_of} used at most {show(known.half, unit)}: {MARGIN - 1:.0%} more is the least;"
-        f" {known.most_of} used at most {show(known.most, unit)}: {room - 1:.0%} more is the most"
+        f" {known.most_of} used at most {show(known.most, unit)}: {headroom - 1:.0%} more is the most"
     )
     return f"{reason}, since a limit held it and it may need more" if known.held else reason
 

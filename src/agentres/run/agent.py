@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from agentres.kernel import signal
 from agentres.model.errors import NotEnforceable, UsageError, reason
 from agentres.model.limits import SHARE, Limits
 from agentres.model.record import TYPE_CHECKING, Record
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 class Behalf(Record):
-    """The caller on whose behalf the daemon runs an agent.
-
-    ``state`` is the directory of its history, ``environment`` the environment of its handlers.  ``within`` lowers limits to
-    what the caller may have, or refuses them.  ``early`` is called while the launch waits, and may raise.  A ``leased`` agent
-    ends with the caller, even if its supervisor was killed.
-    """
+    """The caller on whose behalf the daemon runs an agent."""
 
     caller: Caller
+    # The environment of its handlers.
     environment: Mapping[str, str]
+    # The directory of its history.
     state: str
+    # Lowers limits to what the caller may have, or refuses them.
     within: Callable[[Limits, Limits | None], Limits]
+    # Called while the launch waits; may raise AgentresError.
     early: Callable[[], None]
+    # Whether the agent ends with the caller, even if its supervisor was killed.
     leased: bool
 
 
@@ -53,7 +53,7 @@ class Request(Record):
     best_effort: bool = False
     # Seconds of wall time.
     timeout: float | None = None
-    # A name or number, or agentres.run.launch.OWN_USER for a user that no other agent has; root only.
+    # A name or number, or agentres.run.identity.OWN_USER for a user that no other agent has; root only.
     user: str | None = None
     # Whether to wall it off (docs/security.md), root only; None: if user or behalf is given.
     isolate: bool | None = None

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import marshal
 import os
-import signal
 import sys
 
+from agentres.kernel import signal
 from agentres.model.errors import UsageError
 from agentres.model.paths import configuration
 from agentres.model.record import TYPE_CHECKING

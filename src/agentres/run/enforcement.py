@@ -88,13 +88,15 @@ def enforce(
     from agentres.kernel import devices
     from agentres.kernel.mounts import mounts
 
-    limits, table, agent = request.limits, mounts(), home.agent
+    limits, table = request.limits, mounts()
     named = {name: devices.behind(name) for name in limits.named_devices}
     every = devices.every_disk(table) if limits.limits_every_disk else []
     io_max = io_max_lines(limits, every, named)
     lines = limits.lines(io_max)
     disks = {name: tuple(numbers) for name, numbers in {**named, EVERY_DISK: every}.items()}
-    actuator.io_max, actuator.disks = {rates.device: rates for rates in io_max}, disks
+    # /proc/PID/io: the kernel counts what a process writes (CONFIG_TASK_IO_ACCOUNTING).
+    pausing = limits.io_strict == "on" and os.path.exists("/proc/self/io")
+    actuator.take_disks(io_max, disks, pausing)
     missing = actuator.apply(lines)
     refused = {item.line for item in missing}
     missing = [item for item in missing if not item.line.optional]
@@ -112,12 +114,7 @@ def enforce(
         places = ["/", "/tmp", "/var/tmp", request.cwd or ".", own]
         missing += _uncounted(places, table) if every else [_NO_DISK]
     missing += _uncounted_names(limits.named_written, table)
-    actuator.io_held = agent.has("io.max")
-    # /proc/PID/io: the kernel counts what a process writes (CONFIG_TASK_IO_ACCOUNTING).
-    if limits.io_strict == "on" and os.path.exists("/proc/self/io"):
-        # The io controller always bills reads to the process that reads.
-        actuator.paced = ("io_write",) if actuator.io_held else ("io_write", "io_read")
-    paced = tuple(key for key in actuator.paced if actuator.pace(key) is not None)
+    paced = tuple(key for key in actuator.paced if actuator.paced_rate(key) is not None)
     if paced and not actuator.io_held and limits.only_bytes_of_every_disk:
         missing = [item for item in missing if item.line.file != "io.max"]
     network = loaded.attach(limits, home)

@@ -14,7 +14,7 @@ from agentres import __version__
 from agentres.model.errors import shortened
 from agentres.model.limits import WRITTEN
 from agentres.model.record import TYPE_CHECKING
-from agentres.policy.damping import Bucket
+from agentres.policy.damping import TokenBucket
 from agentres.run import explain
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Events:
         self._send = send
         self.head = {"schema": SCHEMA, "run": run.id, "agent": run.name}
         """What every event has, besides its name, number and time."""
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
         self._told: dict[str, int] = {}
         self._victims: list[OomKill] = []
         self._outside: set[Escaped] = set()
@@ -170,7 +170,7 @@ class Events:
     def _may(self, what: str) -> bool:
         bucket = self._buckets.get(what)
         if bucket is None:
-            bucket = self._buckets[what] = Bucket(BURST, EVERY)
+            bucket = self._buckets[what] = TokenBucket(BURST, EVERY)
         return bucket.take(time.monotonic())
 
     def _tell(self, event: str, fields: Mapping[str, object]) -> bool:
@@ -183,10 +183,10 @@ def _short_escaped(escaped: Sequence[Escaped]) -> list[dict[str, Any]]:
 
 def _short_command(command: Sequence[str]) -> list[str]:
     """Return at most COMMAND characters of the command; it ends in "…" if there are more."""
-    words, room = list[str](), COMMAND
+    words, left = list[str](), COMMAND
     for word in command:
-        if room < 1:
+        if left < 1:
             return [*words, "…"]
-        words.append(shortened(word, room))
-        room -= len(word) + 1
+        words.append(shortened(word, left))
+        left -= len(word) + 1
     return words

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from agentres.kernel.systemd import SLICE
-from agentres.model.errors import printable
-from agentres.model.oom import Footprint
-from agentres.model.stats import OomKill
+from agentres.model.errors import printable, printable_path
+from agentres.model.oom import Footprint, FullLimit
 from agentres.model.units import format_size
 
 TMPFS = "files in tmpfs and shared memory"
@@ -19,16 +18,41 @@ _NAMED = 5
 """How many of the file systems that have grown are named."""
 
 
-def whose(kills: Sequence[OomKill]) -> str:
-    """Say whose limit it was, if it was not the agent's own."""
-    if not kills:
+def whose(limits: Sequence[str] | None, cgroup: str) -> str:
+    """Say whose limit it was (:class:`agentres.model.oom.OomCause`), if it was not that of the agent in ``cgroup``; else ""."""
+    if limits is None:
         return "not by this agent's limit but by one above it, or the host ran out"
-    limit = printable(kills[-1].limit_cgroup)
-    if not limit:
+    if not limits:
         return "not by this agent's limit: the host ran out of memory"
+    above = [limit for limit in limits if _is_above(limit, cgroup)]
+    if len(above) < len(limits):
+        return ""
+    return f"not by this agent's limit but by that of {' or '.join(map(_whose, above))}"
+
+
+def stalled(met: Sequence[FullLimit], cgroup: str) -> str:
+    """Say which of the limits that are met holds up the agent in ``cgroup``, an absolute path."""
+    above = [
+        f"{limit.file} of {_whose(limit.cgroup)}, {format_size(limit.limit)}"
+        for limit in met
+        if _is_above(limit.cgroup, cgroup)
+    ]
+    if above:
+        return f"by {', and by '.join(above)}: not this agent's to lift"
+    for limit in met:
+        return f"by its own limit, {format_size(limit.limit)}: the kernel takes memory back, and has not killed"
+    return "no limit of its own or above it is met: the host is short of memory, or a limit that is not seen here holds it up"
+
+
+def _is_above(limit: str, cgroup: str) -> bool:
+    """Whether a limit is that of a cgroup around ``cgroup``, an absolute path."""
+    return f"{limit.rstrip('/')}/" in cgroup
+
+
+def _whose(limit: str) -> str:
     if limit.endswith(f"/{SLICE}"):
-        return f"not by this agent's limit but by the budget of all agents ({SLICE})"
-    return f"not by this agent's limit but by that of {limit}"
+        return f"the budget of all agents ({SLICE})"
+    return printable_path(limit)
 
 
 def held(footprint: Footprint) -> str:

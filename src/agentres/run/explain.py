@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from agentres.kernel import signal
 from agentres.model.errors import exit_status, printable, printable_path
 from agentres.model.limits import NETWORK, NETWORKS, ControlLine, Limits, Refused
 from agentres.model.record import TYPE_CHECKING, Record
@@ -55,13 +55,15 @@ class Outcome(Record):
     enforced: Sequence[ControlLine] = ()
     not_enforced: Sequence[Refused] = ()
     oom_kills: Sequence[OomKill] = ()
+    # The cgroups whose limit the last of them was killed for (agentres.model.oom.OomCause).
+    oom_limits: Sequence[str] | None = None
     # The processes that still ran after the main process had ended; they were killed.
     left: Sequence[Running] = ()
     # The processes of the run that lived outside of its cgroup then.
     escaped: Sequence[Escaped] = ()
     cgroup: str = ""
     # The memory limit at the end, in bytes.
-    memory_max: float | str | None = None
+    memory_limit: float | str | None = None
     # Why it was not raised when it was needed, in words.
     short: str = ""
     # The disk rates that were held by pausing it: all of them unless the kernel held some (io_held).
@@ -129,18 +131,13 @@ def _oom(outcome: Outcome) -> str:
     peak = f", peak {format_size(usage.memory_peak)}" if usage.memory_peak else ""
     from agentres.run import exhaustion  # few agents need it
 
-    if not usage.memory_oom or (kills and _is_above(kills[-1].limit_cgroup, outcome.cgroup)):
-        return f"{what}{who}; {exhaustion.whose(outcome.oom_kills)}{peak}"
+    if others := exhaustion.whose(outcome.oom_limits, outcome.cgroup):
+        return f"{what}{who}; {others}{peak}"
     short = f", not raised: {outcome.short}" if outcome.short else ""
     return (
         f"memory limit: {what}{who}; limit {_memory(outcome)}{short}{peak}{_held(outcome)};"
         f" {exhaustion.remedy(outcome.footprint, outcome.grown)}"
     )
-
-
-def _is_above(limit: str, cgroup: str) -> bool:
-    """Whether a limit is the host's ("") or that of one around ``cgroup``, an absolute path."""
-    return not limit or f"{limit}/" in cgroup
 
 
 def _held(outcome: Outcome) -> str:
@@ -153,7 +150,7 @@ def _held(outcome: Outcome) -> str:
 
 def _memory(outcome: Outcome) -> str:
     """Return the memory limit at the end of the run, and the most that it could have become."""
-    stood = outcome.limits.memory if outcome.memory_max is None else outcome.memory_max
+    stood = outcome.limits.memory if outcome.memory_limit is None else outcome.memory_limit
     between = outcome.limits.ranges.get("memory")
     if between is None or stood == between.most:
         return _size(stood)
@@ -186,7 +183,7 @@ def summary(outcome: Outcome) -> list[str]:
     """Return the lines for stderr after a run."""
     usage, limits = outcome.usage, outcome.limits
     if outcome.returncode < 0:
-        end = f"was ended by signal {-outcome.returncode} ({_signal_name(-outcome.returncode)})"
+        end = f"was ended by signal {-outcome.returncode} ({(signal.name(-outcome.returncode) or 'a real-time signal')})"
     else:
         end = f"exited {outcome.returncode}"
     lines = [f"{outcome.name} {end} after {format_duration(outcome.wall)}"]
@@ -325,13 +322,6 @@ def _network(outcome: Outcome) -> str | None:
     )
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "a real-time signal"
-
-
 def not_enforced(refused: Sequence[Refused]) -> list[str]:
     """Return a line for each limit that does not hold; the devices of ``io.max`` share one."""
     whys: dict[str, list[str]] = {}
@@ -415,7 +405,7 @@ def as_json(outcome: Outcome, version: str) -> Summary:
         "usage": usage.as_dict(),
         "unreadable": dict(outcome.unreadable),
         "limits": limits_as_json(limits, outcome.timeout),
-        "memory_max": outcome.memory_max,
+        "memory_max": outcome.memory_limit,
         "paced": list(outcome.paced),
         "enforced": [{"file": s.file, "text": s.text} for s in outcome.enforced],
         "not_enforced": [
@@ -436,6 +426,7 @@ def as_json(outcome: Outcome, version: str) -> Summary:
             {"pid": k.pid, "task": k.task, "cgroup": k.cgroup, "limit_cgroup": k.limit_cgroup}
             for k in outcome.oom_kills
         ],
+        "oom_limits": None if outcome.oom_limits is None else list(outcome.oom_limits),
         "alerts_left_out": dict(outcome.alerts_left_out),
         "moves_left_out": outcome.moves_left_out,
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from agentres.kernel import footprint
 from agentres.kernel.meter import Meter
 from agentres.model import log
-from agentres.model.oom import Footprint
+from agentres.model.oom import Footprint, OomCause
 from agentres.run import exhaustion
 
 _EVERY = 5.0
@@ -18,10 +18,10 @@ _EVERY = 5.0
 class Fullness:
     """The contents of memory, of the agent that ``meter`` reads, when it was full.
 
-    ``on_oom`` is called when a process was killed for that; it returns what was in the cgroup, if the kernel log says so.
+    ``on_oom`` is called when a process was killed for that; it returns why.
     """
 
-    def __init__(self, meter: Meter, on_oom: Callable[[], Footprint | None]) -> None:
+    def __init__(self, meter: Meter, on_oom: Callable[[], OomCause | None]) -> None:
         self._meter = meter
         self._on_oom = on_oom
         self._at = -_EVERY
@@ -29,12 +29,18 @@ class Fullness:
         """The contents the last time; None: not known."""
 
     def note(self, killed: bool) -> str:
-        """Note what memory held when its limit was met, with a process ``killed`` or not; return it in words, or empty."""
+        """Note what memory held when its limit was met, with a process ``killed`` or not; return why it was killed, and that, in words."""
+        cause = self._on_oom() if killed else None
+        found = self._look(killed, None if cause is None else cause.footprint)
+        whose = "" if cause is None else exhaustion.whose(cause.limits, self._meter.path)
+        held = exhaustion.held(found) if killed and found is not None else ""
+        return "; ".join(filter(None, (whose, held)))
+
+    def _look(self, killed: bool, known: Footprint | None) -> Footprint | None:
         now = time.monotonic()
         lately = now - self._at < _EVERY
         if lately and not killed:
-            return ""
-        known = self._on_oom() if killed else None
+            return None
         before = self.footprint if lately else None
         try:
             found = known or footprint.read(
@@ -42,12 +48,12 @@ class Fullness:
             )
         except OSError as error:  # the cgroup is gone, or has no memory.stat
             log.debug(__name__, "what its memory consists of is not known: %s", error)
-            return ""
+            return None
         if known is None:
             if before and footprint.total(before.kinds) > footprint.total(found.kinds):
                 found = before  # the killed process is gone by now
             limit = self._meter.read("limits").memory_limit or 0
             if footprint.total(found.kinds) < limit / 2:
-                return ""  # what filled it is gone too, unseen
+                return None  # what filled it is gone too, unseen
         self.footprint, self._at = found, now
-        return exhaustion.held(found) if killed else ""
+        return found

@@ -13,7 +13,7 @@ from agentres.model import log
 from agentres.model.errors import ControlFileError
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy.idle import Idle
-from agentres.policy.tripwire import ROOM
+from agentres.policy.tripwire import HEADROOM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +105,7 @@ class HandBack:
 
     def _excess(self, step: Step) -> int:
         try:
-            return self._actuator.in_use + ROOM - step.limit
+            return self._actuator.in_use + HEADROOM - step.limit
         except ControlFileError as error:  # it has just ended
             log.debug(__name__, "%s", error)
             return 0

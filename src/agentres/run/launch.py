@@ -7,11 +7,9 @@ wait is imported during that wait.  On a slow machine this saves a tenth of the 
 from __future__ import annotations
 
 import os
-import signal
 import time
-from functools import partial
 
-from agentres.kernel import bell, delegation, host, registry
+from agentres.kernel import bell, delegation, host, registry, signal
 from agentres.kernel.actuator import Actuator
 from agentres.model.errors import (
     ControlFileError,
@@ -19,7 +17,7 @@ from agentres.model.errors import (
     NotEnforceable,
     UsageError,
 )
-from agentres.model.limits import Standing, cpu_hints
+from agentres.model.limits import Precedence, cpu_hints
 from agentres.model.record import TYPE_CHECKING
 from agentres.run.admission import Applicant, enter
 from agentres.run.enforcement import Loaded, enforce, hold_space
@@ -31,17 +29,13 @@ if TYPE_CHECKING:
     from agentres.kernel.loop import Loop
     from agentres.kernel.project import Quota
     from agentres.kernel.trampoline import Child, Identity
-    from agentres.kernel.walls import OwnUser
     from agentres.model.limits import Limits
-    from agentres.model.oom import Footprint
+    from agentres.model.oom import OomCause
     from agentres.model.stats import Escaped, Running
     from agentres.run.agent import Request
     from agentres.run.explain import Outcome
     from agentres.run.monitor import Monitor
     from agentres.run.supervision import Ended
-
-OWN_USER = "auto"
-"""The value of --user that asks for a user that no other agent has."""
 
 PASSED_ON = (
     signal.SIGINT,
@@ -92,10 +86,14 @@ class Launch:
             who = behalf.caller
             self._identity = Identity(who.uid, who.gid, who.groups, who.name, "")
         else:
-            user = OWN_USER if self._walled and request.user is None else request.user
-            self._identity, own = _identity(user)
-            if own is not None:
-                self._taken.append(own.close)
+            self._identity = None
+            if self._walled or request.user is not None:
+                from agentres.run import identity
+
+                user = identity.OWN_USER if request.user is None else request.user
+                self._identity, own = identity.find(user)
+                if own is not None:
+                    self._taken.append(own.close)
 
     def __enter__(self) -> Self:
         return self
@@ -114,23 +112,23 @@ class Launch:
         """Get a cgroup for the agent.  From here on the signals that are the agent's are blocked, and kept for it."""
         request = self._request
         # A signal that was ignored at our start (nohup, a background job) stays ignored.
-        self._heard = {s for s in PASSED_ON if signal.getsignal(s) is not signal.SIG_IGN}
+        self._heard = {s for s in PASSED_ON if signal.getsignal(s) != signal.SIG_IGN}
         if os.getpid() == 1:
             self._heard.add(signal.SIGCHLD)
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._heard)
         self._taken.append(self._hear_again)
         self._place = delegation.find(request.best_effort, ours=request.behalf is None)
         self._loaded = Loaded(request.limits)
-        standing = Standing.of(request.priority, _least(request.limits))
+        precedence = Precedence.of(request.priority, _least(request.limits))
         self._home = self._place.acquire(
-            _home_name(request), standing, self._meanwhile, bool(self._walled),
+            _home_name(request), precedence, self._meanwhile, bool(self._walled),
             delegation.controllers(request.limits),
         )  # fmt: skip
         self._slice = os.path.dirname(self._home.cgroup.path)
         if self._wired:
-            self._taken.append(partial(_clear_the_wires, self._tell))
+            self._taken.append(lambda: _clear_the_wires(self._tell))
         self._taken.append(self._free_space)  # after release(): nothing writes there any more
-        self._taken.append(partial(bell.ring, self._slice))
+        self._taken.append(lambda: bell.ring(self._slice))
         self._taken.append(self._home.release)
         if request.behalf is not None and request.behalf.leased:
             # Before the command begins, so that the agent is ended even if the supervisor is killed right after.
@@ -204,11 +202,11 @@ class Launch:
             self._heard,
             kernel_log,
             self._inside,
-            partial(self.watch, child),
-            self._owner,
-            request.attach,
-            not request.hangup_passed,
-            request.events >= 0,
+            lambda loop, on_oom: self.watch(child, loop, on_oom),
+            owner=self._owner,
+            attach=request.attach,
+            hangup_ends=not request.hangup_passed,
+            always=request.events >= 0,
         )
         self._taken.append(self._supervision.close)
 
@@ -234,7 +232,7 @@ class Launch:
             self._tell("NOT enforced: it keeps capabilities that undo limits (CAP_SETPCAP is not here)")  # fmt: skip
         return ()
 
-    def watch(self, child: Child, loop: Loop, on_oom: Callable[[], Footprint | None]) -> Monitor:
+    def watch(self, child: Child, loop: Loop, on_oom: Callable[[], OomCause | None]) -> Monitor:
         """Return the monitor of the agent, for :class:`~agentres.run.supervision.Supervision`."""
         from agentres.policy.settings import Settings
 
@@ -250,6 +248,7 @@ class Launch:
         )
         terms = self._enforced.terms_for(settings)
         registry.mark_philosophy(agent.path, terms.philosophy.name)
+        held = behalf is not None and behalf.caller.uid != 0
         watched = Watched(
             request.name,
             request.command,
@@ -257,7 +256,7 @@ class Launch:
             child.started,
             self._escapes,
             self._slice,
-            partial(self._home.adopt, held=behalf is not None and behalf.caller.uid != 0),
+            lambda pid: self._home.adopt(pid, held),
             terms,
             directory=request.cwd or ".",
             uid=self._uid,
@@ -281,7 +280,7 @@ class Launch:
         self._home.agent.kill_all()  # release() reports what survives that
         escaped = self._escaped()
         self._terminal.restore(modes=ended.returncode < 0)
-        return self._supervision.finish(partial(self._outcome, ended, left, escaped))
+        return self._supervision.finish(lambda: self._outcome(ended, left, escaped))
 
     def _escaped(self) -> Sequence[Escaped]:
         """The run's processes outside of its cgroup, after all inside have ended, and what became of them."""
@@ -318,7 +317,7 @@ class Launch:
         if early := pending - _HARMLESS:
             raise Interrupted(min(early))
         if signal.SIGTSTP in pending:
-            from agentres.kernel.signals import let_stop
+            from agentres.kernel.signalfd import let_stop
 
             let_stop()
 
@@ -339,13 +338,13 @@ class Launch:
 
             try:
                 mark = "" if self._request.escaped == "tell" else f"{RUN}={self._run}"
-                self._actuator.guard(mark)
+                self._actuator.guard(mark, self._uid or None)
             except OSError as error:
                 self._tell(f"NOT enforced: --orphan kill (there is nobody to do it: {error})")
         if "memory" in limits.ranges and isinstance(limits.memory, int) and self._enforced.holds("memory.max"):  # fmt: skip
-            from agentres.policy.tripwire import ROOM, last
+            from agentres.policy.tripwire import HEADROOM, last
 
-            self._actuator.set_tripwire(last(limits.memory, ROOM))
+            self._actuator.set_tripwire(last(limits.memory, HEADROOM))
         if self._wired and child.wait_until_ready():
             from agentres.kernel import netns
 
@@ -411,10 +410,11 @@ class Launch:
             enforced=enforced.written,
             not_enforced=enforced.missing,
             oom_kills=ended.oom_kills,
+            oom_limits=ended.oom_limits,
             left=left,
             escaped=escaped,
             cgroup=agent.path,
-            memory_max=self._actuator.limit_or_none("memory"),
+            memory_limit=self._actuator.limit_or_none("memory"),
             short=ended.short,
             stopped=stopped,
             paced=enforced.paced,
@@ -491,32 +491,6 @@ def _gaps(identity: Identity | None, walled: bool) -> list[str]:
             f"NOT enforced: it can signal and trace other processes of {identity.name}, and by them leave its limits (Linux 6.12's Landlock is not here); --user auto gives it a user of its own"
         ]
     return []
-
-
-def _identity(user: str | None) -> tuple[Identity | None, OwnUser | None]:
-    """Return the user, and for OWN_USER what reserves it for this agent.  UsageError."""
-    if user is None:
-        return None, None
-    if os.geteuid() != 0:
-        raise UsageError("--user: only root may run an agent as another user")
-    import pwd
-
-    from agentres.kernel.trampoline import Identity
-
-    if user == OWN_USER:
-        from agentres.kernel.walls import OwnUser
-
-        own = OwnUser()
-        return Identity(own.uid, own.uid, (), f"agentres-{own.uid}", "/"), own
-
-    try:
-        is_number = user.isascii() and user.isdecimal() and len(user) <= 20
-        entry = pwd.getpwuid(int(user)) if is_number else pwd.getpwnam(user)
-    except (KeyError, OverflowError):  # getpwuid(3) takes what fits a uid_t
-        raise UsageError(f"--user {user}: there is no such user") from None
-    groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
-    found = Identity(entry.pw_uid, entry.pw_gid, groups, entry.pw_name, entry.pw_dir)
-    return found, None
 
 
 def check_nofile(limits: Limits, hard: int) -> None:

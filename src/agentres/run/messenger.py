@@ -11,11 +11,11 @@ import fcntl
 import marshal
 import os
 import select
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from agentres.kernel import signal
 from agentres.kernel.loop import Loop
 from agentres.model import log
 from agentres.model.errors import ControlFileError

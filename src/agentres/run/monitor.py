@@ -20,7 +20,7 @@ from agentres.model.limits import EVERY_DISK
 from agentres.model.paths import state_directory
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Sample
-from agentres.policy.damping import Bucket
+from agentres.policy.damping import TokenBucket
 from agentres.policy.settings import Settings
 from agentres.run.hearing import Hearing
 from agentres.run.history import History
@@ -36,7 +36,7 @@ from agentres.watch.engine import Engine, Subject
 if TYPE_CHECKING:
     from typing import Any
 
-    from agentres.model.oom import Footprint
+    from agentres.model.oom import OomCause
     from agentres.run.events import Events
     from agentres.run.explain import Outcome
     from agentres.run.messenger import Handle
@@ -61,7 +61,7 @@ class Monitor:
         loop: Loop,
         watched: Watched,
         settings: Settings,
-        on_oom: Callable[[], Footprint | None],
+        on_oom: Callable[[], OomCause | None],
         callables: Sequence[Handle] = (),
     ) -> None:
         self.watched = watched
@@ -83,7 +83,7 @@ class Monitor:
         )
         self.run = watched.as_run()
         self._history = History(loop, history, self.run, watched.caller, self._note)
-        self._moves, self._moves_left_out = Bucket(_MOVES, _MOVE_EVERY), 0
+        self._moves, self._moves_left_out = TokenBucket(_MOVES, _MOVE_EVERY), 0
         self.events = self._begin_events() if watched.events >= 0 else None
         self.meter = Meter(
             self.actuator.cgroup.path,

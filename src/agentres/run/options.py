@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 
 from agentres.model.errors import UsageError
@@ -237,7 +236,10 @@ def understand(
     configuration; None: the built-in defaults.
     """
     around = from_environment(environment)
-    value = partial(_value, values, around)
+
+    def value(key: str, parse: Callable[[str], Any], standard: Any = None) -> Any:
+        return _value(values, around, key, parse, standard)
+
     timeout = value("timeout", parse_duration_above_0)
     name = values.get("name")
     if name is None:
@@ -345,7 +347,7 @@ def default_name(command: str) -> str:
 
 
 def _one_of(words: Sequence[str]) -> Callable[[str], str]:
-    return partial(parse_choice, words=words)
+    return lambda text: parse_choice(text, words)
 
 
 def parse_wait(text: str) -> float:
@@ -428,13 +430,13 @@ def _value(
     values: Values,
     around: Values,
     key: str,
-    parse_text: Callable[[str], Any],
-    standard: Any = None,
+    parse: Callable[[str], Any],
+    standard: Any,
 ) -> Any:
     text = values.get(key, around.get(key))
     if text is None:
         return standard
     try:
-        return parse_text(text)
+        return parse(text)
     except UnitError as error:
         raise UsageError(f"{_spelled(key, text, values, around)}: {error}") from None

@@ -16,7 +16,7 @@ from agentres.model.action import Action
 from agentres.model.errors import ControlFileError
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import format_duration, format_rate, format_size
-from agentres.policy.writeback import IN_DEBT, LATEST, Bucket
+from agentres.policy.writeback import IN_DEBT, LATEST, LeakyBucket
 
 if TYPE_CHECKING:
     from agentres.kernel.loop import Timer
@@ -47,12 +47,12 @@ _LONG_AGO = float("-inf")
 
 
 class _Flow:
-    """A rate that is held: its bucket, and the unbilled bytes (``told``) at the last report of pauses."""
+    """A rate that is held: its bucket, and the unbilled bytes (``reported``) at the last report of pauses."""
 
     def __init__(self, key: str, rate: int, now: float, billed: int, unbilled: int) -> None:
         self.key, self.rate = key, rate
-        self.bucket = Bucket(rate, now, billed, unbilled)
-        self.told = self.ahead = unbilled
+        self.bucket = LeakyBucket(rate, now, billed, unbilled)
+        self.reported = self.ahead = unbilled
         self.pauses, self.paused = 0, 0.0
 
 
@@ -119,7 +119,7 @@ class Pacer:
 
     def _look(self) -> None:
         now, paced = time.monotonic(), self._actuator.paced
-        rates = {key: rate for key in paced if (rate := self._actuator.pace(key)) is not None}
+        rates = {key: rate for key in paced if (rate := self._actuator.paced_rate(key)) is not None}
         for key in self._flows.keys() - rates.keys():
             self._tell_end(self._flows.pop(key))
         usage = self._meter.read("cpu").usage_usec
@@ -257,10 +257,10 @@ class Pacer:
             times = "once" if flow.pauses == 1 else f"{flow.pauses} times"
             why = f"paused {times}, for {format_duration(flow.paused)}: {self._what(flow)}"
             self._tell("pace", flow, why, flow.paused)
-            flow.told, flow.pauses, flow.paused = flow.ahead, 0, 0.0
+            flow.reported, flow.pauses, flow.paused = flow.ahead, 0, 0.0
 
     def _what(self, flow: _Flow) -> str:
-        size, rate = format_size(flow.ahead - flow.told), format_rate(flow.rate)
+        size, rate = format_size(flow.ahead - flow.reported), format_rate(flow.rate)
         done = "written" if flow.key == "io_write" else "read"
         where = "to files that belong to others" if self._actuator.io_held else "without an io controller"  # fmt: skip
         return f"{size} {done} {where}, at {rate}"

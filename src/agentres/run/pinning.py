@@ -43,7 +43,7 @@ def chosen(limits: Limits, agent: Cgroup, early: Callable[[], None]) -> Limits:
 
 def bind(actuator: Actuator, wanted: str) -> Collection[int]:
     """Return the affinity for the main process: all CPUs, whatever ours is, if the controller binds it."""
-    actuator.bound = "" if actuator.cgroup.has(CPUSET) else wanted
+    actuator.take_cpus(wanted)
     return cpus.mask(actuator.bound or MAX)
 
 

@@ -37,9 +37,9 @@ import marshal
 import math
 import os
 import select
-import signal
 import sys
 
+from agentres.kernel import signal
 from agentres.model.errors import AgentresError, describe, printable, reason
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy.alerts import show

@@ -10,7 +10,7 @@ from agentres.kernel import devices, host, registry, tree
 from agentres.kernel.actuator import Actuator
 from agentres.model import log
 from agentres.model.errors import AgentresError, NoRoom, UsageError, reason
-from agentres.model.limits import DISKS, EVERY_DISK, IoMax, LimitError, Limits, Range, read_limits
+from agentres.model.limits import DISKS, EVERY_DISK, LimitError, Limits, Range, read_limits
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import MAX
 from agentres.policy.capacity import shortage
@@ -89,11 +89,11 @@ class Resize:
         kind, _, name = key.partition("=")
         if kind not in DISKS:
             return
-        if name and name not in self._actuator.disks:
-            self._actuator.disks[name] = tuple(devices.behind(name))
-        for device in self._actuator.disks.get(name, ()):
-            self._actuator.io_max.setdefault(device, IoMax(device))
-        if not self._actuator.disks.get(name):
+        found = self._actuator.disks.get(name, ())
+        if name and not found:
+            found = tuple(devices.behind(name))
+        self._actuator.add_disk(name, found)
+        if not found:
             raise UsageError(
                 f"--{kind.replace('_', '-')}: no disk is to be seen for {name or 'it'}"
             )

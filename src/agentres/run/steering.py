@@ -13,8 +13,9 @@ from functools import partial
 from agentres.kernel import process
 from agentres.kernel.actuator import COMMAND, PACING
 from agentres.kernel.listener import Channel, Peer
-from agentres.model import log
+from agentres.model import control, log
 from agentres.model.action import Action
+from agentres.model.control import Command
 from agentres.model.errors import (
     AgentresError,
     ControlFileError,
@@ -25,8 +26,6 @@ from agentres.model.errors import (
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import NEVER, format_duration
 from agentres.policy.alerts import message
-from agentres.run import control
-from agentres.run.control import Command
 from agentres.run.monitor import Monitor
 from agentres.run.resize import Resize
 

@@ -12,7 +12,7 @@ from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import NEVER, format_size
 from agentres.policy import stall, tripwire
 from agentres.policy.settings import Settings
-from agentres.policy.tripwire import ROOM
+from agentres.policy.tripwire import HEADROOM
 from agentres.watch.engine import Subject
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from agentres.kernel.meter import Meter
     from agentres.kernel.space import Space
-    from agentres.model.oom import Footprint
+    from agentres.model.oom import Footprint, OomCause
     from agentres.model.stats import Sample
     from agentres.run.events import Events
     from agentres.run.fullness import Fullness
@@ -57,7 +57,7 @@ class AgentSubject(Subject):
         settings: Settings,
         since: float,
         note: Callable[[str, float, str], None],
-        on_oom: Callable[[], Footprint | None],
+        on_oom: Callable[[], OomCause | None],
     ) -> None:
         super().__init__(run.id, run.name, "agent", meter, settings, since)
         self._actuator = actuator
@@ -107,7 +107,9 @@ class AgentSubject(Subject):
         if resource == "space" and self.space is not None:
             self.states["space"] = used = self.space.look(self.meter.pids)
             if any(each.alert or used >= each.rule.levels[0][1] for each in self.watches["space"]):
-                self.detail["space"] = self.space.told(self.meter.reading, self.meter.memory_stat)
+                self.detail["space"] = self.space.describe(
+                    self.meter.reading, self.meter.memory_stat
+                )
         return super().value(resource, now)
 
     def observed(self, resource: str, value: float | None, reading: Sample, now: float) -> float:
@@ -142,8 +144,8 @@ class AgentSubject(Subject):
                 self._on_oom()
                 return
             self._fullness = Fullness(self.meter, self._on_oom)
-        if held := self._fullness.note(killed):
-            self.detail["oom_kill"] = held
+        if told := self._fullness.note(killed):
+            self.detail["oom_kill"] = told
 
     def ceiling(self, resource: str) -> float | None:
         highest = None if self.mover is None else self.mover.ceiling(resource)
@@ -233,9 +235,12 @@ class AgentSubject(Subject):
         self._lifted_until = now + _LIFTED_SECONDS
         if high:
             return f"memory.high stood at {format_size(int(high))}, and was lifted"
-        limit = self.meter.reading.memory_limit
-        at = f"its own limit, {format_size(limit)}," if limit is not None else "none of its own"
-        return f"by {at} or by one above it: the kernel takes memory back, and has not killed"
+        try:
+            from agentres.kernel import ancestors  # few agents stall
+            from agentres.run import exhaustion
+        except ImportError as error:  # agentres was upgraded or removed meanwhile
+            return f"what holds it is not known: {error}"
+        return exhaustion.stalled(ancestors.full_limits(self.meter.path), self.meter.path)
 
     def _move_tripwire(self) -> None:
         if time.monotonic() < self._lifted_until:
@@ -247,7 +252,7 @@ class AgentSubject(Subject):
         thresholds = [watch.next_threshold for watch in self.watches.get("memory", ())]
         wake = None if self.mover is None else self.mover.wake_at()
         ahead = min((t for t in (*thresholds, wake) if t is not None), default=None)
-        room = None if wake is None else ROOM
-        height = tripwire.height(ahead, current, used, reading.memory_limit, room)
+        headroom = None if wake is None else HEADROOM
+        height = tripwire.height(ahead, current, used, reading.memory_limit, headroom)
         if tripwire.moved(self._actuator.tripwire, height):
             self._without_tripwire = not self._actuator.set_tripwire(height)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import agentres
-from agentres.kernel import registry
+from agentres.kernel import registry, signal
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.kmsg import KernelLog
 from agentres.kernel.listener import Channel, Listener, Peer
@@ -26,15 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentres.kernel.loop import Timer
-    from agentres.kernel.signals import Signals
+    from agentres.kernel.signalfd import Signals
     from agentres.model.limits import Limits
-    from agentres.model.oom import Footprint
+    from agentres.model.oom import Footprint, OomCause
     from agentres.run.events import Events
     from agentres.run.explain import Outcome
     from agentres.run.monitor import Monitor
+    from agentres.run.oomkills import OomKills
     from agentres.run.steering import Steering
 
-    Watcher = Callable[[Loop, Callable[[], Footprint | None]], Monitor]
+    Watcher = Callable[[Loop, Callable[[], OomCause | None]], Monitor]
 
 GRACE_SECONDS = 5.0
 """Seconds between SIGTERM and SIGKILL when the time limit has passed."""
@@ -47,9 +47,6 @@ STOP_SECONDS = 0.5
 
 _STOP_POLL = 0.005
 
-_OOM_KILLS = 100
-"""How many kills for memory are kept with their process, the last ones; the kernel counts all."""
-
 LAST_WORDS_SECONDS = 0.2
 """Seconds in which a client that was connected when the agent ended must send its command."""
 
@@ -61,7 +58,7 @@ _UPGRADED = (
     b'{"ok": false, "error": "agentres was upgraded or removed since this agent was started: it takes no commands", '
     b'"remedy": "kill %d ends it"}\n'
 )
-"""What :func:`agentres.run.control.failure` returns; importing it now would load another version."""
+"""What :func:`agentres.model.control.failure` returns; importing it now would load another version."""
 
 
 def _installed() -> tuple[int, int]:
@@ -77,24 +74,31 @@ _BEGAN_AS = _installed()
 
 
 class Ended(Record):
-    """How the main process ended: its status (-N for signal N), after how many seconds, and why.
+    """How the main process ended, and why."""
 
-    ``killed``: we killed the whole agent.  ``short`` is the memory that it was last refused, in words.  ``stopped`` says who
-    ended it by command; empty: nobody.  ``limits`` are the last ones that held; None: no command ever changed them.
-    ``writes`` are the figures of :class:`~agentres.model.stats.Usage` that no control file has.  ``footprint`` is what was in
-    memory when the limit was met.
-    """
-
+    # The exit status; -N: killed by signal N.
     returncode: int
+    # Seconds from the fork to the end.
     wall: float
+    # Whether its time limit passed.
     timed_out: bool
+    # Whether it went on after SIGTERM, and was killed when the grace period was over.
     killed_after_grace: bool
+    # Whether we killed the whole agent.
     killed: bool
+    # The last kills for memory.
     oom_kills: tuple[OomKill, ...]
+    # Whose limit the last kill for memory was (agentres.model.stats.OomCause); None: nobody was killed, or it is not known.
+    oom_limits: Sequence[str] | None = None
+    # The memory that it was last refused, in words; empty: none.
     short: str = ""
+    # Who ended it by command, in words; empty: nobody.
     stopped: str = ""
+    # The limits that held last; None: no command ever changed them.
     limits: Limits | None = None
+    # The figures of Usage (agentres.model.stats) that no control file has.
     writes: Mapping[str, int | None] = MappingProxyType({})
+    # What was in memory when the limit was met; None: not known.
     footprint: Footprint | None = None
 
 
@@ -116,6 +120,7 @@ class Supervision:
         kernel_log: KernelLog,
         log_name: str,
         watch: Watcher,
+        *,
         owner: int | None = None,
         attach: Callable[[Loop, Supervision], None] | None = None,
         hangup_ends: bool = True,
@@ -125,7 +130,8 @@ class Supervision:
         self._agent = agent
         self._kernel_log = kernel_log
         self._log_name = log_name
-        self._oom_kills: list[OomKill] = []
+        self._above: Mapping[str, bytes] | None = None
+        self._oom_kills: OomKills | None = None
         self._timed_out = self._killed_after_grace = self._killed = False
         self._returncode: int | None = None
         self._memory_events = -1
@@ -173,15 +179,17 @@ class Supervision:
         while self._returncode is None:
             self._loop.tick()
         wall = time.monotonic() - self._child.started
-        self._note_oom_kills()
-        told = [kill.footprint for kill in self._oom_kills if kill.footprint is not None]
+        cause = self._note_oom_kills()
+        victims = () if self._oom_kills is None else self._oom_kills.victims
+        told = [kill.footprint for kill in victims if kill.footprint is not None]
         ended = Ended(
             self._returncode,
             wall,
             self._timed_out,
             self._killed_after_grace,
             self._killed,
-            tuple(self._oom_kills),
+            victims,
+            None if cause is None else cause.limits,
             stopped=self._stopped,
             footprint=told[-1] if told else None,
         )
@@ -274,6 +282,9 @@ class Supervision:
             return
         if self._memory_events >= 0:  # the monitor watches memory.events from now on
             self._loop.unwatch(self._memory_events)
+        from agentres.kernel import tree  # with the monitor
+
+        self._above = tree.local_events(self._agent.path)
         self._monitor = self._watch(self._loop, self._note_oom_kills)
         if self._ending:
             self._monitor.let_end()
@@ -286,7 +297,8 @@ class Supervision:
     def _refusal(self, peer: Peer) -> bytes:
         if "agentres.run.steering" not in sys.modules and _installed() != _BEGAN_AS:
             return _UPGRADED % os.getpid()
-        from agentres.run import control, steering
+        from agentres.model import control
+        from agentres.run import steering
 
         refused = steering.refusal(peer, self._owners, self._log_name)
         return b"" if refused is None else control.failure(refused)
@@ -315,7 +327,7 @@ class Supervision:
         self._returncode = os.waitstatus_to_exitcode(status)
 
     def _listen(self) -> None:
-        from agentres.kernel.signals import Signals
+        from agentres.kernel.signalfd import Signals
 
         self._signals = Signals(self._heard)
         self._loop.watch(self._signals.fd, self._pass_on)
@@ -329,7 +341,7 @@ class Supervision:
             if came.number == signal.SIGHUP:
                 self._hung_up()
             if came.number == signal.SIGTSTP and self._signals is not None:
-                from agentres.kernel.signals import stop
+                from agentres.kernel.signalfd import stop
 
                 # After the agent: once we stop, the shell reads the next line.
                 self.when_stopped(stop)
@@ -407,14 +419,27 @@ class Supervision:
     def _events(self) -> Events | None:
         return None if self._monitor is None else self._monitor.events
 
-    def _note_oom_kills(self) -> Footprint | None:
+    def _note_oom_kills(self) -> OomCause | None:
+        """Note the processes that were killed for memory; return why the last one was, None: none was."""
+        events = b""
         if self._memory_events >= 0:
-            os.pread(self._memory_events, 4096, 0)  # the next POLLPRI is about what comes after
-        found = self._kernel_log.oom_kills(self._log_name)
-        self._oom_kills = [*self._oom_kills, *found][-_OOM_KILLS:]
+            # The next POLLPRI is about what comes after.
+            events = os.pread(self._memory_events, 4096, 0)
+        if b"\noom_kill 0\n" in events:
+            return None
+        if self._oom_kills is None:
+            try:
+                from agentres.run.oomkills import OomKills
+            except ImportError as error:  # agentres was upgraded or removed meanwhile
+                log.debug(__name__, "who was killed is not known: %s", error)
+                return None
+            self._oom_kills = OomKills(
+                self._kernel_log, self._agent.path, self._log_name, self._above
+            )
+        found = self._oom_kills.note(events)
         if found and self._events is not None:
             self._events.oom_killed(found)
-        return found[-1].footprint if found else None
+        return self._oom_kills.cause
 
 
 def _reap_adopted(main: int) -> None:

@@ -16,9 +16,9 @@ from textual.widgets import Footer, Input, Static
 from textual.worker import get_current_worker
 
 from agentres.kernel.libc import die_with_parent
+from agentres.model.control import GRACE, SETTABLE
 from agentres.model.errors import AgentresError, printable
 from agentres.readers.fleet import Picture, Shown
-from agentres.run.control import GRACE, SETTABLE
 from agentres.tui import rows
 from agentres.tui.detail import DetailScreen
 from agentres.tui.dialogs import Ask, Confirm
@@ -117,11 +117,11 @@ class Top(App[None]):
         try:
             picture = self.source.look()
         except (OSError, AgentresError) as error:
-            self.told(self._fail, str(error))
+            self.call_back(self._fail, str(error))
             return
-        self.told(self._show, picture)
+        self.call_back(self._show, picture)
 
-    def told(self, method: Callable[..., object], *arguments: object) -> None:
+    def call_back(self, method: Callable[..., object], *arguments: object) -> None:
         """Call ``method`` in the main thread with a worker's result, unless the worker was cancelled."""
         if not get_current_worker().is_cancelled:
             self.call_from_thread(method, *arguments)
@@ -321,10 +321,10 @@ class Top(App[None]):
             try:
                 do()
             except (OSError, AgentresError) as error:
-                self.told(self._complain, str(error))
+                self.call_back(self._complain, str(error))
                 return
-            self.told(self._say, done)
-            self.told(self.look)
+            self.call_back(self._say, done)
+            self.call_back(self.look)
 
         self.run_worker(work, thread=True, group="do")
 

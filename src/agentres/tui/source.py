@@ -12,9 +12,9 @@ import psutil
 from agentres.kernel import process
 from agentres.kernel.registry import Found
 from agentres.model.errors import AgentresError
+from agentres.readers import client
 from agentres.readers.curves import Curves, curves
 from agentres.readers.fleet import Fleet, Picture
-from agentres.run import client
 from agentres.store import ActionRow, AlertRow, Store
 
 _ACTIONS = 10

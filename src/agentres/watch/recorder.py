@@ -156,7 +156,7 @@ class Recorder:
     # With the queue locked.
 
     def _start(self) -> None:
-        import signal
+        from agentres.kernel import signal
 
         # The thread must not take a signal that the main thread waits for.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

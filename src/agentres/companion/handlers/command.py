@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from agentres.companion.handlers.base import variables
-from agentres.companion.handlers.keeper import KeptHandler, end_group, ending, wait
+from agentres.companion.handlers.runner import RunnerHandler, end_group, ending, wait
 from agentres.model.errors import printable, reason
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _KEPT = 4096
 """Bytes of stderr that are kept, for its last line."""
 
 
-class CommandHandler(KeptHandler):
+class CommandHandler(RunnerHandler):
     """Runs an argv, without a shell, in its own session."""
 
     def __init__(self, argv: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ class CommandHandler(KeptHandler):
 
 
 class CommandWork:
-    """Starts the command and ends it; see :class:`agentres.companion.handlers.keeper.Work`."""
+    """Starts the command and ends it; see :class:`agentres.companion.handlers.runner.Work`."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._argv = [str(word) for word in argv]

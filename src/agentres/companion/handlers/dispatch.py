@@ -1,7 +1,7 @@
 """Gives events to handlers, each with its own bounded queue and thread: one that hangs, crashes or is slow delays no other.
 
 User code never runs in this process: what can hang for good (Python callables, commands, HTTP) runs behind a
-:class:`agentres.companion.handlers.keeper.Keeper`.
+:class:`agentres.companion.handlers.runner.Runner`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from agentres.companion.handlers.base import Deliverer, Event
     from agentres.policy.settings import Handler
 
-    Report = Callable[[str, str, float, str | None], None]
+    Reporter = Callable[[str, str, float, str | None], None]
     Dropped = Callable[[str, int], None]
 
 GRACE = 0.25
@@ -74,7 +74,7 @@ class Dispatcher:
     None if it was delivered.  ``dropped(handler, total)`` is called whenever a handler has lost an event,
     for any reason.  Both are called from the handlers' threads and from ``dispatch``, and must return at once.
     ``callables`` maps handler names to Python functions, which replace what the handler's type says.
-    ``told`` are the alerts whose beginning an earlier process has delivered: id to the highest severity
+    ``delivered`` are the alerts whose beginning an earlier process has delivered: id to the highest severity
     reached.
 
     Forks: create it before the program starts threads.
@@ -83,14 +83,14 @@ class Dispatcher:
     def __init__(
         self,
         handlers: Sequence[Handler],
-        report: Report,
+        report: Reporter,
         dropped: Dropped,
         callables: Mapping[str, Callable[[Event], object]] = MappingProxyType({}),
-        told: Mapping[str, int] = MappingProxyType({}),
+        delivered: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         # All processes first, then all threads: a fork among threads may inherit a lock for good.
         ways = [(handler, _deliverer(handler, callables.get(handler.name))) for handler in handlers]
-        self._lanes = [_Lane(handler, way, report, dropped, told) for handler, way in ways]
+        self._lanes = [_Lane(handler, way, report, dropped, delivered) for handler, way in ways]
         for lane in self._lanes:
             lane.start()
 
@@ -124,15 +124,17 @@ class _Lane:
         self,
         handler: Handler,
         way: Deliverer,
-        report: Report,
+        report: Reporter,
         dropped: Dropped,
-        told: Mapping[str, int],
+        delivered: Mapping[str, int],
     ) -> None:
         self.handler = handler
         self._way = way
         self._report = report
         self._dropped = dropped
-        self._told = {alert for alert, severity in told.items() if severity >= handler.severity}
+        self._delivered = {
+            alert for alert, severity in delivered.items() if severity >= handler.severity
+        }
         self._waiting: deque[Event] = deque()
         self._at_work: Event | None = None
         self._changed = threading.Condition()
@@ -153,10 +155,10 @@ class _Lane:
             over = self._finishing
             if not full and not over:
                 self._waiting.append(event)
-                self._told.add(event["id"])
+                self._delivered.add(event["id"])
                 self._changed.notify()
             if event["event"] == "resolved":
-                self._told.discard(event["id"])
+                self._delivered.discard(event["id"])
         if over:
             self._tell(event, "agentres has ended")
         elif full:
@@ -164,7 +166,7 @@ class _Lane:
 
     def _concerned(self, event: Event) -> bool:
         """Return whether the handler gets this event: its severity suffices, or the handler got the alert before."""
-        if event["id"] in self._told:
+        if event["id"] in self._delivered:
             return event["event"] in ("raised", "updated", "resolved")
         if event["event"] not in ("raised", "updated"):
             return False

@@ -1,6 +1,6 @@
 """Python handlers: each callable runs in a worker process, which imports it before the first alert.
 
-    keeper -- SOCK_SEQPACKET --> worker (own process group): function(event)
+    runner -- SOCK_SEQPACKET --> worker (own process group): function(event)
 
 To the worker: marshal of an event.  Back: ``ready`` once, then for each event ``+``, or ``-`` and the
 reason, or ``!`` and the reason if the worker cannot go on.
@@ -17,12 +17,12 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from agentres.companion.handlers.base import NotDelivered
-from agentres.companion.handlers.keeper import (
+from agentres.companion.handlers.runner import (
     PACKET,
-    KeptHandler,
+    RunnerHandler,
     end_group,
     ending,
-    leave_keeper,
+    leave_runner,
     wait,
 )
 from agentres.kernel.libc import die_with_parent
@@ -40,7 +40,7 @@ _CLOSING = 0.2
 """Seconds to wait for a worker's exit after it has closed its descriptors."""
 
 
-class PythonHandler(KeptHandler):
+class PythonHandler(RunnerHandler):
     """Calls ``package.module:function`` (:mod:`agentres.config` resolves an entry point's name to that), or a function."""
 
     def __init__(self, target: str | Function) -> None:
@@ -49,7 +49,7 @@ class PythonHandler(KeptHandler):
 
 
 class PythonWork:
-    """Keeps one worker ready, and replaces it; see :class:`agentres.companion.handlers.keeper.Work`."""
+    """Keeps one worker ready, and replaces it; see :class:`agentres.companion.handlers.runner.Work`."""
 
     def __init__(self, target: str | Function) -> None:
         self._target = target
@@ -131,17 +131,17 @@ class PythonWork:
 
 
 class _Worker:
-    """The keeper's view of a worker process."""
+    """The runner's view of a worker process."""
 
     def __init__(self, target: str | Function) -> None:
         self.started = time.monotonic()
         self.ready = False
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        keeper = os.getpid()
+        runner = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            self.socket.close()  # else the worker would never see the keeper hang up
-            _be_worker(theirs, keeper, target)
+            self.socket.close()  # else the worker would never see the runner hang up
+            _be_worker(theirs, runner, target)
         theirs.close()
         try:
             os.setpgid(self.pid, self.pid)  # the worker does this too: either may be first
@@ -164,16 +164,16 @@ class _Worker:
         return exit_code
 
 
-def _be_worker(channel: socket.socket, keeper: int, target: str | Function) -> NoReturn:
+def _be_worker(channel: socket.socket, runner: int, target: str | Function) -> NoReturn:
     try:
         os.setpgid(0, 0)
-        leave_keeper()
-        # Without the keeper, nothing would kill this worker at the time limit.
+        leave_runner()
+        # Without the runner, nothing would kill this worker at the time limit.
         die_with_parent()
-        if os.getppid() == keeper:
+        if os.getppid() == runner:
             _work(channel, target)
     except BaseException:
-        # The import called sys.exit(), or the function closed our descriptors: the keeper reports it.
+        # The import called sys.exit(), or the function closed our descriptors: the runner reports it.
         os._exit(1)
     finally:
         os._exit(0)

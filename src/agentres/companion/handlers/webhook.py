@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 from agentres import __version__
 from agentres.companion.handlers.base import NotDelivered
-from agentres.companion.handlers.keeper import KeptHandler
 from agentres.companion.handlers.python import PythonWork
+from agentres.companion.handlers.runner import RunnerHandler
 from agentres.model.errors import printable
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _KEPT = 200
 """Characters of a server's answer that an error message includes."""
 
 
-class WebhookHandler(KeptHandler):
+class WebhookHandler(RunnerHandler):
     """``format`` is "agentres" (the event itself) or "alertmanager"; ``retries`` follow the first attempt."""
 
     def __init__(
@@ -97,7 +97,7 @@ class WebhookHandler(KeptHandler):
         # A little less than the time limit, so that the reason is reported, not a kill.
         deadline = time.monotonic() + timeout * 0.95
         body = json.dumps(content).encode()
-        self._keeper.ask({**self._request, "body": body, "deadline": deadline}, timeout)
+        self._runner.ask({**self._request, "body": body, "deadline": deadline}, timeout)
 
 
 class Unresolved:

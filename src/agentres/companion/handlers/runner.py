@@ -1,12 +1,12 @@
 """A child process that runs what may hang, crash or fork, and cleans up after it.
 
-    companion (threads) -- channel --> keeper (one thread) --> worker or command, in its own group
+    companion (threads) -- channel --> runner (one thread) --> worker or command, in its own group
 
-The keeper is forked while the companion has one thread, so no lock is inherited and it can fork later.
+The runner is forked while the companion has one thread, so no lock is inherited and it can fork later.
 It is the parent of what it kills, so the process id cannot have been reused.  When the companion ends,
-even by SIGKILL, the channel hangs up and the keeper ends what it runs.
+even by SIGKILL, the channel hangs up and the runner ends what it runs.
 
-Channel: SOCK_SEQPACKET.  To the keeper: marshal of (seconds, message).  Back: ``+``, or ``-`` and why.
+Channel: SOCK_SEQPACKET.  To the runner: marshal of (seconds, message).  Back: ``+``, or ``-`` and why.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import marshal
 import math
 import os
 import select
-import signal
 import socket
 import time
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from agentres.companion.handlers.base import NotDelivered, Once
+from agentres.kernel import signal
 from agentres.model.errors import reason
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ PACKET = 1 << 18
 """Largest packet in bytes; the kernel's default send buffer allows less."""
 
 _GRACE = 1.0
-"""Seconds beyond the time limit after which a keeper that does not answer counts as lost."""
+"""Seconds beyond the time limit after which a runner that does not answer counts as lost."""
 
 _channels: set[socket.socket] = set()
 """The companion's ends.  Each child closes them: else its siblings would not see the companion end."""
 
 
 _upwards: list[socket.socket] = []
-"""In a keeper: its channel, which its workers must close."""
+"""In a runner: its channel, which its workers must close."""
 
 
 class Gone(Exception):
@@ -45,7 +45,7 @@ class Gone(Exception):
 
 
 class Work(Protocol):
-    """A keeper's task; runs in the keeper's process."""
+    """A runner's task; runs in the runner's process."""
 
     def watched(self) -> Iterable[int]:
         """Return descriptors; when one is ready while nothing is being delivered, ``tend`` is called."""
@@ -60,7 +60,7 @@ class Work(Protocol):
         """Kill what still runs."""
 
 
-class Keeper:
+class Runner:
     """The companion's end: one request at a time.
 
     ``close_others``: close every other inherited descriptor in the child.  False if ``work`` may need
@@ -77,7 +77,7 @@ class Keeper:
             theirs.close()
             raise
         if self._pid == 0:
-            _be_keeper(theirs, [*_channels, self._channel], work, close_others)
+            _be_runner(theirs, [*_channels, self._channel], work, close_others)
         theirs.close()
         _channels.add(self._channel)
 
@@ -106,14 +106,14 @@ class Keeper:
         raise NotDelivered(self._dead)
 
     def abort(self) -> None:
-        """Hang up: the keeper kills what it runs and ends, ``ask`` fails."""
+        """Hang up: the runner kills what it runs and ends, ``ask`` fails."""
         try:
             self._channel.shutdown(socket.SHUT_RDWR)
-        except OSError:  # closed already, or the keeper has ended
+        except OSError:  # closed already, or the runner has ended
             pass
 
     def close(self) -> None:
-        """Hang up, and wait until the keeper has cleaned up and ended."""
+        """Hang up, and wait until the runner has cleaned up and ended."""
         self.abort()
         _channels.discard(self._channel)
         self._channel.close()
@@ -126,20 +126,20 @@ class Keeper:
         self._dead = self._dead or "it is closed"
 
 
-class KeptHandler(Once):
-    """A deliverer that has a keeper deliver each event."""
+class RunnerHandler(Once):
+    """A deliverer that has a runner deliver each event."""
 
     def __init__(self, work: Work, close_others: bool = True) -> None:
-        self._keeper = Keeper(work, close_others)
+        self._runner = Runner(work, close_others)
 
     def deliver(self, event: dict[str, Any], timeout: float) -> None:
-        self._keeper.ask(event, timeout)
+        self._runner.ask(event, timeout)
 
     def abort(self) -> None:
-        self._keeper.abort()
+        self._runner.abort()
 
     def close(self) -> None:
-        self._keeper.close()
+        self._runner.close()
 
 
 def _reap(pid: int) -> None:
@@ -189,14 +189,12 @@ def ending(exit_code: int) -> str:
     """Return how a process ended, in words."""
     if exit_code >= 0:
         return f"exited with status {exit_code}"
-    try:
-        return f"was killed by {signal.Signals(-exit_code).name}"
-    except ValueError:  # a real-time signal
-        return f"was killed by signal {-exit_code}"
+    # Most real-time signals have no name.
+    return f"was killed by {signal.name(-exit_code) or f'signal {-exit_code}'}"
 
 
-def leave_keeper() -> None:
-    """In a freshly forked worker: close the keeper's channels and restore the default signals."""
+def leave_runner() -> None:
+    """In a freshly forked worker: close the runner's channels and restore the default signals."""
     for channel in _upwards:
         channel.close()
     default_signals()
@@ -227,7 +225,7 @@ def _reset() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _be_keeper(
+def _be_runner(
     channel: socket.socket, others: Iterable[socket.socket], work: Work, close_others: bool
 ) -> NoReturn:
     status = 1

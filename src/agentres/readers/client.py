@@ -1,4 +1,4 @@
-"""Finds a running agent by name, and sends commands to its supervisor (:mod:`agentres.run.control`)."""
+"""The client of the control sockets: finds a running agent by name, and sends commands to its supervisor (:mod:`agentres.model.control`)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from agentres.kernel import delegation, registry
 from agentres.kernel.listener import Peer
 from agentres.kernel.process import start_ticks
 from agentres.kernel.registry import Found
+from agentres.model import control
 from agentres.model.errors import AgentresError, UsageError, reason
-from agentres.run import control
 
 PATIENCE = 10.0
 """Seconds to wait for the answer to a command that takes no time."""
@@ -100,7 +100,7 @@ def _connected(agent: Found) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.connect(f"\0{address}")
-        if Peer.of(sock).uid != agent.keeper:
+        if Peer.of(sock).uid != agent.cgroup_uid:
             # The agent's owner wrote the mark: it must not direct root's commands to another user.
             raise AgentresError(
                 f"what is marked as the supervisor of {agent.name} is another user's"

@@ -6,11 +6,10 @@ signal(7) handlers do not tell that, and Python's standard library has no signal
 from __future__ import annotations
 
 import os
-import signal
 import struct
 from collections.abc import Iterable
 
-from agentres.kernel import libc
+from agentres.kernel import libc, signal
 from agentres.model.record import Record
 
 _SI_KERNEL = 0x80

@@ -38,7 +38,7 @@ class Interface:
     hardware: bool
 
     @property
-    def paced(self) -> bool:
+    def delays(self) -> bool:
         """Whether packets wait for their departure time."""
         return self.kinds[-1:] == ("fq",) and set(self.kinds) <= {"mq", "fq"}
 
@@ -67,13 +67,13 @@ def install(names: list[str]) -> list[str]:
             "no interface has hardware behind it", "name those that packets leave by"
         )
     for each in chosen:
-        if each.configured and not each.paced:
+        if each.configured and not each.delays:
             kinds = ", ".join(each.kinds)
             raise AgentresError(f"{each.name} has {kinds} because somebody said so: not touched")
     done = []
     state = _state()
     for each in chosen:
-        if each.paced:
+        if each.delays:
             done.append(f"{each.name} has fq already")
             continue
         state[each.name] = asdict(each)
@@ -89,7 +89,7 @@ def remove() -> list[str]:
     there = {each.name: each for each in interfaces()}
     for name, was in list(state.items()):
         before = ", ".join(was["kinds"])
-        if name not in there or not there[name].paced:
+        if name not in there or not there[name].delays:
             done.append(f"{name}: not ours any more")
         else:
             with _netlink() as netlink:
