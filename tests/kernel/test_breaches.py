@@ -371,7 +371,14 @@ def test_history_can_be_asked_while_the_agent_runs_and_after(
     watched: Watched, sleeper: Callable[..., Any]
 ) -> None:
     process = sleeper("asked", FAST, "--memory", "200M")
-    wait_until(lambda: len(watched.verb("history", "asked")["samples"]) >= 3, "samples")
+
+    def samples() -> int:
+        line = [*AGENTRES, "history", "asked", "--json"]
+        done = subprocess.run(line, env=watched.environment, capture_output=True, check=False)
+        # At first there is no history, and then not yet this run in it.
+        return len(json.loads(done.stdout)["samples"]) if done.returncode == 0 else 0
+
+    wait_until(lambda: samples() >= 3, "samples")
     during = watched.verb("history", "asked")
     assert during["run"]["ended"] is None
     assert end(process) == 0
