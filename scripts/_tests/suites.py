@@ -142,7 +142,7 @@ class Machine:
         self.call("down")
 
     def processes(self) -> str:
-        """What runs in it, and what each process waits for; or that it does not answer."""
+        """What runs in it, or that it does not answer."""
         line = ("exec", "--no-sync", "--", "ps", "-eww", "--forest", "-o", _COLUMNS)
         status, out, err = self.call(*line, seconds=_ANSWERS_WITHIN)
         return out if status == 0 else f"it does not say what runs in it: {err.strip()}"

@@ -54,7 +54,7 @@ def test_memory_is_told_by_the_kernel_rises_to_critical_and_ends(watched: Watche
         # The page cache that the agent has comes on top of the threshold.
         "wait_for_tripwire(150, 170)\n"
         "a = take(152)\nwait_for_tripwire(160, 180)\n"
-        "b = take(14)\nwait_for_none()\n"
+        "b = take(14)\nwait_for_none()\na.close()\nb.close()\n"
     )
     run = watched.run(NO_SAMPLES, "--memory", "200M", command=python(code))
     assert run.status == 0, run.err
@@ -69,6 +69,17 @@ def test_memory_is_told_by_the_kernel_rises_to_critical_and_ends(watched: Watche
     assert raised["threshold"] == 150 << 20
     assert 150 << 20 <= raised["value"] <= 200 << 20
     assert resolved["resolved"] is not None
+    # What it came to, not what is left at the end.
+    assert resolved["value"] < 100 << 20
+    assert resolved["worst"] == max(raised["value"], updated["value"])
+    assert raised["raised"] <= resolved["worst_at"] <= resolved["resolved"]
+    (kept,) = watched.verb("alerts", "list", "--resource", "memory")["alerts"]
+    assert kept["worst"] == resolved["worst"]
+    line = [*AGENTRES, "alerts", "list", "--resource", "memory"]
+    shown = subprocess.run(
+        line, env=watched.environment, capture_output=True, text=True, check=True
+    )
+    assert re.search(r"1[5-9]\d(\.\d)? (MiB )?of 200", shown.stdout), shown.stdout
 
 
 def test_page_cache_is_no_breach_and_the_tripwire_gives_way_to_it(

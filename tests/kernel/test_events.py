@@ -280,6 +280,9 @@ fastest = "50ms"
 warning = "40%"
 critical = "50%"
 cooldown = "0s"
+[handlers.journal]
+type = "journal"
+severity = "INFO"
 """
 
 
@@ -304,5 +307,9 @@ def test_an_agent_that_provokes_alerts_fills_nothing(watched: Watched, events: P
     events_table.check_story(found)
     assert len(run.err.splitlines()) < 60
     assert "\x1b" not in run.err
+    subprocess.run(["journalctl", "--sync"], check=True)
+    line = ["journalctl", "--quiet", "--output=json", f"AGENTRES_RUN={told[0]['run']}"]
+    entries = subprocess.run(line, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert len(entries) == len(watched.events())
     kept = watched.verb("alerts", "list", "--limit", "1000")["alerts"]
     assert len([each for each in kept if each["rule"] == "memory"]) <= len(told)

@@ -12,6 +12,7 @@ import pytest
 from conftest import (
     AGENTRES,
     DEADLINE,
+    FAST,
     ROOT,
     Watched,
     agents_cgroup,
@@ -25,8 +26,13 @@ from conftest import (
 pytestmark = not_by_daemon("the budget is the host's to say")
 
 MIB = 1 << 20
-TOTAL, EACH = 900, 697
-"""MiB: what all may have and what each of three wants, as 3.1 GiB and 2.4."""
+TOTAL = int(os.environ.get("AGENTRES_TEST_TOTAL_MIB", "900"))
+"""MiB: what all agents may have.  With 3174 (3.1 GiB) each of three wants 2.4 GiB: it takes so long that it is not run so each time."""
+
+EACH = TOTAL * 697 // 900
+"""MiB: what each agent wants."""
+
+PATIENCE = DEADLINE * max(1, TOTAL / 900)
 
 SESSION = f"""
 import mmap, sys, time
@@ -58,7 +64,9 @@ def swap(tmp_path: Path) -> Iterator[None]:
         pytest.skip("this kernel has no zram")
     number = as_root(f"cat {control}/hot_add").strip()
     device = f"/dev/zram{number}"
-    as_root(f"echo 2G >/sys/block/zram{number}/disksize && mkswap -q {device} && swapon {device}")
+    as_root(
+        f"echo {3 * TOTAL}M >/sys/block/zram{number}/disksize && mkswap -q {device} && swapon {device}"
+    )
     yield
     as_root(f"swapoff {device}")
     # Until udev has looked at it, it is busy; after a minute it is said which processes have it open.
@@ -131,7 +139,7 @@ def test_three_that_each_want_most_of_it_all_finish(
     for agent in agents.values():
         go(agent)
     for name, agent in agents.items():
-        out, err = agent.communicate("\n", timeout=3 * DEADLINE)
+        out, err = agent.communicate("\n", timeout=3 * PATIENCE)
         assert (agent.returncode, out) == (0, "done\n"), (name, err)
     done = {name: kinds(watched, name) for name in agents}
     assert any("reclaim" in each for each in done.values()), done
@@ -150,7 +158,7 @@ def test_one_that_is_idle_hands_back_and_runs_on(
     agent = home_of("idle") / "agent"
     wait_until(lambda: "user.agentres.idle" in os.listxattr(agent), "it is idle")
     before = int((agent / "memory.current").read_text())
-    out, err = other.communicate("\n\n", timeout=2 * DEADLINE)
+    out, err = other.communicate("\n\n", timeout=2 * PATIENCE)
     assert (other.returncode, out) == (0, "done\n"), err
     assert int((agent / "memory.current").read_text()) < before / 2
     assert {"freeze", "reclaim"} & {*kinds(watched, "idle")} == {"reclaim"}
@@ -169,8 +177,8 @@ def test_one_that_was_frozen_by_command_hands_back(
     command(watched, "freeze", "ice", "--for", "5m")
     agent = home_of("ice") / "agent"
     before = int((agent / "memory.current").read_text())
-    assert before > 0.9 * EACH * MIB  # at its tripwire some went to swap
-    out, err = other.communicate("\n\n", timeout=2 * DEADLINE)
+    assert before > 0.7 * EACH * MIB  # at its tripwire some went to swap, on a busy host a fifth
+    out, err = other.communicate("\n\n", timeout=2 * PATIENCE)
     assert (other.returncode, out) == (0, "done\n"), err
     assert int((agent / "memory.current").read_text()) < before / 2
     assert int((agent / "memory.max").read_text()) < before
@@ -178,3 +186,19 @@ def test_one_that_was_frozen_by_command_hands_back(
     command(watched, "thaw", "ice")
     out, err = ice.communicate("\n", timeout=DEADLINE)
     assert ice.returncode == 0, err
+
+
+def test_a_burst_into_swap_that_no_sample_falls_into_is_drawn(swap: None, watched: Watched) -> None:
+    code = """
+import mmap, time
+piece = mmap.mmap(-1, 40 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, len(piece), 1 << 16): piece.madvise(23, at, 1 << 16)
+piece.madvise(21)  # MADV_PAGEOUT
+piece.close()
+time.sleep(2.5)
+"""
+    line = ["--name", "bursts", "--memory", "100M", "--swap", "100M"]
+    run = watched.run(FAST, *line, command=python(code))
+    assert run.status == 0, run.err
+    drawn = [sample["values"]["swap"] for sample in watched.verb("history", "bursts")["samples"]]
+    assert max(drawn) >= 30 * MIB > drawn[-1], drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -167,14 +168,105 @@ with open("{in_memory}", "wb") as file:
     assert re.search(r"\d\d\.\d MiB files in tmpfs and shared memory", message), message
     (kept,) = watched.verb("alerts", "list", "--resource", "oom_kill")["alerts"]
     assert "files in tmpfs and shared memory" in kept["message"]  # it is over by now
+    file = watched.folder / "report.json"
+    command = [*AGENTRES, "report", "filling", "--output", str(file)]
+    subprocess.run(command, env=watched.environment, check=True)
+    ((run_of_it,),) = [agent["runs"] for agent in json.loads(file.read_text())["agents"]]
+    (reported,) = [alert for alert in run_of_it["alerts"] if alert["resource"] == "oom_kill"]
+    assert reported["message"] == kept["message"]
+
+
+@once
+def test_kernel_memory_and_sockets_are_named_where_memory_is_gone(watched: Watched) -> None:
+    code = """
+import fcntl, mmap, os, socket, time
+pipes = [os.pipe() for _ in range(16)]
+for _, end in pipes:
+    fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.write(end, bytes(1 << 20))
+listener = socket.create_server(("127.0.0.1", 0))
+held = []
+for _ in range(16):
+    near = socket.create_connection(listener.getsockname())
+    near.setblocking(False)
+    held += [near, listener.accept()[0]]
+    try:
+        while True: near.send(bytes(1 << 18))
+    except BlockingIOError: pass
+time.sleep(3)  # what the kernel has counted may be two seconds old
+while True: held.append(bytearray(1 << 20))
+"""
+    run = watched.run(NO_SAMPLES, "--memory", "100M", command=python(code))
+    assert run.status == 128 + signal.SIGKILL, run.err
+    assert run.summary is not None
+    assert run.summary["footprint"]["kernel"] >= 16 << 20, run.summary
+    assert run.summary["footprint"]["sock"] >= 8 << 20, run.summary
+    (line,) = [line for line in run.err.splitlines() if "memory limit" in line]
+    assert re.search(r"\d\d\.\d MiB kernel memory", line), line
+    assert re.search(r"\d\.\d MiB socket buffers", line), line
+
+
+@once
+def test_one_that_spins_at_its_own_hard_limit_is_told_of(
+    watched: Watched, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """It reads more of a file again and again than there is room for, from a slow disk: reclaim always finds some, so that nothing is killed."""
+    file = Path(f"/var/tmp/agentres-thrash-{os.getpid()}")
+    code = """
+import mmap, os, sys
+held = mmap.mmap(-1, 19 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, len(held), 1 << 16): held.madvise(23, at, 1 << 16)
+file = os.open(sys.argv[1], os.O_RDONLY)
+os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+for number in range(1 << 30):
+    page = number % 3072
+    os.pread(file, 4096, page << 12)
+    os.pread(file, 4096, max(0, page - 8) << 12)  # what is read again is a working set to the kernel
+    if number == 5 * 3072: print("up", flush=True)
+"""
+    try:
+        with file.open("wb") as made:
+            made.write(os.urandom(12 << 20))
+            os.fsync(made.fileno())
+            os.posix_fadvise(made.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        line = [
+            *watched.configure(FAST),
+            "--name",
+            "thrashing",
+            "--memory",
+            "32M",
+            "--io-read",
+            "max",
+        ]
+        agent = start(*line, command=python(code, file), env=watched.environment)
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == "up\n"
+        slower = [*AGENTRES, "set", "thrashing", "--io-read", "500K"]
+        subprocess.run(slower, env=watched.environment, check=True)
+        wait_until(lambda: bool(watched.events("stalled")), "the alert")
+        told = watched.events("stalled")[0]
+        assert (told["event"], told["severity"]) == ("raised", "CRITICAL")
+        assert (
+            "by its own limit, 32.0 MiB: the kernel takes memory back, and has not killed"
+            in told["message"]
+        )
+        assert agent.poll() is None
+        agent.terminate()
+        agent.wait(DEADLINE)
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def test_a_burst_that_no_sample_falls_into_is_drawn_and_learnt(watched: Watched) -> None:
     code = """
-import mmap, time
+import mmap, os, signal, time
 piece = mmap.mmap(-1, 162 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 for at in range(0, 162 << 20, 4096): piece[at] = 1
 piece.close()
+children = [os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}) for _ in range(20)]
+for pid in children:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 time.sleep(2.5)
 """
     run = watched.run(FAST, "--name", "bursts", "--memory", "400M", command=python(code))
@@ -183,6 +275,8 @@ time.sleep(2.5)
     drawn = [sample["values"]["memory"] for sample in samples]
     assert 162 << 20 <= max(drawn) <= 200 << 20
     assert drawn[-1] < 100 << 20  # started anew, or not above what was before
+    processes = [sample["values"]["pids"] for sample in samples]
+    assert (max(processes), processes[-1] < 2) == (21, True)
     learnt = watched.verb("predict", "bursts")
     assert learnt["limits"]["memory"]["target"] >= 150 << 20, learnt
 

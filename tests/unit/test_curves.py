@@ -108,9 +108,11 @@ def test_a_curve_breaks_where_a_value_is_absent() -> None:
 
 def test_a_level_is_drawn_at_its_highest_since_the_sample_before() -> None:
     sample = Sample(
-        working_set=5, working_set_most=9, memory_current=6, memory_most=12, pids_current=1, pids_most=4
+        working_set=5, working_set_most=9, memory_current=6, memory_most=12,
+        swap_current=2, swap_most=7, pids_current=1, pids_most=4,
     )  # fmt: skip
     drawn = curves([(1.0, sample), (2.0, sample.but(working_set_most=None))])
     assert drawn["memory"].values == (9, 5)
     assert drawn["memory_current"].values == (12, 12)
+    assert drawn["swap"].values == (7, 7)
     assert drawn["pids"].values == (4, 4)

@@ -16,10 +16,11 @@ _CURRENT = Resource(
     "bytes", LEVEL, "memory", lambda at: at.memory_current, lambda at: at.memory_limit
 )
 
-_WORKING_SET, _PIDS = RESOURCES["memory"], RESOURCES["pids"]
+_WORKING_SET, _SWAP, _PIDS = RESOURCES["memory"], RESOURCES["swap"], RESOURCES["pids"]
 
 _AT_THE_MOST = {
     "memory": _WORKING_SET.but(figure=lambda at: _most(at.working_set_most, at.working_set)),
+    "swap": _SWAP.but(figure=lambda at: _most(at.swap_most, at.swap_current)),
     "pids": _PIDS.but(figure=lambda at: _most(at.pids_most, at.pids_current)),
     "memory_current": _CURRENT.but(figure=lambda at: _most(at.memory_most, at.memory_current)),
 }
@@ -35,7 +36,7 @@ CURVES: Mapping[str, Resource] = {
 } | _AT_THE_MOST
 """The curves by name: every resource except events, and ``memory_current``, which includes page cache.
 
-``memory`` is the working set; it, ``pids`` and ``memory_current`` are the highest since the sample before, if that is known.
+``memory`` is the working set; it, ``swap``, ``pids`` and ``memory_current`` are the highest since the sample before, if that is known.
 Rates are in cores, bytes a second, and the share of time stalled.
 """
 
