@@ -241,7 +241,7 @@ for number in range(1 << 30):
         agent = start(*line, command=python(code, file), env=watched.environment)
         assert agent.stdout is not None
         assert agent.stdout.readline() == "up\n"
-        slower = [*AGENTRES, "set", "thrashing", "--io-read", "500K"]
+        slower = [*AGENTRES, "set", "thrashing", "--io-read", "100K"]
         subprocess.run(slower, env=watched.environment, check=True)
         wait_until(lambda: bool(watched.events("stalled")), "the alert")
         told = watched.events("stalled")[0]
