@@ -207,6 +207,7 @@ while True: held.append(bytearray(1 << 20))
 
 
 @once
+@pytest.mark.beside_one
 def test_one_that_spins_at_its_own_hard_limit_is_told_of(
     watched: Watched, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -241,7 +242,7 @@ for number in range(1 << 30):
         agent = start(*line, command=python(code, file), env=watched.environment)
         assert agent.stdout is not None
         assert agent.stdout.readline() == "up\n"
-        slower = [*AGENTRES, "set", "thrashing", "--io-read", "100K"]
+        slower = [*AGENTRES, "set", "thrashing", "--io-read", "20K"]
         subprocess.run(slower, env=watched.environment, check=True)
         wait_until(lambda: bool(watched.events("stalled")), "the alert")
         told = watched.events("stalled")[0]
