@@ -25,8 +25,9 @@ from agentres.config.values import (
     percent_text,
 )
 from agentres.config.words import shown
-from agentres.model import errors, schemas, stats
+from agentres.model import errors, schemas, stats, verb_schemas
 from agentres.model.limits import WRITTEN
+from agentres.model.record import Record
 from agentres.policy import resources
 from agentres.policy.alerts import Severity
 from agentres.policy.settings import Settings
@@ -164,16 +165,25 @@ def json_types(annotation: Any) -> list[str]:
     return ["object" if typing.is_typeddict(annotation) else _JSON[annotation]]
 
 
-def _json(of: type) -> Rows:
+def _json(*of: type, within: Iterable[str] = ()) -> Rows:
+    """The keys of a type, and of those that inherit from it; ``within`` are keys whose own keys stand below them."""
     yield ("key", "type", "what")
-    yield from _typed(of)
+    told: dict[str, Any] = {}
+    for each in of:
+        for key, *rest in _typed(each, told):
+            yield (key, *rest)
+            if (name := key.strip("`")) in within:
+                yield from _typed(typing.get_type_hints(each)[name], prefix=f"{name}.")
+        told |= typing.get_type_hints(each)
 
 
-def _typed(of: type) -> Iterator[tuple[str, str, str]]:
+def _typed(
+    of: type, inherited: Iterable[str] = (), prefix: str = ""
+) -> Iterator[tuple[str, str, str]]:
     hints = typing.get_type_hints(of)
-    for names, what in words(of, hints):
+    for names, what in words(of, [name for name in hints if name not in inherited]):
         (kind,) = {", ".join(json_types(hints[name])) for name in names}
-        yield (quoted(names), kind, what)
+        yield (quoted(f"{prefix}{name}" for name in names), kind, what)
 
 
 def _events() -> Rows:
@@ -190,10 +200,10 @@ def _moves() -> Rows:
     yield from _typed(schemas.Moved)
 
 
-def _usage() -> Rows:
-    yield ("key", "from, and what")
-    for names, what in words(stats.Usage, stats.Usage.__match_args__):
-        yield (quoted(names), what)
+def _record(of: type[Record], what: str) -> Rows:
+    yield ("key", what)
+    for names, told in words(of, of.__match_args__):
+        yield (quoted(names), told)
 
 
 def _statuses() -> Rows:
@@ -234,11 +244,16 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "metrics": _metrics,
     "summary": lambda: _json(schemas.Summary),
     "summary_limits": lambda: _json(schemas.LimitsTold),
-    "usage": _usage,
+    "usage": lambda: _record(stats.Usage, "from, and what"),
     "event": lambda: _json(schemas.Event),
     "events": _events,
     "moves": _moves,
     "alert_event": lambda: _json(schemas.AlertEvent),
+    "runs": lambda: _json(verb_schemas.RunTold, verb_schemas.RunListed),
+    "run_history": lambda: _json(verb_schemas.RunHistory),
+    "sample": lambda: _json(verb_schemas.SampleTold),
+    "raw": lambda: _record(stats.Sample, "what"),
+    "action": lambda: _json(verb_schemas.ActionKept, verb_schemas.ActionTold),
     "statuses": _statuses,
     "failures": _failures,
 }
