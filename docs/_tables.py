@@ -254,6 +254,11 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "sample": lambda: _json(verb_schemas.SampleTold),
     "raw": lambda: _record(stats.Sample, "what"),
     "action": lambda: _json(verb_schemas.ActionKept, verb_schemas.ActionTold),
+    "report": lambda: _json(verb_schemas.Report),
+    "agent_report": lambda: _json(verb_schemas.AgentReported),
+    "run_report": lambda: _json(verb_schemas.RunReported),
+    "use": lambda: _json(verb_schemas.UseReported),
+    "kill": lambda: _json(verb_schemas.KillReported),
     "statuses": _statuses,
     "failures": _failures,
 }

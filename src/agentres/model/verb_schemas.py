@@ -117,3 +117,179 @@ class ActionList(TypedDict):
 
     schema: int
     actions: Sequence[ActionTold]
+
+
+# agentres alerts.
+
+
+Severity = Literal["INFO", "WARNING", "CRITICAL", "EMERGENCY"]
+
+
+class AlertOf(TypedDict):
+    """What both an alert and a change of it say."""
+
+    #: The alert.
+    id: str
+    #: The run, and the agent, that it belongs to; as agent also `host`, or the slice's name.
+    run: str
+    agent: str
+    #: `agent`, `host` or `slice`.
+    of: Literal["agent", "host", "slice"]
+    #: The host's name.
+    host: str
+    #: What it is about: names, as in the [configuration](configuration.md#alertsname-rules).
+    rule: str
+    resource: str
+    #: Of the figures: `bytes`, `cores`, `bytes/s`, `packets/s`, `count` or `fraction`.
+    unit: str
+    #: One line for people.
+    message: str
+    #: The figure, and the threshold that it reached.
+    value: float
+    threshold: float
+    #: The limit; null: there is none.
+    limit: float | None
+    #: When the threshold was crossed, the alert was raised, and last changed.
+    breached: float
+    raised: float
+    updated: float
+    #: When it ended; null: it is open.
+    resolved: float | None
+    #: Breaches within its cooldown, which raised no alert of their own.
+    repeats: int
+
+
+class AlertKept(AlertOf):
+    """An alert, as the history keeps it."""
+
+    #: The highest severity that it reached, and its last one: `INFO`, `WARNING`, `CRITICAL`, `EMERGENCY`.
+    severity: Severity
+    last_severity: Severity
+    #: The highest value since the alert was raised, and when; the table shows it for alerts that have ended. Null: an older version wrote the alert.
+    worst: float | None
+    worst_at: float | None
+    #: The limit at that time; null: there was none.
+    worst_limit: float | None
+    #: When the first handler took it, or null.
+    handled: float | None
+    #: When it was acknowledged, or null.
+    acknowledged: float | None
+    #: Who did that, and why, or null.
+    acknowledged_by: str | None
+    acknowledged_why: str | None
+
+
+# agentres report.
+
+
+class Recommended(TypedDict):
+    """An option for the next run."""
+
+    #: The limit.
+    resource: str
+    #: The option of `agentres run`, and its value.
+    option: str
+    value: str
+    #: In words.
+    reason: str
+
+
+class UseReported(TypedDict):
+    """What a run used of a resource."""
+
+    #: `bytes`, `cores`, `bytes/s` or `count`.
+    unit: str
+    #: The median of its samples.
+    median: float
+    #: The value that 95 % of the samples were below.
+    high: float
+    #: The most.
+    most: float
+    #: The limit at that time, and the last one; null: there was none.
+    had: float | None
+    limit: float | None
+    #: What the limit reserved over time, and the part of it that was not in use, in its unit times seconds; null without a limit.
+    reserved: float | None
+    idle: float | None
+    #: The share of `reserved` that was idle; null without a limit.
+    waste: float | None
+
+
+class KillReported(TypedDict):
+    """Processes that were killed for memory."""
+
+    #: When it was seen, at the latest.
+    by: float
+    #: How many processes.
+    count: int
+    #: The limit at that time, and the use in the sample before, in bytes; null: not known.
+    limit: float | None
+    used: float | None
+    #: Why the limit was not raised, or empty.
+    why: str
+
+
+class RunReported(TypedDict):
+    """A run in a report."""
+
+    #: The run, and the agent's name.
+    id: str
+    name: str
+    #: The user as whom it ran.
+    uid: int
+    #: When it began.
+    started: float
+    #: When it ended; null while it runs.
+    ended: float | None
+    #: Its exit status; null while it runs, or if it is not known.
+    exit_code: int | None
+    #: What ran.
+    command: Sequence[str]
+    #: Bytes, page cache included; null: not known.
+    memory_peak: int | None
+    #: The share of CPU periods in which it was at its limit; null: not known.
+    throttled: float | None
+    #: `cpu`, `memory`, `io` → the share of time in which some task waited for it, as far as that is known.
+    stalled: Mapping[Literal["cpu", "memory", "io"], float]
+    #: Processes killed for memory; null: not known.
+    killed: int | None
+    #: Refused forks; null: not known.
+    refused: int | None
+    #: Resource → what it used: [below](#a-resource-and-a-kill). Resources of which nothing is known are left out.
+    use: Mapping[str, UseReported]
+    #: The kills, the oldest first: [below](#a-resource-and-a-kill).
+    kills: Sequence[KillReported]
+    #: Words, the gravest first.
+    findings: Sequence[str]
+    #: As in [history](history.md#alerts-as-json). What memory held at a kill, and whose limit it was, is in the alert's `message`.
+    alerts: Sequence[AlertKept]
+    #: As in [history](history.md#actions-as-json), without `unit`.
+    actions: Sequence[ActionKept]
+
+
+class AgentReported(TypedDict):
+    """An agent in a report."""
+
+    #: Its name.
+    name: str
+    #: Each with `resource`, `option` (of `agentres run`), `value` and `reason`.
+    recommended: Sequence[Recommended]
+    #: Why nothing is recommended, or null.
+    not_recommended: str | None
+    #: Its runs, the newest first.
+    runs: Sequence[RunReported]
+
+
+class Report(TypedDict):
+    """``agentres report --output FILE.json``."""
+
+    #: 1.
+    schema: int
+    #: When it was made.
+    made: float
+    #: Since when (`--since`); null: from the beginning.
+    since: float | None
+    #: The host's name.
+    host: str
+    #: The agents.
+    agents: Sequence[AgentReported]
