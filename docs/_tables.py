@@ -259,6 +259,13 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "run_report": lambda: _json(verb_schemas.RunReported),
     "use": lambda: _json(verb_schemas.UseReported),
     "kill": lambda: _json(verb_schemas.KillReported),
+    "capacity": lambda: _json(verb_schemas.Capacity, within=("host", "budget")),
+    "claim": lambda: _json(verb_schemas.ClaimTold),
+    "prediction": lambda: _json(verb_schemas.PredictionTold, within=("settings",)),
+    "forecast": lambda: _json(verb_schemas.ForecastTold),
+    "profile": lambda: _json(verb_schemas.ProfileTold),
+    "profiles": lambda: _json(verb_schemas.ProfileListed),
+    "question": lambda: _json(verb_schemas.Question),
     "statuses": _statuses,
     "failures": _failures,
 }

@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentres.cli import alerts, capacity, predict, ps
-from agentres.run import predictors
-from agentres.run.predictors import to_plain
+from agentres.cli import alerts, ps
 from agentres.run.steering import Steering
 from agentres.store import AlertRow
 from agentres.store.reading import Store
@@ -26,9 +24,6 @@ TOLD: dict[tuple[str, str], tuple[Any, ...]] = {
     ("history", "JSON"): (
         AlertRow, alerts.list_, alerts.show_, alerts.ack, Store.statistics, engine.as_dict,
     ),
-    ("capacity", "`agentres capacity`"): (capacity.capacity, capacity._Capacity.as_json, capacity._Capacity._agent),
-    ("prediction", "JSON"): (predict._as_json, predict._list, to_plain),
-    ("prediction", "Another predictor"): (predictors.first_limits,),
     ("control", "`show --json`"): (Steering._shown, Steering._limits),
     ("control", "`ps --json`"): (ps.ps, ps._row),
 }  # fmt: skip

@@ -293,3 +293,198 @@ class Report(TypedDict):
     host: str
     #: The agents.
     agents: Sequence[AgentReported]
+
+
+# agentres capacity.
+
+
+class HostTold(TypedDict):
+    """The host that agents share."""
+
+    #: Bytes.
+    memory: int
+    #: How many.
+    cpus: int
+
+
+class BudgetTold(TypedDict):
+    """What agents may have together."""
+
+    #: The share of the host.
+    share: float
+    #: Bytes.
+    memory: int
+    #: The cgroup by which the kernel holds that, or null.
+    memory_held_by: str | None
+    #: Cores.
+    cpu: float
+    #: The cgroup by which the kernel holds that, or null.
+    cpu_held_by: str | None
+
+
+class ClaimTold(TypedDict):
+    """An agent, and what it has of the budget."""
+
+    #: Which agent it is, and its cgroup.
+    name: str
+    cgroup: str
+    #: When it began.
+    started: float
+    #: Its `--priority` as a number: `low` is 25, `normal` 100, `high` 400.
+    priority: int
+    #: `running`, `throttled`, `frozen` or `waiting`, as above.
+    state: Literal["running", "throttled", "frozen", "waiting"]
+    #: Its memory limit; null: it has none.
+    limit: int | None
+    #: The memory that it uses, without page cache that can be dropped.
+    use: int
+    #: The least of the range in which the limit moves.
+    least: int
+    #: The most of that range; null: it does not move.
+    most: int | None
+    #: The limit that it needs and cannot have now, or 0.
+    wants: int
+    #: What it takes of the budget, as a fraction; null: the budget is nothing.
+    share: float | None
+    #: Cores; null: no limit.
+    cpu_limit: float | None
+    #: The list of CPUs that it is bound to, or null.
+    cpuset: str | None
+    #: Whether its supervisor is there to be asked for anything.
+    supervised: bool
+
+
+class Capacity(TypedDict):
+    """``agentres capacity --json``."""
+
+    #: 1.
+    schema: int
+    #: The cgroup that contains all of these agents.
+    slice: str
+    #: The host.
+    host: HostTold
+    #: What agents may have together.
+    budget: BudgetTold
+    #: The sum of the agents' limits; of one without a limit, what it uses.
+    allocated: int
+    #: The sum of what they use, without page cache that can be dropped.
+    used: int
+    #: What the processes use that watch agents with a fixed limit and deliver their alerts.
+    beside: int
+    #: `budget.memory` minus `allocated` and `beside`; negative if the budget has shrunk.
+    free: int
+    #: The agents, the oldest first.
+    agents: Sequence[ClaimTold]
+    #: The cgroups of agents outside this budget: other users', or agents inside of agents.
+    elsewhere: Sequence[str]
+
+
+# agentres predict, and what a predictor is asked.
+
+Predicted = Literal["memory", "cpu", "pids"]
+Buckets = Sequence[tuple[float, float, float]]
+
+
+class PredictionUsed(TypedDict):
+    """``[prediction]`` of the configuration."""
+
+    #: Seconds after which a run counts half.
+    half_life: float
+    #: Fractions.
+    percentile: float
+    margin: float
+
+
+class ForecastTold(TypedDict):
+    """What is predicted of a limit."""
+
+    #: What the run starts with.
+    first: float
+    #: The percentile.
+    target: float
+    #: The percentile with the margin.
+    wanted: float
+    #: The range of the limit.
+    least: float
+    most: float
+    #: The part of the weight from use that a limit held back.
+    held: float
+    #: In words.
+    why: str
+
+
+class ProfileTold(TypedDict):
+    """What is known of earlier runs."""
+
+    #: How many runs.
+    runs: int
+    #: How often a limit held back what was needed.
+    capped: int
+    #: How often a process was killed for memory.
+    ooms: int
+    #: When the last of it was learnt.
+    last: float
+    #: Limit → list of `[from, to, weight]`: what was used.
+    use: Mapping[Predicted, Buckets]
+    #: The same for what counts as needed where a limit held the run.
+    held: Mapping[Predicted, Buckets]
+
+
+class PredictionTold(TypedDict):
+    """``agentres predict NAME --json``."""
+
+    #: 1.
+    schema: int
+    #: Whose runs: `name:NAME` or `command:COMMAND ARGUMENT`.
+    key: str
+    #: Whether predictions are used.
+    predict: bool
+    #: What makes them; null: the method above.
+    predictor: str | None
+    #: The settings of the method, from the [configuration](configuration.md#scaling-budget-prediction).
+    settings: PredictionUsed
+    #: How many runs of now everything known counts as; null: nothing is predicted.
+    weight: float | None
+    #: Limit → what is predicted of it. Limits that do not move are left out.
+    limits: Mapping[Predicted, ForecastTold]
+    #: Limit → `bytes`, `cores` or `count`.
+    units: Mapping[Predicted, Literal["bytes", "cores", "count"]]
+    #: What is known of earlier runs.
+    history: ProfileTold
+
+
+class ProfileListed(TypedDict):
+    """Of whom something is known."""
+
+    #: Whose runs: `name:NAME` or `command:COMMAND ARGUMENT`.
+    key: str
+    #: How many runs; null: what is known of it cannot be read.
+    runs: int | None
+    #: When the last of it was learnt.
+    last: float
+
+
+class ProfileList(TypedDict):
+    """``agentres predict --json``."""
+
+    schema: int
+    profiles: Sequence[ProfileListed]
+
+
+class Question(TypedDict):
+    """What a predictor of another package is asked."""
+
+    #: 1.
+    schema: int
+    #: Whose run it is.
+    key: str
+    #: The words of its command.
+    command: Sequence[str]
+    #: Unix seconds.
+    now: float
+    #: Limit → `[least, most]` of those that can be predicted: `memory` (bytes), `cpu` (cores), `pids`.
+    ranges: Mapping[Predicted, tuple[float, float]]
+    #: What earlier runs used, or null (`None`).
+    history: ProfileTold | None
+    #: Limit → what the run starts with otherwise, as far as anything is known.
+    builtin: Mapping[Predicted, float]
