@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -47,7 +48,7 @@ def words(source: Any, known: Iterable[str]) -> list[tuple[list[str], str]]:
     """
     found: list[tuple[list[str], str]] = []
     indent = ""
-    for line in inspect.getsource(source).splitlines():
+    for line in _source(source).splitlines():
         if (comment := re.match(r"( *)#: (.*)", line)) is not None:
             indent = comment[1]
             found.append(([], comment[2].removesuffix(".")))
@@ -58,6 +59,15 @@ def words(source: Any, known: Iterable[str]) -> list[tuple[list[str], str]]:
     told = [name for names, _ in found for name in names]
     assert told == list(known), f"{source}: {set(known) ^ set(told)}"
     return found
+
+
+def _source(source: Any) -> str:
+    """Its text; of a TypedDict that no class statement could make, what stands for that."""
+    try:
+        return inspect.getsource(source)
+    except OSError:
+        module = inspect.getsource(sys.modules[source.__module__])
+        return module.partition(f"\n{source.__name__} = ")[2].partition("\n)\n")[0]
 
 
 def quoted(names: Iterable[str]) -> str:
@@ -266,6 +276,10 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "profile": lambda: _json(verb_schemas.ProfileTold),
     "profiles": lambda: _json(verb_schemas.ProfileListed),
     "question": lambda: _json(verb_schemas.Question),
+    "shown": lambda: _json(verb_schemas.AgentShown, within=("used",)),
+    "shown_limit": lambda: _json(verb_schemas.LimitShown),
+    "shown_alert": lambda: _json(verb_schemas.AlertShown),
+    "listed": lambda: _json(verb_schemas.AgentListed),
     "statuses": _statuses,
     "failures": _failures,
 }

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentres.cli import alerts, ps
-from agentres.run.steering import Steering
+from agentres.cli import alerts
 from agentres.store import AlertRow
 from agentres.store.reading import Store
 from agentres.watch import engine
@@ -24,8 +23,6 @@ TOLD: dict[tuple[str, str], tuple[Any, ...]] = {
     ("history", "JSON"): (
         AlertRow, alerts.list_, alerts.show_, alerts.ack, Store.statistics, engine.as_dict,
     ),
-    ("control", "`show --json`"): (Steering._shown, Steering._limits),
-    ("control", "`ps --json`"): (ps.ps, ps._row),
 }  # fmt: skip
 """Page and heading -> what makes the keys that stand there."""
 

@@ -488,3 +488,148 @@ class Question(TypedDict):
     history: ProfileTold | None
     #: Limit → what the run starts with otherwise, as far as anything is known.
     builtin: Mapping[Predicted, float]
+
+
+# agentres show, and agentres ps.
+
+LimitShown = TypedDict(
+    "LimitShown",
+    {
+        #: What stands: bytes, cores, a list of CPUs, tasks, rates a second; `"max"`: no limit.
+        "standing": float | str,
+        #: `[least, most]` between which it moves; null: it is fixed.
+        "range": tuple[float, float] | None,
+        #: Where it is from: an option, a configuration file, `default`, or the last `set`.
+        "from": str,
+    },
+)
+"""A limit of an agent that runs; no class could have the last key."""
+
+
+class LineShown(TypedDict):
+    """A control file, and what was written there."""
+
+    file: str
+    text: str
+
+
+class UsedNow(TypedDict):
+    """Figures of a sample."""
+
+    #: Bytes: with page cache, without the inactive page cache, and the most since its start.
+    memory_current: int | None
+    working_set: int | None
+    memory_peak: int | None
+    #: Bytes.
+    swap_current: int | None
+    #: Microseconds of CPU time.
+    usage_usec: int | None
+    #: Processes and threads.
+    pids_current: int | None
+    #: Open files of all processes.
+    fds: int | None
+    #: Received and sent, without loopback; and what was dropped instead.
+    rx_bytes: int | None
+    tx_bytes: int | None
+    rx_packets: int | None
+    tx_packets: int | None
+    rx_dropped_packets: int | None
+    tx_dropped_packets: int | None
+    #: Cores; null: no limit.
+    cpu_limit: float | None
+    #: Bytes, tasks, bytes a second; null: no limit.
+    memory_limit: int | None
+    pids_limit: int | None
+    net_in_limit: int | None
+    net_out_limit: int | None
+
+
+class AlertShown(TypedDict):
+    """An alert that is open."""
+
+    #: Its id, as `agentres alerts` takes it.
+    id: str
+    #: The rule.
+    rule: str
+    #: The present one: `INFO`, `WARNING`, `CRITICAL` or `EMERGENCY`.
+    severity: Severity
+    #: When it was raised.
+    raised: float
+    #: One line for people.
+    message: str
+
+
+class AgentShown(TypedDict):
+    """``agentres show --json``."""
+
+    #: 1; it rises when a key changes its meaning or goes.
+    schema: int
+    #: The agent's name.
+    name: str
+    #: Its command line.
+    command: Sequence[str]
+    #: The cgroup that has the limits.
+    cgroup: str
+    #: When it began.
+    started: float
+    #: Process ids: of its supervisor, and of its main process.
+    supervisor: int
+    main: int
+    #: Its `--priority` as a number: `low` is 25, `normal` 100, `high` 400.
+    priority: int
+    #: How its limits move: the [name](configuration.md#philosophiesname-how-limits-move).
+    philosophy: str
+    #: Whether it is frozen; not by its disk rate.
+    frozen: bool
+    #: By whom; empty: it is not frozen, or that is not known.
+    frozen_by: str
+    #: By key, those that can be held here: [below](#a-limit-and-an-alert).
+    limits: Mapping[str, LimitShown]
+    #: `file` and `text` of each line of a control file, as it was written last.
+    enforced: Sequence[LineShown]
+    #: Figures of a [sample](history.md#a-sample-as-it-was-taken); null: not counted here.
+    used: UsedNow
+    #: In words, what is not as it was set, or empty.
+    drift: str
+    #: In words, its processes outside its cgroup, or empty.
+    escaped: str
+    #: The open ones: [below](#a-limit-and-an-alert).
+    alerts: Sequence[AlertShown]
+
+
+class AgentListed(TypedDict):
+    """An agent that runs."""
+
+    #: Its name.
+    name: str
+    #: The user whose it is, as a number.
+    uid: int
+    #: That user's name; the number if there is none.
+    user: str
+    #: `running`, `throttled`, `frozen`, `waiting` as in [capacity](capacity.md#agentres-capacity); `unsupervised`: its supervisor was killed; `unknown`: what it claims cannot be read.
+    state: Literal["running", "throttled", "frozen", "waiting", "unsupervised", "unknown"]
+    #: When it began.
+    started: float
+    #: Cores, on average since `started`; null: not counted here.
+    cpu: float | None
+    #: The working set, in bytes; null: not known.
+    memory: int | None
+    #: Its memory limit, in bytes; null: it has none, or it is not known.
+    limit: int | None
+    #: Processes and threads; null: not counted here.
+    tasks: int | None
+    #: Its `--priority` as a number; null: not known.
+    priority: int | None
+    #: How its limits move; null: not known.
+    philosophy: str | None
+    #: The process id of its supervisor.
+    supervisor: int
+    #: The cgroup that has the limits.
+    cgroup: str
+
+
+class AgentList(TypedDict):
+    """``agentres ps --json``."""
+
+    schema: int
+    agents: Sequence[AgentListed]
