@@ -26,7 +26,7 @@ from agentres.config.values import (
     percent_text,
 )
 from agentres.config.words import shown
-from agentres.model import errors, schemas, stats, verb_schemas
+from agentres.model import errors, history_schemas, live_schemas, schemas, stats
 from agentres.model.limits import WRITTEN
 from agentres.model.record import Record
 from agentres.policy import resources
@@ -259,27 +259,33 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "events": _events,
     "moves": _moves,
     "alert_event": lambda: _json(schemas.AlertEvent),
-    "runs": lambda: _json(verb_schemas.RunTold, verb_schemas.RunListed),
-    "run_history": lambda: _json(verb_schemas.RunHistory),
-    "sample": lambda: _json(verb_schemas.SampleTold),
+    "runs": lambda: _json(history_schemas.RunTold, history_schemas.RunListed),
+    "run_history": lambda: _json(history_schemas.RunHistory),
+    "sample": lambda: _json(history_schemas.SampleTold),
     "raw": lambda: _record(stats.Sample, "what"),
-    "action": lambda: _json(verb_schemas.ActionKept, verb_schemas.ActionTold),
-    "report": lambda: _json(verb_schemas.Report),
-    "agent_report": lambda: _json(verb_schemas.AgentReported),
-    "run_report": lambda: _json(verb_schemas.RunReported),
-    "use": lambda: _json(verb_schemas.UseReported),
-    "kill": lambda: _json(verb_schemas.KillReported),
-    "capacity": lambda: _json(verb_schemas.Capacity, within=("host", "budget")),
-    "claim": lambda: _json(verb_schemas.ClaimTold),
-    "prediction": lambda: _json(verb_schemas.PredictionTold, within=("settings",)),
-    "forecast": lambda: _json(verb_schemas.ForecastTold),
-    "profile": lambda: _json(verb_schemas.ProfileTold),
-    "profiles": lambda: _json(verb_schemas.ProfileListed),
-    "question": lambda: _json(verb_schemas.Question),
-    "shown": lambda: _json(verb_schemas.AgentShown, within=("used",)),
-    "shown_limit": lambda: _json(verb_schemas.LimitShown),
-    "shown_alert": lambda: _json(verb_schemas.AlertShown),
-    "listed": lambda: _json(verb_schemas.AgentListed),
+    "action": lambda: _json(history_schemas.ActionKept, history_schemas.ActionTold),
+    "alert": lambda: _json(history_schemas.AlertOf, history_schemas.AlertKept),
+    "alert_step": lambda: _json(history_schemas.AlertStep),
+    "alert_change": lambda: _json(history_schemas.AlertOf, history_schemas.AlertChange),
+    "alert_statistics": lambda: _json(
+        history_schemas.AlertStatistics, within=("time_to_acknowledge",)
+    ),
+    "report": lambda: _json(history_schemas.Report),
+    "agent_report": lambda: _json(history_schemas.AgentReported),
+    "run_report": lambda: _json(history_schemas.RunReported),
+    "use": lambda: _json(history_schemas.UseReported),
+    "kill": lambda: _json(history_schemas.KillReported),
+    "capacity": lambda: _json(live_schemas.Capacity, within=("host", "budget")),
+    "claim": lambda: _json(live_schemas.ClaimTold),
+    "prediction": lambda: _json(history_schemas.PredictionTold, within=("settings",)),
+    "forecast": lambda: _json(history_schemas.ForecastTold),
+    "profile": lambda: _json(history_schemas.ProfileTold),
+    "profiles": lambda: _json(history_schemas.ProfileListed),
+    "question": lambda: _json(history_schemas.Question),
+    "shown": lambda: _json(live_schemas.AgentShown, within=("used",)),
+    "shown_limit": lambda: _json(live_schemas.LimitShown),
+    "shown_alert": lambda: _json(live_schemas.AlertShown),
+    "listed": lambda: _json(live_schemas.AgentListed),
     "statuses": _statuses,
     "failures": _failures,
 }

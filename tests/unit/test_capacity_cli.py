@@ -18,7 +18,7 @@ from agentres.kernel.delegation import Hierarchy, Place
 from agentres.kernel.registry import ClaimMark
 from agentres.model.errors import NoCgroup
 from agentres.model.limits import Host
-from agentres.model.verb_schemas import Capacity
+from agentres.model.live_schemas import Capacity
 
 GIB = 1 << 30
 

@@ -17,8 +17,8 @@ import pytest
 from command_line import agentres
 from json_types import check
 
+from agentres.model.history_schemas import ActionList, RunHistory, RunList
 from agentres.model.stats import Sample
-from agentres.model.verb_schemas import ActionList, RunHistory, RunList
 from agentres.policy.alerts import Severity
 from agentres.readers import plot
 from agentres.readers.curves import CURVES

@@ -23,8 +23,8 @@ from agentres.kernel.listener import Peer
 from agentres.kernel.loop import Timer
 from agentres.model import control
 from agentres.model.limits import ControlLine, Limits, Range
+from agentres.model.live_schemas import AgentShown
 from agentres.model.oom import OomCause
-from agentres.model.verb_schemas import AgentShown
 from agentres.policy.alerts import Rule, Severity
 from agentres.policy.elastic import Terms
 from agentres.policy.scaling import BALANCED, FROZEN

@@ -12,8 +12,8 @@ from command_line import agentres
 from json_types import check
 
 from agentres.cli import predict as module
+from agentres.model.history_schemas import PredictionTold, ProfileList
 from agentres.model.limits import Host
-from agentres.model.verb_schemas import PredictionTold, ProfileList
 from agentres.policy.observer import Observed
 from agentres.store import Run, Store
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from json_types import check
 
+from agentres.model.history_schemas import Question
 from agentres.model.limits import Range
-from agentres.model.verb_schemas import Question
 from agentres.policy.observer import Observed
 from agentres.policy.prediction import Prediction, Profile, learn
 from agentres.policy.settings import Settings

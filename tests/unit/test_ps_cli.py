@@ -14,7 +14,7 @@ from recorded import RecordedHost, pretend
 
 from agentres.kernel import delegation
 from agentres.kernel.delegation import Hierarchy
-from agentres.model.verb_schemas import AgentList
+from agentres.model.live_schemas import AgentList
 
 
 @pytest.fixture
