@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,8 +26,9 @@ from agentres.config.values import (
     percent_text,
 )
 from agentres.config.words import shown
-from agentres.model import errors, schemas, stats
+from agentres.model import errors, history_schemas, live_schemas, schemas, stats
 from agentres.model.limits import WRITTEN
+from agentres.model.record import Record
 from agentres.policy import resources
 from agentres.policy.alerts import Severity
 from agentres.policy.settings import Settings
@@ -46,7 +48,7 @@ def words(source: Any, known: Iterable[str]) -> list[tuple[list[str], str]]:
     """
     found: list[tuple[list[str], str]] = []
     indent = ""
-    for line in inspect.getsource(source).splitlines():
+    for line in _source(source).splitlines():
         if (comment := re.match(r"( *)#: (.*)", line)) is not None:
             indent = comment[1]
             found.append(([], comment[2].removesuffix(".")))
@@ -57,6 +59,15 @@ def words(source: Any, known: Iterable[str]) -> list[tuple[list[str], str]]:
     told = [name for names, _ in found for name in names]
     assert told == list(known), f"{source}: {set(known) ^ set(told)}"
     return found
+
+
+def _source(source: Any) -> str:
+    """Its text; of a TypedDict that no class statement could make, what stands for that."""
+    try:
+        return inspect.getsource(source)
+    except OSError:
+        module = inspect.getsource(sys.modules[source.__module__])
+        return module.partition(f"\n{source.__name__} = ")[2].partition("\n)\n")[0]
 
 
 def quoted(names: Iterable[str]) -> str:
@@ -164,16 +175,25 @@ def json_types(annotation: Any) -> list[str]:
     return ["object" if typing.is_typeddict(annotation) else _JSON[annotation]]
 
 
-def _json(of: type) -> Rows:
+def _json(*of: type, within: Iterable[str] = ()) -> Rows:
+    """The keys of a type, and of those that inherit from it; ``within`` are keys whose own keys stand below them."""
     yield ("key", "type", "what")
-    yield from _typed(of)
+    told: dict[str, Any] = {}
+    for each in of:
+        for key, *rest in _typed(each, told):
+            yield (key, *rest)
+            if (name := key.strip("`")) in within:
+                yield from _typed(typing.get_type_hints(each)[name], prefix=f"{name}.")
+        told |= typing.get_type_hints(each)
 
 
-def _typed(of: type) -> Iterator[tuple[str, str, str]]:
+def _typed(
+    of: type, inherited: Iterable[str] = (), prefix: str = ""
+) -> Iterator[tuple[str, str, str]]:
     hints = typing.get_type_hints(of)
-    for names, what in words(of, hints):
+    for names, what in words(of, [name for name in hints if name not in inherited]):
         (kind,) = {", ".join(json_types(hints[name])) for name in names}
-        yield (quoted(names), kind, what)
+        yield (quoted(f"{prefix}{name}" for name in names), kind, what)
 
 
 def _events() -> Rows:
@@ -190,10 +210,10 @@ def _moves() -> Rows:
     yield from _typed(schemas.Moved)
 
 
-def _usage() -> Rows:
-    yield ("key", "from, and what")
-    for names, what in words(stats.Usage, stats.Usage.__match_args__):
-        yield (quoted(names), what)
+def _record(of: type[Record], what: str) -> Rows:
+    yield ("key", what)
+    for names, told in words(of, of.__match_args__):
+        yield (quoted(names), told)
 
 
 def _statuses() -> Rows:
@@ -234,11 +254,38 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "metrics": _metrics,
     "summary": lambda: _json(schemas.Summary),
     "summary_limits": lambda: _json(schemas.LimitsTold),
-    "usage": _usage,
+    "usage": lambda: _record(stats.Usage, "from, and what"),
     "event": lambda: _json(schemas.Event),
     "events": _events,
     "moves": _moves,
     "alert_event": lambda: _json(schemas.AlertEvent),
+    "runs": lambda: _json(history_schemas.RunTold, history_schemas.RunListed),
+    "run_history": lambda: _json(history_schemas.RunHistory),
+    "sample": lambda: _json(history_schemas.SampleTold),
+    "raw": lambda: _record(stats.Sample, "what"),
+    "action": lambda: _json(history_schemas.ActionKept, history_schemas.ActionTold),
+    "alert": lambda: _json(history_schemas.AlertOf, history_schemas.AlertKept),
+    "alert_step": lambda: _json(history_schemas.AlertStep),
+    "alert_change": lambda: _json(history_schemas.AlertOf, history_schemas.AlertChange),
+    "alert_statistics": lambda: _json(
+        history_schemas.AlertStatistics, within=("time_to_acknowledge",)
+    ),
+    "report": lambda: _json(history_schemas.Report),
+    "agent_report": lambda: _json(history_schemas.AgentReported),
+    "run_report": lambda: _json(history_schemas.RunReported),
+    "use": lambda: _json(history_schemas.UseReported),
+    "kill": lambda: _json(history_schemas.KillReported),
+    "capacity": lambda: _json(live_schemas.Capacity, within=("host", "budget")),
+    "claim": lambda: _json(live_schemas.ClaimTold),
+    "prediction": lambda: _json(history_schemas.PredictionTold, within=("settings",)),
+    "forecast": lambda: _json(history_schemas.ForecastTold),
+    "profile": lambda: _json(history_schemas.ProfileTold),
+    "profiles": lambda: _json(history_schemas.ProfileListed),
+    "question": lambda: _json(history_schemas.Question),
+    "shown": lambda: _json(live_schemas.AgentShown, within=("used",)),
+    "shown_limit": lambda: _json(live_schemas.LimitShown),
+    "shown_alert": lambda: _json(live_schemas.AlertShown),
+    "listed": lambda: _json(live_schemas.AgentListed),
     "statuses": _statuses,
     "failures": _failures,
 }

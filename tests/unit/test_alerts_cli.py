@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 from command_line import agentres
+from json_types import check
 from told import event
 
-from agentres.store import AlertRow, Run, Store
+from agentres.model import history_schemas
+from agentres.store import Run, Store
 
 pytestmark = pytest.mark.usefixtures("noon")
 
@@ -78,7 +80,7 @@ def ok(*line: str, terminal: bool = False) -> str:
 
 def ids(*line: str) -> list[str]:
     told = json.loads(ok(*line, "--json"))
-    assert told["schema"] == 1
+    check(told, history_schemas.AlertList)
     return [alert["id"] for alert in told["alerts"]]
 
 
@@ -130,8 +132,8 @@ def test_nothing_found_is_said() -> None:
 
 def test_an_alert_as_json_has_every_field(now: float) -> None:
     told = json.loads(ok("show", "3f9", "--json"))
+    check(told, history_schemas.AlertDetail)
     assert told["schema"] == 1
-    assert set(told["alert"]) == set(AlertRow.__match_args__)
     assert told["alert"]["severity"] == "CRITICAL"
     assert told["alert"]["last_severity"] == "WARNING"
     assert told["alert"]["handled"] == pytest.approx(now - 239.9)
@@ -167,18 +169,22 @@ def test_an_alert_is_acknowledged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "acked" in ok("list")
     monkeypatch.setenv("SUDO_USER", "someone")
     told = json.loads(ok("ack", "5c", "--why", "x", "--json"))
+    check(told, history_schemas.AlertAcknowledged)
+    check(json.loads(ok("show", "5c", "--json")), history_schemas.AlertDetail)
     assert told["alert"]["acknowledged_by"].startswith("someone as ")
     assert told["alert"]["acknowledged_why"] == "x"
 
 
 @pytest.mark.usefixtures("now")
 def test_statistics() -> None:
+    check(json.loads(ok("stats", "--json")), history_schemas.AlertStatistics)
     ok("ack", "3f9a", "--why", "x")
     out = ok("stats")
     assert "3 alerts, 2 open, 1 acknowledged" in out
     assert "time to acknowledge: mean 4 min 0 s" in out
     assert "\x1b" not in out
     told = json.loads(ok("stats", "--json", "--since", "1h"))
+    check(told, history_schemas.AlertStatistics)
     assert (told["schema"], told["total"], told["open"], told["acknowledged"]) == (1, 2, 1, 1)
     assert told["by_severity"] == {"INFO": 0, "WARNING": 0, "CRITICAL": 1, "EMERGENCY": 1}
     assert told["time_to_acknowledge"]["max"] == pytest.approx(240, abs=60)
@@ -271,7 +277,8 @@ def test_follow_tells_what_happens_and_ends_by_ctrl_c(
     assert [(one["event"], one["id"]) for one in told] == [
         ("updated", "7a000001"), ("resolved", "7a000001"),
     ]  # fmt: skip
-    assert set(told[0]) == set(event("raised", "x", 0.0))
+    for each in told:
+        check(each, history_schemas.AlertChange)
     follower.child.send_signal(signal.SIGINT)
     assert follower.end() == (130, "")
 

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 from command_line import agentres
+from json_types import check
 
+from agentres.model.history_schemas import ActionList, RunHistory, RunList
 from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
 from agentres.readers import plot
@@ -138,6 +140,7 @@ def test_without_a_name_the_runs_are_listed() -> None:
 
 def test_the_runs_as_json(filled: float) -> None:
     told = json.loads(ok("--json"))
+    check(told, RunList)
     assert told["schema"] == 1
     runs = {listed["id"]: listed for listed in told["runs"]}
     assert told["runs"][0]["id"] == "dddd0001"
@@ -179,6 +182,7 @@ def test_a_run_is_a_table_and_curves_within_80_columns() -> None:
 
 def test_a_run_as_json(filled: float) -> None:
     told = json.loads(ok("planner", "--json"))
+    check(told, RunHistory)
     assert told["schema"] == 1
     assert told["run"]["id"] == "aaaa0002"
     assert told["other_runs"] == ["aaaa0001"]
@@ -214,6 +218,7 @@ def test_another_run_is_picked_by_its_id() -> None:
 @pytest.mark.usefixtures("filled")
 def test_the_host_goes_before_an_agent_of_that_name() -> None:
     told = json.loads(ok("host", "--json"))
+    check(told, RunHistory)
     assert (told["run"]["id"], told["run"]["of"]) == ("cccc0001", "host")
     assert told["other_runs"] == []
     out = ok("host")
@@ -315,6 +320,7 @@ def test_actions_are_a_table_within_80_columns() -> None:
 
 def test_actions_as_json(acted: float) -> None:
     told = json.loads(ok("planner", "--actions", "--json", "--since", "10m"))
+    check(told, ActionList)
     assert told["schema"] == 1
     first, second = told["actions"]
     assert first == {

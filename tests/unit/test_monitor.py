@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_agent import MEMORY, Clock, Fake, Guard
 from fake_slice import MIB, FakeSlice, keep_attributes
+from json_types import check
 
 from agentres.kernel import host, registry
 from agentres.kernel.actuator import COMMAND, Actuator
 from agentres.kernel.escapes import Escapes
+from agentres.kernel.listener import Peer
 from agentres.kernel.loop import Timer
+from agentres.model import control
 from agentres.model.limits import ControlLine, Limits, Range
+from agentres.model.live_schemas import AgentShown
 from agentres.model.oom import OomCause
 from agentres.policy.alerts import Rule, Severity
 from agentres.policy.elastic import Terms
@@ -27,6 +33,7 @@ from agentres.run import monitor as module
 from agentres.run import notifications
 from agentres.run.explain import Outcome
 from agentres.run.monitor import Monitor
+from agentres.run.steering import Steering
 from agentres.run.watched import Watched
 from agentres.watch.engine import Engine
 
@@ -383,3 +390,33 @@ def test_nothing_stands_and_nothing_is_heard_after_the_end(
     assert watching.loop.watched == {}
     assert [timer for timer in watching.loop.timers if timer.callback is not None] == []
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_show_tells_of_it_is_as_the_reference_says(watching: Watching) -> None:
+    told: list[bytes] = []
+    supervision = SimpleNamespace(ended=False, pid=os.getpid())
+    steering = Steering(supervision, watching.monitor)  # type: ignore[arg-type]
+    asks = SimpleNamespace(peer=Peer(1, 0, 0), send=told.append)
+
+    def shown() -> dict[str, Any]:
+        steering.take(asks, control.command("show").rstrip(b"\n"))  # type: ignore[arg-type]
+        answer = {"schema": 1, **json.loads(told.pop())["agent"]}
+        check(answer, AgentShown)
+        return answer
+
+    first = shown()
+    assert first["limits"]["memory"] == {
+        "standing": 256 * MIB, "range": [MEMORY["memory"].least, MEMORY["memory"].most], "from": "default",
+    }  # fmt: skip
+    assert first["limits"]["pids"] == {"standing": 512, "range": None, "from": "default"}
+    assert {"file": "pids.max", "text": "512"} in first["enforced"]
+    assert first["used"]["working_set"] == 100 * MIB
+    assert (first["frozen"], first["frozen_by"], first["alerts"]) == (False, "", [])
+    watching.actuator.freeze(COMMAND, "frozen by a test")
+    (watching.agent / "pids.max").write_text("30\n")
+    watching.cgroup.uses(3500 * MIB)
+    watching.loop.run(5)
+    after = shown()
+    assert (after["frozen"], after["frozen_by"]) == (True, "frozen by a test")
+    assert "pids.max" in after["drift"]
+    assert {alert["rule"] for alert in after["alerts"]} == {"memory", "drift"}

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from command_line import agentres
+from json_types import check
 
 from agentres.cli import predict as module
+from agentres.model.history_schemas import PredictionTold, ProfileList
 from agentres.model.limits import Host
 from agentres.policy.observer import Observed
 from agentres.store import Run, Store
@@ -152,6 +154,7 @@ def test_the_configurations_ranges_bound_it(tmp_path: Path) -> None:
 
 def test_as_json(filled: float) -> None:
     told = json.loads(ok("fixer", "--json"))
+    check(told, PredictionTold)
     assert set(told["limits"]) == {"memory", "cpu"}
     memory = told["limits"]["memory"]
     assert (memory["first"], memory["least"]) == (423 * MIB, 32 * MIB)
@@ -176,6 +179,7 @@ def test_a_command_and_a_name_that_was_made_up_for_one() -> None:
         assert json.loads(ok(*line, "--json"))["key"] == "command:python agent.py"
     assert "command python agent.py: 1 run, " in ok("python-a1b2c3")
     named = json.loads(ok("new", "--command", "python agent.py", "--json"))
+    check(named, PredictionTold)
     assert named["key"] == "command:python agent.py"
 
 
@@ -186,6 +190,7 @@ def test_all_that_is_known() -> None:
         ["name", "fixer", "4"],
     ]
     told = json.loads(ok("--json"))
+    check(told, ProfileList)
     assert [(one["key"], one["runs"]) for one in told["profiles"]] == [
         ("command:python agent.py", 1),
         ("name:fixer", 4),
@@ -196,6 +201,14 @@ def test_nothing_is_known_yet(state: Path) -> None:
     Store.open(str(state / "history.db")).close()
     assert ok() == "nothing is known yet: it is learnt when a run ends\n"
     assert json.loads(ok("--json")) == {"schema": 1, "profiles": []}
+
+
+@pytest.mark.usefixtures("filled")
+def test_where_no_limit_moves_nothing_is_predicted(tmp_path: Path) -> None:
+    configure(tmp_path, "[limits]\nmemory = '1G'\ncpu = '2'\npids = '100'\n")
+    told = json.loads(ok("fixer", "--json"))
+    check(told, PredictionTold)
+    assert (told["limits"], told["weight"]) == ({}, None)
 
 
 @pytest.mark.usefixtures("filled")
@@ -242,6 +255,9 @@ def test_a_profile_that_cannot_be_read(state: Path) -> None:
     code, out, err = run()
     assert (code, err.count("\n")) == (0, 1)
     assert rows(out)[2][:3] == ["name", "fixer", "-"]
+    told = json.loads(run("--json")[1])
+    check(told, ProfileList)
+    assert [one["runs"] for one in told["profiles"]] == [1, None]
 
 
 @pytest.mark.usefixtures("filled")

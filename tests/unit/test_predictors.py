@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from json_types import check
 
+from agentres.model.history_schemas import Question
 from agentres.model.limits import Range
 from agentres.policy.observer import Observed
 from agentres.policy.prediction import Prediction, Profile, learn
@@ -213,6 +215,7 @@ def test_what_it_is_asked(install: Any, tmp_path: Path) -> None:
     import json
 
     asked = json.loads((tmp_path / "asked").read_text())
+    check(asked, Question)
     history = asked.pop("history")
     assert asked == {
         "schema": 1, "key": "name:a", "command": ["agent"], "now": NOW, "ranges": RANGES,

@@ -17,9 +17,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from json_types import check
 from reported import MIB, a_run, sample
 from told import event
 
+from agentres.model import history_schemas
 from agentres.report import USED
 from agentres.report.plain import COLUMNS, to_csv
 from agentres.store import Store
@@ -94,6 +96,7 @@ def test_json_has_all_of_it(tmp_path: Path) -> None:
     done = report("planner", "-o", str(file))
     assert (done.returncode, done.stdout, done.stderr) == (0, f"wrote {file}\n", "")
     made = json.loads(file.read_text())
+    check(made, history_schemas.Report)
     assert made["schema"] == 1
     (agent,) = made["agents"]
     assert [run["id"] for run in agent["runs"]] == ["aaaa0001", "aaaa0000"]
@@ -264,6 +267,7 @@ def test_since_leaves_out_what_had_ended_and_keeps_what_runs(store: Store, tmp_p
     file = tmp_path / "r.json"
     assert report("--since", "1h", "-o", str(file)).returncode == 0
     made = json.loads(file.read_text())
+    check(made, history_schemas.Report)
     assert [run["id"] for agent in made["agents"] for run in agent["runs"]] == ["new"]
     assert made["agents"][0]["runs"][0]["ended"] is None
     assert made["since"] == pytest.approx(now - 3600, abs=60)
@@ -276,7 +280,9 @@ def test_kills_that_are_not_known_are_not_told_as_none(store: Store, tmp_path: P
     assert report().stdout.splitlines()[1].split() == ["planner", "1", "-", "-", "-", "-", "0"]
     file = tmp_path / "r.json"
     assert report("-o", str(file)).returncode == 0
-    (run,) = json.loads(file.read_text())["agents"][0]["runs"]
+    made = json.loads(file.read_text())
+    check(made, history_schemas.Report)
+    (run,) = made["agents"][0]["runs"]
     assert (run["killed"], run["kills"], run["use"]) == (None, [], {})
     assert "too little is known" in report().stdout
 

@@ -20,76 +20,99 @@ class Sample(Record):
     The fields are in the order of the history's columns.
     """
 
-    # CPU time, in microseconds; periods in all and throttled by cpu.max.
+    #: Microseconds of CPU time.
     usage_usec: int | None = None
     user_usec: int | None = None
     system_usec: int | None = None
+    #: Periods of `cpu.max` in all, and those in which it was throttled.
     nr_periods: int | None = None
     nr_throttled: int | None = None
+    #: Microseconds for which it was throttled.
     throttled_usec: int | None = None
-    # Bytes; the working set is memory_current without inactive_file.
+    #: Bytes, page cache included.
     memory_current: int | None = None
+    #: Bytes without the inactive page cache.
     working_set: int | None = None
+    #: The most bytes since its start, page cache included.
     memory_peak: int | None = None
+    #: Bytes.
     swap_current: int | None = None
-    # How often each memory limit was met, and how many processes were killed.
+    #: How often each memory limit was met, and how often it was out of memory there.
     memory_high: int | None = None
     memory_max: int | None = None
     memory_oom: int | None = None
+    #: Processes that were killed for memory.
     memory_oom_kill: int | None = None
-    # Disk I/O that the kernel bills: bytes, operations; and (device, rbytes, wbytes, rios, wios) for each disk.
+    #: Disk I/O that the kernel bills: bytes.
     rbytes: int | None = None
     wbytes: int | None = None
+    #: Disk I/O that the kernel bills: operations.
     rios: int | None = None
     wios: int | None = None
+    #: Of each disk: `[device, rbytes, wbytes, rios, wios]`.
     disks: Disks | None = None
-    # Tasks, refused forks, open files of all processes.
+    #: Processes and threads.
     pids_current: int | None = None
+    #: Refused forks.
     pids_max_events: int | None = None
+    #: Open files of all processes.
     fds: int | None = None
-    # PSI totals, in microseconds.
+    #: Microseconds in which some task waited, and in which all did (PSI).
     cpu_some_usec: int | None = None
     cpu_full_usec: int | None = None
     memory_some_usec: int | None = None
     memory_full_usec: int | None = None
     io_some_usec: int | None = None
     io_full_usec: int | None = None
-    # IP bytes received and sent, without dropped packets and loopback.
+    #: Bytes of IP received and sent, without loopback and what was dropped.
     rx_bytes: int | None = None
     tx_bytes: int | None = None
+    #: Load averages of the host.
     load1: float | None = None
     load5: float | None = None
     load15: float | None = None
-    # Cores, bytes, tasks.
+    #: Cores.
     cpu_limit: float | None = None
+    #: Bytes.
     memory_limit: int | None = None
+    #: Processes and threads.
     pids_limit: int | None = None
-    # More network figures, in bytes and packets.  Delayed packets were ahead of the rate; the totals include them.
+    #: Packets received.
     rx_packets: int | None = None
+    #: Received faster than the rate, and dropped.
     rx_dropped_bytes: int | None = None
     rx_dropped_packets: int | None = None
+    #: Received over loopback.
     rx_loopback_bytes: int | None = None
     rx_loopback_packets: int | None = None
+    #: The part of `rx_bytes` and `rx_packets` that was ahead of the rate, and was held back.
     rx_delayed_bytes: int | None = None
     rx_delayed_packets: int | None = None
+    #: Packets sent.
     tx_packets: int | None = None
+    #: Sent faster than the rate, and dropped.
     tx_dropped_bytes: int | None = None
     tx_dropped_packets: int | None = None
+    #: Sent over loopback.
     tx_loopback_bytes: int | None = None
     tx_loopback_packets: int | None = None
+    #: The part of `tx_bytes` and `tx_packets` that was ahead of the rate, and was held back.
     tx_delayed_bytes: int | None = None
     tx_delayed_packets: int | None = None
-    # Bytes a second.
+    #: Bytes a second.
     net_in_limit: int | None = None
     net_out_limit: int | None = None
-    # Bytes that its processes read from disks and dirtied; dirtied bytes that went to a disk and are not in wbytes.
+    #: Bytes that its processes read from disks, whichever cgroup is billed.
     read_bytes: int | None = None
+    #: Bytes that they wrote to files on disks, whichever cgroup is billed.
     dirtied_bytes: int | None = None
+    #: The part of `dirtied_bytes` that is on a disk and not in `wbytes`.
     unbilled_bytes: int | None = None
-    # Open files of the process that has the most, and the limit per process.
+    #: Open files of the process that has the most.
     fds_most: int | None = None
+    #: Open files that each process may have.
     nofile_limit: int | None = None
-    # The peaks since the previous sample, where they were measured: bytes, tasks.
+    #: The highest of `memory_current`, `working_set`, `swap_current` and `pids_current` since the previous sample, where that was measured.
     memory_most: int | None = None
     working_set_most: int | None = None
     swap_most: int | None = None
