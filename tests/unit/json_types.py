@@ -28,7 +28,7 @@ def faults(value: Any, wanted: Any, at: str = "") -> Iterator[str]:
     elif origin is None:
         if not _plain(value, wanted):
             yield f"{at}: {value!r} is no {wanted}"
-    elif not isinstance(value, dict if issubclass(origin, Mapping) else list):
+    elif not isinstance(value, _container(origin)):
         yield f"{at}: {value!r} is no {wanted}"
     elif issubclass(origin, Mapping):
         for key, each in value.items():
@@ -50,6 +50,11 @@ def faults_of_keys(value: Any, hints: dict[str, Any], at: str) -> Iterator[str]:
         yield f"{at}: {key} is {'not told of' if key in value else 'missing'}"
     for key in value.keys() & hints.keys():
         yield from faults(value[key], hints[key], f"{at}.{key}")
+
+
+def _container(origin: type) -> type[Any]:
+    """What JSON makes of a mapping, and of any other collection."""
+    return dict if issubclass(origin, Mapping) else list
 
 
 def _plain(value: Any, wanted: Any) -> bool:
