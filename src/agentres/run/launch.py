@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from agentres.kernel import bell, delegation, host, registry, signal
-from agentres.kernel.actuator import Actuator
+from agentres.kernel import bell, delegation, host, signal
 from agentres.model.errors import (
     ControlFileError,
     Interrupted,
@@ -19,7 +18,6 @@ from agentres.model.errors import (
 )
 from agentres.model.limits import Precedence, cpu_hints
 from agentres.model.record import TYPE_CHECKING
-from agentres.run.admission import Applicant, enter
 from agentres.run.enforcement import Loaded, enforce, hold_space
 
 if TYPE_CHECKING:
@@ -130,6 +128,8 @@ class Launch:
         self._taken.append(self._free_space)  # after release(): nothing writes there any more
         self._taken.append(lambda: bell.ring(self._slice))
         self._taken.append(self._home.release)
+        from agentres.kernel import registry  # by now loaded: _meanwhile()
+
         if request.behalf is not None and request.behalf.leased:
             # Before the command begins, so that the agent is ended even if the supervisor is killed right after.
             registry.mark_leased(self._home.agent.fd)
@@ -137,6 +137,9 @@ class Launch:
 
     def admit(self) -> None:
         """Reserve room in the budget; the agent starts with as much memory as there is."""
+        from agentres.kernel.actuator import Actuator
+        from agentres.run.admission import Applicant, enter
+
         asked = self._request
         self._actuator = Actuator(self._home.agent)
         who = Applicant(
@@ -234,6 +237,7 @@ class Launch:
 
     def watch(self, child: Child, loop: Loop, on_oom: Callable[[], OomCause | None]) -> Monitor:
         """Return the monitor of the agent, for :class:`~agentres.run.supervision.Supervision`."""
+        from agentres.kernel import registry
         from agentres.policy.settings import Settings
 
         request, behalf, agent = self._request, self._request.behalf, self._home.agent
@@ -307,7 +311,8 @@ class Launch:
     def _meanwhile(self) -> None:
         """Load and import, while systemd makes the scope, what is needed next."""
         self._loaded.load()
-        from agentres.kernel import devices, escapes, kmsg, terminal, trampoline  # noqa: F401 -- see above
+        from agentres.kernel import actuator, devices, escapes, kmsg, registry, terminal, trampoline  # noqa: F401 -- see above
+        from agentres.run import admission  # noqa: F401 -- see above
 
     def _check_early(self) -> None:
         """Raise Interrupted if a signal is pending that would have ended the agent."""
