@@ -15,9 +15,11 @@ import agentres
 DEAR = [
     "asyncio",
     "click",
+    "collections",
     "contextlib",
     "dataclasses",
     "enum",
+    "functools",
     "json",
     "logging",
     "psutil",

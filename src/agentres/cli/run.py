@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 
 from agentres import __version__
 from agentres.cli.stderr import say
@@ -17,7 +16,7 @@ from agentres.run import agent
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from agentres.kernel.terminal import StatusLine
     from agentres.policy.settings import Settings

@@ -7,8 +7,6 @@ supervisor dies.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.model import log
@@ -29,7 +27,7 @@ from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import MAX, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     from agentres.kernel.deadman import Deadman
     from agentres.kernel.network import Network

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-from collections.abc import Callable, Mapping, Sequence
 
 from agentres.kernel import libc, process, registry, signal
 from agentres.kernel.listener import Peer
@@ -18,6 +17,7 @@ from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     import _socket
+    from collections.abc import Callable, Mapping, Sequence
 
 _SO_PEERGROUPS = 59  # asm-generic/socket.h
 _GROUPS_MAX = 65536

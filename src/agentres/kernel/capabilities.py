@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 
 from agentres.kernel import libc
+from agentres.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 UNDOING = (23, 24)
 """CAP_SYS_NICE: real-time scheduling is not under cpu.max.  CAP_SYS_RESOURCE: raises hard rlimits and overrides disk quotas."""

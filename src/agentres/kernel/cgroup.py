@@ -11,14 +11,17 @@ import errno
 import os
 import select
 import time
-from collections.abc import Iterable, Iterator
 
 from agentres.kernel import process
 from agentres.kernel.controllers import Controllers
 from agentres.model import figures, log
 from agentres.model.errors import ControlFileError
 from agentres.model.limits import ControlLine, Refused
+from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Running, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 DELEGATE_XATTR = "user.delegate"
 """Extended attribute: ``1`` on a cgroup means that its subtree is delegated to the processes in it

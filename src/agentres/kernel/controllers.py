@@ -9,9 +9,15 @@ Documentation/admin-guide/cgroup-v2.rst.
 
 from __future__ import annotations
 
-from cgroupspy.interfaces import BaseFileInterface
+import _collections_abc
+import sys
 
 from agentres.model.record import TYPE_CHECKING
+
+# As `collections` itself has it: cgroupspy wants a name of this module alone, and the package around it is a thirtieth of a launch.
+sys.modules.setdefault("collections.abc", _collections_abc)
+
+from cgroupspy.interfaces import BaseFileInterface  # noqa: E402 -- see above
 
 if TYPE_CHECKING:
     from typing import Generic, TypeVar

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
 
 from agentres.kernel import process
 from agentres.model.cpus import CPUS_MAX, format_list, parse_list
 from agentres.model.errors import NotEnforceable, reason
+from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _SYS = "/sys/devices/system/cpu"
 

@@ -15,12 +15,12 @@ import errno
 import os
 import struct
 import time
-from collections.abc import Callable
 
 from agentres.model.errors import SystemdError, reason
 from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 METHOD_CALL, METHOD_RETURN, ERROR, SIGNAL = 1, 2, 3, 4

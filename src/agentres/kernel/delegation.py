@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
 
 from agentres.kernel import systemd
 from agentres.kernel.cgroup import Cgroup
@@ -30,6 +29,7 @@ from agentres.model.limits import Precedence, cpu_max
 from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Literal
 
     from agentres.model.limits import Limits

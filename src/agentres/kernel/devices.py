@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
 
 from agentres.kernel.mounts import Mount, beneath, mount_of, mounts
 from agentres.model.errors import UsageError, reason
-from agentres.model.record import Record
+from agentres.model.record import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 SYS = "/sys"
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable, Iterable
 
 from agentres.kernel import process, signal
 from agentres.model.errors import ControlFileError, reason
-from agentres.model.record import Record
+from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.stats import Escaped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 RUN = "AGENTRES_RUN"
 """The variable in the agent's environment with the id of the run that a process belongs to."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
 
 from agentres.kernel import process
 from agentres.model.figures import flat_keyed
 from agentres.model.oom import KINDS, Footprint, Resident, biggest
+from agentres.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from agentres.model.errors import AgentresError, reason
+from agentres.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STATE = "/run/agentres/pacing.json"
 """The interfaces that have fq from us, with what they had before; gone at the next boot, like fq."""

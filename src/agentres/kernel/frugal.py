@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterable
 
 from agentres.kernel.libc import LIBC
+from agentres.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _M_ARENA_MAX = -8  # mallopt(3)
 _IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE

@@ -15,7 +15,6 @@ import errno
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Network
 from socket import AF_INET
@@ -23,6 +22,10 @@ from typing import Any
 
 from agentres.kernel import libc, process
 from agentres.model.errors import AgentresError
+from agentres.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ADDRESSES = IPv4Network("10.213.0.0/16")
 """Each agent has four of them: its own, the host end's, and the two that a network needs."""

@@ -11,11 +11,13 @@ import os
 import select
 import struct
 import time
-from collections.abc import Callable
 
 from agentres.kernel.loop import Loop, Timer
 from agentres.model import log
-from agentres.model.record import Record
+from agentres.model.record import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LINE_MAX = 1 << 16
 """The most bytes of a line, including its end."""

@@ -9,7 +9,11 @@ from __future__ import annotations
 import select
 import time
 from _heapq import heappop, heappush  # heapq adds only 30 kB of docstrings, which stay
-from collections.abc import Callable
+
+from agentres.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _LONGEST_WAIT = 86_400.0
 

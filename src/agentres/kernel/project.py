@@ -13,7 +13,6 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Callable
 
 from agentres.kernel import libc, mounts
 from agentres.kernel.lock import Lock
@@ -24,6 +23,8 @@ from agentres.model.errors import NotEnforceable, UsageError, reason
 from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agentres.kernel.caller import Caller
 
 RECORDS = "/var/lib/agentres/disk-space"

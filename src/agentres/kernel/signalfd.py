@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
 
 from agentres.kernel import libc, signal
-from agentres.model.record import Record
+from agentres.model.record import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _SI_KERNEL = 0x80
 _SIGINFO_SIZE = 128

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
 
 from agentres.kernel.dbus import Connection
 from agentres.kernel.process import populated
 from agentres.model.errors import NameTaken, SystemdError
 from agentres.model.limits import Precedence
+from agentres.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 SLICE = "agentres.slice"
 _NAME = "org.freedesktop.systemd1"

@@ -11,7 +11,6 @@ import errno
 import os
 import resource
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from agentres.kernel import mounts, signal
 from agentres.kernel.cgroup import Cgroup
@@ -19,6 +18,8 @@ from agentres.model.errors import NotExecutable, NotFound, SetupError, reason
 from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
     from agentres.kernel.caller import Caller
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import UnitError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 CPUS_MAX = 8192
 """The most CPUs that a kernel is built for (CONFIG_NR_CPUS)."""

@@ -12,7 +12,6 @@ Users write a limit as one value, which is fixed, or as a range ``least:most``, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from agentres.model.record import TYPE_CHECKING, Record
@@ -31,6 +30,7 @@ from agentres.model.units import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from agentres.model.units import Max

@@ -6,11 +6,13 @@ Loaded only when memory ran out, which happens to few agents.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 
 from agentres.model.figures import one_of
-from agentres.model.record import Record
+from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.stats import OomKill
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 KINDS = ("anon", "file", "shmem", "kernel", "sock")
 """Keys of memory.stat (cgroup-v2.rst): anonymous memory, page cache, tmpfs and shared memory (part of that), kernel memory, sockets."""

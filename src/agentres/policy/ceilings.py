@@ -6,7 +6,6 @@ key, a ceiling that names the user wins, else one that names a group, else a gen
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from agentres.model.errors import UsageError
@@ -25,6 +24,7 @@ from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from typing import Any
 
 AGENTS = 100

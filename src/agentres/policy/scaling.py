@@ -16,10 +16,10 @@ that caused the raise at ``aim``, so the limit stays above its old value: betwee
 from __future__ import annotations
 
 import math
-from collections import deque
 from types import MappingProxyType
 
 from agentres.model.limits import written
+from agentres.model.native import deque
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import NEVER, format_duration
 from agentres.policy.alerts import show

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
 
 from agentres.kernel import host, registry, tree
 from agentres.kernel.lock import Lock
@@ -18,6 +17,8 @@ from agentres.model.units import MAX, format_duration, format_size
 from agentres.policy.capacity import Admission, Claim, admit, before, free, line, shortage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agentres.kernel.cgroup import Cgroup
     from agentres.model.limits import Limits
     from agentres.policy.capacity import Budget

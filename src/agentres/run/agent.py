@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from agentres.kernel import signal
@@ -13,6 +12,7 @@ from agentres.model.record import TYPE_CHECKING, Record
 from agentres.run.launch import Launch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from agentres.kernel.caller import Caller

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
 
 from agentres.model.errors import NotEnforceable
 from agentres.model.limits import (
@@ -20,6 +19,8 @@ from agentres.model.limits import (
 from agentres.model.record import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
     from agentres.kernel.actuator import Actuator
     from agentres.kernel.delegation import Home
     from agentres.kernel.mounts import Mount

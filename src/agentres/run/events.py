@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
 
 from agentres import __version__
 from agentres.model.errors import shortened
@@ -18,6 +17,7 @@ from agentres.policy.damping import TokenBucket
 from agentres.run import explain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Literal
 
     from agentres.model.action import Action

@@ -5,12 +5,14 @@ Loaded only when memory was full, which is the case for few agents.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from agentres.kernel.systemd import SLICE
 from agentres.model.errors import printable, printable_path
 from agentres.model.oom import Footprint, FullLimit
+from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 TMPFS = "files in tmpfs and shared memory"
 

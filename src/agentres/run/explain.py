@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from agentres.kernel import signal
@@ -13,7 +12,7 @@ from agentres.model.stats import Escaped, OomKill, Running, Usage
 from agentres.model.units import MAX, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from agentres.kernel.project import Added

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from agentres.kernel import footprint
 from agentres.kernel.meter import Meter
 from agentres.model import log
 from agentres.model.oom import Footprint, OomCause
+from agentres.model.record import TYPE_CHECKING
 from agentres.run import exhaustion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _EVERY = 5.0
 """Seconds between two looks while the limit is met again and again: each look reads every process."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
 
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.loop import Loop
 from agentres.kernel.meter import Meter
+from agentres.model.native import partial
 from agentres.model.record import TYPE_CHECKING
 from agentres.run.notifications import Notifications
 from agentres.run.subject import AgentSubject
 from agentres.watch.engine import Engine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Literal
 
 _BURST_LASTS = 1.0

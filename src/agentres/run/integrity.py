@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from agentres.kernel.actuator import Actuator
 from agentres.kernel.drift import Drift
 from agentres.kernel.escapes import Escapes
@@ -13,6 +11,8 @@ from agentres.model.record import TYPE_CHECKING
 from agentres.run.explain import escaped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from agentres.model.stats import Escaped
     from agentres.run.events import Events
 

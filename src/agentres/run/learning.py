@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
 
 from agentres.model import log
 from agentres.model.limits import Range
@@ -15,6 +14,8 @@ from agentres.policy.settings import Settings
 from agentres.watch.recorder import Recorder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from agentres.model.stats import Sample
     from agentres.store import Writer
 

@@ -13,7 +13,6 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
 
 from agentres.kernel import signal
 from agentres.kernel.loop import Loop
@@ -24,6 +23,7 @@ from agentres.policy.alerts import Severity
 from agentres.policy.settings import Handler, Settings, to_plain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from agentres.kernel.caller import Caller

@@ -8,8 +8,6 @@ it: a thread writes the history, another process runs the handlers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
 
 from agentres.kernel import frugal
 from agentres.kernel.loop import Loop
@@ -17,6 +15,7 @@ from agentres.kernel.meter import Meter
 from agentres.kernel.writeback import HostWrites, Writeback
 from agentres.model.action import Action
 from agentres.model.limits import EVERY_DISK
+from agentres.model.native import partial
 from agentres.model.paths import state_directory
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Sample
@@ -34,6 +33,7 @@ from agentres.run.watched import Watched
 from agentres.watch.engine import Engine, Subject
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from agentres.model.oom import OomCause

@@ -7,7 +7,6 @@ need from it; the :class:`~agentres.kernel.actuator.Actuator` writes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from agentres.kernel import registry
 from agentres.kernel.actuator import CONTENTION, PACING, Actuator
@@ -25,6 +24,7 @@ from agentres.run.contender import Contender
 from agentres.run.sharing import Sharing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from agentres.model.stats import Reading, Sample

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from agentres.kernel.actuator import Actuator
 from agentres.kernel.loop import Loop
 from agentres.model.action import Action
@@ -15,6 +13,8 @@ from agentres.run.subject import AgentSubject
 from agentres.watch.engine import Engine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agentres.policy.prediction import Prediction
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from agentres.kernel import tree
 from agentres.model.figures import flat_keyed
 from agentres.model.oom import OomCause, limits_met
 from agentres.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from agentres.kernel.kmsg import KernelLog
     from agentres.model.stats import OomKill
 

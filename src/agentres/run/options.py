@@ -10,7 +10,6 @@ a malformed line.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from agentres.model.errors import UsageError
@@ -33,6 +32,7 @@ from agentres.model.units import MAX, UnitError, parse_choice, parse_duration, p
 from agentres.run.agent import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from agentres.policy.settings import Settings

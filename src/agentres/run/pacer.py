@@ -7,7 +7,6 @@ controller it bills nothing, and reads are paced as well.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 
 from agentres.kernel.actuator import PACING, Actuator
 from agentres.kernel.loop import Loop
@@ -19,6 +18,8 @@ from agentres.model.units import format_duration, format_rate, format_size
 from agentres.policy.writeback import IN_DEBT, LATEST, LeakyBucket
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from agentres.kernel.loop import Timer
     from agentres.kernel.meter import Meter
     from agentres.kernel.writeback import HostWrites

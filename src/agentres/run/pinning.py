@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection
-from functools import partial
 
 from agentres.kernel import cpus, delegation, registry
 from agentres.kernel.lock import Lock
 from agentres.model.cpus import format_list, parse_list
 from agentres.model.errors import UsageError, reason
 from agentres.model.limits import CPUSET
+from agentres.model.native import partial
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import MAX
 from agentres.policy.cpus import choose, refusal
 from agentres.run.admission import LOCK_PATIENCE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from agentres.kernel.actuator import Actuator
     from agentres.kernel.cgroup import Cgroup
     from agentres.model.limits import Limits, Refused

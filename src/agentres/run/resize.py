@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 from agentres.kernel import devices, host, registry, tree
 from agentres.kernel.actuator import Actuator
 from agentres.model import log
 from agentres.model.errors import AgentresError, NoRoom, UsageError, reason
 from agentres.model.limits import DISKS, EVERY_DISK, LimitError, Limits, Range, read_limits
+from agentres.model.native import partial
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import MAX
 from agentres.policy.capacity import shortage
@@ -18,6 +17,8 @@ from agentres.policy.elastic import Terms
 from agentres.run.sharing import take
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from agentres.kernel.registry import ClaimMark
 
     Texts = Mapping[str, str | Sequence[str]]

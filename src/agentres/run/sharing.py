@@ -7,7 +7,6 @@ Supervisors decide raises and contention under the slice's lock, from what the c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from agentres.kernel import host, registry, tree
 from agentres.kernel.bell import Bell
@@ -22,6 +21,8 @@ from agentres.policy import contention
 from agentres.policy.capacity import Budget, Claim, grant, shortage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agentres.policy.contention import Step
 
 CONTEND_AGAIN = 0.25

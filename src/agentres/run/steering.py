@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from functools import partial
 
 from agentres.kernel import process
 from agentres.kernel.actuator import COMMAND, PACING
@@ -23,6 +21,7 @@ from agentres.model.errors import (
     UsageError,
     reason,
 )
+from agentres.model.native import partial
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import NEVER, format_duration
 from agentres.policy.alerts import message
@@ -30,6 +29,7 @@ from agentres.run.monitor import Monitor
 from agentres.run.resize import Resize
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from agentres.kernel.loop import Timer

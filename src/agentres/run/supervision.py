@@ -6,7 +6,6 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import agentres
@@ -22,7 +21,7 @@ from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.stats import Escaped, OomKill
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from agentres.kernel.loop import Timer
     from agentres.kernel.signalfd import Signals

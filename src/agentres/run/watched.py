@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from agentres.kernel.actuator import Actuator
@@ -13,6 +12,8 @@ from agentres.policy.elastic import Terms
 from agentres.watch.recorder import new_run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from agentres.kernel.caller import Caller
     from agentres.kernel.escapes import Escapes
     from agentres.model.limits import Limits

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 
 from agentres.kernel.loop import Loop, Timer
 from agentres.model.errors import printable, shortened
@@ -22,6 +21,7 @@ from agentres.policy.resources import OWN, RATE, RESOURCES
 from agentres.policy.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Protocol
 
     from agentres.model.schemas import AlertEvent

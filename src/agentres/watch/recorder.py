@@ -13,9 +13,9 @@ from __future__ import annotations
 import _thread
 import os
 import time
-from collections import deque
 
 from agentres.kernel.process import boot_id, start_ticks
+from agentres.model.native import deque
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import NEVER, counted
 from agentres.store import Run, StoreError
