@@ -220,6 +220,8 @@ def _when_needed(options: RunOptions, configured: Settings | None) -> Settings:
 
 def small(settings: Settings) -> Settings:
     """Reduce this process's memory to what it needs while it stays beside the agent; return ``settings``."""
+    import functools  # noqa: F401 -- SQLite loads it; its docstrings go with the others'
+
     from agentres.kernel import frugal
 
     # The agent keeps its huge pages: it has been forked already.
