@@ -263,7 +263,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "run_history": lambda: _json(history_schemas.RunHistory),
     "sample": lambda: _json(history_schemas.SampleTold),
     "raw": lambda: _record(stats.Sample, "what"),
-    "action": lambda: _json(history_schemas.ActionKept, history_schemas.ActionTold),
+    "action": lambda: _json(history_schemas.ActionTold),
     "alert": lambda: _json(history_schemas.AlertOf, history_schemas.AlertKept),
     "alert_step": lambda: _json(history_schemas.AlertStep),
     "alert_change": lambda: _json(history_schemas.AlertOf, history_schemas.AlertChange),

@@ -10,11 +10,11 @@ from agentres.cli import show
 from agentres.cli.parameters import Argument, Misuse, Option
 from agentres.model import clock
 from agentres.model.errors import printable
-from agentres.model.limits import WRITTEN
+from agentres.model.limits import unit_of
 from agentres.model.stats import Sample
 from agentres.policy.alerts import show as quantity
 from agentres.readers.curves import CURVES, Curve, Curves, curves
-from agentres.store import ActionRow, AlertRow, Run, Store, StoreError
+from agentres.store import AlertRow, Run, Store, StoreError
 
 SCHEMA = 1
 """The version of the JSON; it rises when a key is removed or changes its meaning."""
@@ -322,7 +322,7 @@ def _actions(
     if earliest is not None:
         found = [row for row in found if row.time >= earliest]
     if as_json:
-        show.print_json({"schema": SCHEMA, "actions": [_action_json(row) for row in found]})
+        show.print_json({"schema": SCHEMA, "actions": [row.as_json() for row in found]})
         return
     if not found:
         print("no actions" + ("" if earliest is None else " in that time"))
@@ -337,7 +337,7 @@ def _actions(
         right=("from", "to", "took"), whole=("time", "run", "what"), gap=1,
     )  # fmt: skip
     for row in found:
-        unit = _unit(row)
+        unit = unit_of(row.resource) or "count"
         ends = [show.ABSENT if v is None else quantity(v, unit) for v in (row.before, row.after)]
         took = show.ABSENT if row.took is None else f"{row.took * 1000:.1f} ms"
         values = f" ({row.values})" if row.values else ""
@@ -354,15 +354,3 @@ def _actions(
 
 
 _KINDS = {"throttle": "yellow", "refuse": "yellow", "release": "red", "freeze": "red"}
-
-
-def _unit(row: ActionRow) -> str:
-    """Return the unit of a limit by its key, which may be that of one device: ``io_read=/dev/vda``."""
-    limit = row.resource.partition("=")[0]
-    return WRITTEN[limit].unit if limit in WRITTEN else "count"
-
-
-def _action_json(row: ActionRow) -> dict[str, Any]:
-    fields = row.as_dict()
-    del fields["seq"]
-    return {**fields, "unit": _unit(row)}

@@ -80,8 +80,8 @@ class RunHistory(TypedDict):
     alerts: Sequence[str]
 
 
-class ActionKept(TypedDict):
-    """An action, as the history keeps it."""
+class ActionTold(TypedDict):
+    """An action."""
 
     #: The run, and the agent, that the limit belongs to.
     run: str
@@ -103,13 +103,8 @@ class ActionKept(TypedDict):
     took: float | None
     #: For people: the figures behind the decision.
     values: str
-
-
-class ActionTold(ActionKept):
-    """An action."""
-
-    #: Of `before` and `after`: `bytes`, `cores`, `bytes/s`; `count` for all others.
-    unit: str
+    #: Of `before` and `after`: `bytes`, `cores`, `bytes/s`, `count`; null: it was about the whole agent.
+    unit: str | None
 
 
 class ActionList(TypedDict):
@@ -338,8 +333,8 @@ class RunReported(TypedDict):
     findings: Sequence[str]
     #: As in [history](history.md#alerts-as-json). What memory held at a kill, and whose limit it was, is in the alert's `message`.
     alerts: Sequence[AlertKept]
-    #: As in [history](history.md#actions-as-json), without `unit`.
-    actions: Sequence[ActionKept]
+    #: As in [history](history.md#actions-as-json).
+    actions: Sequence[ActionTold]
 
 
 class AgentReported(TypedDict):

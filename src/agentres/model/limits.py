@@ -448,6 +448,12 @@ def written(key: str) -> Written:
     return WRITTEN[key.partition("=")[0]]
 
 
+def unit_of(resource: str) -> str | None:
+    """Return the unit of what an action was about, by its name there; None if that has no figures: the agent."""
+    key = resource.partition("=")[0]
+    return WRITTEN[key].unit if key in WRITTEN else None
+
+
 def read_limits(texts: Mapping[str, str | Sequence[str]], host: Host, standard: Limits) -> Limits:
     """Return the limits in ``texts``, with ``standard`` for the rest; LimitError."""
     found = standard.as_dict()

@@ -74,10 +74,7 @@ def _run(one: RunReport) -> dict[str, Any]:
             }
             for row in one.alerts
         ],
-        "actions": [
-            {key: getattr(row, key) for key in type(row).__match_args__ if key != "seq"}
-            for row in one.actions
-        ],
+        "actions": [row.as_json() for row in one.actions],
     }
 
 

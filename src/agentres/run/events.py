@@ -11,7 +11,7 @@ import time
 
 from agentres import __version__
 from agentres.model.errors import shortened
-from agentres.model.limits import WRITTEN
+from agentres.model.limits import unit_of
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy.damping import TokenBucket
 from agentres.run import explain
@@ -79,10 +79,9 @@ class Events:
 
     def acted(self, action: Action) -> None:
         """Report an action, such as a raise of a limit or a freeze."""
-        key = action.resource.partition("=")[0]
         moved: Moved = {
             "resource": action.resource,
-            "unit": WRITTEN[key].unit if key in WRITTEN else None,
+            "unit": unit_of(action.resource),
             "before": action.before,
             "after": action.after,
             "rule": action.rule,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from agentres.model import clock
+from agentres.model.limits import unit_of
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
@@ -101,6 +102,12 @@ class ActionRow(Record):
     why: str
     took: float | None
     values: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as programs get it (:class:`agentres.model.history_schemas.ActionTold`)."""
+        fields = self.as_dict()
+        del fields["seq"]
+        return {**fields, "unit": unit_of(self.resource)}
 
 
 class Store(Writer):
