@@ -14,10 +14,16 @@ import sys
 
 from agentres.model.record import TYPE_CHECKING
 
-# As `collections` itself has it: cgroupspy wants a name of this module alone, and the package around it is a thirtieth of a launch.
-sys.modules.setdefault("collections.abc", _collections_abc)
+# cgroupspy wants one name of collections.abc, and the package around that is a thirtieth of a launch.  It is lent the
+# module that has the name, for so long: up to Python 3.12 a later `import collections.abc` must find its own.
+_lent = "collections.abc" not in sys.modules
+if _lent:
+    sys.modules["collections.abc"] = _collections_abc
 
 from cgroupspy.interfaces import BaseFileInterface  # noqa: E402 -- see above
+
+if _lent:
+    del sys.modules["collections.abc"]
 
 if TYPE_CHECKING:
     from typing import Generic, TypeVar
