@@ -233,13 +233,18 @@ class Messenger:
         self._socket = None
 
     def _fork(self, theirs: _socket.socket, ours: _socket.socket) -> int:
+        # Loaded before the fork: what another thread is just loading would stay locked in the child for good.
+        from agentres.companion import main as companion
+
+        try:
+            from agentres.store import Store  # noqa: F401
+        except ImportError as error:  # there are Pythons without SQLite
+            log.debug(__name__, "no history for the companion: %s", error)
         pid = os.fork()
         if pid == 0:
             try:
                 ours.close()
                 os.setsid()
-                from agentres.companion import main as companion
-
                 companion.main(theirs.fileno(), self._callables)
             finally:
                 os._exit(0)
