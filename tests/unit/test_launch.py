@@ -15,7 +15,7 @@ import pytest
 from fake_agent import Fake, Guard
 from fake_slice import FakeSlice, keep_attributes
 
-from agentres.kernel import delegation, kmsg, registry
+from agentres.kernel import actuator, delegation, kmsg, registry
 from agentres.kernel.actuator import Actuator
 from agentres.model.errors import (
     AgentresError,
@@ -26,8 +26,8 @@ from agentres.model.errors import (
     NotFound,
 )
 from agentres.model.limits import ControlLine, Limits, Refused
+from agentres.run import admission, supervision
 from agentres.run import launch as module
-from agentres.run import supervision
 from agentres.run.agent import Behalf, Request, run
 from agentres.run.enforcement import Enforced
 from agentres.run.launch import PASSED_ON, Launch
@@ -70,8 +70,8 @@ class Place:
         self.missing: list[Refused] = []
         self.on: dict[str, Callable[[], object]] = {}
         monkeypatch.setattr(delegation, "find", self.find)
-        monkeypatch.setattr(module, "Actuator", partial(Actuator, guarded=Guard))
-        monkeypatch.setattr(module, "enter", self.enter)
+        monkeypatch.setattr(actuator, "Actuator", partial(Actuator, guarded=Guard))
+        monkeypatch.setattr(admission, "enter", self.enter)
         monkeypatch.setattr(module, "enforce", self.enforce)
         monkeypatch.setattr(kmsg, "KernelLog", Silent)
         # On a busy machine a command may live long enough to be watched, for which nothing here is made.
@@ -101,9 +101,9 @@ class Place:
 
     def enforce(self, *given: Any) -> Enforced:
         self.step("enforce")
-        actuator: Actuator = given[-1]
-        close = actuator.close
-        actuator.close = lambda: (close(), self.step("let go"))  # type: ignore[method-assign,assignment,func-returns-value]
+        writer: Actuator = given[-1]
+        close = writer.close
+        writer.close = lambda: (close(), self.step("let go"))  # type: ignore[method-assign,assignment,func-returns-value]
         return Enforced([], self.missing, lambda settings: None)  # type: ignore[arg-type,return-value]
 
     def hold(self, *given: Any) -> None:
