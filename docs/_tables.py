@@ -207,7 +207,7 @@ def _events() -> Rows:
 def _moves() -> Rows:
     yield ("key", "type", "what")
     yield ("`event`", "string", f"One of {quoted(schemas.MOVES)}")
-    yield from _typed(schemas.Moved)
+    yield from _typed(schemas.LimitMove)
 
 
 def _record(of: type[Record], what: str) -> Rows:
@@ -253,39 +253,39 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "agent": lambda: _section_table((AgentSection, "")),
     "metrics": _metrics,
     "summary": lambda: _json(schemas.Summary),
-    "summary_limits": lambda: _json(schemas.LimitsTold),
+    "summary_limits": lambda: _json(schemas.LimitsJson),
     "usage": lambda: _record(stats.Usage, "from, and what"),
     "event": lambda: _json(schemas.Event),
     "events": _events,
     "moves": _moves,
     "alert_event": lambda: _json(schemas.AlertEvent),
-    "runs": lambda: _json(history_schemas.RunTold, history_schemas.RunListed),
+    "runs": lambda: _json(history_schemas.RunJson, history_schemas.RunEntry),
     "run_history": lambda: _json(history_schemas.RunHistory),
-    "sample": lambda: _json(history_schemas.SampleTold),
+    "sample": lambda: _json(history_schemas.SampleJson),
     "raw": lambda: _record(stats.Sample, "what"),
-    "action": lambda: _json(history_schemas.ActionTold),
-    "alert": lambda: _json(history_schemas.AlertOf, history_schemas.AlertKept),
+    "action": lambda: _json(history_schemas.ActionJson),
+    "alert": lambda: _json(history_schemas.AlertFigures, history_schemas.AlertEntry),
     "alert_step": lambda: _json(history_schemas.AlertStep),
-    "alert_change": lambda: _json(history_schemas.AlertOf, history_schemas.AlertChange),
+    "alert_change": lambda: _json(history_schemas.AlertFigures, history_schemas.AlertChange),
     "alert_statistics": lambda: _json(
         history_schemas.AlertStatistics, within=("time_to_acknowledge",)
     ),
     "report": lambda: _json(history_schemas.Report),
-    "agent_report": lambda: _json(history_schemas.AgentReported),
-    "run_report": lambda: _json(history_schemas.RunReported),
-    "use": lambda: _json(history_schemas.UseReported),
-    "kill": lambda: _json(history_schemas.KillReported),
+    "agent_report": lambda: _json(history_schemas.AgentReportJson),
+    "run_report": lambda: _json(history_schemas.RunReportJson),
+    "use": lambda: _json(history_schemas.UseReportJson),
+    "kill": lambda: _json(history_schemas.KillReportJson),
     "capacity": lambda: _json(live_schemas.Capacity, within=("host", "budget")),
-    "claim": lambda: _json(live_schemas.ClaimTold),
-    "prediction": lambda: _json(history_schemas.PredictionTold, within=("settings",)),
-    "forecast": lambda: _json(history_schemas.ForecastTold),
-    "profile": lambda: _json(history_schemas.ProfileTold),
-    "profiles": lambda: _json(history_schemas.ProfileListed),
+    "claim": lambda: _json(live_schemas.ClaimJson),
+    "prediction": lambda: _json(history_schemas.PredictionJson, within=("settings",)),
+    "forecast": lambda: _json(history_schemas.ForecastJson),
+    "profile": lambda: _json(history_schemas.ProfileJson),
+    "profiles": lambda: _json(history_schemas.ProfileEntry),
     "question": lambda: _json(history_schemas.Question),
-    "shown": lambda: _json(live_schemas.AgentShown, within=("used",)),
+    "shown": lambda: _json(live_schemas.AgentJson, within=("used",)),
     "shown_limit": lambda: _json(live_schemas.LimitShown),
-    "shown_alert": lambda: _json(live_schemas.AlertShown),
-    "listed": lambda: _json(live_schemas.AgentListed),
+    "shown_alert": lambda: _json(live_schemas.OpenAlert),
+    "listed": lambda: _json(live_schemas.AgentEntry),
     "statuses": _statuses,
     "failures": _failures,
 }

@@ -169,7 +169,7 @@ def test_an_alert_is_acknowledged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "acked" in ok("list")
     monkeypatch.setenv("SUDO_USER", "someone")
     told = json.loads(ok("ack", "5c", "--why", "x", "--json"))
-    check(told, history_schemas.AlertAcknowledged)
+    check(told, history_schemas.Acknowledgement)
     check(json.loads(ok("show", "5c", "--json")), history_schemas.AlertDetail)
     assert told["alert"]["acknowledged_by"].startswith("someone as ")
     assert told["alert"]["acknowledged_why"] == "x"

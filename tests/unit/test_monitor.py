@@ -23,7 +23,7 @@ from agentres.kernel.listener import Peer
 from agentres.kernel.loop import Timer
 from agentres.model import control
 from agentres.model.limits import ControlLine, Limits, Range
-from agentres.model.live_schemas import AgentShown
+from agentres.model.live_schemas import AgentJson
 from agentres.model.oom import OomCause
 from agentres.policy.alerts import Rule, Severity
 from agentres.policy.elastic import Terms
@@ -401,7 +401,7 @@ def test_what_show_tells_of_it_is_as_the_reference_says(watching: Watching) -> N
     def shown() -> dict[str, Any]:
         steering.take(asks, control.command("show").rstrip(b"\n"))  # type: ignore[arg-type]
         answer = {"schema": 1, **json.loads(told.pop())["agent"]}
-        check(answer, AgentShown)
+        check(answer, AgentJson)
         return answer
 
     first = shown()

@@ -12,7 +12,7 @@ from command_line import agentres
 from json_types import check
 
 from agentres.cli import predict as module
-from agentres.model.history_schemas import PredictionTold, ProfileList
+from agentres.model.history_schemas import PredictionJson, ProfileList
 from agentres.model.limits import Host
 from agentres.policy.observer import Observed
 from agentres.store import Run, Store
@@ -154,7 +154,7 @@ def test_the_configurations_ranges_bound_it(tmp_path: Path) -> None:
 
 def test_as_json(filled: float) -> None:
     told = json.loads(ok("fixer", "--json"))
-    check(told, PredictionTold)
+    check(told, PredictionJson)
     assert set(told["limits"]) == {"memory", "cpu"}
     memory = told["limits"]["memory"]
     assert (memory["first"], memory["least"]) == (423 * MIB, 32 * MIB)
@@ -179,7 +179,7 @@ def test_a_command_and_a_name_that_was_made_up_for_one() -> None:
         assert json.loads(ok(*line, "--json"))["key"] == "command:python agent.py"
     assert "command python agent.py: 1 run, " in ok("python-a1b2c3")
     named = json.loads(ok("new", "--command", "python agent.py", "--json"))
-    check(named, PredictionTold)
+    check(named, PredictionJson)
     assert named["key"] == "command:python agent.py"
 
 
@@ -207,7 +207,7 @@ def test_nothing_is_known_yet(state: Path) -> None:
 def test_where_no_limit_moves_nothing_is_predicted(tmp_path: Path) -> None:
     configure(tmp_path, "[limits]\nmemory = '1G'\ncpu = '2'\npids = '100'\n")
     told = json.loads(ok("fixer", "--json"))
-    check(told, PredictionTold)
+    check(told, PredictionJson)
     assert (told["limits"], told["weight"]) == ({}, None)
 
 

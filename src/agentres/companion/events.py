@@ -21,7 +21,7 @@ from agentres.model.units import counted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from agentres.model.schemas import End, Lost
+    from agentres.model.schemas import End, Loss
 
     Event = Mapping[str, Any]
 
@@ -88,7 +88,7 @@ class EventWriter:
             missing = event["number"] - self._written - 1
             text = self._line(event)
             if missing:
-                lost: Lost = {"count": missing}
+                lost: Loss = {"count": missing}
                 head = {**self._head, "number": event["number"] - 1, "event": "lost"}
                 text = self._line({**head, "time": time.time(), **lost}) + text
             if not self._write(text):

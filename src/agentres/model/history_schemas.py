@@ -11,7 +11,7 @@ from typing import Literal, TypedDict
 # agentres history.
 
 
-class RunTold(TypedDict):
+class RunJson(TypedDict):
     """A run."""
 
     #: The run.
@@ -34,7 +34,7 @@ class RunTold(TypedDict):
     exit_code: int | None
 
 
-class RunListed(RunTold):
+class RunEntry(RunJson):
     """A run in the list of all."""
 
     #: The highest `memory_peak` in its samples, in bytes; null if none has one.
@@ -47,10 +47,10 @@ class RunList(TypedDict):
     """``agentres history --json``."""
 
     schema: int
-    runs: Sequence[RunListed]
+    runs: Sequence[RunEntry]
 
 
-class SampleTold(TypedDict):
+class SampleJson(TypedDict):
     """A sample."""
 
     #: When it was taken.
@@ -69,18 +69,18 @@ class RunHistory(TypedDict):
     #: 1.
     schema: int
     #: The run: the keys above, without `memory_peak` and `samples`.
-    run: RunTold
+    run: RunJson
     #: The ids of the other runs of that name, the newest first.
     other_runs: Sequence[str]
     #: Curve → `cores`, `bytes`, `bytes/s`, `packets/s`, `count` or `fraction` (share of the time stalled; for `space`, of the file system).
     units: Mapping[str, Literal["cores", "bytes", "bytes/s", "packets/s", "count", "fraction"]]
     #: The samples, the oldest first.
-    samples: Sequence[SampleTold]
+    samples: Sequence[SampleJson]
     #: The ids of the alerts of this run.
     alerts: Sequence[str]
 
 
-class ActionTold(TypedDict):
+class ActionJson(TypedDict):
     """An action."""
 
     #: The run, and the agent, that the limit belongs to.
@@ -111,7 +111,7 @@ class ActionList(TypedDict):
     """``agentres history NAME --actions --json``."""
 
     schema: int
-    actions: Sequence[ActionTold]
+    actions: Sequence[ActionJson]
 
 
 # agentres alerts.
@@ -120,7 +120,7 @@ class ActionList(TypedDict):
 Severity = Literal["INFO", "WARNING", "CRITICAL", "EMERGENCY"]
 
 
-class AlertOf(TypedDict):
+class AlertFigures(TypedDict):
     """What both an alert and a change of it say."""
 
     #: The alert.
@@ -154,7 +154,7 @@ class AlertOf(TypedDict):
     repeats: int
 
 
-class AlertKept(AlertOf):
+class AlertEntry(AlertFigures):
     """An alert, as the history keeps it."""
 
     #: The highest severity that it reached, and its last one: `INFO`, `WARNING`, `CRITICAL`, `EMERGENCY`.
@@ -178,7 +178,7 @@ class AlertList(TypedDict):
     """``agentres alerts list --json``."""
 
     schema: int
-    alerts: Sequence[AlertKept]
+    alerts: Sequence[AlertEntry]
 
 
 class AlertStep(TypedDict):
@@ -200,18 +200,18 @@ class AlertDetail(TypedDict):
     """``agentres alerts show ID --json``."""
 
     schema: int
-    alert: AlertKept
+    alert: AlertEntry
     timeline: Sequence[AlertStep]
 
 
-class AlertAcknowledged(TypedDict):
+class Acknowledgement(TypedDict):
     """``agentres alerts ack ID --json``."""
 
     schema: int
-    alert: AlertKept
+    alert: AlertEntry
 
 
-class AlertChange(AlertOf):
+class AlertChange(AlertFigures):
     """A line of ``agentres alerts list --follow --json``."""
 
     #: Of the event itself: 1.
@@ -252,7 +252,7 @@ class AlertStatistics(TypedDict):
 # agentres report.
 
 
-class Recommended(TypedDict):
+class Recommendation(TypedDict):
     """An option for the next run."""
 
     #: The limit.
@@ -264,7 +264,7 @@ class Recommended(TypedDict):
     reason: str
 
 
-class UseReported(TypedDict):
+class UseReportJson(TypedDict):
     """What a run used of a resource."""
 
     #: `bytes`, `cores`, `bytes/s` or `count`.
@@ -285,7 +285,7 @@ class UseReported(TypedDict):
     waste: float | None
 
 
-class KillReported(TypedDict):
+class KillReportJson(TypedDict):
     """Processes that were killed for memory."""
 
     #: When it was seen, at the latest.
@@ -299,7 +299,7 @@ class KillReported(TypedDict):
     why: str
 
 
-class RunReported(TypedDict):
+class RunReportJson(TypedDict):
     """A run in a report."""
 
     #: The run, and the agent's name.
@@ -326,28 +326,28 @@ class RunReported(TypedDict):
     #: Refused forks; null: not known.
     refused: int | None
     #: Resource → what it used: [below](#a-resource-and-a-kill). Resources of which nothing is known are left out.
-    use: Mapping[str, UseReported]
+    use: Mapping[str, UseReportJson]
     #: The kills, the oldest first: [below](#a-resource-and-a-kill).
-    kills: Sequence[KillReported]
+    kills: Sequence[KillReportJson]
     #: Words, the gravest first.
     findings: Sequence[str]
     #: As in [history](history.md#alerts-as-json). What memory held at a kill, and whose limit it was, is in the alert's `message`.
-    alerts: Sequence[AlertKept]
+    alerts: Sequence[AlertEntry]
     #: As in [history](history.md#actions-as-json).
-    actions: Sequence[ActionTold]
+    actions: Sequence[ActionJson]
 
 
-class AgentReported(TypedDict):
+class AgentReportJson(TypedDict):
     """An agent in a report."""
 
     #: Its name.
     name: str
     #: Each with `resource`, `option` (of `agentres run`), `value` and `reason`.
-    recommended: Sequence[Recommended]
+    recommended: Sequence[Recommendation]
     #: Why nothing is recommended, or null.
     not_recommended: str | None
     #: Its runs, the newest first.
-    runs: Sequence[RunReported]
+    runs: Sequence[RunReportJson]
 
 
 class Report(TypedDict):
@@ -362,7 +362,7 @@ class Report(TypedDict):
     #: The host's name.
     host: str
     #: The agents.
-    agents: Sequence[AgentReported]
+    agents: Sequence[AgentReportJson]
 
 
 # agentres predict, and what a predictor is asked.
@@ -371,7 +371,7 @@ Predicted = Literal["memory", "cpu", "pids"]
 Buckets = Sequence[tuple[float, float, float]]
 
 
-class PredictionUsed(TypedDict):
+class PredictionUse(TypedDict):
     """``[prediction]`` of the configuration."""
 
     #: Seconds after which a run counts half.
@@ -381,7 +381,7 @@ class PredictionUsed(TypedDict):
     margin: float
 
 
-class ForecastTold(TypedDict):
+class ForecastJson(TypedDict):
     """What is predicted of a limit."""
 
     #: What the run starts with.
@@ -399,7 +399,7 @@ class ForecastTold(TypedDict):
     why: str
 
 
-class ProfileTold(TypedDict):
+class ProfileJson(TypedDict):
     """What is known of earlier runs."""
 
     #: How many runs.
@@ -416,7 +416,7 @@ class ProfileTold(TypedDict):
     held: Mapping[Predicted, Buckets]
 
 
-class PredictionTold(TypedDict):
+class PredictionJson(TypedDict):
     """``agentres predict NAME --json``."""
 
     #: 1.
@@ -428,18 +428,18 @@ class PredictionTold(TypedDict):
     #: What makes them; null: the method above.
     predictor: str | None
     #: The settings of the method, from the [configuration](configuration.md#scaling-budget-prediction).
-    settings: PredictionUsed
+    settings: PredictionUse
     #: How many runs of now everything known counts as; null: nothing is predicted.
     weight: float | None
     #: Limit → what is predicted of it. Limits that do not move are left out.
-    limits: Mapping[Predicted, ForecastTold]
+    limits: Mapping[Predicted, ForecastJson]
     #: Limit → `bytes`, `cores` or `count`.
     units: Mapping[Predicted, Literal["bytes", "cores", "count"]]
     #: What is known of earlier runs.
-    history: ProfileTold
+    history: ProfileJson
 
 
-class ProfileListed(TypedDict):
+class ProfileEntry(TypedDict):
     """Of whom something is known."""
 
     #: Whose runs: `name:NAME` or `command:COMMAND ARGUMENT`.
@@ -454,7 +454,7 @@ class ProfileList(TypedDict):
     """``agentres predict --json``."""
 
     schema: int
-    profiles: Sequence[ProfileListed]
+    profiles: Sequence[ProfileEntry]
 
 
 class Question(TypedDict):
@@ -471,6 +471,6 @@ class Question(TypedDict):
     #: Limit → `[least, most]` of those that can be predicted: `memory` (bytes), `cpu` (cores), `pids`.
     ranges: Mapping[Predicted, tuple[float, float]]
     #: What earlier runs used, or null (`None`).
-    history: ProfileTold | None
+    history: ProfileJson | None
     #: Limit → what the run starts with otherwise, as far as anything is known.
     builtin: Mapping[Predicted, float]

@@ -13,7 +13,7 @@ from agentres.model.history_schemas import Severity
 # agentres capacity.
 
 
-class HostTold(TypedDict):
+class HostJson(TypedDict):
     """The host that agents share."""
 
     #: Bytes.
@@ -22,7 +22,7 @@ class HostTold(TypedDict):
     cpus: int
 
 
-class BudgetTold(TypedDict):
+class BudgetJson(TypedDict):
     """What agents may have together."""
 
     #: The share of the host.
@@ -37,7 +37,7 @@ class BudgetTold(TypedDict):
     cpu_held_by: str | None
 
 
-class ClaimTold(TypedDict):
+class ClaimJson(TypedDict):
     """An agent, and what it has of the budget."""
 
     #: Which agent it is, and its cgroup.
@@ -77,9 +77,9 @@ class Capacity(TypedDict):
     #: The cgroup that contains all of these agents.
     slice: str
     #: The host.
-    host: HostTold
+    host: HostJson
     #: What agents may have together.
-    budget: BudgetTold
+    budget: BudgetJson
     #: The sum of the agents' limits; of one without a limit, what it uses.
     allocated: int
     #: The sum of what they use, without page cache that can be dropped.
@@ -89,7 +89,7 @@ class Capacity(TypedDict):
     #: `budget.memory` minus `allocated` and `beside`; negative if the budget has shrunk.
     free: int
     #: The agents, the oldest first.
-    agents: Sequence[ClaimTold]
+    agents: Sequence[ClaimJson]
     #: The cgroups of agents outside this budget: other users', or agents inside of agents.
     elsewhere: Sequence[str]
 
@@ -110,14 +110,14 @@ LimitShown = TypedDict(
 """A limit of an agent that runs; no class could have the last key."""
 
 
-class LineShown(TypedDict):
+class LimitLine(TypedDict):
     """A control file, and what was written there."""
 
     file: str
     text: str
 
 
-class UsedNow(TypedDict):
+class CurrentUse(TypedDict):
     """Figures of a sample."""
 
     #: Bytes: with page cache, without the inactive page cache, and the most since its start.
@@ -148,7 +148,7 @@ class UsedNow(TypedDict):
     net_out_limit: int | None
 
 
-class AlertShown(TypedDict):
+class OpenAlert(TypedDict):
     """An alert that is open."""
 
     #: Its id, as `agentres alerts` takes it.
@@ -163,7 +163,7 @@ class AlertShown(TypedDict):
     message: str
 
 
-class AgentShown(TypedDict):
+class AgentJson(TypedDict):
     """``agentres show --json``."""
 
     #: 1; it rises when a key changes its meaning or goes.
@@ -190,18 +190,18 @@ class AgentShown(TypedDict):
     #: By key, those that can be held here: [below](#a-limit-and-an-alert).
     limits: Mapping[str, LimitShown]
     #: `file` and `text` of each line of a control file, as it was written last.
-    enforced: Sequence[LineShown]
+    enforced: Sequence[LimitLine]
     #: Figures of a [sample](history.md#a-sample-as-it-was-taken); null: not counted here.
-    used: UsedNow
+    used: CurrentUse
     #: In words, what is not as it was set, or empty.
     drift: str
     #: In words, its processes outside its cgroup, or empty.
     escaped: str
     #: The open ones: [below](#a-limit-and-an-alert).
-    alerts: Sequence[AlertShown]
+    alerts: Sequence[OpenAlert]
 
 
-class AgentListed(TypedDict):
+class AgentEntry(TypedDict):
     """An agent that runs."""
 
     #: Its name.
@@ -236,4 +236,4 @@ class AgentList(TypedDict):
     """``agentres ps --json``."""
 
     schema: int
-    agents: Sequence[AgentListed]
+    agents: Sequence[AgentEntry]

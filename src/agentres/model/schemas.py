@@ -12,7 +12,7 @@ Max = Literal["max"]
 Rates = Mapping[str, int | Max]
 
 
-class LimitsTold(TypedDict):
+class LimitsJson(TypedDict):
     """``limits``: those that the run started with."""
 
     #: Cores.
@@ -75,7 +75,7 @@ class Summary(TypedDict):
     #: Control file → what was wrong with its text.
     unreadable: Mapping[str, str]
     #: [Below](#limits).
-    limits: LimitsTold
+    limits: LimitsJson
     #: `memory.max` at the end, in bytes; `"max"`: no limit; null: there is no such file.
     memory_max: float | str | None
     #: The disk rates that pauses held: `io_write`, and without an io controller `io_read` too ([limits](limits.md)).
@@ -135,10 +135,10 @@ class Start(TypedDict):
     #: The process that supervises it.
     supervisor: int
     #: As in the [summary](summary.md#limits).
-    limits: LimitsTold
+    limits: LimitsJson
 
 
-class LimitMet(TypedDict):
+class LimitHit(TypedDict):
     """A limit was met."""
 
     #: The limit that was met: a control file, `network`, or `timeout`, after which the agent is told to end.
@@ -149,7 +149,7 @@ class LimitMet(TypedDict):
     total: int
 
 
-class AlertTold(TypedDict):
+class AlertNotice(TypedDict):
     """An alert changed."""
 
     #: [As handlers get it](handlers.md#the-event); its `event` is `raised`, `updated` or `resolved`.
@@ -178,7 +178,7 @@ class Kill(TypedDict):
     processes: Sequence[Mapping[str, object]]
 
 
-class Lost(TypedDict):
+class Loss(TypedDict):
     """Events were not written."""
 
     #: Events that were not written; `number` is that of the last of them.
@@ -196,7 +196,7 @@ class End(TypedDict):
     summary: Summary | None
 
 
-class Moved(TypedDict):
+class LimitMove(TypedDict):
     """Something was done with a limit, or because of one."""
 
     #: The limit, as options name it: `memory`, `io_write=/dev/vda`; `agent` where the whole agent was frozen or thawed.
@@ -215,11 +215,11 @@ class Moved(TypedDict):
 
 
 MOVES = ("raise", "lower", "predict", "set", "trim", "throttle", "reclaim", "release", "freeze", "thaw", "pace", "refuse")  # fmt: skip
-"""The events that are :class:`Moved`: the kinds of :class:`agentres.model.action.Action`."""
+"""The events that are :class:`LimitMove`: the kinds of :class:`agentres.model.action.Action`."""
 
 EVENTS = {
-    "start": Start, "limit": LimitMet, "alert": AlertTold, "escape": Escape, "kill": Kill, "lost": Lost, "end": End,
-    **dict.fromkeys(MOVES, Moved),
+    "start": Start, "limit": LimitHit, "alert": AlertNotice, "escape": Escape, "kill": Kill, "lost": Loss, "end": End,
+    **dict.fromkeys(MOVES, LimitMove),
 }  # fmt: skip
 """Event -> what it has besides :class:`Event`."""
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from agentres.model.action import Action
     from agentres.model.limits import Limits
-    from agentres.model.schemas import AlertTold, End, Escape, Kill, LimitMet, Moved, Start
+    from agentres.model.schemas import AlertNotice, End, Escape, Kill, LimitHit, LimitMove, Start
     from agentres.model.stats import Escaped, OomKill, Running, Sample
     from agentres.run.explain import Outcome
     from agentres.store import Run
@@ -79,7 +79,7 @@ class Events:
 
     def acted(self, action: Action) -> None:
         """Report an action, such as a raise of a limit or a freeze."""
-        moved: Moved = {
+        moved: LimitMove = {
             "resource": action.resource,
             "unit": unit_of(action.resource),
             "before": action.before,
@@ -92,7 +92,7 @@ class Events:
 
     def alert(self, event: Mapping[str, Any]) -> None:
         """Report an alert event, as handlers get it."""
-        told: AlertTold = {"alert": dict(event)}
+        told: AlertNotice = {"alert": dict(event)}
         self._tell("alert", told)
 
     def judged(self, reading: Sample, last: bool = False) -> None:
@@ -145,7 +145,7 @@ class Events:
         return self._tell("end", end)
 
     def _met(self, limit: str, count: int, total: int) -> None:
-        met: LimitMet = {"limit": limit, "count": count, "total": total}
+        met: LimitHit = {"limit": limit, "count": count, "total": total}
         self._tell("limit", met)
 
     def _kill(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from agentres.kernel.project import Added
     from agentres.model.oom import Footprint
-    from agentres.model.schemas import LimitsTold, Summary
+    from agentres.model.schemas import LimitsJson, Summary
 
 SCHEMA = 1
 """The version of the JSON summary; it rises when a key changes its meaning or is removed."""
@@ -364,7 +364,7 @@ def _from_to(limits: Limits, key: str, show: Callable[[Any], str]) -> str:
     return f"{first} ({show(between.least)} to {show(between.most)})" if between else first
 
 
-def limits_as_json(limits: Limits, timeout: float | None) -> LimitsTold:
+def limits_as_json(limits: Limits, timeout: float | None) -> LimitsJson:
     """Return the limits by their keys; ``timeout`` in seconds."""
     return {
         "cpu": limits.cpu,

@@ -104,7 +104,7 @@ class ActionRow(Record):
     values: str
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as programs get it (:class:`agentres.model.history_schemas.ActionTold`)."""
+        """Return it as programs get it (:class:`agentres.model.history_schemas.ActionJson`)."""
         fields = self.as_dict()
         del fields["seq"]
         return {**fields, "unit": unit_of(self.resource)}
