@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -126,12 +127,13 @@ class Machine:
     def up(self) -> str:
         """Start it; empty, or why it does not start."""
         failed, _, why = self.call("up")
+        status = json.loads(self.call("status", "--json")[1])
+        if "pid" in status:
+            self._process = Path(f"/proc/{status['pid']}")
         if failed:
             return why.strip()
-        status = json.loads(self.call("status", "--json")[1])
         if "pid" not in status:
             return "it ended at once"
-        self._process = Path(f"/proc/{status['pid']}")
         self.console = Path(status["folder"], "console.log")
         if status.get("accelerator") == "tcg":
             self._patience = _EMULATED_HANG_SECONDS
@@ -146,6 +148,15 @@ class Machine:
         line = ("exec", "--no-sync", "--", "ps", "-eww", "--forest", "-o", _COLUMNS)
         status, out, err = self.call(*line, seconds=_ANSWERS_WITHIN)
         return out if status == 0 else f"it does not say what runs in it: {err.strip()}"
+
+    def threads(self) -> str:
+        """What the threads of its kernel do on this host: for one that hangs."""
+        found = []
+        for task in sorted(self._process.glob("task/*")):
+            with suppress(OSError):
+                files = ("comm", "stat", "wchan", "syscall")
+                found.append("; ".join((task / name).read_text().strip() for name in files))
+        return "\n".join(found)
 
     @property
     def runs(self) -> bool:
@@ -222,7 +233,8 @@ def run(
             end = "\n".join(machine.console.read_text(errors="replace").splitlines()[-25:])
             shutil.copy(machine.console, log.with_suffix(".console"))
         with log.open("a") as output:
-            output.write(f"\n{told}; the end of its console:\n{end}\n")
+            output.write(f"\n{told}; its threads here:\n{machine.threads()}\n")
+            output.write(f"The end of its console:\n{end}\n")
         if culprit:
             call.of[culprit] = "ERROR"
         outcomes.add(call)

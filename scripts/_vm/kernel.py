@@ -17,10 +17,12 @@ _OLDEST = (6, 19)
 # The first of these that has a source new enough, and its newest. Mirrors may be late with names such as "stable".
 _SUITES = (RELEASE, f"{RELEASE}-backports", "testing", "unstable")
 _OPTIONS = Path(__file__).with_name("uml.config")
+_PATCH = Path(__file__).with_name("uml.patch")
 
 _PACKAGES = {
     "gcc": "gcc",
     "make": "make",
+    "patch": "patch",
     "flex": "flex",
     "bison": "bison",
     "bc": "bc",
@@ -33,7 +35,7 @@ _FAILURE_KEPT = 24 * 3600  # seconds
 
 
 def ensure_kernel(settings: Settings, force: bool = False) -> Path:
-    """The kernel with today's options, built now where the cache lacks it; ``force``: from Debian's newest."""
+    """The kernel with today's options and patch, built now where the cache lacks it; ``force``: from Debian's newest."""
     folder = cache_dir() / "kernels"
     folder.mkdir(parents=True, exist_ok=True)
     if not force and (kernel := _newest(folder)):
@@ -60,8 +62,8 @@ def _newest(folder: Path) -> Path | None:
 
 
 def _key() -> str:
-    """Changes with the options."""
-    return hashlib.sha256(_OPTIONS.read_bytes()).hexdigest()[:8]
+    """Changes with the options and the patch."""
+    return hashlib.sha256(_OPTIONS.read_bytes() + _PATCH.read_bytes()).hexdigest()[:8]
 
 
 def _build(work: Path, folder: Path, settings: Settings) -> Path:
@@ -78,6 +80,7 @@ def _build(work: Path, folder: Path, settings: Settings) -> Path:
         host.run_logged([*apt, "download", f"{package}={version}"], log, cwd=work)
         unpack = 'dpkg-deb --fsys-tarfile "$1"_*.deb | tar -xO "./usr/src/$1.tar.xz" | tar -xJ'
         host.run_logged(["sh", "-ec", unpack, "sh", package], log, cwd=work)
+    _patch(work / package, log)
     try:
         made = _make(work, work / package, log)
     except VmError as error:
@@ -92,6 +95,19 @@ def _build(work: Path, folder: Path, settings: Settings) -> Path:
     ]:
         shutil.rmtree(old.parent)
     return target / "linux"
+
+
+def _patch(source: Path, log: Path) -> None:
+    """Apply ours where it fits: a newer source may have changed, and does without."""
+    command = ["patch", "--strip=1", "--batch", "--forward", f"--input={_PATCH}"]
+    try:
+        host.run_logged([*command, "--dry-run"], log, cwd=source)
+    except VmError:
+        host.say(
+            f"{_PATCH.name} does not fit this source: machines are slower without it, and may hang"
+        )
+        return
+    host.run_logged(command, log, cwd=source)
 
 
 def _make(work: Path, source: Path, log: Path) -> Path:

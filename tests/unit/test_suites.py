@@ -26,7 +26,9 @@ case $1 in
     [ $status != 125 ] || {{ kill $(cat {folder}/pid); rm {folder}/pid; }}
     [ $status != silent ] || exec sleep 1000
     exit $status ;;
-  status) echo "{{\\"pid\\": $(cat {folder}/pid), \\"folder\\": \\"{folder}\\"}}" ;;
+  status)
+    [ -e {folder}/pid ] || {{ echo "{{}}"; exit; }}
+    echo "{{\\"pid\\": $(cat {folder}/pid), \\"folder\\": \\"{folder}\\"}}" ;;
   up)
     [ ! -e {folder}/broken ] || {{ echo no room >&3; exit 125; }}
     [ -e {folder}/pid ] || {{ sleep 1000 >/dev/null 3>&- & echo $! >{folder}/pid; }} ;;
@@ -199,7 +201,9 @@ def test_what_runs_in_a_silent_machine_is_kept(
     part, outcomes = fake.run()
     assert part.failed
     assert outcomes.failed == ["tests/kernel/test_a.py::test_one"]
-    assert "pipe_read agentres metrics" in (fake.folder / "log").read_text()
+    log = (fake.folder / "log").read_text()
+    assert "pipe_read agentres metrics" in log
+    assert "its threads here:\nsleep; " in log
 
 
 def test_machines_that_die_again_and_again_are_a_failure(fake: Fake) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -88,6 +89,22 @@ def test_what_fails_is_noted_for_these_options_alone(
     options.write_text("CONFIG_OTHER=y\n")
     monkeypatch.setattr(kernel, "_OPTIONS", options)
     assert kernel._failure(folder) == ""
+
+
+@pytest.mark.skipif(shutil.which("patch") is None, reason="there is no patch(1)")
+def test_a_patch_is_applied_where_it_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patch, source = tmp_path / "our.patch", tmp_path / "source"
+    patch.write_text("Why.\n\n--- a/one\n+++ b/one\n@@ -1 +1 @@\n-old\n+new\n")
+    monkeypatch.setattr(kernel, "_PATCH", patch)
+    source.mkdir()
+    for before, after, told in (("old\n", "new\n", ""), ("other\n", "other\n", "does not fit")):
+        (source / "one").write_text(before)
+        kernel._patch(source, tmp_path / "log")
+        assert (source / "one").read_text() == after
+        assert told in capsys.readouterr().err
+    assert [path.name for path in source.iterdir()] == ["one"]
 
 
 def test_the_newest_build_with_these_options_is_taken(folder: Path) -> None:
