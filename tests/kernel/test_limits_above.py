@@ -40,6 +40,14 @@ for at in range(0, {200 * MIB}, 1 << 16): piece.madvise(23, at, 1 << 16)
 """
 """Takes 200 MiB once it is told to."""
 
+FORKS = """
+import os, sys, time
+try: os.fork()
+except BlockingIOError: pass
+while not os.path.exists(sys.argv[1]): time.sleep(0.05)
+"""
+"""Is refused a process, and ends when a handler has been told."""
+
 ROOM = 24 * MIB
 """What a limit above leaves."""
 
@@ -188,6 +196,10 @@ def test_a_kill_at_the_limit_of_a_parent(below: Below, watched: Watched, limit: 
 
 @not_by_daemon("agents are in its slice")
 def test_a_memory_high_above_that_holds_it_up_is_named(below: Below, watched: Watched, limit: Limit) -> None:  # fmt: skip
+    # What programs read is charged to the one that reads it first.  Under this limit it would be reclaimed and read again
+    # without end, from a disk that is slow here: so it is another one's, whom nobody limits.
+    watched.run(FAST, "--pids", "1", command=[*python(FORKS), str(watched.heard)], check=True)
+    assert watched.events("fork_refused")
     parent = parent_of(below)
     high = limit(parent, "memory.high", 64 * MIB)
     below.go()  # alone it takes a quarter of an hour
