@@ -65,17 +65,17 @@ class Life:
                 return now
             elif then == crosses:
                 self.heard = now
-                self.ask(now, max(use, self.wake or 0.0), event=True)
+                self.ask(now, max(use, self.wake or 0.0), notified=True)
             else:
-                self.ask(now, use, event=False)
+                self.ask(now, use, notified=False)
 
-    def ask(self, now: float, use: float, event: bool) -> None:
+    def ask(self, now: float, use: float, notified: bool) -> None:
         """A look: by the policy's clock or the kernel's word."""
         self.looks += 1
         while self.sample <= now:
             self.sample += INTERVAL
         if self.move is None:
-            self.move = self.scaler.observe(now, use, self.limit, event=event)
+            self.move = self.scaler.observe(now, use, self.limit, notified=notified)
             if self.move is not None:
                 self.stands = now + self.world.reaction
         self.look = min(self.sample, now + self.scaler.due(now))
@@ -93,7 +93,7 @@ class Life:
             self.scaler.moved(now, move, self.limit)
         self.wake = self.scaler.wake_at(self.limit)
         if self.wake is not None and use >= self.wake:
-            self.ask(now, use, event=False)
+            self.ask(now, use, notified=False)
         else:
             self.look = min(self.sample, now + self.scaler.due(now))
 

@@ -131,7 +131,7 @@ class Life:
         self.terms = Terms(limits, philosophy, priority, 0.5, str(slice.path))
         self.actuator = Actuator(self.cgroup, Guard)
         self.actuator.take_disks(io_max, disks or {}, pausing=False)
-        self.event = False
+        self.notified = False
         self.mover = Mover(
             Still(),
             self.terms,
@@ -158,7 +158,7 @@ class Life:
 
     def look(self, resource: str, value: float | None, seconds: float = 0.0) -> float:
         self.now += seconds
-        return self.mover.observe(resource, value, self.reading, self.now, self.event)
+        return self.mover.observe(resource, value, self.reading, self.now, self.notified)
 
     def uses(self, size: int, seconds: float = 0.0) -> None:
         """MiB of memory."""

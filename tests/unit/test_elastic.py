@@ -82,7 +82,7 @@ def test_what_nobody_is_billed_for_counts_as_written() -> None:
 
 def test_what_does_not_move_is_never_asked_to() -> None:
     each = elastic(FROZEN, memory=Range(64 * MIB, 4000 * MIB))
-    assert seen(each, "memory", 250 * MIB, Sample(memory_limit=256 * MIB), 1.0, event=True) == []
+    assert seen(each, "memory", 250 * MIB, Sample(memory_limit=256 * MIB), 1.0, notified=True) == []
 
 
 def test_where_memory_is_to_be_raised_and_how_far_it_may_go() -> None:

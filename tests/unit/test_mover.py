@@ -124,7 +124,7 @@ def test_a_request_between_two_looks_is_no_rate(reader: Life) -> None:
     read(reader, 0, 0)
     read(reader, 1_000_000, 0)
     reader.values["disks"] = (disk("8:0", 2_000_000), disk("8:16"))
-    reader.event = True
+    reader.notified = True
     reader.look("disk_read", None, 0.002)
     assert reader.told == []
     reader.look("disk_read", None, 0.1)

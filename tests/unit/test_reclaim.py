@@ -156,7 +156,7 @@ def test_who_is_idle_asks_for_no_more_until_it_runs(start_agent: Start) -> None:
     life.mover._handback._idle.idle = True
     life.uses(168)
     assert (life.limit, life.claimed.wants) == (200, 0)
-    life.event = True  # the kernel tells that it has come to its tripwire
+    life.notified = True  # the kernel tells that it has come to its tripwire
     life.uses(168)
     assert life.limit == 300
 

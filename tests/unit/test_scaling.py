@@ -26,14 +26,14 @@ from agentres.policy.tripwire import NEAR
 def test_a_tripwire_raises_at_once_as_often_as_it_is_crossed() -> None:
     life = Life()
     for use, after in ((192, 384), (288, 576), (432, 864)):
-        move = life.look(use * MIB, event=True)
+        move = life.look(use * MIB, notified=True)
         assert move is not None
         assert (move.rule, move.after) == ("burst", after * MIB)
 
 
 def test_a_raise_takes_as_many_steps_as_the_use_asks_for() -> None:
     life = Life()
-    move = life.look(1000 * MIB, event=True)
+    move = life.look(1000 * MIB, notified=True)
     assert move is not None
     assert move.after == pytest.approx(256 * MIB * 1.5**5, abs=PAGE)  # 1.5**4 is reached to 77 %
     assert move.why == "use of 1000 MiB reached 75% of 256 MiB"
@@ -41,10 +41,10 @@ def test_a_raise_takes_as_many_steps_as_the_use_asks_for() -> None:
 
 def test_a_raise_ends_at_the_most_where_nothing_wakes() -> None:
     life = Life(range=Range(64 * MIB, 500 * MIB))
-    life.look(450 * MIB, event=True)
+    life.look(450 * MIB, notified=True)
     assert life.limit == 500 * MIB
     assert life.scaler.wake_at(life.limit) is None
-    assert life.look(500 * MIB, event=True) is None
+    assert life.look(500 * MIB, notified=True) is None
 
 
 @pytest.mark.parametrize("resource", ["memory", "pids"])
@@ -85,23 +85,23 @@ def test_a_throttled_limit_is_not_lowered_again_for_a_low_mean() -> None:
 
 def test_a_refused_fork_raises_whatever_is_left_by_then() -> None:
     life = Life(limit=64, resource="pids")
-    move = life.look(3, event=True)
+    move = life.look(3, notified=True)
     assert move is not None
     assert move.after == 96
 
 
 def test_a_memory_event_of_another_cause_raises_nothing() -> None:
-    assert Life().look(100 * MIB, event=True) is None
+    assert Life().look(100 * MIB, notified=True) is None
 
 
 def test_without_bursts_every_raise_waits_and_there_is_no_tripwire() -> None:
     life = Life(BALANCED.but(burst=False))
     assert life.scaler.wake_at(life.limit) is None
-    life.look(200 * MIB, event=True)
+    life.look(200 * MIB, notified=True)
     assert life.rules() == ["up"]
-    life.hold(300 * MIB, 59, event=True)
+    life.hold(300 * MIB, 59, notified=True)
     assert life.rules() == ["up"]
-    life.hold(300 * MIB, 2, event=True)
+    life.hold(300 * MIB, 2, notified=True)
     assert life.rules() == ["up", "up"]
 
 
@@ -124,8 +124,8 @@ def test_between_tripwire_and_limit_there_is_room_or_a_raise_is_due_now(limit: i
 
 def test_a_burst_is_trimmed_once_it_stands_then_given_back_when_it_is_over() -> None:
     life = Life()
-    life.look(192 * MIB, event=True)  # to 384
-    life.look(290 * MIB, event=True)  # to 576
+    life.look(192 * MIB, notified=True)  # to 384
+    life.look(290 * MIB, notified=True)  # to 576
     life.hold(300 * MIB, 9)
     settled = life.moves[-1]
     assert (settled.rule, settled.at) == ("settle", 1 + SETTLE)  # it rose until 1
@@ -163,7 +163,7 @@ def test_what_a_sample_brought_is_no_loan_and_stands_for_the_cooldown() -> None:
 
 def test_a_limit_that_somebody_else_wrote_is_no_loan() -> None:
     life = Life()
-    life.look(200 * MIB, event=True)
+    life.look(200 * MIB, notified=True)
     life.limit = 800 * MIB
     life.hold(210 * MIB, 600)
     assert life.rules() == ["burst"]
@@ -175,14 +175,14 @@ def test_a_lowering_that_was_regretted_makes_the_next_one_wait_longer() -> None:
     life = Life(BALANCED.but(patience=4.0))
 
     def wave() -> None:
-        life.look(500 * MIB, event=True)
+        life.look(500 * MIB, notified=True)
         life.hold(500 * MIB, 5)
         life.hold(100 * MIB, 300)
 
     wave()
     life.hold(100 * MIB, 100)  # nobody regrets the first one
     for _ in range(6):
-        life.look(500 * MIB, event=True)
+        life.look(500 * MIB, notified=True)
         life.hold(100 * MIB, 1)
         while life.moves[-1].rule != "give_back":
             life.hold(100 * MIB, 1)
@@ -199,7 +199,7 @@ def test_a_lowering_that_was_regretted_makes_the_next_one_wait_longer() -> None:
 
 def test_memory_keeps_the_margin_where_that_is_more_than_the_aim() -> None:
     life = Life(BALANCED.but(up=0.95, aim=0.9, margin=0.5))
-    life.look(1000 * MIB, event=True)
+    life.look(1000 * MIB, notified=True)
     life.hold(1000 * MIB, 4)
     life.hold(400 * MIB, 100)
     assert life.limit == pytest.approx(600 * MIB, abs=PAGE)
@@ -207,7 +207,7 @@ def test_memory_keeps_the_margin_where_that_is_more_than_the_aim() -> None:
 
 def test_a_window_that_nobody_looked_into_is_taken_as_it_was_before() -> None:
     life = Life()
-    life.look(500 * MIB, event=True)
+    life.look(500 * MIB, notified=True)
     life.hold(500 * MIB, 4)
     life.now += 1000
     assert life.look(100 * MIB) is None
@@ -223,7 +223,7 @@ def test_a_window_that_nobody_looked_into_is_taken_as_it_was_before() -> None:
 def test_a_raise_that_was_refused_is_asked_for_again_in_a_second() -> None:
     scaler = Scaler("memory", BALANCED, MEMORY, 0.0, PAGE)
     for _ in range(3):
-        move = scaler.observe(0.0, 250 * MIB, 256 * MIB, event=True)
+        move = scaler.observe(0.0, 250 * MIB, 256 * MIB, notified=True)
         assert move is not None
         scaler.moved(0.0, move, move.before)
         assert scaler.due(0.0) == 1.0
@@ -247,7 +247,7 @@ def test_who_waits_for_memory_waits_on_while_the_kernel_has_it_swap_at_the_tripw
 
 def test_a_raise_that_was_granted_in_part_stands_and_the_rest_is_asked_for() -> None:
     scaler = Scaler("memory", BALANCED, MEMORY, 0.0, PAGE)
-    move = scaler.observe(0.0, 250 * MIB, 256 * MIB, event=True)
+    move = scaler.observe(0.0, 250 * MIB, 256 * MIB, notified=True)
     assert move is not None
     scaler.moved(0.0, move, 300 * MIB)
     assert scaler.due(0.0) == 1.0
@@ -259,7 +259,7 @@ def test_a_raise_that_was_granted_in_part_stands_and_the_rest_is_asked_for() -> 
 @pytest.mark.parametrize("granted", [300, 320, 330])
 def test_what_is_refused_for_long_is_asked_for_once_a_second(granted: int) -> None:
     scaler = Scaler("memory", BALANCED, MEMORY, 0.0, PAGE)
-    move = scaler.observe(0.0, 250 * MIB, 256 * MIB, event=True)
+    move = scaler.observe(0.0, 250 * MIB, 256 * MIB, notified=True)
     assert move is not None
     scaler.moved(0.0, move, granted * MIB)
     now, asked = 0.0, 0
@@ -285,11 +285,11 @@ def test_a_lowering_that_was_refused_waits_for_the_cooldown() -> None:
 
 def test_what_is_not_known_changes_nothing() -> None:
     life = Life()
-    assert life.look(None, event=True) is None
+    assert life.look(None, notified=True) is None
     assert life.scaler.observe(1.0, 100 * MIB, None) is None
-    life.look(250 * MIB, event=True)
+    life.look(250 * MIB, notified=True)
     due = life.scaler.due(0.0)
-    assert life.scaler.observe(0.0, None, life.limit, throttled=1.0, event=True) is None
+    assert life.scaler.observe(0.0, None, life.limit, throttled=1.0, notified=True) is None
     assert life.scaler.due(0.0) == due
 
 
@@ -301,7 +301,7 @@ def test_it_wants_to_be_asked_soon_then_when_a_rule_may_hold() -> None:
     assert life.scaler.due(0.0) >= 0.01
     life.look(150 * MIB)
     assert life.scaler.due(0.0) == math.inf
-    life.look(250 * MIB, event=True)
+    life.look(250 * MIB, notified=True)
     assert life.scaler.due(1.0) == SETTLE - 1
 
 

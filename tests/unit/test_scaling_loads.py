@@ -55,7 +55,10 @@ def lives(
     for step, share, throttled, event in looks:
         life.now += step
         use = min(between.most * share**3, life.limit)
-        yield life, life.look(use, throttled=throttled if resource == "cpu" else 0.0, event=event)
+        yield (
+            life,
+            life.look(use, throttled=throttled if resource == "cpu" else 0.0, notified=event),
+        )
 
 
 @given(resources, any_philosophy, looks)
@@ -118,7 +121,7 @@ def test_a_square_wave_of_any_period_does_not_make_it_flap(
         for use, span in ((high, period * duty), (low, period * (1 - duty))):
             # The kernel tells of what comes that high, and of nothing else.
             while (height := life.scaler.wake_at(life.limit)) is not None and use >= height:
-                if life.look(min(use, life.limit), event=True) is None:
+                if life.look(min(use, life.limit), notified=True) is None:
                     break
             life.hold(min(use, life.limit), span, every=max(span / 3, 0.3))
     lowerings = sum(move.rule in LOWERINGS for move in life.moves)
@@ -230,5 +233,5 @@ def test_a_clock_that_stands_still_or_falls_back_lowers_nothing(
 @given(any_philosophy, st.floats(1, 1e12), st.floats(0, 1e12))
 def test_a_raise_ends_whatever_is_asked(philosophy: Philosophy, limit: float, use: float) -> None:
     life = Life(philosophy, limit, range=Range(1, 1e12))
-    life.look(use, event=True)
+    life.look(use, notified=True)
     assert life.limit <= 1e12

@@ -101,7 +101,7 @@ class Agent:
                 self.life.cgroup.uses(self.base)
             if self.life.cgroup.use < wall or not self.supervised:
                 break
-            self.look(event=True)
+            self.look(notified=True)
             if self.life.bytes == limit:
                 break
 
@@ -109,15 +109,15 @@ class Agent:
         if not self.supervised:
             return
         if self.world.now >= self._due:
-            self.look(event=False)
+            self.look(notified=False)
         self.life.contend()
         if self.wants:
-            self.look(event=True)
+            self.look(notified=True)
 
-    def look(self, event: bool) -> None:
+    def look(self, notified: bool) -> None:
         now = self.world.now
         self._due = now + self.life.mover.observe(
-            "memory", self.life.cgroup.use, self.life.reading, now, event
+            "memory", self.life.cgroup.use, self.life.reading, now, notified
         )
 
     def loses_its_supervisor(self) -> None:

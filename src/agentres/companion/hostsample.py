@@ -13,7 +13,7 @@ import psutil
 from agentres.kernel import devices
 from agentres.kernel.mounts import mounts
 from agentres.model import log
-from agentres.model.figures import FILES
+from agentres.model.figures import FILES, IO
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Sample
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 PROC = "/proc"
-
-_IO = ("rbytes", "wbytes", "rios", "wios")
 
 
 def host_sample() -> Sample:
@@ -80,7 +78,7 @@ def _disks() -> dict[str, Any]:
     told = {row[0] for row in rows}
     bottom = [figures for number, *figures in rows if not _rests_on(number, told)]
     if bottom:
-        values |= zip(_IO, map(sum, zip(*bottom, strict=True)), strict=True)
+        values |= zip(IO, map(sum, zip(*bottom, strict=True)), strict=True)
     return values
 
 

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentres.companion.handlers.base import EVENT_KEYS
 from agentres.companion.handlers.dispatch import Dispatcher
-from agentres.companion.handlers.runner import pass_over_signals
+from agentres.companion.handlers.runner import PACKET, pass_over_signals
 from agentres.model.errors import AgentresError, printable
 from agentres.policy import settings as configuration
 from agentres.policy.alerts import Severity
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     Dispatch = Callable[[Event], None]
     WatchHost = Callable[[Settings, str, str, Dispatch, threading.Event], None]
     """Watches the host until the event is set; arguments: settings, slice path, history path, dispatch, event."""
-
-PACKET = 1 << 18
 
 REPORTS = 1000
 """Most reports that may wait for the history."""

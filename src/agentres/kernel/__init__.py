@@ -1,1 +1,1 @@
-"""The only rooms that touch the kernel."""
+"""The only modules that touch the kernel."""

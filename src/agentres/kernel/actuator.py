@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from agentres.model.limits import NetworkMax, Refused
     from agentres.model.units import Max
 
-_BATCH = 1 << 20
+BATCH = 1 << 20
 """The most bytes by which the kernel's count lags: it charges in batches, for each processor."""
 
 _RECLAIMED = 32 << 20
@@ -245,7 +245,7 @@ class Actuator:
     def lift_high(self) -> str:
         """Lift memory.high if the agent is at it, no matter who wrote it.  Return the old value, "" if it stays."""
         found = self.cgroup.get_property("memory.high").strip()
-        if found == MAX or self.in_use + _BATCH < int(found):
+        if found == MAX or self.in_use + BATCH < int(found):
             return ""
         self.cgroup.set_property("memory.high", MAX)
         self.tripwire = MAX

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 
 from agentres.kernel import tree
+from agentres.kernel.actuator import BATCH
 from agentres.model import log
 from agentres.model.figures import parse_limit
 from agentres.model.oom import FullLimit, below_mount
-
-_BATCH = 1 << 20
-"""The most bytes by which a cgroup at its memory.max may seem to be below: the kernel charges in batches, for each processor."""
 
 
 def full_limits(path: str) -> list[FullLimit]:
@@ -18,7 +16,7 @@ def full_limits(path: str) -> list[FullLimit]:
     found = [path, *tree.above(path)]
     met = []
     for each in found:
-        for file, batch in (("memory.high", 0), ("memory.max", _BATCH)):
+        for file, batch in (("memory.high", 0), ("memory.max", BATCH)):
             try:
                 limit = parse_limit(_read(f"{each}/{file}"))
                 if limit is not None and int(_read(f"{each}/memory.current")) + batch >= limit:

@@ -104,7 +104,8 @@ def _pressure(kind: str) -> Format:
     return Format(parse, fields)
 
 
-_IO = ("rbytes", "wbytes", "rios", "wios")
+IO = ("rbytes", "wbytes", "rios", "wios")
+"""What is counted of each disk."""
 
 
 def _io_stat(data: bytes) -> dict[str, Any]:
@@ -113,9 +114,9 @@ def _io_stat(data: bytes) -> dict[str, Any]:
         if b":" not in device:
             raise ValueError(f"{device!r} is no device")
         if row:
-            disks.append((device.decode(), *(int(row[key.encode()]) for key in _IO)))
+            disks.append((device.decode(), *(int(row[key.encode()]) for key in IO)))
     totals = [sum(disk[at] for disk in disks) for at in (1, 2, 3, 4)]
-    return dict(zip(_IO, totals, strict=True)) | {"disks": tuple(disks)}
+    return dict(zip(IO, totals, strict=True)) | {"disks": tuple(disks)}
 
 
 FILES = {
@@ -134,7 +135,7 @@ FILES = {
         "memory.peak": _one("memory_peak"),
         "memory.swap.current": _one("swap_current"),
     },
-    "disk": {"io.stat": Format(_io_stat, (*_IO, "disks"))},
+    "disk": {"io.stat": Format(_io_stat, (*IO, "disks"))},
     "pids": {"pids.current": _one("pids_current")},
     "pressure": {f"{kind}.pressure": _pressure(kind) for kind in ("cpu", "memory", "io")},
     "events": {

@@ -8,7 +8,7 @@ must last ``duration`` (Prometheus: ``for``), and an alert ends ``keep_firing_fo
 from __future__ import annotations
 
 from agentres.model.record import TYPE_CHECKING, IntEnum, Record
-from agentres.model.units import format_rate, format_size
+from agentres.model.units import NEVER, format_rate, format_size
 from agentres.policy.resources import EVENT, RATE, RESOURCES
 
 if TYPE_CHECKING:
@@ -83,7 +83,6 @@ class Event(Record):
 
 
 _NOTHING: tuple[Event, ...] = ()
-_NEVER = float("inf")
 
 SPEED_HALF_LIFE = 10.0
 """Seconds in which the remembered speed of a resource halves, once it has stopped rising."""
@@ -112,7 +111,7 @@ class Watch:
         self._below: tuple[float | None, ...] = ()
         self._worst = Severity.INFO
         self._last: Alert | None = None
-        self._silent_until = -_NEVER
+        self._silent_until = -NEVER
         self._repeated = False
         self._earlier: tuple[float, float] | None = None
         self._before: tuple[float, float] | None = None
@@ -179,8 +178,8 @@ class Watch:
         the speed doubles, but at least ``least`` seconds; or the end of a wait.  Infinite: no reason to look.
         """
         if self._before is None:
-            return _NEVER
-        soonest = _NEVER
+            return NEVER
+        soonest = NEVER
         then, value = self._before
         if self._speed and (ahead := self.next_threshold) is not None:
             soonest = max(((ahead - value) / self._speed - (now - then)) / 2, least)
@@ -196,7 +195,7 @@ class Watch:
 
     def _wait(self, now: float, least: float) -> float:
         """Return the seconds until a breach may have lasted long enough, or the cooldown is over."""
-        soonest = _NEVER
+        soonest = NEVER
         for since, seen in zip(self._since, self._seen, strict=True):
             if since is not None:
                 ends = since + self.rule.duration

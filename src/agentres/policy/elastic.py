@@ -70,15 +70,20 @@ class Elastic:
         return list(self._scalers)
 
     def observe(
-        self, resource: str, value: float | None, reading: Sample, now: float, event: bool = False
+        self,
+        resource: str,
+        value: float | None,
+        reading: Sample,
+        now: float,
+        notified: bool = False,
     ) -> Iterator[Move]:
         """Take a resource's value; yield the moves to make.  Each is decided after the one before was made.
 
-        ``event``: the kernel has notified.
+        ``notified``: the kernel has notified.
         """
         for scaler in self._scalers.get(resource, ()):
             use, limit, felt = self._figures(scaler.resource, value, reading, now)
-            if (move := scaler.observe(now, use, limit, felt, event)) is not None:
+            if (move := scaler.observe(now, use, limit, felt, notified)) is not None:
                 yield move
 
     def moved(self, now: float, move: Move, after: float) -> None:

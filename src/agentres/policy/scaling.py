@@ -150,11 +150,11 @@ class Scaler:
         use: float | None,
         limit: float | None,
         throttled: float = 0.0,
-        event: bool = False,
+        notified: bool = False,
     ) -> Move | None:
         """Take the use and the limit at ``now``; None means "not known" and changes nothing.
 
-        ``throttled`` is the fraction of the time in which the limit had an effect, 0 to 1.  ``event``: a
+        ``throttled`` is the fraction of the time in which the limit had an effect, 0 to 1.  ``notified``: a
         kernel notification, not a sample.  The caller must pass every move to :meth:`moved`, even a failed one.
         """
         if use is None or limit is None or not self.philosophy.moves:
@@ -163,7 +163,7 @@ class Scaler:
         if self._stands is None or abs(limit - self._stands) >= self._grain:
             self._set(now, limit)
         height = self._height(limit)
-        felt = throttled >= THROTTLED or (event and self._hard and not self._memory)
+        felt = throttled >= THROTTLED or (notified and self._hard and not self._memory)
         # How much use the limit cut off is not known: assume at least enough for a raise.
         seen = max(use, self.philosophy.up * limit) if felt else use
         self._remember(now, seen)
@@ -174,7 +174,7 @@ class Scaler:
         # An agent that waits for memory still does when the tripwire holds it just below, or makes it swap there.
         near = NEAR if self._memory and self._wants < NEVER else 0
         if height is not None and (felt or use >= height - near):
-            return self._raise(now, use, limit, felt, felt or event or self._hard)
+            return self._raise(now, use, limit, felt, felt or notified or self._hard)
         self._wants = NEVER
         if self._settle is not None and now >= self._settle:
             after = self._fit(self._high)

@@ -66,9 +66,7 @@ class Hearing:
 
     def look(self, *groups: str) -> None:
         """Look at these groups now, as something has just happened."""
-        self._agent.event = True
-        self._engine.look(self._agent, *groups)
-        self._agent.event = False
+        self._engine.look(self._agent, *groups, notified=True)
 
     def _memory(self) -> None:
         limit = self._meter.reading.memory_limit

@@ -130,7 +130,7 @@ class Messenger:
         if self._host_slice:
             self._send(("host", {"slice": self._host_slice}))
         if self._about:
-            # After the settings: on those the companion forks the handlers' keepers, which must not inherit the descriptor.
+            # After the settings: on those the companion forks the handlers' runners, which must not inherit the descriptor.
             self._send(("events", self._about), self._events)
 
     def begin_events(self, head: Mapping[str, Any]) -> None:

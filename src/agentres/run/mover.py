@@ -139,13 +139,18 @@ class Mover:
     # Called with what was read.
 
     def observe(
-        self, resource: str, value: float | None, reading: Sample, now: float, event: bool = False
+        self,
+        resource: str,
+        value: float | None,
+        reading: Sample,
+        now: float,
+        notified: bool = False,
     ) -> float:
         """Take a value that was read, and make the moves that it calls for; return the seconds until the next look, at most."""
         enough = True
-        if event and self._handback is not None:
+        if notified and self._handback is not None:
             self._handback.ran()
-        for move in self._elastic.observe(resource, value, reading, now, event):
+        for move in self._elastic.observe(resource, value, reading, now, notified):
             enough = False
             after = self._make(move)
             self._elastic.moved(time.monotonic(), move, after)

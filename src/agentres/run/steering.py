@@ -11,7 +11,7 @@ import time
 from agentres.kernel import process
 from agentres.kernel.actuator import COMMAND, PACING
 from agentres.kernel.listener import Channel, Peer
-from agentres.model import control, log
+from agentres.model import clock, control, log
 from agentres.model.action import Action
 from agentres.model.control import Command
 from agentres.model.errors import (
@@ -161,8 +161,10 @@ class Steering:
         """Freeze the agent for ``seconds``; return the end in unix seconds; None: until it is thawed."""
         start, now = time.monotonic(), time.time()
         until = now + seconds if seconds < NEVER else None
-        ends = "it is thawed" if until is None else _clock(until)
-        self._monitor.actuator.freeze(COMMAND, f"frozen by {who} at {_clock(now)}, until {ends}")
+        ends = "it is thawed" if until is None else clock.date(until)
+        self._monitor.actuator.freeze(
+            COMMAND, f"frozen by {who} at {clock.date(now)}, until {ends}"
+        )
         self._tell(start, "freeze", f"{who}, until {ends}")
         self._forget_end()
         if until is not None:
@@ -265,10 +267,6 @@ def refusal(peer: Peer, owners: set[int], inside: str) -> AgentresError | None:
 
 def _number(limit: float | str) -> float | None:
     return None if isinstance(limit, str) else limit
-
-
-def _clock(when: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
 
 
 def _spelled(peer: Peer) -> str:

@@ -74,8 +74,6 @@ class AgentSubject(Subject):
         self.learning: Learning | None = None
         self.space: Space | None = None
         self.events: Events | None = None
-        self.event = False
-        """Whether a kernel notification is being served."""
 
     @property
     def starved(self) -> bool:
@@ -112,7 +110,9 @@ class AgentSubject(Subject):
                 )
         return super().value(resource, now)
 
-    def observed(self, resource: str, value: float | None, reading: Sample, now: float) -> float:
+    def observed(
+        self, resource: str, value: float | None, reading: Sample, now: float, notified: bool
+    ) -> float:
         if resource == "memory" and self.learning is not None:
             self.learning.memory(reading, self.starved)
         if resource == "nofile" and value is not None:
@@ -124,7 +124,7 @@ class AgentSubject(Subject):
             return self._break_stall(reading, now)
         if self.mover is None:
             return NEVER
-        return self.mover.observe(resource, value, reading, now, self.event)
+        return self.mover.observe(resource, value, reading, now, notified)
 
     def note_full(self, reading: Sample) -> None:
         """Take from a reading how often the memory limit was met, and how many processes were killed for it."""

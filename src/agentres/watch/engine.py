@@ -93,8 +93,13 @@ class Subject:
         """How many changes of each rule's alerts were not reported, as there were too many."""
         return {rule: each.left_out for rule, each in self.dampers.items() if each.left_out}
 
-    def observed(self, resource: str, value: float | None, reading: Sample, now: float) -> float:
-        """Take each value of a reading before the rules judge it; return the seconds until the next look, at most."""
+    def observed(
+        self, resource: str, value: float | None, reading: Sample, now: float, notified: bool
+    ) -> float:
+        """Take each value of a reading before the rules judge it; return the seconds until the next look, at most.
+
+        ``notified``: the kernel's notification is why it was read.
+        """
         return NEVER
 
     def settled(self) -> None:
@@ -180,11 +185,11 @@ class Engine:
             for watch in watches:
                 self._emit(subject, watch, watch.finish(now, why), now, last=True)
 
-    def look(self, subject: Subject, *groups: str) -> None:
-        """Read and judge some groups now, because they may have changed."""
+    def look(self, subject: Subject, *groups: str, notified: bool = False) -> None:
+        """Read and judge some groups now, because they may have changed; ``notified``: the kernel says so."""
         now = self._clock()
         for group in groups:
-            self._look(subject, group, now)
+            self._look(subject, group, now, notified)
         self._arm(subject)
 
     def note(
@@ -231,17 +236,17 @@ class Engine:
         for resource in subject.watches:
             self._observe(subject, resource, now)
 
-    def _look(self, subject: Subject, group: str, now: float) -> None:
+    def _look(self, subject: Subject, group: str, now: float, notified: bool = False) -> None:
         subject.looks.pop(group, None)
         if group != OWN:
             subject.meter.read(group)
         for resource in subject.watches:
             if RESOURCES[resource].group == group:
-                self._observe(subject, resource, now)
+                self._observe(subject, resource, now, notified)
 
-    def _observe(self, subject: Subject, resource: str, now: float) -> None:
+    def _observe(self, subject: Subject, resource: str, now: float, notified: bool = False) -> None:
         value = subject.value(resource, now)
-        soonest = subject.observed(resource, value, subject.meter.reading, now)
+        soonest = subject.observed(resource, value, subject.meter.reading, now, notified)
         limit = subject.ceiling(resource)
         for watch in subject.watches[resource]:
             self._emit(subject, watch, watch.observe(now, value, limit), now)
