@@ -398,7 +398,8 @@ def test_history_can_be_asked_while_the_agent_runs_and_after(
     assert len(after["samples"]) > len(during["samples"])
     last = after["samples"][-1]["raw"]
     assert last["memory_limit"] == 200 << 20
-    assert last["usage_usec"] > 0
+    # Not its CPU time: User Mode Linux counts that in ticks of 10 ms, and cat takes less.
+    assert last["memory_peak"] > 0
     assert last["pids_current"] == 0
 
 
