@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from _vm.recipe import PYTHON_OF_RELEASE
+
 from . import suites, vagrant
 from .parts import Part, Parts, end_children, ended, say
 from .suites import PYTEST, TREE, VM, Machine, Suite
@@ -125,6 +127,10 @@ def main() -> int:
         raise SystemExit("test: --vagrant goes with --release and pytest's arguments alone")
     if options.repeat and (options.unit or options.here):
         raise SystemExit("test: --repeat is about kernel tests in the VM")
+    if options.vm and (options.unit or options.here or options.vagrant):
+        raise SystemExit("test: --vm goes with neither --unit, --here nor --vagrant")
+    if any(word.startswith("-m") for word in options.pytest):
+        raise SystemExit("test: by -m tests are told which bear company: select them with -k")
     del os.environ["PYTHONPATH"]  # this package's, and nobody else's
     # With it each program that a test starts would compile the project anew.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -138,7 +144,9 @@ def main() -> int:
     if options.stock or options.release:
         os.environ["AGENTRES_VM_ACCEL"] = "stock"
     start = time.monotonic()
-    forced = {"AGENTRES_VM_ACCEL", "AGENTRES_VM_RELEASE"} & os.environ.keys()
+    special = {"AGENTRES_VM_ACCEL", "AGENTRES_VM_RELEASE"} & os.environ.keys()
+    if options.repeat or special:
+        options.vm = not (options.unit or options.here or options.vagrant)
     commit = _commit()
     run = _Run(options)
     try:
@@ -148,12 +156,15 @@ def main() -> int:
             run.in_vagrant()
         else:
             run.all()
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 128 + signal.SIGINT
     finally:
         run.close()
     verdict = run.tell(time.monotonic() - start)
-    whole = not (options.unit or options.kernel or options.here or options.stock or options.release)
-    whole = whole and not options.vagrant and run.is_whole and not forced
-    if verdict == 0 and whole and not options.pytest and commit and commit == _commit():
+    whole = not (options.unit or options.kernel or options.here or options.vagrant or special)
+    whole = whole and run.is_whole and not options.pytest
+    if verdict == 0 and whole and commit and commit == _commit():
         _git_path("agentres-tested").write_text(f"{commit} {run.counts}\n")
     return verdict
 
@@ -163,7 +174,10 @@ class _Run:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._unit, self._kernel = not options.kernel, not options.unit
-        self._machines = self._kernel and not (options.here or options.vagrant)
+        self._forced: bool = options.vm
+        # Whether there may be machines of ours to end.
+        self._machines = self._forced
+        self._here: bool = options.here
         self._pytest: list[str] = options.pytest
         self._parts = Parts(TREE / ".tests")
         self._red: list[tuple[Part, Suite, list[str], Path]] = []
@@ -174,19 +188,20 @@ class _Run:
 
     def all(self) -> None:
         """Every part, beside each other where they bear it."""
-        vm = self._machines and (why := _refusal()) is not None
+        if self._kernel and not (self._forced or self._here) and (why := _refusal()) is not None:
+            say(f"kernel tests in the VM: this host cannot enforce limits ({why})")
+            self._machines = True
         # What the machines are made of is made beside the unit tests; the tests in them want the processors.
         first = [self._units] if self._unit else []
-        if vm:
-            say(f"kernel tests in the VM: this host cannot enforce limits ({why})")
+        if self._machines:
             first.append(self._up)
             self._down()  # one that is up may be of another kind, or of an older image
         _together(first)
-        if vm and self._machine_came_up:
+        if self._machine_came_up:
             for phase in _phases():
                 self._phase(phase)
             self._once_more()
-        elif self._kernel and not vm:
+        elif self._kernel and not self._machines:
             self._on_this_host()
 
     @property
@@ -218,14 +233,20 @@ class _Run:
             print(f"\n| test | as | failed in {ended} |\n| --- | --- | ---: |")
             for (suite, test), count in failures.most_common():
                 print(f"| `{test}` | {suite} | {count} |")
-            print(f"{sum(failures.values())} failures in {ended} whole rounds", flush=True)
-        return int(bool(failures))
+            print(
+                f"{self._parts.total('passed')} passed, {sum(failures.values())} failed, machines died: {self._parts.deaths}, "
+                f"in {ended} whole rounds",
+                flush=True,
+            )
+        return int(bool(failures) or not self._parts.total("passed"))
 
     def tell(self, seconds: float) -> int:
         """The summary, and the closing line; the exit status."""
         say("summary")
         for part in self._parts.all:
             print(f"  {part.name:<38} {part.verdict:<24} {part.seconds:5.0f} s")
+            for death in part.deaths:
+                print(f"    {death}")
         for line in self._parts.skips():
             print(line)
         if self._flaky:
@@ -237,11 +258,15 @@ class _Run:
         self.counts = (
             f"{passed} passed, {failed} failed, {skipped} skipped, {len(self._flaky)} flaky"
         )
+        if deaths := self._parts.deaths:
+            self.counts += f", machines died: {deaths}"
         too_flaky = len(self._flaky) > _FLAKY_MAX
         if too_flaky:
             print(f"more than {_FLAKY_MAX} flaky tests are a failure")
+        if nothing := not (red or passed or failed or skipped):
+            print("no test was selected")
         print(f"{self.counts}; {red} of {len(self._parts.all)} parts failed, in {seconds:.0f} s")
-        return int(red > 0 or too_flaky)
+        return int(red > 0 or too_flaky or nothing)
 
     def _units(self) -> None:
         if shutil.which("lint-imports"):
@@ -314,7 +339,7 @@ class _Run:
     def _once_more(self) -> None:
         """Run what failed again when nothing else runs; a part in which nothing else is wrong is not red then."""
         for part, suite, failed, log in self._red:
-            found = suites.again(Machine(), suite, failed, log, self._kept) if failed else []
+            found = suites.again(Machine(), suite, failed, self._pytest, log, self._kept)
             self._flaky += found
             part.counts["failed"] -= len(found)
             part.counts["passed"] += len(found)
@@ -342,22 +367,24 @@ class _Run:
 def _starts_anew(log: Path) -> Part:
     """An agent that is enabled is there afterwards. The first call ends with the guest's userspace."""
     machine = Machine()
-    machine.call("exec", "--", "python", "tests/kernel/reboot.py", "before", seconds=120)
+    before = machine.call("exec", "--", "python", "tests/kernel/reboot.py", "before", seconds=120)
     end = time.monotonic() + 120
     while machine.call("exec", "--no-sync", "--", "true")[0] and time.monotonic() < end:
         time.sleep(1)
     status, out, err = machine.call("exec", "--", "python", "tests/kernel/reboot.py", "after")
-    log.write_text(out + err)
+    log.write_text("".join([*before[1:], out, err]))
     return ended("the host starts anew, in the VM", status, "")
 
 
 def _phases() -> tuple[Phase, ...]:
-    """Two machines where processors are emulated, or memory is short."""
+    """Two machines where processors are emulated, or memory is short; all are of the first one's kind."""
     status = json.loads(Machine().call("status", "--json")[1])
+    if accelerator := status.get("accelerator"):
+        os.environ["AGENTRES_VM_ACCEL"] = accelerator
     shared = os.statvfs("/dev/shm")  # a machine's memory is a file there
     room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
     room = min(room, shared.f_blocks * shared.f_frsize >> 20)
-    if status.get("accelerator") == "tcg" or room < _MIB_FOR_MANY:
+    if accelerator == "tcg" or room < _MIB_FOR_MANY:
         return _TWO
     return _MANY
 
@@ -423,8 +450,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/test",
         description="All checks: lint, unit tests here, kernel tests as root and as an ordinary user.",
-        epilog="Kernel tests run on this host where `agentres doctor` says that it can enforce limits, else in the VM "
-        "(scripts/vm). All parts run, whatever fails; the last line counts.",
+        epilog="Kernel tests run on this host where `agentres doctor` says that it can enforce limits, and nothing asks "
+        "for the VM (scripts/vm); else there. All parts run, whatever fails; the last line counts.",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--unit", action="store_true", help="lint and unit tests only: no VM")
@@ -432,13 +459,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--here", action="store_true", help="kernel tests on this machine, never in the VM"
     )
+    parser.add_argument("--vm", action="store_true", help="kernel tests in the VM in any case")
     parser.add_argument(
         "--stock",
         action="store_true",
         help="in the VM with Debian's own kernel, by KVM or emulated",
     )
     parser.add_argument(
-        "--release", help="in a VM of that Debian (trixie or bookworm), with its own kernel"
+        "--release",
+        choices=sorted(PYTHON_OF_RELEASE),
+        help="in a VM of that Debian, with its own kernel",
     )
     parser.add_argument(
         "--vagrant",

@@ -73,14 +73,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """Interrupt it, where it runs, as Ctrl-C would, so that tests take down what they have built; else harder."""
     if process.poll() is not None:
         return
-    for number, seconds in _HARDER:
-        os.killpg(process.pid, number)
-        try:
-            process.wait(seconds)
-            break
-        except subprocess.TimeoutExpired:
-            pass
     with contextlib.suppress(ProcessLookupError):  # nobody is left of its group
+        for number, seconds in _HARDER:
+            os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+                break
         os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -93,6 +91,7 @@ class Part:
     seconds: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
     skips: Counter[str] = field(default_factory=Counter)
+    deaths: list[str] = field(default_factory=list)  # of the machines that it ran in
 
     @property
     def failed(self) -> bool:
@@ -169,6 +168,11 @@ class Parts:
     def total(self, word: str) -> int:
         """How many tests passed, failed or were skipped in all."""
         return sum(part.counts.get(word, 0) for part in self.all)
+
+    @property
+    def deaths(self) -> int:
+        """How many machines died."""
+        return sum(len(part.deaths) for part in self.all)
 
     def skips(self) -> list[str]:
         """Why tests were skipped: a line a reason, with how many, the most first."""

@@ -38,6 +38,7 @@ _HANG_SECONDS = 400  # the longest test takes a third of that beside four machin
 _EMULATED_HANG_SECONDS = 1200
 _COLUMNS = "pid,user:8,stat,etimes,args"  # of ps(1)
 _ANSWERS_WITHIN = 60
+_STARTS_WITHIN = 1800  # where it waits for a kernel that another one builds
 _DEATHS_MAX = 3
 TESTS_FAILED = "FAILED"  # the verdict where tests did, and nothing else is wrong
 _NO_TESTS = 5  # pytest's status where none is left
@@ -126,12 +127,13 @@ class Machine:
 
     def up(self) -> str:
         """Start it; empty, or why it does not start."""
-        failed, _, why = self.call("up")
-        status = json.loads(self.call("status", "--json")[1])
+        failed, _, why = self.call("up", seconds=_STARTS_WITHIN)
+        known = self.call("status", "--json")[1]
+        status = json.loads(known) if known else {}
         if "pid" in status:
             self._process = Path(f"/proc/{status['pid']}")
         if failed:
-            return why.strip()
+            return why.strip() or f"not within {_STARTS_WITHIN} s"
         if "pid" not in status:
             return "it ended at once"
         self.console = Path(status["folder"], "console.log")
@@ -213,8 +215,8 @@ def run(
     machine: Machine, suite: Suite, arguments: Sequence[str], log: Path
 ) -> tuple[Part, Outcomes]:
     """All tests of a suite, also where the machine dies of one: that one failed, and the others go on in a fresh one."""
-    outcomes, wrong = Outcomes(), ""
-    for _ in range(_DEATHS_MAX):
+    outcomes, wrong, deaths = Outcomes(), "", list[str]()
+    for number in range(_DEATHS_MAX):
         call = Outcomes()
         done = [word for test in outcomes.of for word in ("--but", test)]
         begins = log.stat().st_size
@@ -228,10 +230,11 @@ def run(
         culprit = call.running or call.last
         told = f"{suite.name}: the machine {died}, during {culprit or 'no test'}"
         say(told)
+        deaths.append(told)
         end = ""
         if machine.console.exists():
             end = "\n".join(machine.console.read_text(errors="replace").splitlines()[-25:])
-            shutil.copy(machine.console, log.with_suffix(".console"))
+            shutil.copy(machine.console, log.with_suffix(f".{number}.console"))
         with log.open("a") as output:
             output.write(f"\n{told}; its threads here:\n{machine.threads()}\n")
             output.write(f"The end of its console:\n{end}\n")
@@ -250,7 +253,7 @@ def run(
     elif outcomes.status == _NO_TESTS and not outcomes.of:
         verdict = "no test selected"
     skips = skipped(log.read_text(errors="replace"))
-    return Part(suite.name, verdict, counts=counts, skips=skips), outcomes
+    return Part(suite.name, verdict, counts=counts, skips=skips, deaths=deaths), outcomes
 
 
 def _misheard(call: Outcomes, output: str) -> str:
@@ -275,7 +278,12 @@ class Flaky:
 
 
 def again(
-    machine: Machine, suite: Suite, failed: Sequence[str], first: Path, kept: Path
+    machine: Machine,
+    suite: Suite,
+    failed: Sequence[str],
+    arguments: Sequence[str],
+    first: Path,
+    kept: Path,
 ) -> list[Flaky]:
     """Run what failed once more, each alone in a fresh machine; those that pass, with both outputs kept."""
     found = []
@@ -287,7 +295,7 @@ def again(
         log = first.with_name("again.log")
         log.write_bytes(b"")
         outcomes = Outcomes()
-        died = machine.pytest(suite, [test], log, outcomes)
+        died = machine.pytest(suite, [test, *arguments], log, outcomes)
         passed = not died and outcomes.status == 0 and outcomes.of.get(test) == "PASSED"
         say(f"{suite.name}: {test} {'passes' if passed else 'fails again'} alone")
         with kept.open("a") as file:

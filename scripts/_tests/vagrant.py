@@ -77,8 +77,8 @@ printf '%s:x:64055:\\n' libvirt-qemu libvirt-dnsmasq | cat /etc/group - >group
 mount --bind passwd /etc/passwd
 mount --bind group /etc/group
 ip link set lo up
-libvirtd --config "$1/libvirtd.conf" --pid-file "$1/libvirtd.pid" {pipe}<&- &
-exec env --ignore-signal=CHLD cat <&{pipe}
+libvirtd --config "$1/libvirtd.conf" --pid-file "$1/libvirtd.pid" &
+exec env --ignore-signal=CHLD cat </proc/self/fd/{pipe}  # sh takes numbers of one digit alone
 """
 
 # Addresses by DHCP, and nothing that libvirt would want iptables for: there is nowhere to go.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -96,13 +95,13 @@ def test_why_tests_were_skipped_is_told_once_a_reason(tmp_path: Path) -> None:
 
 # What a host has that .ci/run begins on: programs that do nothing, and of the real ones what the script itself is made of.
 DONE = "#!/bin/sh\nexit 0\n"
-NEEDED = ("bash", "cat", "chmod", "dirname", "mkdir", "mktemp", "sh")
+NEEDED = ("bash", "cat", "chmod", "dirname", "mkdir", "mktemp", "mv", "rm", "sh")
 ASSEMBLED = """\
 #!/bin/sh
-mkdir -p usr/bin
+mkdir -p "$3/usr/bin"
 for name in {programs}; do
-  printf '#!/bin/sh\\n' >usr/bin/$name
-  chmod +x usr/bin/$name
+  printf '#!/bin/sh\\n' >"$3/usr/bin/$name"
+  chmod +x "$3/usr/bin/$name"
 done
 """
 
@@ -129,7 +128,7 @@ def ci(
         file.chmod(0o755)
     return subprocess.run(
         ["bash", folder / "tree/.ci/run"], capture_output=True, text=True, check=False,
-        env={"PATH": str(there), "TMPDIR": str(folder), "HOME": os.environ.get("HOME", "/")},
+        env={"PATH": str(there), "TMPDIR": str(folder), "HOME": str(folder / "home")},
     )  # fmt: skip
 
 
@@ -137,6 +136,10 @@ def test_ci_brings_prometheus_and_promtool(tmp_path: Path) -> None:
     done = ci(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert [Path(line).name for line in done.stdout.splitlines()] == ["prometheus", "promtool"]
+    assert {path.name for path in tmp_path.iterdir()} == {"bin", "home", "tree"}
+    shutil.rmtree(tmp_path / "bin")
+    shutil.rmtree(tmp_path / "tree")
+    assert ci(tmp_path, "exit 100").stdout == done.stdout  # fetched once
 
 
 @pytest.mark.parametrize(

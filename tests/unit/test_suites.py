@@ -232,12 +232,13 @@ def test_what_failed_is_run_alone_and_both_outputs_are_kept(fake: Fake) -> None:
         fake.suites.Machine(),
         suite,
         outcomes.failed,
+        ["--matrix"],
         fake.folder / "log",
         kept,
     )
     assert [flaky.test for flaky in found] == [one]
     assert "--daemon" in fake.asked[1]
-    assert fake.asked[1].endswith(one)
+    assert fake.asked[1].endswith(f"{one} --matrix")
     text = kept.read_text()
     assert "for a reason" in text
     assert f"{one} PASSED" in text
