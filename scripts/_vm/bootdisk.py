@@ -93,4 +93,7 @@ def _call(*command: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    except subprocess.CalledProcessError as error:  # it has said why
+        sys.exit(f"{error.cmd[0]} failed with status {error.returncode}")

@@ -45,14 +45,11 @@ def ensure_box(image: Image, force: bool = False) -> Path:
 
 
 def copy(box: Path, output: Path) -> None:
-    """Have the box at another path, whole or not at all: a second name of the file where that can be."""
+    """Have a copy of the box at another path, whole or not at all."""
     try:
         with tempfile.TemporaryDirectory(prefix=".box-", dir=output.parent) as folder:
             new = Path(folder, "new")
-            try:
-                new.hardlink_to(box)
-            except OSError:  # another file system, or one without such names
-                shutil.copyfile(box, new)
+            shutil.copyfile(box, new)
             new.replace(output)
     except OSError as error:
         raise VmError(f"cannot write {output}: {error.strerror}") from None
@@ -67,9 +64,9 @@ def key() -> str:
 
 
 def _build(image: Image, box: Path) -> None:
-    if os.geteuid() != 0:
-        # Here, where it can ask for a password: what is logged has no terminal.
-        subprocess.run(["sudo", "--validate"])
+    # Here, where it can ask for a password: what is logged has no terminal.
+    if os.geteuid() != 0 and subprocess.run(["sudo", "--validate"]).returncode:
+        raise VmError("mounting the disk takes root, and sudo refuses")
     for leftover in images_dir().glob(".build-*"):
         remove_tree(leftover)  # of a build that was killed
     work = Path(tempfile.mkdtemp(prefix=".build-", dir=images_dir()))

@@ -89,9 +89,7 @@ def _ready_clone(user: str, sync: bool = True) -> Clone:
 
 
 def _down(_options: argparse.Namespace) -> int:
-    clone = Clone()
-    with clone.locked():
-        host.say("down" if clone.down() else "was not up")
+    host.say("down" if Clone().down() else "was not up")
     return 0
 
 
@@ -181,7 +179,3 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_user(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--user", choices=USERS, default="root", help="default: %(default)s")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

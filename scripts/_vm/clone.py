@@ -106,7 +106,11 @@ class Clone:
 
     def down(self) -> bool:
         """Stop the machine; whether there was one."""
-        return self._clean()
+        # Whoever has the lock may be waiting for a machine that hangs.
+        self.guest.disconnect()
+        ran = self.place.stop()
+        with self.locked():
+            return self._clean() or ran
 
     def _clean(self) -> bool:
         """End the machine and remove what it wrote, whoever started it; its logs stay. Whether it ran."""

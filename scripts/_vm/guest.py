@@ -21,6 +21,7 @@ from .layout import GUEST_EXEC_DIR, GUEST_SOURCE, GUEST_VENV, USERS
 _HOST = "agentres-vm"
 _SSH_FAILED = 255
 _CONNECT_ATTEMPTS = 4
+_CONNECT_SECONDS = 90.0  # ssh's own limit ends with the connection, and leaves out the login
 _LOOK_SECONDS = 2.0
 
 _CONFIG = """\
@@ -118,9 +119,17 @@ class Guest:
         for attempt in range(attempts):
             with log.open("wb") as output:
                 options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
-                done = self._ssh(user, *master, _HOST, start_new_session=True, **options)
-            if done.returncode == 0:
-                return
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    done = self._ssh(
+                        user,
+                        *master,
+                        _HOST,
+                        start_new_session=True,
+                        timeout=_CONNECT_SECONDS,
+                        **options,
+                    )
+                    if done.returncode == 0:
+                        return
             if attempt + 1 < attempts:
                 time.sleep(attempt)
         raise VmError(f"no ssh connection to the guest as {user}: {host.tail(log, 3)}")

@@ -30,7 +30,8 @@ _PACKAGES = {
     "/usr/include/gelf.h": "libelf-dev",
     "/usr/include/stdio.h": "libc6-dev",
 }
-_NEWEST_KEPT = 2
+_NEWEST_KEPT = 4  # clones of other commits may want another
+_UNPATCHED = "unpatched"
 _FAILURE_KEPT = 24 * 3600  # seconds
 
 
@@ -80,7 +81,7 @@ def _build(work: Path, folder: Path, settings: Settings) -> Path:
         host.run_logged([*apt, "download", f"{package}={version}"], log, cwd=work)
         unpack = 'dpkg-deb --fsys-tarfile "$1"_*.deb | tar -xO "./usr/src/$1.tar.xz" | tar -xJ'
         host.run_logged(["sh", "-ec", unpack, "sh", package], log, cwd=work)
-    _patch(work / package, log)
+    patched = _patch(work / package, log)
     try:
         made = _make(work, work / package, log)
     except VmError as error:
@@ -88,6 +89,8 @@ def _build(work: Path, folder: Path, settings: Settings) -> Path:
         raise
     shutil.rmtree(target, ignore_errors=True)  # a machine that runs keeps its open file
     target.mkdir()
+    if not patched:
+        (target / _UNPATCHED).touch()
     made.rename(target / "linux")
     _failed(folder).unlink(missing_ok=True)
     for old in sorted(folder.glob("*/linux"), key=lambda path: path.stat().st_mtime)[
@@ -97,17 +100,20 @@ def _build(work: Path, folder: Path, settings: Settings) -> Path:
     return target / "linux"
 
 
-def _patch(source: Path, log: Path) -> None:
-    """Apply ours where it fits: a newer source may have changed, and does without."""
+def _patch(source: Path, log: Path) -> bool:
+    """Apply ours where it fits: a newer source may have changed, and does without.  Return whether it did."""
     command = ["patch", "--strip=1", "--batch", "--forward", f"--input={_PATCH}"]
     try:
         host.run_logged([*command, "--dry-run"], log, cwd=source)
     except VmError:
-        host.say(
-            f"{_PATCH.name} does not fit this source: machines are slower without it, and may hang"
-        )
-        return
+        return False
     host.run_logged(command, log, cwd=source)
+    return True
+
+
+def is_patched(kernel: Path) -> bool:
+    """Whether it was built with our patch; if not, machines are slower, and may hang."""
+    return not kernel.with_name(_UNPATCHED).exists()
 
 
 def _make(work: Path, source: Path, log: Path) -> Path:
@@ -174,24 +180,29 @@ def _find(work: Path, mirror: str, log: Path) -> tuple[list[str], str, str]:
             host.run_logged(["apt-get", *options, "update", "-q"], log)
         except VmError:  # not every mirror has every suite
             continue
-        names = subprocess.run(
-            ["apt-cache", *options, "pkgnames", "linux-source-"],
-            capture_output=True, text=True, check=True, env=host.ENVIRONMENT,
-        ).stdout.split()  # fmt: skip
+        except OSError as error:
+            raise VmError(f"apt-get: {error.strerror}") from None
+        names = _ask_apt(*options, "pkgnames", "linux-source-").split()
         known = {name: _number(name) for name in names}
         new = {name: number for name, number in known.items() if number and number >= _OLDEST}
         if new:
             package = max(new, key=lambda name: new[name])
-            shown = subprocess.run(
-                ["apt-cache", *options, "show", "--no-all-versions", package],
-                capture_output=True, text=True, check=True, env=host.ENVIRONMENT,
-            ).stdout  # fmt: skip
-            version = next(
-                line.split()[1] for line in shown.splitlines() if line.startswith("Version:")
-            )
-            return ["apt-get", *options], package, version
+            shown = _ask_apt(*options, "show", "--no-all-versions", package)
+            if version := re.search(r"^Version: (\S+)$", shown, re.MULTILINE):
+                return ["apt-get", *options], package, version[1]
     oldest = ".".join(map(str, _OLDEST))
     raise VmError(f"no suite of {mirror} has a kernel source of {oldest} or newer")
+
+
+def _ask_apt(*words: str) -> str:
+    line = ["apt-cache", *words]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, env=host.ENVIRONMENT)
+    except OSError as error:
+        raise VmError(f"apt-cache: {error.strerror}") from None
+    if done.returncode:
+        raise VmError(f"apt-cache failed with status {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _number(package: str) -> tuple[int, int] | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from . import host
 from .config import Settings, VmError
 from .image import Image
-from .kernel import ensure_kernel
+from .kernel import ensure_kernel, is_patched
 from .machine import KERNEL_LINE, Place
 
 _PACKAGES = {"ip": "iproute2", "ethtool": "ethtool", "nsenter": "util-linux"}
@@ -73,6 +73,10 @@ class Uml:
                 f"the guest's memory is a file: {_MEMORY} has no {settings.memory_mib} MiB free"
             )
         self._kernel = ensure_kernel(settings)
+        if not is_patched(self._kernel):
+            host.say(
+                "uml.patch does not fit this kernel's source: the machine is slower without it, and may hang"
+            )
 
     def start(self, place: Place, image: Image, settings: Settings) -> int:
         """Start the kernel; it makes its overlays by itself."""

@@ -92,19 +92,80 @@ def test_what_fails_is_noted_for_these_options_alone(
 
 
 @pytest.mark.skipif(shutil.which("patch") is None, reason="there is no patch(1)")
-def test_a_patch_is_applied_where_it_fits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_patch_is_applied_where_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patch, source = tmp_path / "our.patch", tmp_path / "source"
     patch.write_text("Why.\n\n--- a/one\n+++ b/one\n@@ -1 +1 @@\n-old\n+new\n")
     monkeypatch.setattr(kernel, "_PATCH", patch)
     source.mkdir()
-    for before, after, told in (("old\n", "new\n", ""), ("other\n", "other\n", "does not fit")):
+    for before, after, fits in (("old\n", "new\n", True), ("other\n", "other\n", False)):
         (source / "one").write_text(before)
-        kernel._patch(source, tmp_path / "log")
+        assert kernel._patch(source, tmp_path / "log") == fits
         assert (source / "one").read_text() == after
-        assert told in capsys.readouterr().err
     assert [path.name for path in source.iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_whether_a_kernel_has_the_patch_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    def make(work: Path, *_: object) -> Path:
+        (work / "linux").touch()
+        return work / "linux"
+
+    monkeypatch.setattr(kernel.host, "ensure_packages", lambda packages: None)
+    monkeypatch.setattr(kernel.host, "run_logged", lambda *_, **__: None)
+    monkeypatch.setattr(kernel, "host_mirror", lambda: "somewhere")
+    monkeypatch.setattr(kernel, "_find", lambda *_: (["apt-get"], "linux-source-7.3", "7.3.4-1"))
+    monkeypatch.setattr(kernel, "_make", make)
+    monkeypatch.setattr(kernel, "_patch", lambda *_: fits)
+    assert kernel.is_patched(kernel.ensure_kernel(SETTINGS)) == fits
+
+
+def apt(folder: Path, **suites: str) -> None:
+    """Have apt-get and apt-cache in a folder, with these packages and versions in each suite."""
+    for suite, packages in suites.items():
+        (folder / suite).write_text(packages)
+    list_ = "for word; do case $word in -oDir::Etc::SourceList=*) list=${word#*=};; esac; done\n"
+    update = f'suite=$(cut -d" " -f4 "$list"); test -e {folder}/$suite && cp {folder}/$suite {folder}/now'
+    cache = f"case $* in *pkgnames*) cut -d' ' -f1 {folder}/now;; *) sed -n 's/.* /Version: /p' {folder}/now | tail -n 1;; esac"
+    for name, text in (("apt-get", list_ + update), ("apt-cache", cache)):
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+
+
+def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    monkeypatch.setattr(kernel.host, "ENVIRONMENT", {"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    monkeypatch.setattr(os, "environ", {"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    (tmp_path / "work").mkdir()
+    _, package, version = kernel._find(tmp_path / "work", "mirror", tmp_path / "log")
+    return package, version
+
+
+def test_the_first_suite_with_a_source_that_is_new_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (
+        "linux-source-6.12 6.12.1-1\n",
+        "linux-source-6.12 6.12.1-1\nlinux-source-7.3 7.3.4-1\n",
+    )
+    apt(tmp_path, trixie=old, testing=new, unstable="linux-source-7.4 7.4.1-1\n")
+    assert found(tmp_path, monkeypatch) == ("linux-source-7.3", "7.3.4-1")
+
+
+@pytest.mark.parametrize("suites", [{"trixie": "linux-source-6.12 6.12.1-1\n"}, {}])
+def test_no_source_is_new_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suites: dict[str, str]
+) -> None:
+    apt(tmp_path, **suites)
+    with pytest.raises(VmError, match="no suite of mirror has"):
+        found(tmp_path, monkeypatch)
+
+
+def test_without_apt_there_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel.host, "ENVIRONMENT", {"PATH": str(tmp_path)})
+    monkeypatch.setattr(os, "environ", {"PATH": str(tmp_path)})
+    with pytest.raises(VmError, match="apt-get: No such file"):
+        kernel._find(tmp_path / "work", "mirror", tmp_path / "log")
 
 
 def test_the_newest_build_with_these_options_is_taken(folder: Path) -> None:
