@@ -29,6 +29,18 @@ apt_install() {
   } >&2 || die "apt-get failed; install by hand: $*"
 }
 
+# $prefix and $DESTDIR as whole paths without a slash at the end, as $prefix and $destdir.
+read_places() {
+  local name
+  destdir=${DESTDIR-}
+  for name in prefix destdir; do
+    [[ -z ${!name} || ${!name} == /* ]] || die "${name/destdir/DESTDIR} ${!name}: expected a whole path"
+    [[ -z ${!name} ]] || printf -v "$name" %s "$(realpath --canonicalize-missing --no-symlinks -- "${!name}")"
+  done
+  prefix=${prefix%/}
+  destdir=${destdir%/}
+}
+
 # The first Python that is new enough, in $python; empty where there is none.
 find_python() {
   for python in python3 python3.13 python3.12 python3.11 ""; do

@@ -113,9 +113,9 @@ def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         "DESTDIR": f"{tmp_path}/root",
     }
 
-    def call(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    def call(name: str, *words: str, **others: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [ROOT / "scripts" / name, "--prefix", "/usr", *words], env=environment, cwd=tmp_path,
+            [ROOT / "scripts" / name, "--prefix", "/usr", *words], env=environment | others, cwd=tmp_path,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
 
@@ -150,9 +150,62 @@ def test_destdir_and_prefix_are_respected_twice_is_once_and_nothing_stays(
     done = script("install", "--wheel", str(wheel))
     assert done.returncode == 0, done.stderr
     assert files(root) == first
+    wants = root / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "agentres@x.service").symlink_to("/usr/lib/systemd/system/agentres@.service")
     done = script("uninstall")
     assert done.returncode == 0, done.stderr
     assert files(root) == {}
     done = script("uninstall")
     assert done.returncode == 125
     assert "nothing was installed" in done.stderr
+
+
+def test_places_may_be_written_in_other_ways(
+    wheel: Path, script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    done = script(
+        "install",
+        "--wheel",
+        str(wheel),
+        "--prefix",
+        "/usr//local/",
+        DESTDIR=f"{tmp_path}//b/../root/",
+    )
+    assert done.returncode == 0, done.stderr
+    made = files(root)
+    assert "usr/local/lib/systemd/system/agentres.service" in made
+    assert not any(str(root).encode() in text for path, text in made.items()
+                   if isinstance(text, bytes) and "site-packages" not in path)  # fmt: skip
+    done = script("uninstall", "--prefix", "/usr/local")
+    assert done.returncode == 0, done.stderr
+    assert files(root) == {}
+    done = script("uninstall", "--prefix", "usr/local")
+    assert (done.returncode, done.stderr) == (
+        125,
+        "uninstall: prefix usr/local: expected a whole path\n",
+    )
+
+
+def test_what_cannot_be_installed_leaves_nothing(
+    script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.whl").write_text("no wheel")
+    done = script("install", "--wheel", str(tmp_path / "broken.whl"))
+    assert done.returncode == 125
+    assert f"install: pip cannot install {tmp_path}/broken.whl" in done.stderr
+    assert files(tmp_path / "root") == {}
+
+
+def test_it_is_removed_by_its_list_where_python_is_another_since(
+    wheel: Path, script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    assert script("install", "--wheel", str(wheel)).returncode == 0
+    for lib in (root / "usr/lib/agentres/lib").iterdir():
+        shutil.rmtree(lib)
+    done = script("uninstall")
+    assert done.returncode == 0, done.stderr
+    assert "another Python" in done.stderr
+    assert files(root) == {}

@@ -48,7 +48,7 @@ def install_units(
     from agentres.cli.app import app
 
     live = root == "/" and systemd.running()
-    made = contents(prefix, app, root)
+    made = contents(prefix.rstrip("/"), app, root)
     if remove:
         _remove(Path(root), made, live)
     else:
@@ -133,8 +133,16 @@ def _remove(root: Path, made: Mapping[str, tuple[str, int]], live: bool) -> None
         except OSError as error:
             raise AgentresError(f"cannot remove {target}: {reason(error)}") from error
         print(target)
+    for link in (root / "etc/systemd/system").glob("*.wants/agentres@*.service"):  # enabled agents
+        link.unlink()
+        print(link)
     if live:
-        shutil.rmtree("/run/agentres", ignore_errors=True)
+        # Sockets, and what systemd was told of the budget and of agents that are units.
+        for left in (
+            Path("/run/agentres"),
+            *Path("/run/systemd/system.control").glob("agentres[.@]*.d"),
+        ):
+            shutil.rmtree(left, ignore_errors=True)
         _call("systemctl", "daemon-reload")
 
 
