@@ -270,7 +270,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "alert_statistics": lambda: _json(
         history_schemas.AlertStatistics, within=("time_to_acknowledge",)
     ),
-    "report": lambda: _json(history_schemas.Report),
+    "report": lambda: _json(history_schemas.ReportJson),
     "agent_report": lambda: _json(history_schemas.AgentReportJson),
     "run_report": lambda: _json(history_schemas.RunReportJson),
     "use": lambda: _json(history_schemas.UseReportJson),

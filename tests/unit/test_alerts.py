@@ -19,7 +19,7 @@ from watched_rules import (
     watch,
 )
 
-from agentres.policy.alerts import DEFAULT_RULES, Alert, Event, Rule, message, show
+from agentres.policy.alerts import DEFAULT_RULES, Alert, Change, Rule, message, show
 from agentres.policy.resources import EVENT, RESOURCES
 
 
@@ -27,11 +27,11 @@ def cores(**rest: Any) -> Rule:
     return Rule("cpu", "cpu", "agent", TWO, **{"cooldown": 0.0, **rest})
 
 
-def play(rule: Rule, script: str) -> list[Event]:
+def play(rule: Rule, script: str) -> list[Change]:
     return lived(rule, script)[1]
 
 
-def told(found: Event) -> str:
+def told(found: Change) -> str:
     alert = found.alert
     if found.kind == "repeated":
         return f"repeated {alert.repeats}"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from watched_rules import INFO, event, rules, watch
 
-from agentres.policy.alerts import Alert, Event, Rule, Severity
+from agentres.policy.alerts import Alert, Change, Rule, Severity
 
 
 class Look(NamedTuple):
@@ -84,7 +84,7 @@ class Oracle:
                 found = severity
         return found
 
-    def look(self, look: Look, events: tuple[Event, ...]) -> None:
+    def look(self, look: Look, events: tuple[Change, ...]) -> None:
         time, value, limit = look
         if value is None:
             assert not events
@@ -129,7 +129,7 @@ class Oracle:
         self.last = alert
 
     def changed(
-        self, look: Look, found: Event, surely: Severity | None, perhaps: Severity | None
+        self, look: Look, found: Change, surely: Severity | None, perhaps: Severity | None
     ) -> None:
         alert = found.alert
         assert (alert.value, alert.limit, alert.updated) == (look.value, look.limit, look.time)
@@ -171,7 +171,7 @@ class Oracle:
             assert surely is None or surely <= alert.severity
         self.worst, self.open = max(self.worst, alert.severity), alert
 
-    def finish(self, time: float, events: tuple[Event, ...]) -> None:
+    def finish(self, time: float, events: tuple[Change, ...]) -> None:
         assert [found.kind for found in events] == ([] if self.open is None else ["resolved"])
         for found in events:
             assert self.open is not None

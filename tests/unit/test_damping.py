@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_engine import MEMORY, Simulated
 
-from agentres.policy.alerts import Alert, Event, Rule, Severity
+from agentres.policy.alerts import Alert, Change, Rule, Severity
 from agentres.policy.damping import BURST, EVERY, Damper, TokenBucket
 
 RULE = Rule("memory", "memory", "agent", ((Severity.WARNING, 1.0), (Severity.CRITICAL, 2.0)))
@@ -21,7 +21,7 @@ def test_a_bucket_gives_its_burst_and_then_one_each_time() -> None:
 
 def test_few_changes_are_told_as_they_come() -> None:
     damper, alert = Damper(), _alert("1", Severity.WARNING)
-    events = (Event("raised", alert), Event("resolved", alert))
+    events = (Change("raised", alert), Change("resolved", alert))
     assert damper.take(0.0, events) == [*events]
     assert damper.left_out == 0
 
@@ -29,11 +29,11 @@ def test_few_changes_are_told_as_they_come() -> None:
 def test_of_many_the_last_is_told_when_there_is_room() -> None:
     damper = Damper()
     for n in range(BURST):
-        damper.take(0.0, (Event("raised" if n == 0 else "updated", _alert("1", Severity(1 + n % 2))),))  # fmt: skip
+        damper.take(0.0, (Change("raised" if n == 0 else "updated", _alert("1", Severity(1 + n % 2))),))  # fmt: skip
     last = _alert("1", Severity.EMERGENCY)
-    assert damper.take(1.0, (Event("updated", _alert("1", Severity.WARNING)),)) == []
-    assert damper.take(1.0, (Event("updated", last),)) == []
-    assert damper.take(EVERY + 1, ()) == [Event("updated", last)]
+    assert damper.take(1.0, (Change("updated", _alert("1", Severity.WARNING)),)) == []
+    assert damper.take(1.0, (Change("updated", last),)) == []
+    assert damper.take(EVERY + 1, ()) == [Change("updated", last)]
     assert damper.left_out == 1
 
 
@@ -49,29 +49,29 @@ changes = st.lists(
 def test_who_was_told_of_one_is_told_of_its_end_and_all_else_is_counted(
     changes: list[tuple[float, str]], slow: bool
 ) -> None:
-    damper, told = Damper(), list[Event]()
+    damper, told = Damper(), list[Change]()
     now, number, happened = 0.0, 0, 0
     alert: Alert | None = None
     for passed, what in changes:
         now += passed if slow else passed / 100
-        events: tuple[Event, ...] = ()
+        events: tuple[Change, ...] = ()
         if what == "breach" and alert is None:
             number += 1
             alert = _alert(str(number), Severity.WARNING)
-            events = (Event("raised", alert),)
+            events = (Change("raised", alert),)
         elif alert is not None and what in ("graver", "less"):
             severity = Severity.CRITICAL if what == "graver" else Severity.WARNING
             if severity != alert.severity:
                 alert = alert.but(severity=severity)
-                events = (Event("updated", alert),)
+                events = (Change("updated", alert),)
         elif alert is not None and what == "end":
-            events, alert = (Event("resolved", alert),), None
+            events, alert = (Change("resolved", alert),), None
         elif alert is None and number and what == "repeated":
-            events = (Event("repeated", _alert(str(number), Severity.WARNING)),)
+            events = (Change("repeated", _alert(str(number), Severity.WARNING)),)
         happened += len(events)
         told += damper.take(now, events)
         assert len(told) <= BURST + now / EVERY
-    last = () if alert is None else (Event("resolved", alert),)
+    last = () if alert is None else (Change("resolved", alert),)
     told += damper.finish(last)
     happened += len(last)
     assert len(told) + damper.left_out == happened

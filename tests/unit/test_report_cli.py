@@ -96,7 +96,7 @@ def test_json_has_all_of_it(tmp_path: Path) -> None:
     done = report("planner", "-o", str(file))
     assert (done.returncode, done.stdout, done.stderr) == (0, f"wrote {file}\n", "")
     made = json.loads(file.read_text())
-    check(made, history_schemas.Report)
+    check(made, history_schemas.ReportJson)
     assert made["schema"] == 1
     (agent,) = made["agents"]
     assert [run["id"] for run in agent["runs"]] == ["aaaa0001", "aaaa0000"]
@@ -267,7 +267,7 @@ def test_since_leaves_out_what_had_ended_and_keeps_what_runs(store: Store, tmp_p
     file = tmp_path / "r.json"
     assert report("--since", "1h", "-o", str(file)).returncode == 0
     made = json.loads(file.read_text())
-    check(made, history_schemas.Report)
+    check(made, history_schemas.ReportJson)
     assert [run["id"] for agent in made["agents"] for run in agent["runs"]] == ["new"]
     assert made["agents"][0]["runs"][0]["ended"] is None
     assert made["since"] == pytest.approx(now - 3600, abs=60)
@@ -281,7 +281,7 @@ def test_kills_that_are_not_known_are_not_told_as_none(store: Store, tmp_path: P
     file = tmp_path / "r.json"
     assert report("-o", str(file)).returncode == 0
     made = json.loads(file.read_text())
-    check(made, history_schemas.Report)
+    check(made, history_schemas.ReportJson)
     (run,) = made["agents"][0]["runs"]
     assert (run["killed"], run["kills"], run["use"]) == (None, [], {})
     assert "too little is known" in report().stdout

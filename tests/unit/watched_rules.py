@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from agentres.policy.alerts import Event, Rule, Severity, Watch
+from agentres.policy.alerts import Change, Rule, Severity, Watch
 
 INFO, WARNING, CRITICAL, EMERGENCY = Severity
 TWO = ((WARNING, 75.0), (CRITICAL, 80.0))
@@ -32,10 +32,10 @@ def event(**rest: Any) -> Rule:
     return Rule("oom_kill", "oom_kill", "agent", ((EMERGENCY, 1.0),), **rest)
 
 
-def lived(rule: Rule, script: str) -> tuple[Watch, list[Event]]:
+def lived(rule: Rule, script: str) -> tuple[Watch, list[Change]]:
     """What ``script`` makes of a rule: looks ``TIME=VALUE[@LIMIT]``, ``-`` for None, or ``TIME=end``."""
     watching = watch(rule)
-    events: list[Event] = []
+    events: list[Change] = []
     for word in script.split():
         time, _, rest = word.partition("=")
         if rest == "end":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    from agentres.daemon.submission import Submission
     from agentres.kernel.terminal import StatusLine
     from agentres.policy.settings import Settings
     from agentres.run.explain import Outcome
@@ -76,7 +77,10 @@ def _run(
 
             events = open_events(options.events)
         if (daemon := _daemon(options)) is not None:
-            return _leased(daemon, options, values, command, configured, tell, file, status, events)
+            asked = _submission(options, values, command, configured, status is not None)
+            return _leased(
+                daemon, asked, options, tell=tell, file=file, status=status, events=events
+            )
         request = options.request.but(
             named="name" in values,
             philosophy=options.philosophy,
@@ -152,19 +156,14 @@ def _daemon(options: RunOptions) -> socket.socket | None:
     return found
 
 
-def _leased(
-    daemon: socket.socket,
+def _submission(
     options: RunOptions,
     values: Values,
     command: Sequence[str],
     configured: Settings | None,
-    tell: Callable[[str], None],
-    file: int | None,
-    status: StatusLine | None,
-    events: int,
-) -> int:
-    """Have the daemon run the agent; return the exit status."""
-    from agentres.daemon.lease import Lease
+    progress: bool,
+) -> Submission:
+    """What the daemon is asked for; ``progress``: there is a line on a terminal that is to show it."""
     from agentres.daemon.submission import Submission
     from agentres.policy.settings import Settings, to_plain
 
@@ -175,11 +174,26 @@ def _leased(
     umask = os.umask(0)
     os.umask(umask)
     settings = None if configured is None else to_plain(configured)
-    if status is None:
+    if not progress:
         values = {key: value for key, value in values.items() if key != "progress"}
-    asked = Submission(
+    return Submission(
         __version__, values, list(command), dict(os.environ), umask, settings, options.detach
     )
+
+
+def _leased(
+    daemon: socket.socket,
+    asked: Submission,
+    options: RunOptions,
+    *,
+    tell: Callable[[str], None],
+    file: int | None,
+    status: StatusLine | None,
+    events: int,
+) -> int:
+    """Have the daemon run the agent; return the exit status."""
+    from agentres.daemon.lease import Lease
+
     try:
         draw = None if status is None else status.draw
         ended = Lease(daemon, tell, draw, events).run(asked)

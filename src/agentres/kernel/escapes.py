@@ -31,7 +31,7 @@ _EXEC_SECONDS = 0.02
 """How long a process may have no environment, in the middle of execve(2)."""
 
 
-class _Known(Record):
+class _Outsider(Record):
     """A process that was found, and its start time, as its PID may be reused by now."""
 
     ticks: int | None
@@ -64,7 +64,7 @@ class Escapes:
         self._asked = self._before = _live()
         self._is_unready = False
         self._seen: dict[int, float] = {}
-        self._out: dict[int, _Known] = {}
+        self._out: dict[int, _Outsider] = {}
 
     def look(self, pids: Iterable[int] = ()) -> list[Escaped]:
         """Return the processes that are outside now, after moving them back if ``move`` was given.
@@ -94,14 +94,14 @@ class Escapes:
                 break
         return list(fates.values())
 
-    def _left(self, fates: dict[int, Escaped]) -> list[_Known]:
+    def _left(self, fates: dict[int, Escaped]) -> list[_Outsider]:
         left = [each for each in self._find(set()) if each.escaped.pid not in fates]
         if not left and self._is_unready:
             time.sleep(_EXEC_SECONDS)  # there is no event for this
             left = [each for each in self._find(set()) if each.escaped.pid not in fates]
         return left
 
-    def _find(self, inside: set[int]) -> list[_Known]:
+    def _find(self, inside: set[int]) -> list[_Outsider]:
         live, now = _live(), time.clock_gettime(time.CLOCK_BOOTTIME)
         found = {
             pid: each
@@ -120,7 +120,7 @@ class Escapes:
         self._out = found
         return [found[pid] for pid in sorted(found)]
 
-    def _brought_back(self, known: _Known) -> Escaped:
+    def _brought_back(self, known: _Outsider) -> Escaped:
         escaped = known.escaped
         if self._move is None:
             return escaped
@@ -136,7 +136,7 @@ class Escapes:
             return escaped.but(fate=f"not moved back: {os.strerror(error.errno)}")
         return escaped.but(fate="moved back")
 
-    def _kill(self, known: _Known, sent: dict[int, int]) -> str:
+    def _kill(self, known: _Outsider, sent: dict[int, int]) -> str:
         """Send SIGKILL and return the fate; put the pidfd into ``sent`` under the PID."""
         pid = known.escaped.pid
         try:
@@ -184,7 +184,7 @@ class Escapes:
         except OSError:  # it has ended, or we may not read it
             return False
 
-    def _outside(self, pid: int) -> _Known | None:
+    def _outside(self, pid: int) -> _Outsider | None:
         ticks = process.start_ticks(pid)
         try:
             path = process.cgroup(pid)
@@ -194,7 +194,7 @@ class Escapes:
             return None
         name = process.name(pid)
         return (
-            _Known(ticks, Escaped(pid, name, path)) if name else None
+            _Outsider(ticks, Escaped(pid, name, path)) if name else None
         )  # a zombie has left nothing
 
 

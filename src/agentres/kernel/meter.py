@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 _ENOUGH = 4096
 _LONG = 1 << 20
 
-GROUPS = (
-    "cpu", "memory", "disk", "pids", "fds", "network", "pressure", "events", "limits",
-)  # fmt: skip
+GROUPS = (*FILES, "fds", "network")
 """The groups of figures that :meth:`Meter.read` can read one at a time."""
 
 

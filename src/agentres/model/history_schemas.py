@@ -350,7 +350,7 @@ class AgentReportJson(TypedDict):
     runs: Sequence[RunReportJson]
 
 
-class Report(TypedDict):
+class ReportJson(TypedDict):
     """``agentres report --output FILE.json``."""
 
     #: 1.

@@ -165,7 +165,7 @@ class Escape(TypedDict):
     processes: Sequence[Mapping[str, object]]
 
 
-class Kill(TypedDict):
+class KillNotice(TypedDict):
     """Processes were killed."""
 
     #: `memory` (the kernel), `timeout`, `stop` (a command or a hang-up), `end` (still running when the main process had ended).
@@ -218,7 +218,7 @@ MOVES = ("raise", "lower", "predict", "set", "trim", "throttle", "reclaim", "rel
 """The events that are :class:`LimitMove`: the kinds of :class:`agentres.model.action.Action`."""
 
 EVENTS = {
-    "start": Start, "limit": LimitHit, "alert": AlertNotice, "escape": Escape, "kill": Kill, "lost": Loss, "end": End,
+    "start": Start, "limit": LimitHit, "alert": AlertNotice, "escape": Escape, "kill": KillNotice, "lost": Loss, "end": End,
     **dict.fromkeys(MOVES, LimitMove),
 }  # fmt: skip
 """Event -> what it has besides :class:`Event`."""

@@ -72,7 +72,7 @@ class Alert(Record):
     worst_at: float = 0.0
 
 
-class Event(Record):
+class Change(Record):
     """A change of an alert: it was raised, changed its severity, or ended.
 
     ``repeated``, a breach in the cooldown, is for the history only.
@@ -82,14 +82,14 @@ class Event(Record):
     alert: Alert
 
 
-_NOTHING: tuple[Event, ...] = ()
+_NOTHING: tuple[Change, ...] = ()
 
 SPEED_HALF_LIFE = 10.0
 """Seconds in which the remembered speed of a resource halves, once it has stopped rising."""
 
 
 class Watch:
-    """Watches one rule over one subject: takes values, returns events."""
+    """Watches one rule over one subject: takes values, returns changes."""
 
     __slots__ = (
         "_before", "_below", "_counts", "_earlier", "_last", "_limit", "_new_id", "_rate", "_relative", "_repeated",
@@ -117,7 +117,7 @@ class Watch:
         self._before: tuple[float, float] | None = None
         self._speed = 0.0
 
-    def observe(self, now: float, value: float | None, limit: float | None) -> tuple[Event, ...]:
+    def observe(self, now: float, value: float | None, limit: float | None) -> tuple[Change, ...]:
         """Take the value at ``now``; None means "not known" and changes nothing.
 
         For an event, the value is the counter, which starts at 0.
@@ -154,14 +154,14 @@ class Watch:
             self.alert = self.alert.but(worst=value, worst_limit=limit, worst_at=now)
         return self._maybe_change(now, value, limit)
 
-    def again(self, now: float, value: float) -> tuple[Event, ...]:
+    def again(self, now: float, value: float) -> tuple[Change, ...]:
         """Update an alert that fires, because it has a further cause."""
         if self.alert is None:
             return _NOTHING
         self.alert = self.alert.but(value=value, updated=now)
-        return (Event("updated", self.alert),)
+        return (Change("updated", self.alert),)
 
-    def finish(self, now: float, why: str) -> tuple[Event, ...]:
+    def finish(self, now: float, why: str) -> tuple[Change, ...]:
         """End the alert, because its subject or its limit is gone."""
         self._since = [None] * len(self._since)
         self._seen = [0] * len(self._seen)
@@ -260,7 +260,7 @@ class Watch:
                 found = at
         return found
 
-    def _maybe_raise(self, now: float, value: float, limit: float | None) -> tuple[Event, ...]:
+    def _maybe_raise(self, now: float, value: float, limit: float | None) -> tuple[Change, ...]:
         at = self._sustained(now)
         if at is None:
             return _NOTHING
@@ -270,12 +270,12 @@ class Watch:
                 return _NOTHING
             self._repeated = True
             self._last = self._last.but(repeats=self._last.repeats + 1)
-            return (Event("repeated", self._last),)
+            return (Change("repeated", self._last),)
         since = self._since[0]
         assert since is not None
         return self._raise(now, at, value, limit, self._thresholds[at], since)
 
-    def _maybe_change(self, now: float, value: float, limit: float | None) -> tuple[Event, ...]:
+    def _maybe_change(self, now: float, value: float, limit: float | None) -> tuple[Change, ...]:
         assert self.alert is not None
         kept = self._kept(now, value)
         at = self._sustained(now)
@@ -300,19 +300,19 @@ class Watch:
                 kept = at
         return kept
 
-    def _count(self, now: float, counter: float) -> tuple[Event, ...]:
+    def _count(self, now: float, counter: float) -> tuple[Change, ...]:
         """Take the counter of an event."""
         before = self._before[1] if self._before is not None else 0.0
         self._before = (now, counter)
         if counter > before:
-            more, events = counter - before, _NOTHING
+            more, changes = counter - before, _NOTHING
             if self.alert is None:
-                events = self._raise(now, 0, more, None, self.rule.levels[0][1], now)
+                changes = self._raise(now, 0, more, None, self.rule.levels[0][1], now)
             else:
                 total = self.alert.value + more
                 self.alert = self.alert.but(value=total, worst=total, worst_at=now)
             self._below = (now,)
-            return events
+            return changes
         if self.alert is not None:
             happened = self._below[0]
             assert happened is not None
@@ -328,7 +328,7 @@ class Watch:
         limit: float | None,
         threshold: float,
         breached: float,
-    ) -> tuple[Event, ...]:
+    ) -> tuple[Change, ...]:
         severity = self.rule.levels[at][0]
         self.alert = Alert(
             self._new_id(), self.rule, severity, value, limit, threshold, breached, now, now,
@@ -336,9 +336,9 @@ class Watch:
         )  # fmt: skip
         self._worst = severity
         self._below = (None,) * len(self.rule.levels)
-        return (Event("raised", self.alert),)
+        return (Change("raised", self.alert),)
 
-    def _update(self, now: float, at: int, value: float, limit: float | None) -> tuple[Event, ...]:
+    def _update(self, now: float, at: int, value: float, limit: float | None) -> tuple[Change, ...]:
         assert self.alert is not None
         severity = self.rule.levels[at][0]
         self._worst = max(self._worst, severity)
@@ -349,17 +349,17 @@ class Watch:
             threshold=self._thresholds[at],
             updated=now,
         )
-        return (Event("updated", self.alert),)
+        return (Change("updated", self.alert),)
 
     def _resolve(
         self, now: float, value: float, limit: float | None, why: str
-    ) -> tuple[Event, ...]:
+    ) -> tuple[Change, ...]:
         assert self.alert is not None
         ended = self.alert.but(value=value, limit=limit, updated=now, resolved=now, why=why)
         self.alert = None
         self._last = ended
         self._silent_until = now + self.rule.cooldown
-        return (Event("resolved", ended),)
+        return (Change("resolved", ended),)
 
 
 def message(alert: Alert, subject: str) -> str:

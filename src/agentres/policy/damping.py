@@ -7,7 +7,7 @@ the journal, and rows in the history.
 from __future__ import annotations
 
 from agentres.model.record import TYPE_CHECKING
-from agentres.policy.alerts import Event
+from agentres.policy.alerts import Change
 
 if TYPE_CHECKING:
     from agentres.policy.alerts import Alert
@@ -54,44 +54,44 @@ class Damper:
         self._held: Alert | None = None  # the present alert, not reported yet in this state
         self.left_out = 0
 
-    def take(self, now: float, events: tuple[Event, ...]) -> list[Event]:
-        """Return the events to report now."""
+    def take(self, now: float, changes: tuple[Change, ...]) -> list[Change]:
+        """Return the changes to report now."""
         found = []
         while (late := self._late()) is not None and self._bucket.take(now):
             found.append(self._tell(late))
-        for event in events:
+        for change in changes:
             if self._late() is None and self._bucket.take(now):
-                found.append(self._tell(event))
+                found.append(self._tell(change))
             else:
-                self._hold(event)
+                self._hold(change)
         return found
 
-    def finish(self, events: tuple[Event, ...]) -> list[Event]:
-        """Return the events to report at the very end, when no alert is left: the end of a reported alert."""
-        for event in events:
-            self._hold(event)
-        return [] if self._ended is None else [self._tell(Event("resolved", self._ended))]
+    def finish(self, changes: tuple[Change, ...]) -> list[Change]:
+        """Return the changes to report at the very end, when no alert is left: the end of a reported alert."""
+        for change in changes:
+            self._hold(change)
+        return [] if self._ended is None else [self._tell(Change("resolved", self._ended))]
 
-    def _late(self) -> Event | None:
+    def _late(self) -> Change | None:
         if self._ended is not None:
-            return Event("resolved", self._ended)
+            return Change("resolved", self._ended)
         if self._held is None:
             return None
-        return Event("raised" if self._reported is None else "updated", self._held)
+        return Change("raised" if self._reported is None else "updated", self._held)
 
-    def _tell(self, event: Event) -> Event:
-        if event.kind == "resolved":
+    def _tell(self, change: Change) -> Change:
+        if change.kind == "resolved":
             self._reported = self._ended = None
-        elif event.kind != "repeated":
-            self._reported, self._held = event.alert, None
-        return event
+        elif change.kind != "repeated":
+            self._reported, self._held = change.alert, None
+        return change
 
-    def _hold(self, event: Event) -> None:
-        alert, reported = event.alert, self._reported
-        if event.kind == "resolved" and reported is not None and reported.id == alert.id:
+    def _hold(self, change: Change) -> None:
+        alert, reported = change.alert, self._reported
+        if change.kind == "resolved" and reported is not None and reported.id == alert.id:
             self.left_out += self._held is not None
             self._ended, self._held = alert, None
-        elif event.kind in ("raised", "updated"):
+        elif change.kind in ("raised", "updated"):
             self.left_out += self._held is not None
             self._held = alert
             if (
@@ -102,6 +102,6 @@ class Damper:
                 self._held = None  # unchanged since it was reported
                 self.left_out += 1
         else:  # a repeat, or the end of an alert that was never reported
-            self.left_out += 1 + (self._held is not None and event.kind == "resolved")
-            if event.kind == "resolved":
+            self.left_out += 1 + (self._held is not None and change.kind == "resolved")
+            if change.kind == "resolved":
                 self._held = None

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
     from agentres.model.action import Action
     from agentres.model.limits import Limits
-    from agentres.model.schemas import AlertNotice, End, Escape, Kill, LimitHit, LimitMove, Start
+    from agentres.model.schemas import (
+        AlertNotice,
+        End,
+        Escape,
+        KillNotice,
+        LimitHit,
+        LimitMove,
+        Start,
+    )
     from agentres.model.stats import Escaped, OomKill, Running, Sample
     from agentres.run.explain import Outcome
     from agentres.store import Run
@@ -155,7 +163,7 @@ class Events:
         count: int,
         processes: list[dict[str, Any]],
     ) -> None:
-        kill: Kill = {"by": by, "why": why, "count": count, "processes": processes}
+        kill: KillNotice = {"by": by, "why": why, "count": count, "processes": processes}
         self._tell("kill", kill)
 
     def _more(self, what: str, total: int, last: bool) -> int:

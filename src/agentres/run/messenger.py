@@ -67,6 +67,7 @@ class Messenger:
         history: str,
         adopt: Callable[[int], None],
         note: Callable[[str, float, str], None],
+        *,
         callables: Sequence[Handle] = (),
         caller: Caller | None = None,
         environment: Mapping[str, str] = os.environ,

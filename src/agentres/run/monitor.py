@@ -76,10 +76,10 @@ class Monitor:
             history,
             watched.adopt,
             self._note,
-            callables,
-            watched.caller,
-            watched.environment,
-            watched.events,
+            callables=callables,
+            caller=watched.caller,
+            environment=watched.environment,
+            events=watched.events,
         )
         self.run = watched.as_run()
         self._history = History(loop, history, self.run, watched.caller, self._note)
@@ -103,9 +103,15 @@ class Monitor:
         )
         self._hearing = Hearing(loop, self._engine, self.subject, self.meter, self.integrity.check_processes)  # fmt: skip
         self.moving = Moving(
-            loop, self._engine, self.subject, self.actuator, self.act, partial(self._hearing.look, "memory"),
-            watched.terms, watched.started,
-        )  # fmt: skip
+            loop,
+            self._engine,
+            self.subject,
+            self.actuator,
+            act=self.act,
+            again=partial(self._hearing.look, "memory"),
+            terms=watched.terms,
+            since=watched.started,
+        )
         if self._history.recorder is not None:
             self.subject.learning = Learning(
                 self._history.recorder, settings, watched.named, watched.command, watched.started

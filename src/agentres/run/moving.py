@@ -30,6 +30,7 @@ class Moving:
         engine: Engine,
         agent: AgentSubject,
         actuator: Actuator,
+        *,
         act: Callable[[Action], None],
         again: Callable[[], None],
         terms: Terms,

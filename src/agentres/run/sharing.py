@@ -48,19 +48,21 @@ def take(
 ) -> int:
     """Raise the limit of the agent at ``path`` as far as there is room, by ``write``; return it, in bytes."""
     wanted = wanted // PAGE * PAGE
+
+    def grow() -> int:
+        after = _granted(tree.claims(slice_path), budget, path, before, wanted)
+        if after > before:
+            write(after)
+        return after
+
     try:
         with Lock(slice_path, _GROWTH_PATIENCE):
-            after = _granted(tree.claims(slice_path), budget, path, before, wanted)
-            if after > before:
-                write(after)
+            return grow()
     except Locked as error:
         # A process that keeps the lock must not keep agents from growing.  Two may then take the same
         # room; the slice's own limit still holds.
         log.debug(__name__, "%s", error)
-        after = _granted(tree.claims(slice_path), budget, path, before, wanted)
-        if after > before:
-            write(after)
-    return after
+        return grow()
 
 
 def _granted(claims: list[Claim], budget: Budget, path: str, before: int, wanted: int) -> int:

@@ -15,7 +15,7 @@ from agentres.model.errors import printable, shortened
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Sample
 from agentres.model.units import NEVER
-from agentres.policy.alerts import Alert, Event, Watch, message
+from agentres.policy.alerts import Alert, Change, Watch, message
 from agentres.policy.damping import Damper
 from agentres.policy.resources import OWN, RATE, RESOURCES
 from agentres.policy.settings import Settings
@@ -259,18 +259,18 @@ class Engine:
         self,
         subject: Subject,
         watch: Watch,
-        events: tuple[Event, ...],
+        changes: tuple[Change, ...],
         now: float,
         last: bool = False,
     ) -> None:
         damper = subject.dampers.get(watch.rule.name)
         if damper is None:
-            if not events:
+            if not changes:
                 return
             damper = subject.dampers[watch.rule.name] = Damper()
-        for event in damper.finish(events) if last else damper.take(now, events):
-            detail = subject.detail.get(event.alert.rule.resource, "")
-            told = as_dict(event, subject.run, subject.name, self._host, time.time() - now, detail)
+        for change in damper.finish(changes) if last else damper.take(now, changes):
+            detail = subject.detail.get(change.alert.rule.resource, "")
+            told = as_dict(change, subject.run, subject.name, self._host, time.time() - now, detail)
             self._tell({**told})
 
 
@@ -279,13 +279,13 @@ _KEPT = ("oom_kill", "fork_refused", "escaped")
 
 
 def as_dict(
-    event: Event, run: str, name: str, host: str, offset: float, detail: str = ""
+    change: Change, run: str, name: str, host: str, offset: float, detail: str = ""
 ) -> AlertEvent:
-    """Return an event as the history, handlers and JSON have it; pure.
+    """Return a change as the history, handlers and JSON have it; pure.
 
     ``offset`` is the unix time of the policy's time 0.
     """
-    alert: Alert = event.alert
+    alert: Alert = change.alert
     text = message(alert, name)
     # The agent chooses the names of its processes and cgroups: make them printable.
     if alert.why and alert.rule.resource not in _KEPT:
@@ -293,7 +293,7 @@ def as_dict(
     detail = shortened(printable("; ".join(filter(None, (detail, alert.why)))), DETAIL)
     return {
         "schema": 1,
-        "event": event.kind,
+        "event": change.kind,
         "id": alert.id,
         "run": run,
         "agent": name,
