@@ -309,7 +309,7 @@ def again(
 
 def _failure(log: Path, test: str) -> str:
     """A failed test's own section of pytest's output."""
-    name = test.rpartition("::")[2]
+    name = test.partition("::")[2]
     lines = log.read_text(errors="replace").splitlines()
     heading = re.compile(rf"^_+ (?:ERROR at \w+ of )?{re.escape(name)} _+$")
     starts = [number for number, line in enumerate(lines) if heading.match(line)]

@@ -242,6 +242,33 @@ def test_a_guest_that_panics_is_down_and_comes_back(vm: Vm) -> None:
         other("down")
 
 
+def test_down_waits_for_nobody_who_waits_for_a_machine_that_hangs(vm: Vm) -> None:
+    other = Vm("hangs")
+    other("up")
+    try:
+        told = other.status
+        os.kill(int(str(told["pid"])), signal.SIGSTOP)
+        waits = other.begin("--", "true")
+        with Path(str(told["folder"])).with_suffix(".lock").open("a") as lock:
+            end = time.monotonic() + 60
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    break
+                fcntl.flock(lock, fcntl.LOCK_UN)
+                assert time.monotonic() < end, "it does not wait"
+                time.sleep(0.05)
+        began = time.monotonic()
+        other("down")
+        assert time.monotonic() - began < 60
+        assert waits.wait(60) == 125
+        assert waits.stdout is not None
+        waits.stdout.close()
+    finally:
+        other("down")
+
+
 def test_the_dashboard_over_ssh(vm: Vm) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
