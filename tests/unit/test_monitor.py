@@ -85,7 +85,7 @@ class Told:
 
     trouble = ""
 
-    def __init__(self, *given: Any) -> None:
+    def __init__(self, *given: Any, **named: Any) -> None:
         self.events: list[dict[str, Any]] = []
         self.closed = False
         self._note = given[4]

@@ -112,15 +112,15 @@ def test_the_documentation_has_the_philosophies_as_they_are() -> None:
         assert _time(each.cooldown).replace("1 min", "a minute") + " apart" in row
         assert {1.5: "by half", 2.0: "to twice"}[each.step] in row
     for words in (
-        f"`up` of it, {BALANCED.up * 100:.0f} %",
-        f"`aim` of it, {BALANCED.aim * 100:.0f} %",
+        f"`up` of the limit, {BALANCED.up * 100:.0f} %",
+        f"`aim` of the limit, {BALANCED.aim * 100:.0f} %",
         f"`give_back`, {BALANCED.give_back:.0f} s",
         f"`down` of it, {BALANCED.down * 100:.0f} %",
         f"`cooldown`, {BALANCED.cooldown:.0f} s",
         f"`margin`, {BALANCED.margin * 100:.0f} %",
-        f"no higher for {SETTLE:.0f} seconds",
+        f"has not risen for {SETTLE:.0f} seconds",
     ):
-        assert words in text
+        assert words in " ".join(text.split())
 
 
 def test_the_documentation_has_a_burst_as_it_goes() -> None:
@@ -135,7 +135,7 @@ def test_the_documentation_has_a_burst_as_it_goes() -> None:
             continue
         base = 176 if now < 20 else 180
         use = min(176 * mib + (now - 20) * 3e9, 1200 * mib) if burst else base * mib
-        if (move := scaler.observe(now, use, limit, event=burst)) is not None:
+        if (move := scaler.observe(now, use, limit, notified=burst)) is not None:
             limit = move.after
             scaler.moved(now, move, limit)
             sizes = f"{move.before / mib:.0f} MiB | {move.after / mib:.0f} MiB"
