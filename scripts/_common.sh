@@ -31,13 +31,13 @@ apt_install() {
 
 # $prefix and $DESTDIR as whole paths without a slash at the end, as $prefix and $destdir.
 read_places() {
-  local name
+  [[ $prefix == /* ]] || die "--prefix $prefix: expected a whole path"
+  prefix=$(realpath -ms -- "$prefix") || die "needs realpath(1) of coreutils"
+  [[ $prefix != / ]] || die "--prefix /: expected a directory below that"
   destdir=${DESTDIR-}
-  for name in prefix destdir; do
-    [[ -z ${!name} || ${!name} == /* ]] || die "${name/destdir/DESTDIR} ${!name}: expected a whole path"
-    [[ -z ${!name} ]] || printf -v "$name" %s "$(realpath --canonicalize-missing --no-symlinks -- "${!name}")"
-  done
-  prefix=${prefix%/}
+  [[ $destdir ]] || return 0
+  [[ $destdir == /* ]] || die "DESTDIR=$destdir: expected a whole path"
+  destdir=$(realpath -ms -- "$destdir") || die "needs realpath(1) of coreutils"
   destdir=${destdir%/}
 }
 

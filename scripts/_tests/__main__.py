@@ -127,10 +127,14 @@ def main() -> int:
         raise SystemExit("test: --vagrant goes with --release and pytest's arguments alone")
     if options.repeat and (options.unit or options.here):
         raise SystemExit("test: --repeat is about kernel tests in the VM")
-    if options.vm and (options.unit or options.here or options.vagrant):
-        raise SystemExit("test: --vm goes with neither --unit, --here nor --vagrant")
-    if any(word.startswith("-m") for word in options.pytest):
+    if (options.vm or options.stock or options.release) and (options.unit or options.here):
+        raise SystemExit("test: --vm, --stock and --release are about kernel tests in the VM")
+    if options.vm and options.vagrant:
+        raise SystemExit("test: --vm goes without --vagrant")
+    if not options.unit and any(word.startswith("-m") for word in options.pytest):
         raise SystemExit("test: by -m tests are told which bear company: select them with -k")
+    if paths := [word for word in options.pytest if word.startswith("tests/")]:
+        raise SystemExit(f"test: {paths[0]}: select tests with -k")
     del os.environ["PYTHONPATH"]  # this package's, and nobody else's
     # With it each program that a test starts would compile the project anew.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -144,7 +148,9 @@ def main() -> int:
     if options.stock or options.release:
         os.environ["AGENTRES_VM_ACCEL"] = "stock"
     start = time.monotonic()
-    special = {"AGENTRES_VM_ACCEL", "AGENTRES_VM_RELEASE"} & os.environ.keys()
+    special = [
+        name for name in ("AGENTRES_VM_ACCEL", "AGENTRES_VM_RELEASE") if os.environ.get(name)
+    ]
     if options.repeat or special:
         options.vm = not (options.unit or options.here or options.vagrant)
     commit = _commit()

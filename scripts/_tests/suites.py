@@ -132,11 +132,12 @@ class Machine:
         status = json.loads(known) if known else {}
         if "pid" in status:
             self._process = Path(f"/proc/{status['pid']}")
+        if "folder" in status:
+            self.console = Path(status["folder"], "console.log")
         if failed:
             return why.strip() or f"not within {_STARTS_WITHIN} s"
         if "pid" not in status:
             return "it ended at once"
-        self.console = Path(status["folder"], "console.log")
         if status.get("accelerator") == "tcg":
             self._patience = _EMULATED_HANG_SECONDS
         return ""

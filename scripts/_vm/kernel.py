@@ -102,7 +102,7 @@ def _build(work: Path, folder: Path, settings: Settings) -> Path:
 
 def _patch(source: Path, log: Path) -> bool:
     """Apply ours where it fits: a newer source may have changed, and does without.  Return whether it did."""
-    command = ["patch", "--strip=1", "--batch", "--forward", f"--input={_PATCH}"]
+    command = ["patch", "--strip=1", "--batch", "--forward", "--fuzz=0", f"--input={_PATCH}"]
     try:
         host.run_logged([*command, "--dry-run"], log, cwd=source)
     except VmError:

@@ -82,7 +82,8 @@ class Place:
             if time.monotonic() > deadline:
                 raise VmError(f"the machine's process {pid} does not end")
             time.sleep(0.01)
-        self._pidfile.unlink(missing_ok=True)
+        if pid is not None:  # else it may be the note of one that is being started
+            self._pidfile.unlink(missing_ok=True)
         return pid is not None
 
     def last_words(self) -> str:

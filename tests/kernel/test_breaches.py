@@ -447,7 +447,11 @@ def test_a_full_disk_stops_no_supervision(watched: Watched) -> None:
                 pass
         run = small_run(watched)
         assert run.status == 0
-        assert run.err.count("WARNING the history cannot be written") == 1, run.err
+        # By an alert, or at the end where it was found too late for one.
+        found = re.findall(
+            "agentres: (?:WARNING the history cannot be written|no room for the history)", run.err
+        )
+        assert len(found) == 1, run.err
     finally:
         subprocess.run(["umount", watched.state], check=True)
 

@@ -84,13 +84,13 @@ class Oracle:
                 found = severity
         return found
 
-    def look(self, look: Look, events: tuple[Change, ...]) -> None:
+    def look(self, look: Look, changes: tuple[Change, ...]) -> None:
         time, value, limit = look
         if value is None:
-            assert not events
+            assert not changes
             return
         if self.rule.relative and limit is None:
-            self.finish(time, events)
+            self.finish(time, changes)
             self.looks.clear()
             self.repeat_at = -1
             return
@@ -99,13 +99,13 @@ class Oracle:
         if self.open is not None and value > self.open.worst:
             self.open = self.open.but(worst=value, worst_limit=limit, worst_at=time)
         surely, perhaps = self.sustained(self.SLACK), self.sustained(-self.SLACK)
-        assert len(events) <= 1
-        for found in events:
+        assert len(changes) <= 1
+        for found in changes:
             if found.kind == "repeated":
                 self.repeated(time, found.alert, perhaps)
             else:
                 self.changed(look, found, surely, perhaps)
-        if events:
+        if changes:
             return
         if self.open is not None:
             assert self.held() == self.open.severity
@@ -171,9 +171,9 @@ class Oracle:
             assert surely is None or surely <= alert.severity
         self.worst, self.open = max(self.worst, alert.severity), alert
 
-    def finish(self, time: float, events: tuple[Change, ...]) -> None:
-        assert [found.kind for found in events] == ([] if self.open is None else ["resolved"])
-        for found in events:
+    def finish(self, time: float, changes: tuple[Change, ...]) -> None:
+        assert [found.kind for found in changes] == ([] if self.open is None else ["resolved"])
+        for found in changes:
             assert self.open is not None
             assert (found.alert.id, found.alert.value) == (self.open.id, self.open.value)
             assert found.alert.why

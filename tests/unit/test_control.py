@@ -307,8 +307,10 @@ def test_one_who_does_not_read_is_let_go(heard: Heard) -> None:
 
 
 def test_one_who_goes_at_once_harms_nobody(heard: Heard) -> None:
+    before = len(os.listdir("/proc/self/fd"))
     heard.connect().close()
     heard.turn(2)
+    assert len(os.listdir("/proc/self/fd")) == before
     client = heard.connect()
     client.sendall(b"a\n")
     heard.turn()

@@ -21,8 +21,8 @@ def test_a_bucket_gives_its_burst_and_then_one_each_time() -> None:
 
 def test_few_changes_are_told_as_they_come() -> None:
     damper, alert = Damper(), _alert("1", Severity.WARNING)
-    events = (Change("raised", alert), Change("resolved", alert))
-    assert damper.take(0.0, events) == [*events]
+    changes = (Change("raised", alert), Change("resolved", alert))
+    assert damper.take(0.0, changes) == [*changes]
     assert damper.left_out == 0
 
 
@@ -54,22 +54,22 @@ def test_who_was_told_of_one_is_told_of_its_end_and_all_else_is_counted(
     alert: Alert | None = None
     for passed, what in changes:
         now += passed if slow else passed / 100
-        events: tuple[Change, ...] = ()
+        changes: tuple[Change, ...] = ()
         if what == "breach" and alert is None:
             number += 1
             alert = _alert(str(number), Severity.WARNING)
-            events = (Change("raised", alert),)
+            changes = (Change("raised", alert),)
         elif alert is not None and what in ("graver", "less"):
             severity = Severity.CRITICAL if what == "graver" else Severity.WARNING
             if severity != alert.severity:
                 alert = alert.but(severity=severity)
-                events = (Change("updated", alert),)
+                changes = (Change("updated", alert),)
         elif alert is not None and what == "end":
-            events, alert = (Change("resolved", alert),), None
+            changes, alert = (Change("resolved", alert),), None
         elif alert is None and number and what == "repeated":
-            events = (Change("repeated", _alert(str(number), Severity.WARNING)),)
-        happened += len(events)
-        told += damper.take(now, events)
+            changes = (Change("repeated", _alert(str(number), Severity.WARNING)),)
+        happened += len(changes)
+        told += damper.take(now, changes)
         assert len(told) <= BURST + now / EVERY
     last = () if alert is None else (Change("resolved", alert),)
     told += damper.finish(last)

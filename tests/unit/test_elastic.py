@@ -23,8 +23,8 @@ def elastic(philosophy: Philosophy = BALANCED, **ranges: Range) -> Elastic:
     return Elastic(terms, 0.0, DISKS, STANDING.get)
 
 
-def seen(each: Elastic, *given: Any, **event: bool) -> list[Move]:
-    return list(each.observe(*given, **event))
+def seen(each: Elastic, *given: Any, **notified: bool) -> list[Move]:
+    return list(each.observe(*given, **notified))
 
 
 def disks(first: int, second: int) -> tuple[tuple[str, int, int, int, int], ...]:

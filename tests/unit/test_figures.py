@@ -12,7 +12,10 @@ from agentres.model.figures import (
     parse_limit,
     usage,
 )
-from agentres.model.stats import Usage
+from agentres.model.stats import Reading, Sample, Usage
+from agentres.policy.resources import RESOURCES
+from agentres.readers import fleet, metrics
+from agentres.run import events, steering
 
 CPU_STAT = b"""usage_usec 12
 user_usec 8
@@ -182,3 +185,26 @@ def test_pressure_is_told_in_totals() -> None:
 def test_pressure_that_is_garbage_is_an_error(text: bytes) -> None:
     with pytest.raises((ValueError, LookupError)):
         FILES["pressure"]["cpu.pressure"].parse(text)
+
+
+def test_what_names_a_figure_names_a_field() -> None:
+    """A figure is declared once; whoever uses one by its name would find out late that there is none."""
+    sample = Sample()
+    for series in (*metrics.OF_AGENT, *metrics.OF_HOST):
+        assert all(value is None for _, value in series.figures(sample)), series.name
+    for resource in RESOURCES.values():
+        assert resource.raw(sample) is None
+        assert resource.limit is None or resource.limit(sample) is None
+    fields = {*Sample.__match_args__}
+    assert {*steering._USED} <= fields
+    assert {field for met in events._MET.values() for field in met} <= fields
+    assert {*fleet.DRAWN} <= {*RESOURCES}
+    filled = {field for files in FILES.values() for file in files.values() for field in file.fields}
+    assert filled <= {*Reading.__match_args__}
+
+
+def test_a_figure_of_the_end_has_the_name_that_it_had_meanwhile() -> None:
+    """But for these: memory.max is a limit in the summary, and a pause no figure of the kernel's."""
+    assert {*Usage.__match_args__} - {*Reading.__match_args__} == {
+        "memory_max_events", "paused_usec", "pids_peak",
+    }  # fmt: skip

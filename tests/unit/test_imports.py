@@ -104,7 +104,7 @@ def test_importing_the_package_loads_nothing_else() -> None:
     assert others == {"agentres"}
 
 
-ROOMS = ("daemon", "kernel", "model", "policy", "run", "store", "watch")
+PACKAGES = ("daemon", "kernel", "model", "policy", "run", "store", "watch")
 """What a keeper is made of."""
 
 NOT_A_KEEPERS = {"agentres.companion.main"}
@@ -112,10 +112,10 @@ NOT_A_KEEPERS = {"agentres.companion.main"}
 
 
 def imported_late() -> set[str]:
-    """The modules that functions of a keeper's rooms import when they are called."""
+    """The modules that functions of a keeper's packages import when they are called."""
     found = set()
     package = Path(agentres.__file__).parent
-    for file in (file for room in ROOMS for file in (package / room).glob("*.py")):
+    for file in (file for name in PACKAGES for file in (package / name).glob("*.py")):
         functions = (
             each
             for each in ast.walk(ast.parse(file.read_text()))

@@ -132,6 +132,14 @@ def files(root: Path) -> dict[str, bytes | str]:
     }  # fmt: skip
 
 
+def enable_one(root: Path) -> None:
+    """Have an agent start at boot, and the socket."""
+    for target, unit in (("multi-user", "agentres@x.service"), ("sockets", "agentres.socket")):
+        wants = root / f"etc/systemd/system/{target}.target.wants"
+        wants.mkdir(parents=True)
+        (wants / unit).symlink_to(f"/usr/lib/systemd/system/{unit}")
+
+
 def test_destdir_and_prefix_are_respected_twice_is_once_and_nothing_stays(
     wheel: Path, script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
@@ -150,9 +158,7 @@ def test_destdir_and_prefix_are_respected_twice_is_once_and_nothing_stays(
     done = script("install", "--wheel", str(wheel))
     assert done.returncode == 0, done.stderr
     assert files(root) == first
-    wants = root / "etc/systemd/system/multi-user.target.wants"
-    wants.mkdir(parents=True)
-    (wants / "agentres@x.service").symlink_to("/usr/lib/systemd/system/agentres@.service")
+    enable_one(root)
     done = script("uninstall")
     assert done.returncode == 0, done.stderr
     assert files(root) == {}
@@ -184,7 +190,7 @@ def test_places_may_be_written_in_other_ways(
     done = script("uninstall", "--prefix", "usr/local")
     assert (done.returncode, done.stderr) == (
         125,
-        "uninstall: prefix usr/local: expected a whole path\n",
+        "uninstall: --prefix usr/local: expected a whole path\n",
     )
 
 
@@ -203,9 +209,61 @@ def test_it_is_removed_by_its_list_where_python_is_another_since(
 ) -> None:
     root = tmp_path / "root"
     assert script("install", "--wheel", str(wheel)).returncode == 0
+    enable_one(root)
     for lib in (root / "usr/lib/agentres/lib").iterdir():
         shutil.rmtree(lib)
     done = script("uninstall")
     assert done.returncode == 0, done.stderr
     assert "another Python" in done.stderr
     assert files(root) == {}
+
+
+def test_without_python_and_list_it_says_so(
+    wheel: Path, script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    assert script("install", "--wheel", str(wheel)).returncode == 0
+    for lib in (root / "usr/lib/agentres/lib").iterdir():
+        shutil.rmtree(lib)
+    (root / "usr/lib/agentres/installed").unlink()
+    before = files(root)
+    done = script("uninstall")
+    assert done.returncode == 125
+    assert "call scripts/install once more" in done.stderr
+    assert files(root) == before
+
+
+def test_an_installation_that_stops_half_way_can_be_finished_or_undone(
+    wheel: Path, script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    (root / "usr/share").mkdir(parents=True)
+    (root / "usr/share/man").write_text("in the way of the man page")
+    done = script("install", "--wheel", str(wheel))
+    assert done.returncode != 0
+    assert f"cannot write {root}/usr/share/man" in done.stderr
+    (root / "usr/share/man").unlink()
+    done = script("uninstall")
+    assert done.returncode == 0, done.stderr
+    assert files(root) == {}
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "//"])
+def test_no_prefix_is_no_place(
+    script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, prefix: str
+) -> None:
+    for name in ("install", "uninstall"):
+        done = script(name, f"--prefix={prefix}")
+        assert done.returncode == 125
+        assert f"{name}: --prefix" in done.stderr
+
+
+def test_what_is_not_ours_is_not_taken(
+    script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    theirs = tmp_path / "root/usr/lib/agentres/theirs"
+    theirs.parent.mkdir(parents=True)
+    theirs.touch()
+    assert "another" in script("install").stderr
+    assert "nothing was installed" in script("uninstall").stderr
+    assert theirs.exists()

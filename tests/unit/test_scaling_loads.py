@@ -52,12 +52,12 @@ def lives(
     """A load between nothing and more than the most; nobody uses more than the limit."""
     between = RANGES[resource]
     life = Life(philosophy, between.least * 4, resource)
-    for step, share, throttled, event in looks:
+    for step, share, throttled, notified in looks:
         life.now += step
         use = min(between.most * share**3, life.limit)
         yield (
             life,
-            life.look(use, throttled=throttled if resource == "cpu" else 0.0, notified=event),
+            life.look(use, throttled=throttled if resource == "cpu" else 0.0, notified=notified),
         )
 
 

@@ -99,7 +99,11 @@ def test_kernel_tests_run_where_they_are_asked_for(
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("--vm", "--here"), "--vm goes with"),
+        (("--vm", "--here"), "are about kernel tests in the VM"),
+        (("--stock", "--here"), "are about kernel tests in the VM"),
+        (("--release", "trixie", "--unit"), "are about kernel tests in the VM"),
+        (("--vm", "--vagrant"), "without --vagrant"),
+        (("--", "tests/kernel/test_io.py"), "select tests with -k"),
         (("--", "-m", "alone"), "select them with -k"),
         (("--repeat", "2", "--unit"), "kernel tests in the VM"),
         (("--vagrant", "--stock"), "--vagrant goes with"),
@@ -111,6 +115,17 @@ def test_what_does_not_go_together_is_refused(
     with pytest.raises(SystemExit, match=why):
         main(monkeypatch, *words)
     assert places == []
+
+
+@pytest.mark.parametrize("name", ["AGENTRES_VM_ACCEL", "AGENTRES_VM_RELEASE"])
+@pytest.mark.parametrize(("value", "place"), [("", "here"), ("trixie", "vm")])
+def test_a_variable_asks_for_the_vm_unless_it_is_empty(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, place: str
+) -> None:
+    os.environ[name] = value
+    assert main(monkeypatch) == 0
+    assert sorted(places) == sorted(["units", place])
+    assert (tmp_path / "agentres-tested").exists() == (not value)
 
 
 def test_a_release_that_nobody_knows_is_a_mistake(
@@ -168,7 +183,8 @@ def test_a_whole_green_call_is_noted_with_its_commit(
 
 
 @pytest.mark.parametrize(
-    "words", [("--unit",), ("--kernel",), ("--here",), ("--stock",), ("--", "-x")]
+    "words",
+    [("--unit",), ("--kernel",), ("--here",), ("--stock",), ("--release", "trixie"), ("--", "-x")],
 )
 def test_less_than_the_whole_is_not_noted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...]

@@ -248,7 +248,7 @@ def test_down_waits_for_nobody_who_waits_for_a_machine_that_hangs(vm: Vm) -> Non
     try:
         told = other.status
         os.kill(int(str(told["pid"])), signal.SIGSTOP)
-        waits = other.begin("--", "true")
+        waits = other.begin("--user", "dev", "--", "true")  # that one has no connection yet
         with Path(str(told["folder"])).with_suffix(".lock").open("a") as lock:
             end = time.monotonic() + 60
             while True:

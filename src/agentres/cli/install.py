@@ -133,7 +133,7 @@ def _remove(root: Path, made: Mapping[str, tuple[str, int]], live: bool) -> None
         except OSError as error:
             raise AgentresError(f"cannot remove {target}: {reason(error)}") from error
         print(target)
-    for link in (root / "etc/systemd/system").glob("*.wants/agentres@*.service"):  # enabled agents
+    for link in (root / "etc/systemd/system").glob("*.wants/agentres[.@]*"):  # what is enabled
         link.unlink()
         print(link)
     if live:
