@@ -24,12 +24,22 @@ from agentres.policy.elastic import Terms
 from agentres.policy.scaling import BALANCED, Philosophy
 from agentres.run.mover import Mover
 from agentres.run.sharing import Sharing
+from agentres.run.watched import Watched
 
 MEMORY = {"memory": Range(64 * MIB, 4000 * MIB)}
 
 
 def memory(size: int) -> Limits:
     return Limits(memory=size * MIB, ranges=MEMORY)
+
+
+def watched(limits: Limits | None = None, **given: Any) -> Watched:
+    """An agent as its launch hands it over, with nothing behind it but what is given."""
+    whole: dict[str, Any] = {
+        "name": "a", "command": ("sleep",), "actuator": None, "started": 0.0, "escapes": None, "parent": "",
+        "adopt": lambda pid: None, "terms": Terms(limits or Limits(), BALANCED, 100, 0.8, ""), "state": "",
+    }  # fmt: skip
+    return Watched(**{**whole, **given})
 
 
 class Fake(Cgroup):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from fake_agent import watched
 
-from agentres.model.limits import Range
+from agentres.model.limits import Limits, Range
 from agentres.model.stats import Sample
 from agentres.policy.observer import WINDOW, Observed
 from agentres.policy.prediction import Prediction, Profile, learn
@@ -37,8 +38,15 @@ class FakeRecorder:
         return self.profile_
 
 
-def learning(recorder: FakeRecorder, name: str | None = "fixer", **settings: Any) -> Learning:
-    return Learning(recorder, Settings(**settings), name, ("make", "test"), 0.0)  # type: ignore[arg-type]
+def learning(
+    recorder: FakeRecorder,
+    name: str | None = "fixer",
+    bounds: Mapping[str, Range] | None = None,
+    warn: Callable[[str], None] = print,
+    **settings: Any,
+) -> Learning:
+    agent = watched(Limits(ranges=bounds or {}), named=name, command=("make", "test"), warn=warn)
+    return Learning(recorder, Settings(**settings), agent)  # type: ignore[arg-type]
 
 
 def learnt(recorder: FakeRecorder) -> list[tuple[str, Observed]]:
@@ -127,7 +135,7 @@ def test_what_is_known_comes_back_within_the_range() -> None:
     recorder = FakeRecorder(profile)
     told: list[Prediction] = []
     bounds = {"memory": Range(64 * MIB, 300 * MIB)}
-    learning(recorder).ask(bounds, print, told.append)
+    learning(recorder, bounds=bounds).ask(told.append)
     assert told[0].forecasts[0].first == 300 * MIB
     assert recorder.asked[0][0] == "name:fixer"
 
@@ -142,7 +150,7 @@ def test_nothing_is_asked_where_nothing_can_come_of_it(
 ) -> None:
     recorder = FakeRecorder()
     told: list[Prediction] = []
-    learning(recorder, **settings).ask(bounds, print, told.append)
+    learning(recorder, bounds=bounds, **settings).ask(told.append)
     assert recorder.asked == []
     assert told == []
 
@@ -153,7 +161,8 @@ def test_a_predictor_that_fails_costs_a_line_and_the_builtin_stands() -> None:
     told: list[Prediction] = []
     lines: list[str] = []
     bounds = {"memory": Range(64 * MIB, 300 * MIB)}
-    learning(recorder, predictor="nobody-has-this").ask(bounds, lines.append, told.append)
+    each = learning(recorder, bounds=bounds, warn=lines.append, predictor="nobody-has-this")
+    each.ask(told.append)
     assert len(lines) == 1
     assert "nobody-has-this" in lines[0]
     assert told[0].forecasts[0].first is not None

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_agent import watched
 from test_companion import event
 
 from agentres.kernel.loop import Loop
@@ -27,7 +28,7 @@ DEADLINE = 60.0
 class Line:
     """A messenger on a loop, and a pipe to which its one handler writes what it is told."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, state: Path) -> None:
         fifo = folder / "fifo"
         os.mkfifo(fifo)
         self.fifo = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
@@ -36,9 +37,8 @@ class Line:
         self.troubles: list[tuple[str, float]] = []
         argv = ["sh", "-c", f"cat >{fifo}"]
         handler = Handler("pipe", "command", Severity.INFO, options={"argv": argv})
-        self.messenger = Messenger(
-            self.loop, Settings(handlers=(handler,)), "", self.adopted.append, self._note
-        )
+        agent = watched(adopt=self.adopted.append, state=str(state))
+        self.messenger = Messenger(self.loop, Settings(handlers=(handler,)), "", agent, self._note)
 
     def _note(self, resource: str, total: float, what: str) -> None:
         assert resource == "handlers"
@@ -55,14 +55,17 @@ class Line:
         while len(self.troubles) == before:
             self.loop.tick()
 
+    def close(self) -> None:
+        self.messenger.close()
+        self.loop.close()
+        os.close(self.fifo)
+
 
 @pytest.fixture
 def line(tmp_path: Path) -> Iterator[Line]:
-    made = Line(tmp_path)
+    made = Line(tmp_path, tmp_path)
     yield made
-    made.messenger.close()
-    made.loop.close()
-    os.close(made.fifo)
+    made.close()
 
 
 def test_a_companion_that_dies_is_replaced_and_knows_what_was_told(line: Line) -> None:
@@ -153,3 +156,18 @@ def test_the_end_is_told_by_a_new_companion_at_once(monkeypatch: pytest.MonkeyPa
     assert not line.messenger.tell({"event": "alert"})  # there is a pause first
     assert line.messenger.tell({"event": "end"})
     assert len(line.adopted) == 2
+
+
+def test_one_companion_of_all_with_the_same_history_watches_the_host(
+    monkeypatch: pytest.MonkeyPatch, line: Line, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(messenger, "_COMPANION", (sys.executable, "-c", LISTENS_AND_COUNTS))
+    (tmp_path / "second").mkdir()
+    second = Line(tmp_path / "second", tmp_path)
+    line.messenger.watch_host()
+    second.messenger.watch_host()
+    assert (len(line.adopted), len(second.adopted)) == (1, 0)
+    line.messenger.close()
+    second.messenger.watch_host()
+    assert len(second.adopted) == 1
+    second.close()

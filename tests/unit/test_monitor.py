@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_agent import MEMORY, Clock, Fake, Guard
+from fake_agent import MEMORY, Clock, Fake, Guard, watched
 from fake_slice import MIB, FakeSlice, keep_attributes
 from json_types import check
 
@@ -22,6 +22,7 @@ from agentres.kernel.escapes import Escapes
 from agentres.kernel.listener import Peer
 from agentres.kernel.loop import Timer
 from agentres.model import control
+from agentres.model.action import Action
 from agentres.model.limits import ControlLine, Limits, Range
 from agentres.model.live_schemas import AgentJson
 from agentres.model.oom import OomCause
@@ -32,9 +33,9 @@ from agentres.policy.settings import Handler, Settings
 from agentres.run import monitor as module
 from agentres.run import notifications
 from agentres.run.explain import Outcome
+from agentres.run.history import _MOVE_EVERY, _MOVES
 from agentres.run.monitor import Monitor
 from agentres.run.steering import Steering
-from agentres.run.watched import Watched
 from agentres.watch.engine import Engine
 
 RULES = (
@@ -87,6 +88,7 @@ class Told:
 
     def __init__(self, *given: Any, **named: Any) -> None:
         self.events: list[dict[str, Any]] = []
+        self.for_programs: list[str] = []
         self.closed = False
         self._note = given[4]
 
@@ -100,11 +102,12 @@ class Told:
         pass
 
     def tell(self, event: dict[str, Any]) -> bool:
+        self.for_programs.append(event["event"])
         if event["event"] == "start":
             self.start()
         return False
 
-    def watch_host(self, lock: str, slice_path: str) -> None:
+    def watch_host(self) -> None:
         pass
 
     def close(self) -> None:
@@ -142,23 +145,27 @@ class Watching:
         self.ooms = self.stalled = 0
         self.cause = OomCause(("/agentres.slice/a/agent",))
         limits = Limits(memory=256 * MIB, pids=512, ranges=MEMORY)
-        watched = Watched(
-            "a", ("sleep",), self.actuator, self.loop.now, Escapes("f00d", "/agentres.slice/a/agent"), str(slice_.path),
-            lambda pid: None, Terms(limits, BALANCED, 100, 0.8, str(slice_.path)),
-        ).but(events=events)  # fmt: skip
+        agent = watched(
+            actuator=self.actuator, started=self.loop.now, escapes=Escapes("f00d", "/agentres.slice/a/agent"), events=events,
+            parent=str(slice_.path), terms=Terms(limits, BALANCED, 100, 0.8, str(slice_.path)),
+        )  # fmt: skip
         handlers = (Handler("j", "journal"),) if Told.trouble else ()
         settings = Settings(history=False, rules=RULES, handlers=handlers)
-        self.monitor = Monitor(self.loop, watched, settings, self._oom)  # type: ignore[arg-type]
+        self.monitor = Monitor(self.loop, agent, settings, self._oom)  # type: ignore[arg-type]
 
     def _oom(self) -> OomCause:
         self.ooms += 1
         return self.cause
 
     @property
-    def told(self) -> list[tuple[str, str, str]]:
+    def messenger(self) -> Told:
         messenger = self.monitor._messenger
         assert isinstance(messenger, Told)
-        return [(e["event"], e["rule"], e["severity"]) for e in messenger.events]
+        return messenger
+
+    @property
+    def told(self) -> list[tuple[str, str, str]]:
+        return [(e["event"], e["rule"], e["severity"]) for e in self.messenger.events]
 
     def notify(self, file: str) -> None:
         """What the kernel does when the control file has changed."""
@@ -177,10 +184,11 @@ class Watching:
     def text(self, file: str) -> str:
         return (self.agent / file).read_text().strip()
 
-    def close(self) -> None:
-        self.monitor.finish(lambda: Outcome("a", ("sleep",), Limits(), 0, 1.0))
+    def close(self) -> Outcome:
+        outcome = self.monitor.finish(lambda: Outcome("a", ("sleep",), Limits(), 0, 1.0))
         self.actuator.close()
         self.cgroup.close()
+        return outcome
 
 
 @pytest.fixture
@@ -341,6 +349,17 @@ def test_handlers_that_cannot_be_started_are_told_of_from_the_first_moment(
     assert watching.told[0] == ("raised", "handlers", "WARNING")
     assert watching.monitor.subject.detail["handlers"] == Told.trouble
     watching.close()
+
+
+def test_moves_that_are_too_many_are_counted_and_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    watching = Watching(tmp_path, monkeypatch, events=2)
+    for _ in range(_MOVES + 3):
+        watching.monitor.act(Action.now("raise", "memory", 1.0, 2.0, "rule", "why"))
+    assert watching.messenger.for_programs.count("raise") == _MOVES
+    watching.loop.run(_MOVE_EVERY)
+    watching.monitor.act(Action.now("lower", "memory", 2.0, 1.0, "rule", "why"))
+    assert watching.messenger.for_programs.count("lower") == 1
+    assert watching.close().moves_left_out == 3
 
 
 def test_other_terms_hold_from_then_on(watching: Watching) -> None:

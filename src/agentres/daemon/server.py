@@ -31,7 +31,7 @@ from agentres.policy.settings import Settings
 from agentres.run import configured
 
 _SHARED = (
-    "agentres.run.enforcement", "agentres.run.explain", "agentres.daemon.keeper", "agentres.kernel.deadman", "agentres.kernel.devices",
+    "agentres.run.enforcement", "agentres.run.explain", "agentres.daemon.keeper", "agentres.kernel.deadman", "agentres.kernel.devices", "agentres.kernel.escapes",
     "agentres.kernel.kmsg", "agentres.kernel.terminal", "agentres.kernel.trampoline", "agentres.kernel.walls",
     "agentres.run.messenger", "agentres.run.monitor", "agentres.run.steering", "agentres.store.writing", "agentres.run.supervision",
     "agentres.kernel.ancestors", "agentres.kernel.cpus", "agentres.kernel.footprint", "agentres.kernel.project", "agentres.kernel.space", "agentres.run.events",

@@ -6,7 +6,6 @@ import time
 
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.loop import Loop
-from agentres.kernel.meter import Meter
 from agentres.model.native import partial
 from agentres.model.record import TYPE_CHECKING
 from agentres.run.notifications import Notifications
@@ -41,12 +40,11 @@ class Hearing:
         loop: Loop,
         engine: Engine,
         agent: AgentSubject,
-        meter: Meter,
         on_move: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._agent = agent
-        self._meter = meter
+        self._meter = agent.meter
         self._on_move = on_move
         self._notifications = Notifications(loop)
         self._moved_at = _LONG_AGO

@@ -9,6 +9,7 @@ from agentres.kernel.loop import Loop
 from agentres.model.action import Action
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Sample
+from agentres.policy.damping import TokenBucket
 from agentres.watch.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from agentres.kernel.caller import Caller
     from agentres.store import Run
 
+_MOVES, _MOVE_EVERY = 200, 10.0
+"""How many moves of limits are kept as they come; after that one in so many seconds."""
+
 _PATIENCE = 5.0
 """Seconds for which the end of a run waits until all is written."""
 
@@ -26,6 +30,7 @@ class History:
     """Keeps the records of ``run`` in the database at ``path``; empty: nowhere.
 
     ``note`` is told when it cannot be written, with the reason, and when it can again (:meth:`agentres.watch.engine.Engine.note`).
+    ``left_out`` counts the actions that were too many to be kept.
     """
 
     def __init__(
@@ -39,6 +44,8 @@ class History:
         self._loop = loop
         self._run = run
         self._note = note
+        self._moves = TokenBucket(_MOVES, _MOVE_EVERY)
+        self.left_out = 0
         self.recorder: Recorder | None = None
         if path:
             self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -54,9 +61,13 @@ class History:
         """Keep an alert event (docs/handlers.md)."""
         self._keep("record", event)
 
-    def act(self, action: Action) -> None:
-        """Keep an action on a limit."""
+    def act(self, action: Action) -> bool:
+        """Keep an action on a limit, unless there were too many lately; return whether it is one of those kept."""
+        if not self._moves.take(time.monotonic()):
+            self.left_out += 1
+            return False
         self._keep("act", {"run": self._run.id, "agent": self._run.name, **action.as_dict()})
+        return True
 
     def end(self, exit_code: int) -> str:
         """Keep the end of the run and wait, for a while, until all is written; return what went wrong and was lost, in words."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from agentres.kernel.actuator import Actuator
 from agentres.kernel.drift import Drift
-from agentres.kernel.escapes import Escapes
 from agentres.kernel.loop import Loop
 from agentres.kernel.meter import Meter
 from agentres.model.record import TYPE_CHECKING
@@ -15,6 +13,7 @@ if TYPE_CHECKING:
 
     from agentres.model.stats import Escaped
     from agentres.run.events import Events
+    from agentres.run.watched import Watched
 
     Note = Callable[[str, float, str, bool], None]
 
@@ -31,17 +30,16 @@ class Integrity:
     def __init__(
         self,
         loop: Loop,
-        actuator: Actuator,
-        escapes: Escapes,
+        watched: Watched,
         meter: Meter,
         note: Note,
-        events: Events | None = None,
+        events: Events | None,
     ) -> None:
-        self._loop, self._escapes, self._meter, self._note = loop, escapes, meter, note
-        self._events = events
+        self._loop, self._escapes, self._meter = loop, watched.escapes, meter
+        self._note, self._events = note, events
         self._samples = 0
         self._outside: set[int] = set()
-        self.drift = Drift(actuator)
+        self.drift = Drift(watched.actuator)
         if self.drift.fd >= 0:
             loop.watch(self.drift.fd, self._limit_written)
 

@@ -243,6 +243,7 @@ class Launch:
         request, behalf, agent = self._request, self._request.behalf, self._home.agent
         # First: making the settings may free memory, which the imports below then reuse.
         settings = request.settings() if request.settings else Settings(handlers=())
+        from agentres.model.paths import state_directory
         from agentres.run.monitor import Monitor
         from agentres.run.watched import Watched
 
@@ -262,6 +263,7 @@ class Launch:
             self._slice,
             lambda pid: self._home.adopt(pid, held),
             terms,
+            state_directory() if behalf is None else behalf.state,
             directory=request.cwd or ".",
             uid=self._uid,
             named=request.name if request.named else None,
@@ -269,7 +271,6 @@ class Launch:
             warn=self._tell,
             caller=None if behalf is None else behalf.caller,
             environment=_unmarked(os.environ if behalf is None else behalf.environment),
-            state="" if behalf is None else behalf.state,
             within=None if behalf is None else behalf.within,
             events=request.events,
             pid=child.pid,

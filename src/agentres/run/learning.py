@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from agentres.model import log
-from agentres.model.limits import Range
 from agentres.model.record import TYPE_CHECKING
 from agentres.policy.histogram import SCALES
 from agentres.policy.observer import WINDOW, Observer
@@ -14,9 +13,10 @@ from agentres.policy.settings import Settings
 from agentres.watch.recorder import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from agentres.model.stats import Sample
+    from agentres.run.watched import Watched
     from agentres.store import Writer
 
 LEAST_SECONDS = 1.0
@@ -24,37 +24,22 @@ LEAST_SECONDS = 1.0
 
 
 class Learning:
-    """Learns from one run.
+    """Learns from the run of ``watched``."""
 
-    ``name`` is the name that a user gave the agent; None: it was made up.
-    ``started`` is time.monotonic() at the launch.
-    """
-
-    def __init__(
-        self,
-        recorder: Recorder,
-        settings: Settings,
-        name: str | None,
-        command: Sequence[str],
-        started: float,
-    ) -> None:
+    def __init__(self, recorder: Recorder, settings: Settings, watched: Watched) -> None:
         self._recorder = recorder
         self._settings = settings
-        self._keys = keys(name, command)
-        self._command = tuple(command)
-        self._started = self._taken = self._before = started
+        self._watched = watched
+        self._keys = keys(watched.named, watched.command)
+        self._taken = self._before = watched.started
         self._observer = Observer()
         self._usage = 0
         self._periods = (0, 0)
         self._hits = self._kills = self._refused = 0
 
-    def ask(
-        self,
-        bounds: Mapping[str, Range],
-        warn: Callable[[str], None],
-        then: Callable[[Prediction], None],
-    ) -> None:
-        """Have ``then`` called with the predicted limits for a run of this name, if anything is known."""
+    def ask(self, then: Callable[[Prediction], None]) -> None:
+        """Have ``then`` called with the predicted limits for a run of this name, if anything is known and any limit moves."""
+        watched, bounds = self._watched, self._watched.terms.limits.ranges
         if not bounds or not self._settings.predict:
             return
 
@@ -68,12 +53,18 @@ class Learning:
             from agentres.run.predictors import first_limits  # seldom needed, and not small
 
             return first_limits(
-                self._settings, profile, self._keys[0], self._command, bounds, now, warnings.append
+                self._settings,
+                profile,
+                self._keys[0],
+                watched.command,
+                bounds,
+                now,
+                warnings.append,
             )
 
         def answered(made: Prediction | None) -> None:
             for line in warnings:
-                warn(line)
+                watched.warn(line)
             if made is not None:
                 then(made)
 
@@ -113,7 +104,7 @@ class Learning:
 
     def finish(self, now: float) -> None:
         """Learn from the end of the run, after its last sample, unless it was too short."""
-        if now - self._started >= LEAST_SECONDS:
+        if now - self._watched.started >= LEAST_SECONDS:
             self._learn(ended=True)
         else:
             log.debug(__name__, "too short to learn from")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from agentres.kernel.caller import Caller
+    from agentres.run.watched import Watched
 
     Handle = Callable[[dict[str, Any]], object]
 
@@ -53,11 +53,10 @@ class Messenger:
 
     A companion that died is replaced at the next message; the new one is told which alerts are open.
 
-    ``history`` is the path of the database, or empty.  ``adopt`` moves the companion into its cgroup before it
-    starts anything.  ``note`` is told how many alerts were dropped in all, and why
+    ``history`` is the path of the database, or empty.  The companion is in the agent's home (``watched.adopt``) before it
+    starts anything, and runs as ``watched.caller``.  ``note`` is told how many alerts were dropped in all, and why
     (:meth:`agentres.watch.engine.Engine.note`).  ``callables`` are the handlers of a program that uses
-    agentres as a library: with them the companion is forked from this process, not executed.  The companion runs as
-    ``caller`` (None: as our own user), with ``environment``.  ``events`` is the descriptor that it writes events to; -1: none.
+    agentres as a library: with them the companion is forked from this process, not executed.
     """
 
     def __init__(
@@ -65,23 +64,16 @@ class Messenger:
         loop: Loop,
         settings: Settings,
         history: str,
-        adopt: Callable[[int], None],
+        watched: Watched,
         note: Callable[[str, float, str], None],
-        *,
         callables: Sequence[Handle] = (),
-        caller: Caller | None = None,
-        environment: Mapping[str, str] = os.environ,
-        events: int = -1,
     ) -> None:
         self._loop = loop
         self._settings = settings
         self._history = history
-        self._adopt = adopt
+        self._watched = watched
         self._note = note
         self._callables = callables
-        self._caller = caller
-        self._environment = environment
-        self._events = events
         self._about: dict[str, Any] = {}
         self._number = 0
         self._socket: _socket.socket | None = None
@@ -105,16 +97,17 @@ class Messenger:
         ours.setblocking(False)
         ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, _BUFFER)
         try:
-            if self._caller is not None:
+            watched = self._watched
+            if watched.caller is not None:
                 from agentres.kernel.caller import spawn
 
-                line = [*_COMPANION, str(theirs.fileno())]
-                self._pid = spawn(self._caller, line, self._environment, theirs.fileno(), self._adopt)  # fmt: skip
+                line, fd = [*_COMPANION, str(theirs.fileno())], theirs.fileno()
+                self._pid = spawn(watched.caller, line, watched.environment, fd, watched.adopt)
             else:
                 self._pid = (
                     self._fork(theirs, ours) if self._callables else self._execute(theirs.fileno())
                 )
-                self._adopt(self._pid)
+                watched.adopt(self._pid)
         except (OSError, ControlFileError) as error:
             ours.close()
             if self._pid:
@@ -132,7 +125,7 @@ class Messenger:
             self._send(("host", {"slice": self._host_slice}))
         if self._about:
             # After the settings: on those the companion forks the handlers' runners, which must not inherit the descriptor.
-            self._send(("events", self._about), self._events)
+            self._send(("events", self._about), self._watched.events)
 
     def begin_events(self, head: Mapping[str, Any]) -> None:
         """Have events written from now on; ``head`` is what they all contain."""
@@ -162,17 +155,17 @@ class Messenger:
             self._send(("alert", event))
         self._remember(event)
 
-    def watch_host(self, lock: str, slice_path: str) -> None:
+    def watch_host(self) -> None:
         """Have the companion watch the host and the cgroup that holds all agents' homes, unless another agent's companion does.
 
-        A lock on the file at ``lock`` tells whether one does.
+        A lock on a file beside the history tells whether one does.
         """
         if self._lock >= 0 or self._closing:
             return
         if all(rule.of == "agent" for rule in self._settings.rules):
             return
         try:
-            held = self._open_file(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            held = self._open_lock()
         except OSError as error:  # no state directory: the history raises an alert about that
             log.debug(__name__, "the host is not watched: %s", error)
             return
@@ -183,16 +176,17 @@ class Messenger:
             return
         self._lock = held
         self.start()
-        self._host_slice = slice_path
-        self._send(("host", {"slice": slice_path}))
+        self._host_slice = self._watched.parent
+        self._send(("host", {"slice": self._host_slice}))
 
-    def _open_file(self, path: str, flags: int, mode: int) -> int:
-        """Open a file as the agent's owner."""
-        if self._caller is None:
-            return os.open(path, flags, mode)
+    def _open_lock(self) -> int:
+        """Open the lock's file as the agent's owner."""
+        path, flags = f"{self._watched.state}/host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        if self._watched.caller is None:
+            return os.open(path, flags, 0o600)
         from agentres.kernel.caller import open_as
 
-        return open_as(self._caller, path, flags, mode)
+        return open_as(self._watched.caller, path, flags, 0o600)
 
     def _remember(self, event: dict[str, Any]) -> None:
         """Keep the highest severity of each open alert, for a companion that replaces another."""
@@ -256,7 +250,7 @@ class Messenger:
         return os.posix_spawn(
             sys.executable,
             [*_COMPANION, str(fd)],
-            self._environment,
+            self._watched.environment,
             # Our stdin and stdout are the agent's.
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -309,7 +303,7 @@ class Messenger:
             # Text, and checked: under the daemon we are root, and the companion is not.
             total, _, name = data.decode(errors="replace").partition(" ")
             counted = total.isascii() and total.isdecimal() and len(total) < 10
-            if not counted or (self._caller is not None and name not in known):
+            if not counted or (self._watched.caller is not None and name not in known):
                 return False
             self._drop(name, int(total))
         return True

@@ -11,15 +11,11 @@ import time
 
 from agentres.kernel import frugal
 from agentres.kernel.loop import Loop
-from agentres.kernel.meter import Meter
-from agentres.kernel.writeback import HostWrites, Writeback
+from agentres.kernel.writeback import HostWrites
 from agentres.model.action import Action
-from agentres.model.limits import EVERY_DISK
 from agentres.model.native import partial
-from agentres.model.paths import state_directory
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Sample
-from agentres.policy.damping import TokenBucket
 from agentres.policy.settings import Settings
 from agentres.run.hearing import Hearing
 from agentres.run.history import History
@@ -44,9 +40,6 @@ if TYPE_CHECKING:
 _SETTLED = 2
 """Number of samples after which everything that most agents need is loaded."""
 
-_MOVES, _MOVE_EVERY = 200, 10.0
-"""How many moves of limits are recorded as they come; after that one in so many seconds."""
-
 _ENDED = "the agent has ended"
 
 
@@ -66,65 +59,25 @@ class Monitor:
     ) -> None:
         self.watched = watched
         self.actuator = watched.actuator
-        self._directory = watched.state or state_directory()
         self._samples = 0
         self._finishing = False
-        history = f"{self._directory}/history.db" if settings.history else ""
-        self._messenger = Messenger(
-            loop,
-            settings,
-            history,
-            watched.adopt,
-            self._note,
-            callables=callables,
-            caller=watched.caller,
-            environment=watched.environment,
-            events=watched.events,
-        )
+        history = f"{watched.state}/history.db" if settings.history else ""
+        self._messenger = Messenger(loop, settings, history, watched, self._note, callables)
         self.run = watched.as_run()
         self._history = History(loop, history, self.run, watched.caller, self._note)
-        self._moves, self._moves_left_out = TokenBucket(_MOVES, _MOVE_EVERY), 0
         self.events = self._begin_events() if watched.events >= 0 else None
-        self.meter = Meter(
-            self.actuator.cgroup.path,
-            network=self.actuator.network,
-            writeback=Writeback(self.actuator.disks.get(EVERY_DISK, ())),
-            nofile=watched.terms.limits.nofile,
-            peaks=True,
-        )
-        self.meter.read("limits")
         self._engine = Engine(loop, settings, self._tell, self._sampled)
-        self.subject = AgentSubject(self.run, self.meter, self.actuator, settings, watched.started, self._note, on_oom)  # fmt: skip
-        self.subject.events = self.events
+        self.subject = AgentSubject(self.run, watched, settings, self._note, on_oom, self.events)
+        self.meter = self.subject.meter
         if self.events is not None:  # after the subject: a failing start reports its alert at once
             self.events.start(watched.pid, watched.terms.limits, watched.timeout)
-        self.integrity = Integrity(
-            loop, self.actuator, watched.escapes, self.meter, self._note, self.events
-        )
-        self._hearing = Hearing(loop, self._engine, self.subject, self.meter, self.integrity.check_processes)  # fmt: skip
-        self.moving = Moving(
-            loop,
-            self._engine,
-            self.subject,
-            self.actuator,
-            act=self.act,
-            again=partial(self._hearing.look, "memory"),
-            terms=watched.terms,
-            since=watched.started,
-        )
+        self.integrity = Integrity(loop, watched, self.meter, self._note, self.events)
+        self._hearing = Hearing(loop, self._engine, self.subject, self.integrity.check_processes)
+        again = partial(self._hearing.look, "memory")
+        self.moving = Moving(loop, self._engine, self.subject, watched, act=self.act, again=again)
         if self._history.recorder is not None:
-            self.subject.learning = Learning(
-                self._history.recorder, settings, watched.named, watched.command, watched.started
-            )
-            self.subject.learning.ask(
-                watched.terms.limits.ranges, watched.warn, self.moving.predicted
-            )
-        if "space" in self.subject.watches:
-            from agentres.kernel.space import Space  # few have a rule about it
-
-            self.subject.space = Space(watched.directory, watched.uid == 0)
-        self.subject.follow("memory_pressure", watched.started)
-        self.subject.follow("oom_kill", None)
+            self.subject.learning = Learning(self._history.recorder, settings, watched)
+            self.subject.learning.ask(self.moving.predicted)
         self._hearing.begin(self.actuator.cgroup)
         if callables or any(handler.type != "terminal" for handler in settings.handlers):
             self._messenger.start()  # may report its own failure at once
@@ -158,7 +111,7 @@ class Monitor:
         self.integrity.close()
         self.meter.close()
         outcome = conclude().but(
-            alerts_left_out=self.subject.left_out, moves_left_out=self._moves_left_out
+            alerts_left_out=self.subject.left_out, moves_left_out=self._history.left_out
         )
         if self.events is not None and not self.events.end(outcome, self.meter.reading):
             self.watched.warn("--events: the end is not written: nobody takes it")
@@ -173,11 +126,7 @@ class Monitor:
 
     def act(self, action: Action) -> None:
         """Record an action that was carried out."""
-        if not self._moves.take(time.monotonic()):
-            self._moves_left_out += 1
-            return
-        self._history.act(action)
-        if self.events is not None:
+        if self._history.act(action) and self.events is not None:
             self.events.acted(action)
 
     def _sampled(self, subject: Subject, when: float, sample: Sample) -> None:
@@ -187,8 +136,7 @@ class Monitor:
             frugal.give_back()
         self.integrity.sampled()
         if self._samples > 1 and not self._finishing:
-            lock, parent = f"{self._directory}/host.lock", self.watched.parent
-            self.subject.meanwhile(partial(self._messenger.watch_host, lock, parent))
+            self.subject.meanwhile(self._messenger.watch_host)
         self.subject.sampled(sample)
 
     def _tell(self, event: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from agentres.kernel.actuator import Actuator
 from agentres.kernel.loop import Loop
 from agentres.model.action import Action
 from agentres.model.record import TYPE_CHECKING
@@ -16,12 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentres.policy.prediction import Prediction
+    from agentres.run.watched import Watched
 
 
 class Moving:
-    """Gives ``agent`` its mover until :meth:`end`; ``terms`` are the current ones.
+    """Gives ``agent`` its mover until :meth:`end`; ``terms`` are the current ones, at first those of ``watched``.
 
-    ``act`` gets every action, ``again`` looks at the agent's memory; ``since`` is time.monotonic() when its counters were 0.
+    ``act`` gets every action, ``again`` looks at the agent's memory.
     """
 
     def __init__(
@@ -29,19 +29,19 @@ class Moving:
         loop: Loop,
         engine: Engine,
         agent: AgentSubject,
-        actuator: Actuator,
+        watched: Watched,
         *,
         act: Callable[[Action], None],
         again: Callable[[], None],
-        terms: Terms,
-        since: float,
     ) -> None:
-        self._loop, self._engine, self._agent, self._actuator = loop, engine, agent, actuator
+        self._loop, self._engine, self._agent = loop, engine, agent
+        self._actuator = watched.actuator
         self._act, self._again = act, again
-        self.terms = terms
-        self._begin(since)
+        self.terms = watched.terms
+        self._begin(watched.started)
 
     def _begin(self, since: float | None) -> None:
+        """Make a mover where limits move; ``since`` is time.monotonic() when the counters were 0; None: not known."""
         if not self.terms.limits.ranges:
             return
         agent = self._agent

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 
 from agentres.kernel import process, registry
-from agentres.kernel.actuator import COMMAND, PACING, Actuator
+from agentres.kernel.actuator import COMMAND, PACING
+from agentres.kernel.meter import Meter
+from agentres.kernel.writeback import Writeback
 from agentres.model import log
 from agentres.model.errors import ControlFileError
+from agentres.model.limits import EVERY_DISK
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import NEVER, format_size
 from agentres.policy import stall, tripwire
@@ -18,7 +21,6 @@ from agentres.watch.engine import Subject
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentres.kernel.meter import Meter
     from agentres.kernel.space import Space
     from agentres.model.oom import Footprint, OomCause
     from agentres.model.stats import Sample
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from agentres.run.learning import Learning
     from agentres.run.mover import Mover
     from agentres.run.pacer import Pacer
+    from agentres.run.watched import Watched
     from agentres.store import Run
 
 _STALLED_LOOK = 1.0
@@ -40,7 +43,7 @@ _ENDS_WITHIN = 5.0
 
 
 class AgentSubject(Subject):
-    """The agent as a subject of the engine.
+    """The agent as a subject of the engine, with the meter that reads it.
 
     Each may be None: ``mover`` moves its limits, ``pacer`` holds its disk rates, ``learning`` learns from it, ``events`` tell programs.
     ``note`` takes a state that no meter reads (:meth:`agentres.watch.engine.Engine.note`).  ``on_oom`` is called as soon as a process
@@ -52,15 +55,22 @@ class AgentSubject(Subject):
     def __init__(
         self,
         run: Run,
-        meter: Meter,
-        actuator: Actuator,
+        watched: Watched,
         settings: Settings,
-        since: float,
         note: Callable[[str, float, str], None],
         on_oom: Callable[[], OomCause | None],
+        events: Events | None,
     ) -> None:
-        super().__init__(run.id, run.name, "agent", meter, settings, since)
-        self._actuator = actuator
+        self._actuator = actuator = watched.actuator
+        meter = Meter(
+            actuator.cgroup.path,
+            network=actuator.network,
+            writeback=Writeback(actuator.disks.get(EVERY_DISK, ())),
+            nofile=watched.terms.limits.nofile,
+            peaks=True,
+        )
+        meter.read("limits")
+        super().__init__(run.id, run.name, "agent", meter, settings, watched.started)
         self._note = note
         self._on_oom = on_oom
         self._fullness: Fullness | None = None
@@ -72,8 +82,15 @@ class AgentSubject(Subject):
         self.mover: Mover | None = None
         self.pacer: Pacer | None = None
         self.learning: Learning | None = None
-        self.space: Space | None = None
-        self.events: Events | None = None
+        self._events = events
+        self._space: Space | None = None
+        if "space" in self.watches:
+            from agentres.kernel.space import Space  # few have a rule about it
+
+            self._space = Space(watched.directory, watched.uid == 0)
+        # What observed() needs, whatever the rules are about.
+        self.follow("memory_pressure", watched.started)
+        self.follow("oom_kill", None)
 
     @property
     def starved(self) -> bool:
@@ -102,10 +119,10 @@ class AgentSubject(Subject):
         }
 
     def value(self, resource: str, now: float) -> float | None:
-        if resource == "space" and self.space is not None:
-            self.states["space"] = used = self.space.look(self.meter.pids)
+        if resource == "space" and self._space is not None:
+            self.states["space"] = used = self._space.look(self.meter.pids)
             if any(each.alert or used >= each.rule.levels[0][1] for each in self.watches["space"]):
-                self.detail["space"] = self.space.describe(
+                self.detail["space"] = self._space.describe(
                     self.meter.reading, self.meter.memory_stat
                 )
         return super().value(resource, now)
@@ -166,8 +183,8 @@ class AgentSubject(Subject):
         else:
             self._state("frozen", False, "")
         self._move_tripwire()
-        if self.events is not None:
-            self.events.judged(self.meter.reading)
+        if self._events is not None:
+            self._events.judged(self.meter.reading)
 
     def sampled(self, sample: Sample) -> None:
         """Pass on a full sample: its writes to the tree, all of it to learning, its time to the mover."""

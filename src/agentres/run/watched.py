@@ -37,6 +37,8 @@ class Watched(Record):
     adopt: Callable[[int], None]
     # How the limits move.
     terms: Terms
+    # The directory of the history, and of the lock of who watches the host.
+    state: str
     # The directory and the uid that it started with.
     directory: str = "/"
     uid: int = 0
@@ -54,8 +56,6 @@ class Watched(Record):
     caller: Caller | None = None
     # The environment of the handlers.
     environment: Mapping[str, str] = os.environ
-    # The directory of the history; empty: our own.
-    state: str = ""
     # Lowers or refuses limits above what its owner may set.
     within: Callable[[Limits, Limits | None], Limits] | None = None
 
