@@ -78,6 +78,19 @@ def swap(tmp_path: Path) -> Iterator[None]:
     as_root(f"timeout {DEADLINE:.0f} sh -c '{again}' 2>/dev/null || {{ {openers}; exit 1; }}")
 
 
+@pytest.fixture
+def mglru() -> Iterator[None]:
+    """Memory is reclaimed by generations, where the kernel can: docs/compatibility.md has what happens without."""
+    enabled = Path("/sys/kernel/mm/lru_gen/enabled")
+    if not enabled.exists():
+        yield
+        return
+    before = enabled.read_text().strip()
+    as_root(f"echo y >{enabled}")
+    yield
+    as_root(f"echo {before} >{enabled}")
+
+
 def as_root(script: str) -> str:
     """What a script writes that root runs."""
     sudo = [] if ROOT else ["sudo", "-n"]
@@ -146,7 +159,7 @@ def kinds(watched: Watched, name: str) -> list[str]:
 
 @once
 def test_three_that_each_want_most_of_it_all_finish(
-    swap: None, begin: Begin, watched: Watched
+    swap: None, mglru: None, begin: Begin, watched: Watched
 ) -> None:
     agents = {name: begin(name) for name in ("first", "second", "third")}
     for agent in agents.values():
@@ -181,14 +194,15 @@ def test_one_that_is_idle_hands_back_and_runs_on(
 def test_one_that_was_frozen_by_command_hands_back(
     swap: None, begin: Begin, watched: Watched
 ) -> None:
-    ice, other = begin("ice", passes=0), begin("other", passes=ENDLESS)
+    # One pass: what went to swap as it grew is back, and its limit is as high as that takes.
+    ice, other = begin("ice", passes=1), begin("other", passes=ENDLESS)
     go(ice)
     assert ice.stdout is not None
     assert ice.stdout.readline() == "done\n"
     command(watched, "freeze", "ice", "--for", "5m")
     agent = home_of("ice") / "agent"
     before = int((agent / "memory.current").read_text())
-    assert before > 0.7 * EACH * MIB  # at its tripwire some went to swap, on a busy host a fifth
+    assert before > 0.7 * EACH * MIB
     hands_back(agent, before, other)
     assert int((agent / "memory.max").read_text()) < before
     assert "reclaim" in kinds(watched, "ice")
