@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from agentres.model.stats import Sample
 from agentres.policy.observer import Observed
 from agentres.policy.prediction import Profile, learn
-from agentres.store import ActionRow, Run, Store, StoreError, Writer
+from agentres.store import ActionRow, Store, StoreError, Writer
 
 # Runs and samples.
 
@@ -28,7 +28,7 @@ def test_a_run_comes_back_as_it_went(store: Store) -> None:
     store.begin(run(name="another"))  # is there already
     assert store.runs() == [odd]
     store.end(odd.id, NOW + 9, -9)
-    assert store.runs() == [Run(*odd._values()[:-2], NOW + 9, -9)]
+    assert store.runs() == [odd.but(ended=NOW + 9, exit_code=-9)]
 
 
 def test_runs_by_name_kind_and_time(store: Store) -> None:

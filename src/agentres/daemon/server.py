@@ -25,7 +25,7 @@ from agentres.kernel.loop import Loop
 from agentres.kernel.signalfd import Signals
 from agentres.model import log
 from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, reason
-from agentres.model.paths import DAEMON_SOCKET
+from agentres.model.paths import daemon_socket
 from agentres.model.record import Record
 from agentres.policy.settings import Settings
 from agentres.run import configured
@@ -273,7 +273,7 @@ def main() -> int:
         os.setgroups(())
         os.umask(0o077)
         sock = service.listening()
-        path = os.environ.get("AGENTRES_SOCKET", DAEMON_SOCKET)
+        path = daemon_socket()
         own = sock is None
         served = listen(path) if sock is None else sock
         for module in _SHARED:
