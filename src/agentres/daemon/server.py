@@ -252,6 +252,12 @@ def listen(path: str) -> socket.socket:
     return sock
 
 
+def load_shared() -> None:
+    """Load the modules that a keeper needs, before any keeper is forked."""
+    for module in _SHARED:
+        importlib.import_module(module)
+
+
 def settings() -> Settings:
     """Return the host's settings, from /etc or $AGENTRES_CONFIG, never from a user's own file."""
     environment = {**os.environ, "XDG_CONFIG_HOME": "/nonexistent"}
@@ -276,8 +282,7 @@ def main() -> int:
         path = daemon_socket()
         own = sock is None
         served = listen(path) if sock is None else sock
-        for module in _SHARED:
-            importlib.import_module(module)
+        load_shared()
         daemon = Daemon(served, settings, _say)
         gc.collect()
         gc.freeze()  # a collection would write to, and so copy, the pages shared with keepers
