@@ -7,6 +7,7 @@ import fcntl
 import os
 import pwd
 import signal
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ Start = Callable[..., Popen[str]]
 MIB = 1 << 20
 EDQUOT, ENOSPC, EXDEV = 122, 28, 18
 Q_QUOTAOFF = 0x800003
+FSGETXATTR, PROJINHERIT = 0x801C581F, 0x200
 
 as_root = pytest.mark.skipif(not ROOT, reason="only root may mount a file system")
 with_xfs = pytest.mark.skipif(
@@ -79,6 +81,11 @@ def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
             path.chmod(mode)
 
 
+def attributes(fd: int) -> tuple[int, ...]:
+    """What the file system keeps of a file: flags, extent size, number of extents, project, extent size of copies."""
+    return struct.unpack("=5I8x", fcntl.ioctl(fd, FSGETXATTR, bytes(28)))
+
+
 def left(directory: Path) -> list[str]:
     """Whatever a run could have left: records, numbers, limits."""
     top = os.open(directory, os.O_RDONLY)
@@ -86,12 +93,14 @@ def left(directory: Path) -> list[str]:
         numbered = [
             os.readlink(f"/proc/self/fd/{fd}")
             for fd, _ in below(top, lambda error: pytest.fail(str(error)))
-            if project._attributes(fd)[3] or project._attributes(fd)[0] & project._PROJINHERIT
+            for flags, _, _, number, _ in [attributes(fd)]
+            if number or flags & PROJINHERIT
         ]
         limited = [f"limit {n}" for n in project.NUMBERS[:2] if project._dqblk(top, n).limit]
     finally:
         os.close(top)
-    return [*map(str, project._recorded()), *numbered, *limited]
+    recorded = os.listdir(project.RECORDS) if os.path.isdir(project.RECORDS) else []
+    return [*recorded, *numbered, *limited]
 
 
 @as_root
@@ -312,7 +321,7 @@ def test_by_the_daemon_only_what_is_the_user_s_alone_is_counted(daemon: Daemon, 
 import fcntl, struct
 for name in ("own", "linked", "root-s"):
     with open(name) as file:
-        found = fcntl.ioctl(file, {project._FSGETXATTR}, bytes(28))
+        found = fcntl.ioctl(file, {FSGETXATTR}, bytes(28))
         print(struct.unpack("=5I8x", found)[3])
 """
     done = daemon.run("--disk-space", f"{place}=20M", "--cwd", str(place), command=python(code))

@@ -224,7 +224,13 @@ def test_who_takes_the_programs_off_or_changes_a_rate_is_told_of(
     cgroup = running("undone")
     found = network.find(cgroup)
     wanted = found.read()
-    found._page[0:8] = (5).to_bytes(8, sys.byteorder)  # as whoever opens the map can
+    (number,) = bpf.attached(cgroup.fd, bpf.EGRESS)
+    (of_program,) = bpf.program(number).maps
+    opened = bpf.open_map(of_program)
+    page = bpf.share_map(opened, 8)
+    page[0:8] = (5).to_bytes(8, sys.byteorder)  # as whoever opens the map can
+    bpf.unshare_map(page)
+    os.close(opened)
     (line,) = found.undone()
     assert line.startswith("network is 'in=100000000 out=5 loopback=free', was set to 'in=")
     found.write(wanted)

@@ -11,7 +11,7 @@ import pytest
 from fake_slice import MIB, FakeSlice, keep_attributes
 from told import event
 
-from agentres.kernel import host, meter, network, registry
+from agentres.kernel import host, network, process, registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.registry import ClaimMark, Found
 from agentres.model.errors import AgentresError
@@ -92,11 +92,11 @@ def pretend(folder: Path, patch: pytest.MonkeyPatch) -> RecordedHost:
         name = Path(cgroup.path).parent.name.removeprefix("agentres-").removesuffix(".scope")
         return Traffic(recorded, _RATES.get(name, Rates()))
 
-    def open_files(path: str) -> int:
-        return _RATES[names[int(path.split("/")[2])]].files
+    def open_files(pid: int) -> int:
+        return _RATES[names[pid]].files
 
     patch.setattr(network, "find", find)
-    patch.setattr(meter, "_open_files", open_files)
+    patch.setattr(process, "open_files", open_files)
     return recorded
 
 

@@ -23,16 +23,16 @@ from agentres.store import Run, Store
 
 pytestmark = pytest.mark.usefixtures("noon")
 
-# It tells when it waits for the first time: then it has read what it begins after.
+# It tells whenever it waits: then it has read what it begins after.
 SCRIPT = """
-import os, sys
-from agentres.cli import alerts, line
-told, pause = int(sys.argv.pop(1)), alerts._pause
-def tell_and_pause(reader):
-    alerts._pause = pause
-    os.write(told, b".")
-    pause(reader)
-alerts._pause = tell_and_pause
+import os, select, sys
+from types import SimpleNamespace
+from agentres.cli import line
+told, poll = int(sys.argv.pop(1)), select.poll
+def telling():
+    real = poll()
+    return SimpleNamespace(register=real.register, poll=lambda wait: os.write(told, b".") and real.poll(wait))
+select.poll = telling
 sys.exit(line.main(["alerts", *sys.argv[1:]]))
 """
 NAME = "we[bold]ird[/bold]\x1b[31m"

@@ -14,6 +14,7 @@ import pytest
 
 from agentres.companion import events as module
 from agentres.companion.events import EventWriter
+from agentres.companion.handlers.terminal import Output
 
 HEAD = {"schema": 1, "run": "0badcafe", "agent": "a", "number": 0}
 DEADLINE = 20.0
@@ -135,15 +136,15 @@ def test_where_the_supervisor_has_gone_the_end_says_so(piped: Piped) -> None:
 def test_a_disk_that_is_full_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     file = os.open(tmp_path / "events", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     writer = EventWriter(file, HEAD)
-    put, refused = writer._output.put, []
+    put, refused = Output.put, []
 
-    def full(data: bytes) -> int:
+    def full(output: Output, data: bytes) -> int:
         if not refused:
             refused.append(data)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return put(data[:10])
+        return put(output, data[:10])
 
-    monkeypatch.setattr(writer._output, "put", full)
+    monkeypatch.setattr(Output, "put", full)
     writer.put(event(1))
     end = time.monotonic() + DEADLINE
     while not (tmp_path / "events").read_text().endswith("\n"):

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentres.kernel import listener
+from agentres.kernel import listener, registry
 from agentres.kernel.listener import Channel, Listener, Peer
 from agentres.kernel.loop import Loop
 from agentres.kernel.registry import Found
@@ -126,24 +126,31 @@ def test_who_may_command() -> None:
 
 
 class Heard:
-    """A listener on a loop, which answers each line by its length; ``lines`` came."""
+    """A listener on a loop, which answers each line by its length; ``lines`` came, through ``channels``."""
 
     def __init__(self, refuse: Callable[[Peer], bytes] = lambda peer: b"") -> None:
         self.lines: list[bytes] = []
+        self.channels: list[Channel] = []
         self.loop = Loop()
         self.listener = Listener(self.loop, refuse, self._heard)
         self.clients: list[socket.socket] = []
 
     def _heard(self, channel: Channel, line: bytes) -> None:
         self.lines.append(line)
+        self.channels.append(channel)
         channel.send(b"%d\n" % len(line))
 
     def connect(self) -> socket.socket:
+        client = self.knock()
+        self.turn()
+        return client
+
+    def knock(self) -> socket.socket:
+        """Connect, and wait for the next turn to be let in."""
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         client.settimeout(5)
         client.connect(f"\0{self.listener.name}")
         self.clients.append(client)
-        self.turn()
         return client
 
     def turn(self, times: int = 1) -> None:
@@ -165,14 +172,11 @@ def heard() -> Iterator[Heard]:
 
 
 def test_who_has_connected_when_the_end_comes_is_heard(heard: Heard) -> None:
-    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    client.settimeout(5)
-    with client:
-        client.connect(f"\0{heard.listener.name}")  # and is not let in by any turn of the loop
-        client.sendall(b"wait\n")
-        heard.listener.hear_the_last(0.0)
-        assert heard.lines == [b"wait"]
-        assert client.recv(10) == b"4\n"
+    client = heard.knock()  # and is not let in by any turn of the loop
+    client.sendall(b"wait\n")
+    heard.listener.hear_the_last(0.0)
+    assert heard.lines == [b"wait"]
+    assert client.recv(10) == b"4\n"
 
 
 def test_who_says_nothing_at_the_end_is_waited_for_a_moment(heard: Heard) -> None:
@@ -190,11 +194,12 @@ def test_who_says_nothing_at_the_end_is_waited_for_a_moment(heard: Heard) -> Non
     assert time.monotonic() - started < 5
 
 
-def test_who_keeps_connecting_does_not_keep_the_end_from_coming(
-    heard: Heard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(heard.listener, "_accept", lambda: True)
+def test_who_keeps_connecting_does_not_keep_the_end_from_coming() -> None:
+    heard = Heard(lambda peer: b"not now\n" if heard.knock() else b"")  # another one each time
+    heard.knock()
     heard.listener.hear_the_last(0.0)
+    assert len(heard.clients) == listener.CONNECTIONS + 2
+    heard.close()
 
 
 @pytest.mark.parametrize(
@@ -273,14 +278,16 @@ def test_a_line_without_end_is_let_go(heard: Heard) -> None:
 def test_one_who_says_nothing_is_let_go_and_one_who_waits_is_not(
     heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silent, waits = heard.connect(), heard.connect()
-    _, waiting = heard.listener._channels.values()
-    waiting.waits = True
+    waits = heard.connect()
+    waits.sendall(b"a\n")
+    heard.turn()
+    heard.channels[0].waits = True
     monkeypatch.setattr(listener, "PATIENCE", 0.0)
-    for each in heard.listener._channels.values():
-        each.listen()
+    waits.sendall(b"b\n")
+    silent = heard.connect()
     heard.turn()
     assert silent.recv(1) == b""
+    assert waits.recv(10) == b"1\n1\n"
     waits.setblocking(False)
     with pytest.raises(BlockingIOError):
         waits.recv(1)
@@ -298,8 +305,9 @@ def test_more_than_enough_are_not_let_in(heard: Heard) -> None:
 
 
 def test_one_who_does_not_read_is_let_go(heard: Heard) -> None:
-    client = heard.connect()
-    client = next(iter(heard.listener._channels.values()))
+    heard.connect().sendall(b"a\n")
+    heard.turn()
+    (client,) = heard.channels
     for _ in range(10_000):
         client.send(b"x" * 10_000 + b"\n")
     assert client.fd < 0
@@ -326,11 +334,19 @@ def test_errors_of_agentres_are_answers() -> None:
 
 
 def test_who_is_refused_before_it_has_asked_hears_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, its = socket.socketpair()
-    its.sendall(control.failure(AgentresError("not yours", "ask root")))
-    its.close()
-    monkeypatch.setattr(client, "_connected", lambda agent: ours)
     found = Found("a", "/a/agent", "/a", 0.0, 1, 0, 0)
-    with pytest.raises(AgentresError, match="not yours") as refused:
-        client.ask(found, "kill")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as supervisor:
+        supervisor.bind("")  # to a name that the kernel chooses
+        supervisor.listen()
+
+        def refusing(sock: socket.socket) -> Peer:
+            its, _ = supervisor.accept()
+            its.sendall(control.failure(AgentresError("not yours", "ask root")))
+            its.close()
+            return Peer(1, found.cgroup_uid, 0)
+
+        monkeypatch.setattr(registry, "control", lambda path: supervisor.getsockname()[1:].decode())
+        monkeypatch.setattr(Peer, "of", refusing)
+        with pytest.raises(AgentresError, match="not yours") as refused:
+            client.ask(found, "kill")
     assert refused.value.remedy == "ask root"

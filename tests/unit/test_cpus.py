@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentres.kernel import cpus
+from agentres.kernel import cpus, process
 from agentres.model.cpus import CPUS_MAX, count, format_list, parse_cpuset, parse_list
 from agentres.model.errors import NotEnforceable
 from agentres.model.units import UnitError
@@ -194,9 +194,20 @@ def test_all_threads_are_bound_and_what_undoes_it_is_seen(agent: tuple[str, int]
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")
 def test_what_cannot_be_bound_in_time_is_bound_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     before = os.sched_getaffinity(0)
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as one:
-        monkeypatch.setattr(cpus, "_threads", lambda path: [one.pid])
-        monkeypatch.setattr(cpus, "_PASSES", 1)  # after which there are always others
+    line = ["cat"]
+    with (
+        subprocess.Popen(line, stdin=subprocess.PIPE) as one,
+        subprocess.Popen(line, stdin=subprocess.PIPE) as other,
+    ):
+        bound = []
+
+        def below(path: str) -> list[int]:
+            bound.append(os.sched_getaffinity(one.pid))
+            os.sched_setaffinity(other.pid, before)  # as if it had just come
+            return [one.pid, other.pid]
+
+        monkeypatch.setattr(process, "below", below)
         with pytest.raises(NotEnforceable):
             cpus.bind("/", str(min(before)), format_list(before))
+        assert bound[-1] == {min(before)}
         assert os.sched_getaffinity(one.pid) == before

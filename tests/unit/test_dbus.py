@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import _socket
 import os
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -523,11 +523,13 @@ def hang_up(peer: Peer) -> None:
 def test_a_bus_that_does_not_say_hello_leaves_no_socket_open(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, answer: Script
 ) -> None:
-    made: list[socket.socket] = []
+    made: list[_socket.socket] = []
 
-    def make(*kind: int) -> socket.socket:
-        made.append(socket.socket(*kind))
-        return made[-1]
+    class Noted(_socket.socket):
+        def __new__(cls, *kind: int) -> Noted:
+            found = super().__new__(cls, *kind)
+            made.append(found)
+            return found
 
     def script(peer: Peer) -> None:
         peer.authenticate()
@@ -535,7 +537,7 @@ def test_a_bus_that_does_not_say_hello_leaves_no_socket_open(
         answer(peer)
 
     path = serve(script)
-    monkeypatch.setattr(dbus, "_socket", SimpleNamespace(**{**vars(socket), "socket": make}))
+    monkeypatch.setattr(_socket, "socket", Noted)
     with pytest.raises(SystemdError):
         Connection(path, timeout=0.2)
     (ours,) = made

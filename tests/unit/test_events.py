@@ -129,5 +129,8 @@ def test_nothing_that_an_agent_names_is_too_long_for_a_packet(monkeypatch: pytes
     ("command", "told"),
     [((), []), (("a", ""), ["a", ""]), (("",) * 5000, [*[""] * 4096, "…"]), (("x" * 4096,), ["x" * 4096])],
 )  # fmt: skip
-def test_a_command_line_is_cut(command: tuple[str, ...], told: list[str]) -> None:
-    assert module._short_command(command) == told
+def test_a_command_line_is_cut(
+    monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], told: list[str]
+) -> None:
+    (start,) = Life(monkeypatch, RUN.but(command=command)).told
+    assert start["command"] == told

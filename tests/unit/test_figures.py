@@ -12,10 +12,10 @@ from agentres.model.figures import (
     parse_limit,
     usage,
 )
+from agentres.model.live_schemas import CurrentUse
 from agentres.model.stats import Reading, Sample, Usage
 from agentres.policy.resources import RESOURCES
 from agentres.readers import fleet, metrics
-from agentres.run import events, steering
 
 CPU_STAT = b"""usage_usec 12
 user_usec 8
@@ -196,8 +196,7 @@ def test_what_names_a_figure_names_a_field() -> None:
         assert resource.raw(sample) is None
         assert resource.limit is None or resource.limit(sample) is None
     fields = {*Sample.__match_args__}
-    assert {*steering._USED} <= fields
-    assert {field for met in events._MET.values() for field in met} <= fields
+    assert {*CurrentUse.__annotations__} <= fields
     assert {*fleet.DRAWN} <= {*RESOURCES}
     filled = {field for files in FILES.values() for file in files.values() for field in file.fields}
     assert filled <= {*Reading.__match_args__}

@@ -132,6 +132,6 @@ def imported_late() -> set[str]:
 
 def test_a_keeper_has_loaded_all_that_it_may_need() -> None:
     """Its files may be replaced under it by an upgrade."""
-    shared = "from agentres.daemon import server; import importlib; [importlib.import_module(each) for each in server._SHARED]"
+    shared = "from agentres.daemon import server; server.load_shared()"
     reading = {"agentres.store.reading"}  # by who asks for it by name
     assert imported_late() - loaded_by(shared) == NOT_A_KEEPERS | reading

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
+from typing import IO
 
 import pytest
 from fake_slice import FakeSlice, keep_attributes
@@ -139,11 +141,11 @@ def test_one_that_has_just_let_go_of_it_is_not_the_last_word(
     """Between the refusal and the look at who has it, the lock may be free."""
     (other,) = holders(slice.path, 0.5)
 
-    def seen(fd: int) -> int:
+    def seen(path: str) -> IO[str]:
         other.communicate()
-        return 0
+        return open(path)
 
-    monkeypatch.setattr(lock, "_holder", seen)
+    monkeypatch.setattr(lock, "open", seen, raising=False)
     with Lock(str(slice.path), 0.1, in_line=True):
         assert other.poll() == 0
 
@@ -152,7 +154,7 @@ def test_a_holder_that_nobody_sees_is_not_waited_for_for_ever(
     slice: FakeSlice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (stuck,) = holders(slice.path, 1000)
-    monkeypatch.setattr(lock, "_holder", lambda fd: 0)
+    monkeypatch.setattr(lock, "open", lambda path: StringIO(""), raising=False)
     try:
         with pytest.raises(Locked), Lock(str(slice.path), 0.1, in_line=True):
             pytest.fail("it has the lock")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import struct
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -61,16 +65,23 @@ def test_what_is_no_object_is_refused(image: bytes) -> None:
         bpf.parse(image)
 
 
-def test_the_page_is_read_as_the_program_writes_it() -> None:
+def test_the_page_is_read_as_the_program_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     body = re.search(r"struct direction \{(.*?)\};", SOURCE.read_text(), re.S)
     assert body is not None
     code = re.sub(r"/\*.*?\*/", "", body[1], flags=re.S)
     names = [n.strip() for line in re.findall(r"__u64 ([^;]+);", code) for n in line.split(",")]
-    counted = [*network._COUNTED]
     assert names[:4] == ["rate", "burst", "next", "limit_loopback"]
-    assert names[4:12] == counted
     assert names[12:] == ["unused[4]"]  # 16 numbers: 128 bytes
-    assert (network._LOOPBACK_AT, network._COUNTERS_AT, network._SIZE) == (3 * 8, 4 * 8, 16 * 8)
+    page = struct.pack("=32Q", *range(100, 103), 0, *range(104, 132))
+    monkeypatch.setattr(bpf, "share_map", lambda fd, size: bytearray(page[:size]))
+    found = network.Network(SimpleNamespace(), os.dup(0))  # type: ignore[arg-type]
+    assert found.read() == NetworkMax(116, 100, "free")
+    counted = {
+        f"{way}_{name}": block + at
+        for way, block in (("tx", 100), ("rx", 116))
+        for at, name in enumerate(names[4:12], 4)
+    }
+    assert found.figures() == {**counted, "net_in_limit": 116, "net_out_limit": 100}
 
 
 def test_every_figure_has_its_field_in_a_sample() -> None:
@@ -78,30 +89,30 @@ def test_every_figure_has_its_field_in_a_sample() -> None:
 
 
 def test_without_the_right_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(command: int, attr: bytes) -> tuple[int, bytes]:
+    def refuse(*_: object) -> int:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(bpf, "_call", refuse)
+    monkeypatch.setattr(bpf, "call", refuse)
     with pytest.raises(NotEnforceable, match="CAP_BPF and CAP_NET_ADMIN"):
         network.Programs()
 
 
 def test_on_an_unknown_machine_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bpf, "_NUMBERS", {})
-    with pytest.raises(NotEnforceable, match=r"no cgroup BPF: .*is not known here for"):
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="pdp11"))
+    with pytest.raises(NotEnforceable, match=r"no cgroup BPF: .*is not known here for pdp11"):
         network.Programs()
 
 
 def test_what_the_verifier_says_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     import ctypes
 
-    def reject(command: int, attr: bytes) -> tuple[int, bytes]:
+    def reject(function: str, number: int, command: int, attr: Any, size: int) -> int:
         level, _, log = struct.unpack_from("<IIQ", attr, 24)
         if level:
             ctypes.memmove(log, b"1: (b7) r0 = 0\ninvalid mem access 'scalar'\n\0", 45)
         raise OSError(22, "Invalid argument")
 
-    monkeypatch.setattr(bpf, "_call", reject)
+    monkeypatch.setattr(bpf, "call", reject)
     with pytest.raises(OSError, match=r"Invalid argument: .*invalid mem access"):
         bpf.load(bytes(16), bpf.EGRESS, "test")
 
@@ -203,18 +214,19 @@ def test_an_interface_that_was_configured_or_is_not_there_is_not_touched(
         Interface("eth1", 3, ("fq",), False, True),
         Interface("veth", 4, ("noqueue",), False, False),
     ]
-    changed: list[str] = []
+    netlink = MagicMock()
+    monkeypatch.setattr("pyroute2.IPRoute", netlink)
     monkeypatch.setattr(fq, "interfaces", lambda: there)
-    monkeypatch.setattr(fq, "_change", lambda each: changed.append(each.name))
     monkeypatch.setattr(fq, "STATE", str(tmp_path / "state/pacing.json"))
     with pytest.raises(AgentresError, match="eth0 has htb because somebody said so"):
         fq.install([])
     with pytest.raises(AgentresError, match="no interface eth9 is up here"):
         fq.install(["eth1", "eth9"])
-    assert changed == []
     assert fq.install(["eth1"]) == ["eth1 has fq already"]
+    netlink.assert_not_called()
     assert fq.install(["veth"]) == ["veth: fq in the place of noqueue"]
-    assert changed == ["veth"]
+    change = netlink.return_value.__enter__.return_value.tc
+    assert [call.kwargs["index"] for call in change.call_args_list] == [4]
     assert (tmp_path / "state/pacing.json").exists()
 
 

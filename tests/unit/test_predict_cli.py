@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -246,9 +248,8 @@ def test_no_history_yet(state: Path) -> None:
 
 @pytest.mark.usefixtures("filled")
 def test_a_profile_that_cannot_be_read(state: Path) -> None:
-    store = Store.open(str(state / "history.db"))
-    store._db.execute("UPDATE profiles SET data = 'x' WHERE key = 'name:fixer'")
-    store.close()
+    with closing(sqlite3.connect(state / "history.db")) as db, db:
+        db.execute("UPDATE profiles SET data = 'x' WHERE key = 'name:fixer'")
     code, out, err = run("fixer")
     assert (code, out) == (1, "")
     assert "what is known of 'name:fixer'" in err

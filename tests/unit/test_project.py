@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agentres.kernel import caller, mounts, project
+from agentres.kernel import caller, libc, mounts, project
 from agentres.kernel.caller import Caller
 from agentres.kernel.lock import Lock
 from agentres.kernel.mounts import Mount
-from agentres.kernel.project import Added, Dqblk, Quota
+from agentres.kernel.project import Added, Quota
 from agentres.model.errors import Interrupted, NotEnforceable, UsageError
 
 FIRST, SECOND = project.NUMBERS[:2]
-INHERIT = project._PROJINHERIT
+KIB = 1024
+INHERIT = 0x200
 KEPT = 0x10
 """Another flag that a file may have."""
+GETXATTR, XATTR = 0x801C581F, struct.Struct("=5I8x")
+"""FS_IOC_FSGETXATTR, and what that returns (linux/fs.h)."""
+QUOTACTL_FD = 443
+GETQUOTA, SETQUOTA, GETSTATE = 0x800007, 0x800008, 0x5808
+"""Q_GETQUOTA, Q_SETQUOTA and Q_XGETQSTATV (linux/quota.h, linux/dqblk_xfs.h)."""
 
 
 class Kernel:
-    """The project of each file, what each project has and may have."""
+    """The project of each file, what each project has and may have, in whole KiB; ``meanwhile`` is done when a file changes its own."""
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.inodes: dict[int, tuple[int, int]] = {}
+        self.sizes: dict[int, int] = {}
         self.used: dict[int, int] = {}
         self.limits: dict[int, int] = {}
         self.populated: set[str] = set()
         self.enforced = True
         self.refused: set[int] = set()
+        self.error = 0
+        self.meanwhile: Callable[[], None] = lambda: None
         self.table = [Mount("/", "/", "8:1", "ext4", "/dev/sda1", {"prjquota": ""})]
         monkeypatch.setattr(project, "RECORDS", str(tmp_path / "records"))
-        monkeypatch.setattr(project, "_dqblk", self._usage)
-        monkeypatch.setattr(project, "_enforced", lambda fd: self.enforced)
-        monkeypatch.setattr(project, "_limit", self._limit)
+        self._call = libc.call
+        monkeypatch.setattr(libc, "call", self._quotactl)
         monkeypatch.setattr(project, "populated", self._populated)
         monkeypatch.setattr(project.fcntl, "ioctl", self._ioctl)  # type: ignore[attr-defined]
         monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -49,18 +60,33 @@ class Kernel:
         inode = os.fstat(fd).st_ino
         if inode in self.refused:
             raise PermissionError(1, "Operation not permitted")
-        if request == project._FSGETXATTR:
-            flags, number = self.inodes.get(inode, (KEPT, 0))
-            return project._FSXATTR.pack(flags, 0, 0, number, 0)
-        flags, _, _, number, _ = project._FSXATTR.unpack(data)
+        had, before = self.inodes.get(inode, (KEPT, 0))
+        if request == GETXATTR:
+            return XATTR.pack(had, 0, 0, before, 0)
+        self.meanwhile()
+        flags, _, _, number, _ = XATTR.unpack(data)
         self.inodes[inode] = (flags, number)
+        for each, sign in ((before, -1), (number, 1)):
+            size = sign * self.sizes.get(inode, 0)
+            self.used[each] = self.used.get(each, 0) + size
         return data
 
-    def _usage(self, fd: int, number: int) -> Dqblk:
-        return Dqblk(self.used.get(number, 0), self.limits.get(number, 0))
-
-    def _limit(self, fd: int, number: int, size: int) -> None:
-        self.limits[number] = size
+    def _quotactl(self, function: str, call: Any, *arguments: Any) -> int:
+        if (function, call) != ("syscall", QUOTACTL_FD):
+            return self._call(function, call, *arguments)
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        _, command, number, block = arguments
+        used, limit = (each.get(number.value, 0) for each in (self.used, self.limits))
+        asked = command.value >> 8
+        if asked == GETQUOTA:
+            block.raw = struct.pack("=8QI4x", limit // KIB, 0, used, *[0] * 6)
+        elif asked == SETQUOTA:
+            self.limits[number.value] = struct.unpack_from("=Q", block)[0] * KIB
+        else:
+            assert asked == GETSTATE
+            block.raw = struct.pack("=bxH156x", 1, self.enforced << 5)
+        return 0
 
     def _populated(self, home: str) -> bool:
         if home == "/gone":
@@ -88,13 +114,13 @@ def test_all_below_gets_the_number_and_loses_it(kernel: Kernel) -> None:
     work, elsewhere = kernel.work, kernel.work.parent / "elsewhere"
     elsewhere.touch()
     (work / "link").symlink_to(elsewhere)
-    quota = Quota(str(work), 5000, "/home")
+    quota = Quota(str(work), 5 * KIB, "/home")
     assert records() == [str(FIRST)]
     assert kernel.of(work) == kernel.of(work / "sub") == (KEPT | INHERIT, FIRST)
     assert kernel.of(work / "file") == kernel.of(work / "sub/file") == (KEPT, FIRST)
     assert kernel.of(elsewhere) == (KEPT, 0)
     kernel.used[FIRST] = 4000
-    assert quota.added() == Added(str(work), 5000, 4000)
+    assert quota.added() == Added(str(work), 5 * KIB, 4000)
     (work / "new").touch()
     kernel.inodes[(work / "new").stat().st_ino] = (KEPT, 77)  # somebody's by now
     quota.free()
@@ -105,16 +131,10 @@ def test_all_below_gets_the_number_and_loses_it(kernel: Kernel) -> None:
     assert kernel.of(work / "new") == (KEPT, 77)
 
 
-def test_what_is_there_already_comes_on_top(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    tag: Callable[..., None] = project._tag
-
-    def counted(top: int, number: int, *rest: object) -> None:
-        tag(top, number, *rest)
-        kernel.used[number] = 3000
-
-    monkeypatch.setattr(project, "_tag", counted)
-    quota = Quota(str(kernel.work), 5000, "/home")
-    assert kernel.limits[FIRST] == 8000
+def test_what_is_there_already_comes_on_top(kernel: Kernel) -> None:
+    kernel.sizes[(kernel.work / "file").stat().st_ino] = 3 * KIB
+    quota = Quota(str(kernel.work), 5 * KIB, "/home")
+    assert kernel.limits[FIRST] == 8 * KIB
     kernel.used[FIRST] = 1000
     assert quota.added().used == 0
     quota.free()
@@ -191,31 +211,36 @@ def test_who_walks_hears_of_signals_and_leaves_nothing(kernel: Kernel) -> None:
     assert {number for _, number in kernel.inodes.values()} == {0}
 
 
-def test_others_are_not_kept_waiting_while_one_is_taken_back(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_others_are_not_kept_waiting_while_one_is_taken_back(kernel: Kernel) -> None:
     kernel.die(Quota(str(kernel.work / "sub"), 1, "/gone"))
     beside = kernel.work.parent / "beside"
     beside.mkdir()
-    untag: Callable[..., int] = project._untag
     met = []
 
-    def untag_slowly(top: int, number: int, *rest: object) -> int:
+    def meanwhile() -> None:
         if not met:
-            met.append(number)
+            met.append(records())
             Quota(str(beside), 1, "/home").free()
             assert project.sweep() == []  # nobody else takes it meanwhile
-        return untag(top, number, *rest)
 
-    monkeypatch.setattr(project, "_untag", untag_slowly)
+    kernel.meanwhile = meanwhile
     assert project.sweep() == [f"the limit on disk space of {kernel.work / 'sub'}"]
-    assert met == [FIRST]
+    assert met == [[str(FIRST)]]
 
 
-def test_a_record_that_went_while_it_was_opened_is_nobody_s_to_take(kernel: Kernel) -> None:
+def test_a_record_that_went_while_it_was_opened_is_nobody_s_to_take(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     quota = Quota(str(kernel.work), 1, "/gone")
-    record = os.open(f"{project.RECORDS}/{FIRST}", os.O_RDONLY)
-    quota.free()
-    assert project._abandoned(record) is None
-    os.close(record)
+    opens = os.open
+
+    def open_slowly(path: str, *rest: Any, **named: Any) -> int:
+        fd = opens(path, *rest, **named)
+        if path == f"{project.RECORDS}/{FIRST}":
+            quota.free()
+        return fd
+
+    monkeypatch.setattr(os, "open", open_slowly)
+    assert project.sweep() == []
+    assert records() == []
 
 
 def test_one_file_that_refuses_keeps_nothing_but_its_own_number(kernel: Kernel) -> None:
@@ -243,11 +268,11 @@ def test_where_nothing_is_enforced_it_is_refused(kernel: Kernel) -> None:
 
 
 def test_where_others_have_used_all_numbers_one_is_taken_all_the_same(kernel: Kernel) -> None:
-    kernel.used = dict.fromkeys(project.NUMBERS, 4096)
-    quota = Quota(str(kernel.work), 5000, "/home")
+    kernel.used = dict.fromkeys(project.NUMBERS, 4 * KIB)
+    quota = Quota(str(kernel.work), 5 * KIB, "/home")
     (number,) = map(int, records())
     assert number in project.NUMBERS
-    assert kernel.limits[number] == 4096 + 5000
+    assert kernel.limits[number] == 9 * KIB
     quota.free()
 
 
@@ -281,25 +306,16 @@ def test_a_record_that_was_not_finished_goes(kernel: Kernel) -> None:
 @pytest.mark.parametrize(
     ("number", "words"), [(3, "quotaon -P"), (1, "CAP_SYS_ADMIN"), (5, "input/output error")]
 )
-def test_what_the_kernel_refuses_is_told_in_words(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, number: int, words: str
-) -> None:
-    def fail(fd: int, which: int) -> Dqblk:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(project, "_dqblk", fail)
+def test_what_the_kernel_refuses_is_told_in_words(kernel: Kernel, number: int, words: str) -> None:
+    kernel.error = number
     with pytest.raises(NotEnforceable, match=words):
         Quota(str(kernel.work), 1, "/home")
     assert records() == []
 
 
-def test_what_cannot_be_taken_back_is_told(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_taken_back_is_told(kernel: Kernel) -> None:
     kernel.die(Quota(str(kernel.work), 1, "/gone"))
-
-    def fail(*_: object) -> None:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(project, "_limit", fail)
+    kernel.error = errno.EIO
     (told,) = project.sweep()
     assert told.startswith(f"the limit on disk space by project {FIRST} is still there: ")
     assert records() == [str(FIRST)]

@@ -130,14 +130,21 @@ def test_who_has_no_more_is_not_asked_for_a_while(start_agent: Start, asked: lis
     assert not registry.keeps(str(life.agent), now + sharing.KEEPS * 2)
 
 
+def pass_seconds(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + seconds)
+
+
 def test_swap_that_is_stuck_is_not_waited_for(
     start_agent: Start, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handback, "_WITHIN", 0.0)
     life = start_agent("a", memory(800), use=700 * MIB)
     step = Step("reclaim", str(life.agent), "b wants 500 MiB", 400 * MIB)
     life.mover.carry_out(step)
+    pass_seconds(monkeypatch, 20)
+    life.mover.carry_out(step)
     assert not registry.keeps(str(life.agent), time.clock_gettime(time.CLOCK_BOOTTIME))
+    pass_seconds(monkeypatch, 20)
     life.mover.carry_out(step)
     assert registry.keeps(str(life.agent), time.clock_gettime(time.CLOCK_BOOTTIME))
 
@@ -150,10 +157,20 @@ def test_who_goes_on_is_asked_for_no_more(start_agent: Start, asked: list[Any]) 
     assert asked[-1].closed
 
 
-def test_who_is_idle_asks_for_no_more_until_it_runs(start_agent: Start) -> None:
+def idled(life: Life, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether it is idle when it has not run for long."""
+    life.values["usage_usec"] = 1
+    for _ in range(2):
+        pass_seconds(monkeypatch, 60)
+        life.mover.sampled()
+    return registry.is_idle(str(life.agent))
+
+
+def test_who_is_idle_asks_for_no_more_until_it_runs(
+    start_agent: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     life = start_agent("a", memory(200), use=100 * MIB)
-    assert life.mover._handback is not None
-    life.mover._handback._idle.idle = True
+    assert idled(life, monkeypatch)
     life.uses(168)
     assert (life.limit, life.claimed.wants) == (200, 0)
     life.notified = True  # the kernel tells that it has come to its tripwire
@@ -161,32 +178,22 @@ def test_who_is_idle_asks_for_no_more_until_it_runs(start_agent: Start) -> None:
     assert life.limit == 300
 
 
-def idled(life: Life) -> bool:
-    """Whether it is idle when it has not run for long."""
-    handback = life.mover._handback
-    assert handback is not None
-    life.values["usage_usec"] = 1
-    for _ in range(2):
-        handback._idle._ran_at -= 60
-        life.mover.sampled()
-    return handback.idle
-
-
-def test_who_waits_at_its_tripwire_is_not_idle(start_agent: Start) -> None:
+def test_who_waits_at_its_tripwire_is_not_idle(
+    start_agent: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     life = start_agent("a", memory(700), use=100 * MIB)
     start_agent("b", memory(300), use=290 * MIB, priority=400)
     life.uses(668)
     assert life.sharing.stuck
-    assert not idled(life)
+    assert not idled(life, monkeypatch)
 
 
-def test_who_is_idle_wants_nothing(start_agent: Start) -> None:
+def test_who_is_idle_wants_nothing(start_agent: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     life = start_agent("a", memory(700), use=100 * MIB)
     start_agent("b", memory(300), use=290 * MIB, priority=400)
     life.uses(600)
     assert life.claimed.wants
-    assert idled(life)
-    assert registry.is_idle(str(life.agent))
+    assert idled(life, monkeypatch)
     assert not life.claimed.wants
 
 

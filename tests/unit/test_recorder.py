@@ -19,7 +19,7 @@ import pytest
 from history_rows import event, run
 
 from agentres.model.stats import Sample
-from agentres.store import Run, Store, StoreError, Writer
+from agentres.store import Run, Store, StoreError, Writer, file, writing
 from agentres.watch import recorder as recorder_module
 from agentres.watch.recorder import Recorder, alive, new_run
 
@@ -81,6 +81,13 @@ def until(true: Callable[[], object]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def settle(recorder: Recorder) -> None:
+    """Wait until all that was put has been written."""
+    written: list[object] = []
+    recorder.ask(lambda store: None, written.append)
+    until(lambda: recorder.answers() or written)
 
 
 def fds(path: str, run_id: str = "r0000001") -> list[int | None]:
@@ -179,17 +186,17 @@ def test_it_tries_again_only_now_and_then(
 def test_a_disk_that_fills_up_and_empties(
     recorder: Recorder, path: str, notes: Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, full = Writer.open.__func__, threading.Event()  # type: ignore[attr-defined]
+    full = threading.Event()
 
-    def bounded(path: str, write: bool = True) -> Writer:
-        store: Writer = real(Writer, path, write)
+    def bounded(path: str, write: bool) -> sqlite3.Connection:
+        db = file.connect(path, write)
         if full.is_set():
-            store._db.execute("PRAGMA max_page_count = 1")  # as many as there are
-        return store
+            db.execute("PRAGMA max_page_count = 1")  # as many as there are
+        return db
 
     Store.open(path).close()
     full.set()
-    monkeypatch.setattr(Writer, "open", bounded)
+    monkeypatch.setattr(writing, "connect", bounded)
     many = [row for n in range(300) for row in rows(n, run_id=f"many{n}")]
     recorder.put("add", many)
     recorder.put("add", many)
@@ -227,7 +234,7 @@ def test_a_good_file_that_is_taken_away(
     recorder.put("begin", run("r0000002"))
     recorder.put("add", rows(1))
     recorder.put("end", "r0000002", 2.0, 0)
-    until(lambda: os.path.exists(path) and not recorder._waiting)
+    settle(recorder)
     for suffix in ("", "-wal", "-shm"):
         os.rename(path + suffix, path + ".old" + suffix)
     until(lambda: os.path.exists(path))
@@ -317,10 +324,10 @@ def test_an_item_that_cannot_be_written_does_not_hold_up_the_rest(
     recorder: Recorder, path: str, notes: Notes
 ) -> None:
     recorder.put("begin", run())
-    until(lambda: os.path.exists(path) and not recorder._waiting)
+    settle(recorder)
     recorder.put("record", {"event": "raised"})
-    until(lambda: notes.heard)
-    assert "cannot hold what came to record()" in notes.heard[0]
+    until(lambda: notes.failures)
+    assert "cannot hold what came to record()" in notes.heard[-1]
     assert (notes.failures, recorder.unwritten) == (1, "not written: 1 other record")
     recorder.put("add", rows(1))
     until(lambda: not recorder.trouble)
@@ -476,7 +483,7 @@ def test_what_a_supervisor_that_was_killed_left_is_ended_once(
     store.close()
     recorder.put("begin", run("own", boot_id="of another boot"))
     recorder.put("add", rows(1, run_id="own"))
-    until(lambda: os.path.exists(path) and not recorder._waiting)
+    settle(recorder)
     time.sleep(0.1)  # some more turns
     assert recorder.close(5)
     assert asked == ["another", "orphan"]

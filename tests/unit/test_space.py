@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
 from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -70,6 +73,7 @@ class Host:
         self.flags: dict[str, int] = {}
         self.asked: list[str] = []
         self.open: set[int] = set()
+        self.files: Iterator[tuple[int, int]] | None = None
         self.now = 0.0
         monkeypatch.setattr(mounts, "mounts", lambda: self.table)
         self.opened: dict[int, str] = {}
@@ -92,7 +96,7 @@ class Host:
         return {at: mount.device for at, mount in enumerate(self.table) if at in numbers}
 
     def _written_mounts(self, pids: Iterable[int]) -> Iterator[tuple[int, int]]:
-        yield from ((pid, number) for pid in pids for number in (*self.open, -1))
+        yield from self.files or ((pid, number) for pid in pids for number in (*self.open, -1))
 
     def _openat2(self, directory: int, path: str, flags: int, resolve: int) -> int:
         path = os.path.normpath(os.path.join(self.opened.get(directory, "/"), path))
@@ -209,8 +213,7 @@ def test_a_look_at_many_files_is_short_and_the_next_goes_on(host: Host, monkeypa
     host.mount("/data", (1000, 0, 0, 0, 0))
     clock = itertools.count()
     monkeypatch.setattr(space.time, "thread_time", lambda: next(clock) * 0.001)  # type: ignore[attr-defined]
-    files = iter([(1, -1)] * 50 + [(2, 1)])
-    monkeypatch.setattr(space, "_written_mounts", lambda pids: files)
+    host.files = iter([(1, -1)] * 50 + [(2, 1)])
     found = Space("/", True)
     shares = []
     for _ in range(6):
@@ -224,43 +227,60 @@ def test_a_device_that_was_passed_over_may_be_another_later(host: Host) -> None:
     host.open = {1}
     found = Space("/", True)
     look(found)
-    assert found._passed_over == {"8:1"}
+    host.table[1] = Mount("/far", "/", "8:1", "ext4", "none", {})
+    assert look(found)[0] == 0.5
     host.open = set()
     look(found)
-    assert found._passed_over == set()
-    host.table[1] = Mount("/far", "/", "8:1", "ext4", "none", {})
     host.open = {1}
     assert look(found)[0] == 1.0
 
 
-def test_which_mounts_a_process_writes_to(tmp_path: Path) -> None:
-    """Of itself: a file that is open for writing, not one for reading; what has no mount is passed over."""
-    file = tmp_path / "file"
-    file.write_text("")
+HOLDS = """
+import os, sys
+file, memory = open(sys.argv[1], sys.argv[2]), os.memfd_create("agentres")
+print(flush=True)
+sys.stdin.read()
+"""
 
-    def written() -> set[int]:
-        return {number for _, number in space._written_mounts([os.getpid()]) if number >= 0}
 
-    before = written()
-    memory = os.memfd_create("agentres")
-    try:
-        with file.open(), file.open("a"):
-            found = written()
-    finally:
-        os.close(memory)
-    known = space._devices(os.getpid(), found)
-    assert before <= found
-    device = mounts.mount_of(str(file), mounts.mounts()).device
-    assert device in known.values()
-    assert found - before - known.keys()  # the memfd's, which is mounted nowhere
-    assert space._devices(2**22, found) == {}
+@contextmanager
+def holder(file: Path, mode: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has the file open, and one that is mounted nowhere."""
+    pipe = subprocess.PIPE
+    line = [sys.executable, "-S", "-c", HOLDS, str(file), mode]
+    with subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.communicate()
+
+
+@pytest.mark.parametrize(("mode", "counts"), [("r", False), ("a", True)])
+def test_only_what_a_process_writes_to_counts(tmp_path: Path, mode: str, counts: bool) -> None:
+    (tmp_path / "file").touch()
+    with holder(tmp_path / "file", mode) as process:
+        assert (Space("/proc", True).look([process.pid]) > 0) is counts
+
+
+def test_one_that_ends_while_it_is_looked_at_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    with holder(tmp_path / "file", "a") as process:
+
+        def open_late(path: str, *rest: Any, **named: Any) -> IO[Any]:
+            if path == f"/proc/{process.pid}/mountinfo":
+                process.kill()
+                process.wait()
+            return open(path, *rest, **named)
+
+        monkeypatch.setattr(space, "open", open_late, raising=False)
+        assert Space("/proc", True).look([process.pid]) == 0
+        assert process.returncode == -9
 
 
 def test_what_is_put_in_the_place_of_the_directory_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     point = mounts.mount_of(str(tmp_path), mounts.mounts()).point
     directory = tmp_path / "work"
     directory.mkdir()
-    place = space._Place(str(directory), point)
+    monkeypatch.setattr(mounts, "is_local", lambda mount, table: True)
     asked: list[str] = []
     answers = os.fstatvfs
 
@@ -269,13 +289,18 @@ def test_what_is_put_in_the_place_of_the_directory_is_not_asked(tmp_path: Path, 
         return answers(fd)
 
     monkeypatch.setattr(os, "fstatvfs", fstatvfs)
-    assert place.ask() is not None
+    found = Space(str(directory), True)
     directory.rmdir()
     directory.symlink_to("/proc")
-    assert place.ask() is not None
+    assert found.look(()) > 0
     assert asked == [str(directory), point]
-    place._point = "/proc"  # as when that is mounted over it
-    assert place.ask() is None
+    opens = space.libc.openat2  # type: ignore[attr-defined]
+
+    def openat2(at: int, path: str, flags: int, resolve: int) -> int:
+        return opens(at, "/proc" if path == point else path, flags, resolve)
+
+    monkeypatch.setattr(space.libc, "openat2", openat2)  # as when that is mounted over it
+    assert found.look(()) == 0
     assert asked == [str(directory), point]
 
 

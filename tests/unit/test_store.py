@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 import threading
 from collections import deque
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from agentres.model.stats import Sample
 from agentres.policy.observer import Observed
 from agentres.policy.prediction import Profile, learn
-from agentres.store import ActionRow, Run, Store, StoreError, Writer
+from agentres.store import ActionRow, Store, StoreError, Writer
 
 # Runs and samples.
 
@@ -28,7 +29,7 @@ def test_a_run_comes_back_as_it_went(store: Store) -> None:
     store.begin(run(name="another"))  # is there already
     assert store.runs() == [odd]
     store.end(odd.id, NOW + 9, -9)
-    assert store.runs() == [Run(*odd._values()[:-2], NOW + 9, -9)]
+    assert store.runs() == [odd.but(ended=NOW + 9, exit_code=-9)]
 
 
 def test_runs_by_name_kind_and_time(store: Store) -> None:
@@ -298,10 +299,15 @@ def test_who_was_learnt_of_last_comes_first(store: Store) -> None:
     assert store.profile("command:caf\udce9") is not None
 
 
-def test_a_profile_that_cannot_be_read_is_told_and_learnt_anew(store: Store) -> None:
+def overwrite_profiles(history_path: str, data: str) -> None:
+    with closing(sqlite3.connect(history_path)) as db, db:
+        db.execute("UPDATE profiles SET data = ?", (data,))
+
+
+def test_a_profile_that_cannot_be_read_is_told_and_learnt_anew(store: Store, history_path: str) -> None:  # fmt: skip
     store.learn("name:coder", Observed(memory=1e8), NOW)
     for garbage in ("", "0", "1\nruns", "1\nruns 1\n", "1\nuse memory 0 999999 1", "\0"):
-        store._db.execute("UPDATE profiles SET data = ?", (garbage,))
+        overwrite_profiles(history_path, garbage)
         with pytest.raises(StoreError, match=r"'name:coder' in .* cannot be read"):
             store.profile("name:coder")
     store.learn("name:coder", Observed(memory=2e8), NOW)
@@ -313,7 +319,7 @@ def test_a_profile_that_cannot_be_read_is_told_and_learnt_anew(store: Store) -> 
 def test_a_run_goes_on_without_a_profile_that_cannot_be_read(history_path: str) -> None:
     writer = Writer.open(history_path)
     writer.learn("name:coder", Observed(memory=1e8), NOW)
-    writer._db.execute("UPDATE profiles SET data = '2\n'")
+    overwrite_profiles(history_path, "2\n")
     writer.learn("command:coder", Observed(memory=1e8), NOW)
     assert writer.profile("name:coder") is None
     known = writer.profile("name:coder", "command:coder")

@@ -18,7 +18,7 @@ from agentres import store as store_package
 from agentres.model.errors import UsageError
 from agentres.model.paths import state_directory
 from agentres.model.stats import Sample
-from agentres.store import NoHistory, Store, StoreError, file
+from agentres.store import NoHistory, Store, StoreError, file, writing
 from agentres.store.schema import MIGRATIONS
 
 # Where it is.
@@ -160,11 +160,24 @@ def test_a_directory_where_the_file_should_be(history_path: str) -> None:
         Store.open(history_path)
 
 
-def test_a_file_that_must_not_be_written(history_path: str) -> None:
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Connection]:
+    """Those of all stores that are opened from now on."""
+    opened: list[sqlite3.Connection] = []
+
+    def connect(path: str, write: bool) -> sqlite3.Connection:
+        opened.append(file.connect(path, write))
+        return opened[-1]
+
+    monkeypatch.setattr(writing, "connect", connect)
+    return opened
+
+
+def test_a_file_that_must_not_be_written(history_path: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     old_file(history_path)
     if os.geteuid() == 0:  # nothing is read-only for root, but what SQLite is told is
+        opened = connections(monkeypatch)
         store = Store.open(history_path)
-        store._db.execute("PRAGMA query_only = ON")
+        opened[0].execute("PRAGMA query_only = ON")
     else:
         os.chmod(history_path, 0o400)
         store = Store.open(history_path)
@@ -173,19 +186,23 @@ def test_a_file_that_must_not_be_written(history_path: str) -> None:
     store.close()
 
 
-def test_a_full_disk_costs_the_call_and_nothing_else(store: Store) -> None:
+def test_a_full_disk_costs_the_call_and_nothing_else(history_path: str, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    opened = connections(monkeypatch)
+    store = Store.open(history_path)
+    (db,) = opened
     store.begin(run())
     store.add([("r0000001", NOW, FULL_SAMPLE)])
-    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
-    store._db.execute(f"PRAGMA max_page_count = {pages + 1}")  # then SQLite answers SQLITE_FULL
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    db.execute(f"PRAGMA max_page_count = {pages + 1}")  # then SQLite answers SQLITE_FULL
     rows = [(f"many{n}", NOW, FULL_SAMPLE) for n in range(1000)]
     with pytest.raises(StoreError, match=r"the disk of .* is full; free some"):
         store.add(rows)
     assert store.samples("r0000001", now=NOW) == [(NOW, FULL_SAMPLE)]
     assert store.samples("many0", now=NOW) == []
-    store._db.execute("PRAGMA max_page_count = 1000000")
+    db.execute("PRAGMA max_page_count = 1000000")
     store.add(rows)
     assert store.samples("many999", now=NOW) == [(NOW, FULL_SAMPLE)]
+    store.close()
 
 
 def test_who_finds_another_writer_waits_and_then_says_so(

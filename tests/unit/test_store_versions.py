@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -113,17 +114,14 @@ def test_a_file_of_the_first_version(history_path: str) -> None:
     assert profile is not None
     assert profile.runs == 1
     reader.close()
-    fresh = Store.open(history_path + ".new")
+    Store.open(history_path + ".new").close()
 
-    def schema(of: Store) -> set[str]:
-        return {row[0] for row in of._db.execute("SELECT sql FROM sqlite_master") if row[0]}
+    def schema(path: str) -> set[str]:
+        with closing(sqlite3.connect(path)) as db:
+            rows = db.execute("SELECT sql FROM sqlite_master")
+            return {" ".join(sql.split()) for (sql,) in rows if sql}
 
-    store = Store.open(history_path)
-    assert {" ".join(sql.split()) for sql in schema(store)} == {
-        " ".join(sql.split()) for sql in schema(fresh)
-    }
-    store.close()
-    fresh.close()
+    assert schema(history_path) == schema(history_path + ".new")
 
 
 def test_a_migration_that_fails_leaves_the_version_before_it(

@@ -206,9 +206,9 @@ def test_five_hundred_agents(recorded: RecordedHost) -> None:
     async def body(there: Driven) -> None:
         assert "1 frozen, 496 running, 1 throttled, 1 unsupervised, 1 waiting" in there.screen
         await there.press("s", "end")
-        assert len(there.app.table._lines) == 500
+        assert there.app.table.virtual_size.height == 1 + 500
         await there.press("slash", *"many-49")
-        assert len(there.app.table._lines) == 4
+        assert there.app.table.virtual_size.height == 1 + 4
 
     driven(recorded, body)
 
@@ -467,9 +467,9 @@ def test_read_only_has_no_commands(recorded: RecordedHost) -> None:
 def test_it_ends(recorded: RecordedHost, keys: tuple[str, ...]) -> None:
     async def body(there: Driven) -> None:
         await there.go_on()
-        assert not there.app._exit
+        assert there.app.return_code is None
         await there.pilot.press(*keys)
-        assert there.app._exit
+        assert there.app.return_code == 0
         assert recorded.done == []
 
     driven(recorded, body)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from io import BytesIO, StringIO
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from fake_slice import keep_attributes
@@ -16,6 +18,7 @@ from agentres.policy.writeback import BURST_MOST, IN_DEBT, LATEST, LONGEST, SOON
 from agentres.readers.marks import MarkedWrites
 
 MB = 1_000_000
+KIB = 1024
 RATES = st.floats(0.1, 500).map(lambda rate: rate * MB)
 
 
@@ -118,19 +121,24 @@ class Processes:
         self.zombies: set[int] = set()
         self.ignoring: set[int] = set()
         self.cancelled = 0
+        self.unit = 1
         monkeypatch.setattr(writeback, "parent", lambda pid: self.parents.get(pid, 0))
-        monkeypatch.setattr(writeback, "_words", self._words)
+        monkeypatch.setattr(writeback, "open", self.open, raising=False)
         monkeypatch.setattr(writeback, "is_zombie", self.zombies.__contains__)
         monkeypatch.setattr(writeback, "ignores_children", self.ignoring.__contains__)
         self.io = ProcessIo()
 
-    def _words(self, pid: int) -> list[bytes]:
+    def open(self, path: str, mode: str) -> BytesIO:
+        pid = int(path.removeprefix("/proc/").removesuffix("/io"))
         if pid in self.hidden:
             raise PermissionError
         if pid not in self.wrote:
             raise ProcessLookupError
-        text = f"rchar: 1\nwchar: 1\nsyscr: 1\nsyscw: 1\nread_bytes: {self.wrote[pid] // 2}\n"
-        return f"{text}write_bytes: {self.wrote[pid]}\ncancelled_write_bytes: {self.cancelled if pid == 100 else 0}\n".encode().split()
+        wrote, cancelled = self.wrote[pid] * self.unit, self.cancelled * self.unit
+        text = f"rchar: 1\nwchar: 1\nsyscr: 1\nsyscw: 1\nread_bytes: {wrote // 2}\n"
+        return BytesIO(
+            f"{text}write_bytes: {wrote}\ncancelled_write_bytes: {cancelled if pid == 100 else 0}\n".encode()
+        )
 
     def fork(self, pid: int, parent: int) -> None:
         self.wrote[pid], self.parents[pid] = 0, parent
@@ -253,18 +261,27 @@ def test_any_family_is_counted_as_far_as_it_was_seen(data: st.DataObject) -> Non
 
 
 class Kernel:
-    """What the kernel tells of an agent's writeback."""
+    """What the kernel tells of an agent's writeback; all in KiB."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         monkeypatch.setattr(writeback.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(writeback, "_host_waits", lambda: self.host)
-        monkeypatch.setattr(writeback, "_drift", lambda: 0)
+        monkeypatch.setattr(writeback, "PAGE", 0)  # of which the counts for the host lag by some
         self.processes = Processes(monkeypatch)
+        self.processes.unit = KIB
         self.processes.fork(100, 50)
         self.host = self.others = self.disk = 0
-        monkeypatch.setattr(writeback, "_disks_written", lambda disks: self.disk)
+        monkeypatch.setattr(writeback, "open", self._open, raising=False)
         self.counted = Writeback(["253:0"])
+
+    def _open(self, path: str, mode: str = "r") -> IO[Any]:
+        if path == "/proc/meminfo":
+            return BytesIO(f"Dirty: {self.host} kB\nWriteback: 0 kB\n".encode())
+        if path == "/proc/diskstats":
+            return StringIO(
+                f"253 0 dm-0 0 0 0 0 0 0 {2 * self.disk} 0\n253 16 dm-1 0 0 0 0 0 0 9 0\n"
+            )
+        return self.processes.open(path, mode)
 
     def figures(
         self, dirtied: int, wbytes: int, host: int, own: int | None
@@ -272,9 +289,17 @@ class Kernel:
         self.processes.wrote[100], self.host = dirtied, host
         # All that does not wait is on the disk.
         self.disk = max(self.disk, dirtied - min(host if own is None else own, host)) + self.others
-        disks = (("253:0", 0, wbytes, 0, 0), ("253:16", 0, 999, 0, 0))
         self.counted.look(self.processes.wrote)
-        return self.counted.figures(disks, own, None if own is None else 0)
+        return self.read(wbytes, own)
+
+    def read(self, wbytes: int | None, own: int | None = 0) -> dict[str, int | None]:
+        """The figures after a look."""
+        disks = None
+        if wbytes is not None:
+            disks = (("253:0", 0, wbytes * KIB, 0, 0), ("253:16", 0, 999 * KIB, 0, 0))
+        waits = (None, None) if own is None else (own * KIB, 0)
+        found = self.counted.figures(disks, *waits)
+        return {key: None if value is None else value // KIB for key, value in found.items()}
 
     def unbilled(self, *given: int | None) -> int | None:
         return self.figures(*given)["unbilled_bytes"]
@@ -316,11 +341,10 @@ def test_what_the_disk_was_not_written_is_not_unbilled_yet(kernel: Kernel) -> No
     assert kernel.unbilled(0, 0, 0, 0) == 0
     kernel.processes.wrote[100] = 100
     kernel.counted.look(kernel.processes.wrote)
-    at = (("253:0", 0, 20, 0, 0),), 0, 0
     kernel.disk = 20
-    assert kernel.counted.figures(*at)["unbilled_bytes"] == 0
+    assert kernel.read(20)["unbilled_bytes"] == 0
     kernel.disk = 50
-    assert kernel.counted.figures(*at)["unbilled_bytes"] == 30
+    assert kernel.read(20)["unbilled_bytes"] == 30
 
 
 def test_what_was_taken_back_before_it_was_written_is_not_unbilled(kernel: Kernel) -> None:
@@ -343,10 +367,9 @@ def test_what_others_have_written_long_ago_bounds_nothing(kernel: Kernel) -> Non
         assert kernel.unbilled(0, 0, 0, 0) == 0
     kernel.processes.wrote[100] = 100  # direct, and waiting in the kernel
     kernel.counted.look(kernel.processes.wrote)
-    at = (("253:0", 0, 20, 0, 0),), 0, 0
-    assert kernel.counted.figures(*at)["unbilled_bytes"] == 0
+    assert kernel.read(20)["unbilled_bytes"] == 0
     kernel.disk += 60
-    assert kernel.counted.figures(*at)["unbilled_bytes"] == 40
+    assert kernel.read(20)["unbilled_bytes"] == 40
 
 
 def test_without_memory_stat_the_hosts_figures_count(kernel: Kernel) -> None:
@@ -359,7 +382,7 @@ def test_without_memory_stat_the_hosts_figures_count(kernel: Kernel) -> None:
 def test_without_an_io_controller_nothing_is_billed(kernel: Kernel) -> None:
     kernel.processes.wrote[100] = 100
     kernel.counted.look(kernel.processes.wrote)
-    figures = kernel.counted.figures(None, 0, 0)
+    figures = kernel.read(None)
     assert (figures["dirtied_bytes"], figures["unbilled_bytes"]) == (100, None)
 
 

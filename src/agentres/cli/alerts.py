@@ -18,19 +18,13 @@ from agentres.model.units import format_duration
 from agentres.policy.alerts import Severity
 from agentres.policy.alerts import show as quantity
 from agentres.policy.resources import RESOURCES
+from agentres.readers.portrait import SEVERITY_STYLES
 from agentres.store import AlertRow, NoHistory, Store
 
 SCHEMA = 1
 """The version of the JSON; it rises when a key is removed or changes its meaning."""
 
 POLL_MILLISECONDS = 200
-
-_STYLES = {
-    Severity.INFO: "dim",
-    Severity.WARNING: "yellow",
-    Severity.CRITICAL: "red",
-    Severity.EMERGENCY: "bold red",
-}
 
 AsJson = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 Since = Annotated[
@@ -115,7 +109,7 @@ def show_(alert_id: Id, as_json: AsJson = False) -> None:
         steps_table.add_row(
             clock.of_day(at, 3),
             show.cell(kind),
-            "" if level is None else show.cell(level.name, _STYLES[level]),
+            "" if level is None else show.cell(level.name, SEVERITY_STYLES[level]),
             "" if figure is None else quantity(figure, row.unit),
             show.cell(detail),
         )
@@ -161,7 +155,7 @@ def stats(since: Since = None, as_json: AsJson = False) -> None:
         table = show.Table(by, "alerts", right=("alerts",))
         ranked = counts.items() if by == "severity" else sorted(counts.items(), key=lambda c: -c[1])
         for name, number in ranked:
-            style = _STYLES[Severity[name]] if by == "severity" else ""
+            style = SEVERITY_STYLES[Severity[name]] if by == "severity" else ""
             table.add_row(show.cell(name, style), str(number))
         print()
         table.print()
@@ -219,7 +213,7 @@ def _print(rows: list[AlertRow]) -> None:
         table.add_row(
             row.id,
             clock.moment(row.raised),
-            show.cell(row.severity.name, _STYLES[row.severity]),
+            show.cell(row.severity.name, SEVERITY_STYLES[row.severity]),
             show.cell(row.agent),
             show.cell(row.resource),
             _value(row),

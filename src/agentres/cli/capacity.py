@@ -17,8 +17,6 @@ from agentres.policy.capacity import Budget, Claim, free
 SCHEMA = 1
 """The version of the JSON; it rises when a key is removed or changes its meaning."""
 
-_STYLES = {"running": "", "throttled": "yellow", "frozen": "red", "waiting": "dim"}
-
 
 def capacity(
     as_json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
@@ -131,7 +129,7 @@ class _Capacity:
             table.add_row(
                 show.cell(claim.name),
                 str(claim.priority),
-                show.cell(claim.state, _STYLES[claim.state]),
+                show.cell(claim.state, show.STATE_STYLES[claim.state]),
                 show.ABSENT if claim.limit is None else format_size(claim.limit),
                 format_size(claim.use),
                 _range(claim),

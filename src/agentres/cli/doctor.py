@@ -13,7 +13,7 @@ from agentres.cli.show import loaded
 from agentres.kernel import fq
 from agentres.model.errors import UsageError
 from agentres.model.limits import DISKS, NETWORK, NETWORKS
-from agentres.model.paths import DAEMON_SOCKET, configuration
+from agentres.model.paths import configuration, daemon_socket
 from agentres.readers.doctor import TOLERATED, Finding, examine, refused
 from agentres.readers.probe import gather
 
@@ -62,7 +62,7 @@ def _daemon() -> str:
     """Return the socket of the daemon that `agentres run` would ask; "" if there is none."""
     from agentres.daemon import lease
 
-    path = os.environ.get("AGENTRES_SOCKET", DAEMON_SOCKET)
+    path = daemon_socket()
     sock = lease.connect(path)
     if sock is None:
         return ""

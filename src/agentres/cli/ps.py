@@ -17,8 +17,6 @@ from agentres.policy.capacity import Claim
 SCHEMA = 1
 """The version of the JSON; it rises when a key is removed or changes its meaning."""
 
-_STYLES = {"throttled": "yellow", "frozen": "red", "waiting": "dim", "unsupervised": "red"}
-
 
 def ps(
     as_json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
@@ -53,7 +51,7 @@ def ps(
         table.add_row(
             show.cell(row["name"]),
             show.cell(row["user"]),
-            show.cell(row["state"], _STYLES.get(row["state"], "")),
+            show.cell(row["state"], show.STATE_STYLES.get(row["state"], "")),
             format_duration(max(0, round(time.time() - row["started"]))),
             show.ABSENT if row["cpu"] is None else f"{row['cpu']:.2f}",
             show.ABSENT if row["memory"] is None else format_size(row["memory"]),

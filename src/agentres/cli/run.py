@@ -10,7 +10,7 @@ from agentres.cli.stderr import say
 from agentres.kernel import host, signal
 from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, reason
 from agentres.model.limits import SHARE
-from agentres.model.paths import DAEMON_SOCKET, configuration
+from agentres.model.paths import configuration, daemon_socket
 from agentres.model.record import TYPE_CHECKING
 from agentres.run import agent
 
@@ -145,7 +145,7 @@ def _drawn(request: agent.Request, tell: Callable[[str], None], status: StatusLi
 
 def _daemon(options: RunOptions) -> socket.socket | None:
     """Connect to the daemon that is to supervise the agent; None if none, or with --local.  UsageError."""
-    path = os.environ.get("AGENTRES_SOCKET", DAEMON_SOCKET)
+    path = daemon_socket()
     found = None
     if not options.local and os.path.exists(path):
         from agentres.daemon import lease

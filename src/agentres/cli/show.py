@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 ABSENT = "-"
 
+STATE_STYLES = {
+    "running": "", "throttled": "yellow", "frozen": "red", "waiting": "dim", "unsupervised": "red",
+}  # fmt: skip
+"""The style of each state of an agent in a table."""
+
 
 def loaded(paths: list[str], origins: bool = False) -> Settings:
     """Load the configuration files; ConfigError if they are invalid."""

@@ -25,7 +25,7 @@ from agentres.kernel.loop import Loop
 from agentres.kernel.signalfd import Signals
 from agentres.model import log
 from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, reason
-from agentres.model.paths import DAEMON_SOCKET
+from agentres.model.paths import daemon_socket
 from agentres.model.record import Record
 from agentres.policy.settings import Settings
 from agentres.run import configured
@@ -252,6 +252,12 @@ def listen(path: str) -> socket.socket:
     return sock
 
 
+def load_shared() -> None:
+    """Load the modules that a keeper needs, before any keeper is forked."""
+    for module in _SHARED:
+        importlib.import_module(module)
+
+
 def settings() -> Settings:
     """Return the host's settings, from /etc or $AGENTRES_CONFIG, never from a user's own file."""
     environment = {**os.environ, "XDG_CONFIG_HOME": "/nonexistent"}
@@ -273,11 +279,10 @@ def main() -> int:
         os.setgroups(())
         os.umask(0o077)
         sock = service.listening()
-        path = os.environ.get("AGENTRES_SOCKET", DAEMON_SOCKET)
+        path = daemon_socket()
         own = sock is None
         served = listen(path) if sock is None else sock
-        for module in _SHARED:
-            importlib.import_module(module)
+        load_shared()
         daemon = Daemon(served, settings, _say)
         gc.collect()
         gc.freeze()  # a collection would write to, and so copy, the pages shared with keepers

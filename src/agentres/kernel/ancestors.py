@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from agentres.kernel import tree
 from agentres.kernel.actuator import BATCH
 from agentres.model import log
@@ -18,17 +16,9 @@ def full_limits(path: str) -> list[FullLimit]:
     for each in found:
         for file, batch in (("memory.high", 0), ("memory.max", BATCH)):
             try:
-                limit = parse_limit(_read(f"{each}/{file}"))
-                if limit is not None and int(_read(f"{each}/memory.current")) + batch >= limit:
+                limit = parse_limit(tree.read(f"{each}/{file}"))
+                if limit is not None and int(tree.read(f"{each}/memory.current")) + batch >= limit:
                     met.append(FullLimit(below_mount(each, found[-1]), file, limit))
             except (OSError, ValueError) as error:  # the root has no limit
                 log.debug(__name__, "%s/%s: %s", each, file, error)
     return met
-
-
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 4096)
-    finally:
-        os.close(fd)

@@ -291,7 +291,7 @@ class Meter:
         count = most = self.most_open = 0
         for pid in self.pids:
             try:
-                one = _open_files(f"/proc/{pid}/fd")
+                one = process.open_files(pid)
                 count += one
                 if one > most:
                     most, self.most_open = one, pid
@@ -312,8 +312,3 @@ def _whole(fd: int) -> bytes:
     while more := os.pread(fd, _LONG, len(data)) if len(data) >= _ENOUGH - 16 else b"":
         data += more
     return data
-
-
-def _open_files(path: str) -> int:
-    """Return one process's number of open files: st_size of /proc/PID/fd since Linux 6.2, else its entries."""
-    return os.stat(path).st_size or len(os.listdir(path))

@@ -56,6 +56,12 @@ def name(pid: int) -> str:
     return comm.decode(errors="replace") if fields and fields[0] not in _DEAD else ""
 
 
+def open_files(pid: int) -> int:
+    """Return a process's number of open files: st_size of /proc/PID/fd since Linux 6.2, else its entries.  OSError."""
+    path = f"/proc/{pid}/fd"
+    return os.stat(path).st_size or len(os.listdir(path))
+
+
 def below(path: str) -> list[int]:
     """Return the processes in the cgroup at ``path`` and below; skip a cgroup that is removed meanwhile.  OSError."""
     try:

@@ -61,13 +61,13 @@ def _claim(home: str, orphan: bool, now: float) -> Claim:
     said = registry.claim_mark(agent)
     if said is None:
         orphan, said = True, registry.ClaimMark()
-    limit = parse_limit(_read(f"{agent}/memory.max"))
-    current = int(_read(f"{agent}/memory.current"))
-    stat = _read(f"{agent}/memory.stat")
+    limit = parse_limit(read(f"{agent}/memory.max"))
+    current = int(read(f"{agent}/memory.current"))
+    stat = read(f"{agent}/memory.stat")
     use = max(0, current - one_of(stat, b"inactive_file"))
     swap, swapped = _swap(agent, stat, now)
     # cgroup.freeze, what was asked for, not whether all tasks have stopped: no agent is to be frozen twice.
-    frozen = _read(f"{agent}/cgroup.freeze") == b"1\n" and (orphan or not registry.is_paused(agent))
+    frozen = read(f"{agent}/cgroup.freeze") == b"1\n" and (orphan or not registry.is_paused(agent))
     return Claim(
         agent,
         name,
@@ -85,17 +85,17 @@ def _claim(home: str, orphan: bool, now: float) -> Claim:
         swapped,
         swap > 0 and registry.is_idle(agent),
         # The supervisor's memory: 0 if elastic, as such an agent leaves the last of its limit unused, which covers it.
-        0 if said.most else max(0, int(_read(f"{home}/memory.current")) - current),
+        0 if said.most else max(0, int(read(f"{home}/memory.current")) - current),
     )
 
 
 def _swap(agent: str, stat: bytes, now: float) -> tuple[int, int]:
     """Return the bytes of the agent that may still go to swap, and those that are only in swap."""
     try:
-        limit = _read(f"{agent}/memory.swap.max")
+        limit = read(f"{agent}/memory.swap.max")
         if limit == b"0\n":  # nearly all have none
             return 0, 0
-        current = int(_read(f"{agent}/memory.swap.current"))
+        current = int(read(f"{agent}/memory.swap.current"))
         cached = one_of(stat, b"swapcached")  # in swap, and in memory as well
     except (FileNotFoundError, ValueError):  # a kernel without swap
         return 0, 0
@@ -176,7 +176,7 @@ def local_events(path: str) -> dict[str, bytes]:
     found = {}
     for each in above(path):
         try:
-            found[each] = _read(f"{each}/memory.events.local")
+            found[each] = read(f"{each}/memory.events.local")
         except OSError:
             found[each] = b""
     return found
@@ -185,13 +185,14 @@ def local_events(path: str) -> dict[str, bytes]:
 def _limit(file: str, parse: Callable[[bytes], T | None]) -> T | None:
     """Return a limit; None where it is ``max`` or does not exist: the root has none."""
     try:
-        return parse(_read(file))
+        return parse(read(file))
     except (OSError, ValueError) as error:
         log.debug(__name__, "%s holds nothing: %s", file, error)
         return None
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
+    """Return what a control file says.  OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 1 << 16)

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 DAEMON_SOCKET = "/run/agentres/agentres.sock"
 """The daemon's socket; $AGENTRES_SOCKET overrides it."""
 
-
 AGENTS = "/etc/agentres/agents.d"
 """The directory of agents that run as systemd units: one NAME.toml each."""
+
+
+def daemon_socket() -> str:
+    """Return the path of the daemon's socket: ``$AGENTRES_SOCKET``, else :data:`DAEMON_SOCKET`."""
+    return os.environ.get("AGENTRES_SOCKET", DAEMON_SOCKET)
 
 
 def agent_file(name: str) -> str:

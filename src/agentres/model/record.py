@@ -74,23 +74,24 @@ class Record(metaclass=RecordType):
         """Return the fields by name."""
         return {field: getattr(self, field) for field in self.__match_args__}
 
-    def _values(self) -> tuple[Any, ...]:
+    def as_tuple(self) -> tuple[Any, ...]:
+        """Return the fields' values, in their order."""
         return tuple(getattr(self, field) for field in self.__match_args__)
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return bool(other._values() == self._values())
+        return bool(other.as_tuple() == self.as_tuple())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._values()
+        return type(self), self.as_tuple()
 
     def __hash__(self) -> int:
-        return hash((type(self), self._values()))
+        return hash((type(self), self.as_tuple()))
 
     def __repr__(self) -> str:
         shown = ", ".join(
-            f"{f}={v!r}" for f, v in zip(self.__match_args__, self._values(), strict=True)
+            f"{f}={v!r}" for f, v in zip(self.__match_args__, self.as_tuple(), strict=True)
         )
         return f"{type(self).__name__}({shown})"
 

@@ -91,17 +91,13 @@ def to_plain(settings: Settings) -> dict[str, Any]:
         (h.name, h.type, int(h.severity), h.timeout, h.queue, dict(h.options))
         for h in settings.handlers
     ]
-    plain["philosophies"] = [_plain(one) for one in settings.philosophies.values()]
-    plain["prediction"] = _plain(settings.prediction)
+    plain["philosophies"] = [one.as_tuple() for one in settings.philosophies.values()]
+    plain["prediction"] = settings.prediction.as_tuple()
     plain["limits"] = dict(settings.limits)
     plain["origins"] = dict(settings.origins)
-    plain["ceilings"] = [(*_plain(one)[:-1], dict(one.limits)) for one in settings.ceilings]
-    plain["agent"] = None if settings.agent is None else _plain(settings.agent)
+    plain["ceilings"] = [(*one.as_tuple()[:-1], dict(one.limits)) for one in settings.ceilings]
+    plain["agent"] = None if settings.agent is None else settings.agent.as_tuple()
     return plain
-
-
-def _plain(record: Record) -> tuple[Any, ...]:
-    return tuple(getattr(record, name) for name in record.__match_args__)
 
 
 def _plain_rule(rule: Rule) -> tuple[Any, ...]:

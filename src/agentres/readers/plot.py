@@ -451,8 +451,8 @@ def _page(
 ) -> str:
     """Return a self-contained page with the SVG inside."""
     svg = _element(svg)
-    name = _safe(title)
-    rows = "".join(f"<dt>{_safe(fact)}</dt><dd>{_safe(value)}</dd>" for fact, value in facts)
+    name = safe(title)
+    rows = "".join(f"<dt>{safe(fact)}</dt><dd>{safe(value)}</dd>" for fact, value in facts)
     told = "".join(_alert_row(alert) for alert in alerts)
     table = (
         "<h2>Alerts</h2><table><tr><th>id</th><th>raised</th><th>resolved</th><th>severity</th>"
@@ -471,9 +471,9 @@ def _page(
 def _alert_row(alert: AlertRow) -> str:
     resolved = "" if alert.resolved is None else clock.date(alert.resolved)
     cells = (alert.id, clock.date(alert.raised), resolved, alert.severity.name, alert.message)
-    return "<tr>" + "".join(f"<td>{_safe(cell)}</td>" for cell in cells) + "</tr>"
+    return "<tr>" + "".join(f"<td>{safe(cell)}</td>" for cell in cells) + "</tr>"
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Escape text from outside for a page: no markup, no control characters."""
     return html.escape(printable(text))

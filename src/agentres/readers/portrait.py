@@ -1,4 +1,4 @@
-"""Puts a supervisor's answer about its agent (``show``, docs/control.md) into words; pure."""
+"""Puts a supervisor's answer about its agent (``show``, docs/control.md) into words, and severities into styles; pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from agentres.model.errors import printable
 from agentres.model.limits import WRITTEN
 from agentres.model.record import Record
 from agentres.model.units import MAX, format_duration, format_size
+from agentres.policy.alerts import Severity
 
 ABSENT = "-"
+
+SEVERITY_STYLES = {
+    Severity.INFO: "dim", Severity.WARNING: "yellow", Severity.CRITICAL: "red", Severity.EMERGENCY: "bold red",
+}  # fmt: skip
+"""The style of each severity in a terminal, as Rich names it."""
 
 
 class LimitRow(Record):

@@ -5,15 +5,14 @@ Everything from outside (names, commands, messages) is escaped: it can only be t
 
 from __future__ import annotations
 
-import html
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
 from agentres.model import clock
-from agentres.model.errors import printable
 from agentres.model.units import counted, format_duration
 from agentres.policy.alerts import Severity, show
 from agentres.readers import plot, portrait
+from agentres.readers.plot import safe
 from agentres.report import USED, AgentReport, Remark, Report, RunReport, Use, Weight
 
 PICTURES = 12
@@ -88,14 +87,14 @@ def to_html(report: Report) -> str:
     drawn = _drawn(report)
     body = [
         "<h1>What agents used</h1>",
-        f'<p class="dim">{_safe(_heading(report))}</p>',
+        f'<p class="dim">{safe(_heading(report))}</p>',
         _summary(report),
         _gravest(report),
         *(_agent(agent, number, drawn) for number, agent in enumerate(report.agents)),
     ]
     left = sum(bool(one.curves.times) for agent in report.agents for one in agent.runs) - len(drawn)
     if left:
-        body.append(f'<p class="dim">{_safe(_undrawn(left))}</p>')
+        body.append(f'<p class="dim">{safe(_undrawn(left))}</p>')
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -151,11 +150,11 @@ def _summary(report: Report) -> str:
         memory, cpu = last.uses.get("memory"), last.uses.get("cpu")
         alerts = sum(len(one.alerts) for one in agent.runs)
         rows.append(
-            f'<td><a href="#a{number}">{_safe(agent.name)}</a></td><td class="n">{len(agent.runs)}</td>'
+            f'<td><a href="#a{number}">{safe(agent.name)}</a></td><td class="n">{len(agent.runs)}</td>'
             f'<td>{_bar(memory)}</td><td class="n">{_of(memory)}</td>'
             f'<td>{_bar(cpu)}</td><td class="n">{_of(cpu)}</td><td class="n">{_unused(memory)}</td>'
             f'<td class="n{" bad" if agent.killed else ""}">{_number(agent.killed)}</td><td class="n">{alerts}</td>'
-            f'<td class="whole">{_safe(_ending(agent.runs[0]))}</td>'
+            f'<td class="whole">{safe(_ending(agent.runs[0]))}</td>'
         )
     if not rows:
         return "<p>No runs.</p>"
@@ -172,12 +171,12 @@ def _gravest(report: Report) -> str:
         if finding.weight != Weight.KNOWN
     )
     lines = [
-        f'<li{_CLASSES.get(weight, "")}><a href="#a{number}">{_safe(report.agents[number].name)}</a>: {_safe(text)}</li>'
+        f'<li{_CLASSES.get(weight, "")}><a href="#a{number}">{safe(report.agents[number].name)}</a>: {safe(text)}</li>'
         for weight, number, text in found[:_FINDINGS]
     ]
     if len(found) > _FINDINGS:
         lines.append(f'<li class="dim">and {len(found) - _FINDINGS} less grave ones</li>')
-    lines += [f"<li>{_safe(text)}</li>" for text in _wasted(report)]
+    lines += [f"<li>{safe(text)}</li>" for text in _wasted(report)]
     return f"<h2>What matters</h2><ul>{''.join(lines)}</ul>" if lines else ""
 
 
@@ -212,18 +211,18 @@ def _wasted(report: Report) -> Iterator[str]:
 
 
 def _agent(agent: AgentReport, number: int, drawn: frozenset[str]) -> str:
-    parts = [f'<h2 id="a{number}">{_safe(agent.name)}</h2>']
+    parts = [f'<h2 id="a{number}">{safe(agent.name)}</h2>']
     if agent.advice:
         flags = " ".join(f"{advice.option} {advice.value}" for advice in agent.advice)
         reasons = "".join(
-            f"<li><code>{_safe(a.option)} {_safe(a.value)}</code>: {_safe(a.reason)}</li>"
+            f"<li><code>{safe(a.option)} {safe(a.value)}</code>: {safe(a.reason)}</li>"
             for a in agent.advice
         )
         parts.append(
-            f'<div class="advice">Next time: <code>{_safe(flags)}</code><ul>{reasons}</ul></div>'
+            f'<div class="advice">Next time: <code>{safe(flags)}</code><ul>{reasons}</ul></div>'
         )
     else:
-        parts.append(f'<p class="advice">No limits are recommended: {_safe(agent.unadvised)}.</p>')
+        parts.append(f'<p class="advice">No limits are recommended: {safe(agent.unadvised)}.</p>')
     parts.append(_runs(agent.runs))
     parts += [_run(one) for one in agent.runs if one.run.id in drawn]
     parts.append(_actions(agent.runs))
@@ -233,10 +232,10 @@ def _agent(agent: AgentReport, number: int, drawn: frozenset[str]) -> str:
 
 def _runs(runs: Sequence[RunReport]) -> str:
     rows = [
-        f'<td><code>{_safe(one.run.id)}</code></td><td class="whole">{clock.date(one.run.started)}</td>'
-        f'<td class="n">{_safe(_lasted(one))}</td><td>{_safe(_ending(one))}</td></tr>'
+        f'<td><code>{safe(one.run.id)}</code></td><td class="whole">{clock.date(one.run.started)}</td>'
+        f'<td class="n">{safe(_lasted(one))}</td><td>{safe(_ending(one))}</td></tr>'
         # In a row below, where a phone has room.
-        f'<tr class="more"><td colspan="4">{"<br>".join(_safe(finding.text) for finding in one.findings)}</td>'
+        f'<tr class="more"><td colspan="4">{"<br>".join(safe(finding.text) for finding in one.findings)}</td>'
         for one in runs[:_ROWS]
     ]
     table = _table(("run", "started", "lasted", "ended"), rows)
@@ -246,7 +245,7 @@ def _runs(runs: Sequence[RunReport]) -> str:
 def _run(one: RunReport) -> str:
     command = shlex.join(one.run.command)
     uses = [
-        f"<td>{_safe(_TITLES[name])}</td>"
+        f"<td>{safe(_TITLES[name])}</td>"
         + "".join(f'<td class="n">{_quantity(value, use.unit)}</td>' for value in (use.median, use.high, use.most, use.limit))
         + f'<td class="n">{_unused(use)}</td><td class="n">{_idle(use)}</td>'
         for name in USED
@@ -254,7 +253,7 @@ def _run(one: RunReport) -> str:
     ]  # fmt: skip
     picture = plot.svg(one.curves, one.alerts, one.actions, one.run.id)
     return (
-        f"<h3>Run <code>{_safe(one.run.id)}</code></h3><p><code>{_safe(command)}</code></p>"
+        f"<h3>Run <code>{safe(one.run.id)}</code></h3><p><code>{safe(command)}</code></p>"
         + _table(
             ("", "half below", "95 % below", "most", "limit at the end", "unused", "as much as"),
             uses,
@@ -273,9 +272,9 @@ def _actions(runs: Sequence[RunReport]) -> str:
         )
         rows.append(
             f'<td class="whole">{clock.date(action.time)}</td>'
-            f"<td><code>{_safe(one.run.id)}</code></td>"
-            f"<td>{_safe(action.kind)}</td><td>{_safe(action.resource)}</td>"
-            f'<td class="n">{_safe(before)}</td><td class="n">{_safe(after)}</td><td class="words">{_safe(action.why)}</td>'
+            f"<td><code>{safe(one.run.id)}</code></td>"
+            f"<td>{safe(action.kind)}</td><td>{safe(action.resource)}</td>"
+            f'<td class="n">{safe(before)}</td><td class="n">{safe(after)}</td><td class="words">{safe(action.why)}</td>'
         )
     if not rows:
         return ""
@@ -287,10 +286,10 @@ def _alerts(runs: Sequence[RunReport]) -> str:
     found = [(one, alert) for one in runs for alert in reversed(one.alerts)]
     rows = [
         f'<td class="whole">{clock.date(alert.raised)}</td>'
-        f"<td><code>{_safe(one.run.id)}</code></td>"
+        f"<td><code>{safe(one.run.id)}</code></td>"
         f'<td class="{_SEVERITIES[alert.severity]}">{alert.severity.name}</td>'
         f'<td class="whole">{"" if alert.resolved is None else clock.date(alert.resolved)}</td>'
-        f'<td class="words">{_safe(alert.message)}</td>'
+        f'<td class="words">{safe(alert.message)}</td>'
         for one, alert in found[:_ROWS]
     ]
     if not rows:
@@ -307,9 +306,9 @@ def _more(count: int) -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[str], caption: str = "") -> str:
-    told = f'<p class="dim">{_safe(caption)}</p>' if caption else ""
+    told = f'<p class="dim">{safe(caption)}</p>' if caption else ""
     heads = "".join(
-        f'<th class="n">{_safe(word)}</th>' if word in _NUMBERS else f"<th>{_safe(word)}</th>"
+        f'<th class="n">{safe(word)}</th>' if word in _NUMBERS else f"<th>{safe(word)}</th>"
         for word in head
     )
     lines = "".join(f"<tr>{row}</tr>" for row in rows)
@@ -324,7 +323,7 @@ def _bar(use: Use | None) -> str:
 
 
 def _of(use: Use | None) -> str:
-    return portrait.ABSENT if use is None else _safe(use.words)
+    return portrait.ABSENT if use is None else safe(use.words)
 
 
 def _unused(use: Use | None) -> str:
@@ -354,7 +353,7 @@ def _number(count: int | None) -> str:
 
 
 def _quantity(value: float | None, unit: str) -> str:
-    return portrait.ABSENT if value is None else _safe(show(value, unit))
+    return portrait.ABSENT if value is None else safe(show(value, unit))
 
 
 def _lasted(one: RunReport) -> str:
@@ -367,7 +366,3 @@ def _ending(one: RunReport) -> str:
     if one.run.ended is None:
         return "still runs"
     return "end not seen" if one.run.exit_code is None else f"exit {one.run.exit_code}"
-
-
-def _safe(text: str) -> str:
-    return html.escape(printable(text))

@@ -158,7 +158,7 @@ def _alert(alert: AlertRow) -> Text:
     if alert.acknowledged is not None:
         state += f", acknowledged by {alert.acknowledged_by}"
     line = f"{clock.moment(alert.raised)}  {alert.severity.name:9}  {alert.message} ({state})"
-    style = "dim" if alert.resolved is not None else rows.SEVERITY_STYLES[alert.last_severity]
+    style = "dim" if alert.resolved is not None else portrait.SEVERITY_STYLES[alert.last_severity]
     return Text(printable(line), style)
 
 

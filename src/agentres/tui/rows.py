@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from os.path import dirname
 from typing import Literal
 
-from agentres.policy.alerts import Severity
 from agentres.readers.fleet import Picture, Shown, Slice
-from agentres.readers.portrait import ABSENT
+from agentres.readers.portrait import ABSENT, SEVERITY_STYLES
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -18,10 +17,6 @@ STATE_STYLES = {
 }  # fmt: skip
 FULL_STYLES = ((0.9, "red"), (0.75, "yellow"), (0.0, "green"))
 """Share of the limit in use, and the style from that share on."""
-
-SEVERITY_STYLES = {
-    Severity.INFO: "dim", Severity.WARNING: "yellow", Severity.CRITICAL: "red", Severity.EMERGENCY: "bold red",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
