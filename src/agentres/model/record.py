@@ -2,8 +2,8 @@
 
 ``dataclasses`` imports ``inspect`` (hence ``ast``, ``dis``, ``tokenize``) and compiles the methods of
 every class from text.  That took a third of a launch's time, and a megabyte of resident memory.  A
-:class:`Record` is written like a frozen dataclass, and type checkers treat it as one (PEP 681); ``enum`` is a third of a
-megabyte, and type checkers take :class:`IntEnum` for its own.
+:class:`Record` is written like a frozen dataclass, and type checkers treat it as one (PEP 681).  ``enum``
+takes memory as well (docs/architecture.md says how much); type checkers take :class:`IntEnum` for its own.
 Modules that never stay beside an agent use real dataclasses.
 """
 
