@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_slice import MIB
 
-from agentres.model.limits import WRITTEN, Limits, Range
+from agentres.model.limits import LIMIT_SPECS, Limits, Range
 from agentres.model.stats import Sample
 from agentres.policy.elastic import Elastic, Terms, limit_of
 from agentres.policy.scaling import BALANCED, FROZEN, Move, Philosophy
@@ -58,7 +58,7 @@ def test_packets_that_were_early_count_only_where_the_rate_is_reached(way: str, 
     for value, moves in ((0.5 * MB, 0), (0.9 * MB, 1)):
         each = elastic(**{key: Range(MB, 100 * MB)})
         figures = {f"{way}_packets": 100, f"{way}_dropped_packets": 50, f"{key}_limit": MB}
-        resource = WRITTEN[key].resource
+        resource = LIMIT_SPECS[key].resource
         assert len(seen(each, resource, value, Sample(**figures), 1.0)) == moves
         assert each.due(resource, 1.0) <= 0.5  # the kernel tells nobody
 
@@ -95,6 +95,6 @@ def test_where_memory_is_to_be_raised_and_how_far_it_may_go() -> None:
 
 
 def test_each_limit_but_disk_rates_is_read() -> None:
-    read = {key for key in WRITTEN if WRITTEN[key].resource and limit_of(key) is not None}
+    read = {key for key in LIMIT_SPECS if LIMIT_SPECS[key].resource and limit_of(key) is not None}
     assert read == {"memory", "cpu", "pids", "net_in", "net_out"}
     assert limit_of("io_write=/data") is None

@@ -12,9 +12,9 @@ from agentres.model.errors import UsageError
 from agentres.model.limits import (
     DISKS,
     EVERY_DISK,
+    LIMIT_SPECS,
     ON_OFF,
     PRIORITIES,
-    WRITTEN,
     Host,
     Limits,
     Range,
@@ -170,7 +170,7 @@ def _capped(
 
 def _above(key: str, value: Any, top: float, allowed: Allowed) -> UsageError:
     kind = key.partition("=")[0]
-    show = WRITTEN[kind].show
+    show = LIMIT_SPECS[kind].show
     asked = "no limit" if value == MAX else show(value)
     return UsageError(
         f"--{kind.replace('_', '-')}: {asked} is above the ceiling of {show(top)} for {allowed.user}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentres.model.limits import DISKS, NETWORKS, PAGE, Limits, written
+from agentres.model.limits import DISKS, NETWORKS, PAGE, Limits, limit_spec
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import NEVER
 from agentres.policy.resources import RESOURCES
@@ -58,7 +58,7 @@ class Elastic:
         self._scalers: dict[str, list[Scaler]] = {}
         for key, between in terms.limits.ranges.items():
             scaler = Scaler(key, terms.philosophy, between, now, _GRAINS.get(key, 1))
-            self._scalers.setdefault(written(key).resource, []).append(scaler)
+            self._scalers.setdefault(limit_spec(key).resource, []).append(scaler)
         self._before: dict[str, tuple[float, dict[str, int]]] = {}
         self._rates: dict[str, float] = {}
         self._periods = (0, 0)
@@ -88,7 +88,7 @@ class Elastic:
 
     def moved(self, now: float, move: Move, after: float) -> None:
         """Note that the move was made and ``after`` is the limit now."""
-        for scaler in self._scalers[written(move.resource).resource]:
+        for scaler in self._scalers[limit_spec(move.resource).resource]:
             if scaler.resource == move.resource:
                 scaler.moved(now, move, after)
 
@@ -173,4 +173,4 @@ class Elastic:
 
 def limit_of(key: str) -> Callable[[Sample], float | None] | None:
     """Return the function that takes the limit from a reading; None for disk rates, which readings do not have."""
-    return None if key.partition("=")[0] in DISKS else RESOURCES[written(key).resource].limit
+    return None if key.partition("=")[0] in DISKS else RESOURCES[limit_spec(key).resource].limit

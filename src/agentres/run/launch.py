@@ -413,7 +413,7 @@ class Launch:
             killed_after_grace=ended.killed_after_grace,
             usage=usage,
             unreadable=unreadable,
-            enforced=enforced.written,
+            enforced=enforced.lines,
             not_enforced=enforced.missing,
             oom_kills=ended.oom_kills,
             oom_limits=ended.oom_limits,

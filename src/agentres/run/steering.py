@@ -120,7 +120,7 @@ class Steering:
             "frozen": frozen,
             "frozen_by": by if frozen else "",
             "limits": self._limits(),
-            "enforced": [{"file": s.file, "text": s.text} for s in monitor.actuator.written],
+            "enforced": [{"file": s.file, "text": s.text} for s in monitor.actuator.lines],
             "used": used,
             "drift": monitor.subject.detail["drift"],
             "escaped": monitor.subject.detail["escaped"],
