@@ -72,9 +72,9 @@ class Mover:
             # A limit that never moves must not be lowered for others: nothing would ever raise it again.
             standing = meter.reading.memory_limit
             least = memory.least if self._moves else standing or memory.most
-            claimed = registry.ClaimMark(terms.priority, int(least), most=int(memory.most))
+            claim_mark = registry.ClaimMark(terms.priority, int(least), most=int(memory.most))
             self.sharing = Sharing(
-                actuator.cgroup, terms.slice, terms.share, claimed, self.carry_out
+                actuator.cgroup, terms.slice, terms.share, claim_mark, self.carry_out
             )
             self._contender = Contender(loop, self.sharing, again, settled)
             if terms.limits.swap != 0:

@@ -180,13 +180,13 @@ class Resize:
             raise AgentresError("; ".join(lost))
 
     def _undo(self, key: str, before: float | str) -> Callable[[], None]:
-        claimed: ClaimMark | None = registry.claim_mark(self._actuator.cgroup.path)
+        claim_mark: ClaimMark | None = registry.claim_mark(self._actuator.cgroup.path)
 
         def undo() -> None:
             if key == "memory":
                 self._actuator.write_memory(MAX if before == MAX else int(before))
-                if claimed is not None:
-                    registry.mark_claim(self._actuator.cgroup.fd, claimed)
+                if claim_mark is not None:
+                    registry.mark_claim(self._actuator.cgroup.fd, claim_mark)
             else:
                 self._actuator.write(key, before, elastic=key in self._before.limits.ranges)
 
