@@ -129,7 +129,7 @@ class Actuator:
     def standing(self, key: str) -> float | str:
         """Return the limit that is in force."""
         if key in NETWORKS or key == "net_loopback":
-            network = self._held().read()
+            network = self._attached_network().read()
             return {"net_in": network.net_in, "net_out": network.net_out, "net_loopback": network.loopback}[key]  # fmt: skip
         if key == "cpuset":
             held = self.cgroup.has(CPUSET)
@@ -304,13 +304,13 @@ class Actuator:
             make = self._guarded or Deadman
             self._deadman = make(self.cgroup.path, self._kills, self._mark, self._uid)
 
-    def _held(self) -> Network:
+    def _attached_network(self) -> Network:
         if self.network is None:
             raise NotEnforceable("nothing counts or limits its network")
         return self.network
 
     def _write_network(self, **some: object) -> None:
-        network = self._held()
+        network = self._attached_network()
         network.write(network.read().but(**some))
 
     def _write_disks(self, key: str, limit: float | str) -> None:

@@ -25,18 +25,10 @@ from agentres.run.sharing import Sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
 
-    from agentres.model.stats import Reading, Sample
+    from agentres.model.stats import Sample
     from agentres.run.handback import HandBack
-
-    class Meter(Protocol):
-        """What reads the agent: :class:`agentres.kernel.meter.Meter`."""
-
-        @property
-        def reading(self) -> Reading: ...
-
-        def read(self, group: str) -> Sample: ...
+    from agentres.watch.engine import MeterLike
 
 
 class Mover:
@@ -50,7 +42,7 @@ class Mover:
         self,
         loop: Loop,
         terms: Terms,
-        meter: Meter,
+        meter: MeterLike,
         actuator: Actuator,
         act: Callable[[Action], None],
         again: Callable[[], None],
