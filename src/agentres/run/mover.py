@@ -26,7 +26,7 @@ from agentres.run.sharing import Sharing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentres.model.stats import Sample
+    from agentres.model.stats import Reading
     from agentres.run.handback import HandBack
     from agentres.watch.engine import MeterLike
 
@@ -134,7 +134,7 @@ class Mover:
         self,
         resource: str,
         value: float | None,
-        reading: Sample,
+        reading: Reading,
         now: float,
         notified: bool = False,
     ) -> float:

@@ -100,7 +100,7 @@ class Subject:
         return {rule: each.left_out for rule, each in self.dampers.items() if each.left_out}
 
     def observed(
-        self, resource: str, value: float | None, reading: Sample, now: float, notified: bool
+        self, resource: str, value: float | None, reading: Reading, now: float, notified: bool
     ) -> float:
         """Take each value of a reading before the rules judge it; return the seconds until the next look, at most.
 
