@@ -66,7 +66,7 @@ class Loaded:
             self._programs = None
 
 
-class Enforced(Record):
+class Enforcement(Record):
     """The limits that hold (``lines``), those that do not (``missing``), and how they move (``terms_for``)."""
 
     lines: list[ControlLine]
@@ -84,7 +84,7 @@ class Enforced(Record):
 
 def enforce(
     request: Request, home: Home, identity: Identity | None, loaded: Loaded, actuator: Actuator
-) -> Enforced:
+) -> Enforcement:
     """Have the actuator write the limits.  NotEnforceable if one that must hold does not."""
     from agentres.kernel import devices
     from agentres.kernel.mounts import mounts
@@ -148,7 +148,7 @@ def enforce(
             os.path.dirname(home.cgroup.path),
         )
 
-    return Enforced(lines, missing, terms_for, paced, affinity)
+    return Enforcement(lines, missing, terms_for, paced, affinity)
 
 
 def _options(file: str) -> str:
