@@ -110,6 +110,6 @@ class Learning:
             log.debug(__name__, "too short to learn from")
 
     def _learn(self, ended: bool) -> None:
-        observed = self._observer.take(ended)
+        observation = self._observer.take(ended)
         half_life = self._settings.prediction.half_life
-        self._recorder.put("learn", self._keys[0], observed, time.time(), half_life)
+        self._recorder.put("learn", self._keys[0], observation, time.time(), half_life)

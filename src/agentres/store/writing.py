@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any, Self
 
-    from agentres.policy.observer import Observed
+    from agentres.policy.observer import Observation
     from agentres.policy.prediction import Profile
     from agentres.store.run import Run
 
@@ -190,7 +190,7 @@ class Writer:
             db.execute(_INSERT_ACTION, row)
 
     def learn(
-        self, key: str, observed: Observed, now: float, half_life: float | None = None
+        self, key: str, observation: Observation, now: float, half_life: float | None = None
     ) -> None:
         """Add what one run used to the profile of ``key``; an unreadable profile starts empty."""
         from agentres.policy import prediction  # here: needed once, when a run ends
@@ -207,7 +207,7 @@ class Writer:
                     pass
             if half_life is None:
                 half_life = prediction.PredictionSettings().half_life
-            learnt = prediction.learn(profile, observed, now, half_life)
+            learnt = prediction.learn(profile, observation, now, half_life)
             db.execute(_UPSERT_PROFILE, (key, learnt.to_text(), now))
 
     def profile(self, *keys: str) -> Profile | None:
