@@ -27,7 +27,7 @@ from agentres.config.values import (
 )
 from agentres.config.words import shown
 from agentres.model import errors, history_schemas, live_schemas, schemas, stats
-from agentres.model.limits import WRITTEN
+from agentres.model.limits import LIMIT_SPECS
 from agentres.model.record import Record
 from agentres.policy import resources
 from agentres.policy.alerts import Severity
@@ -126,7 +126,7 @@ def _section_table(*models: tuple[type[Section], str]) -> Rows:
 def _limits() -> Rows:
     yield ("key", "what it is", "a range such as")
     for names, what in words(elastic.LimitsSection, elastic.LimitsSection.model_fields):
-        (example,) = {WRITTEN[name].example for name in names}
+        (example,) = {LIMIT_SPECS[name].example for name in names}
         yield (quoted(names), what, f'`"{example}"`' if example else "fixed")
 
 

@@ -59,7 +59,7 @@ def test_what_was_written_last_is_known_by_file_and_device(actuator: Actuator) -
         == []
     )
     actuator.write("pids", 100)
-    assert set(actuator.written) == {
+    assert set(actuator.lines) == {
         ControlLine("pids.max", "100"), ControlLine("memory.max", str(300 * MIB)),
     }  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_what_does_not_hold_was_not_written(actuator: Actuator, cgroup: Fake) ->
     assert refused.line.file == "pids.max"
     with pytest.raises(ControlFileError):
         actuator.write("pids", 64)
-    assert actuator.written == []
+    assert actuator.lines == []
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from agentres.model.limits import EVERY_DISK, Host, Limits, Range, defaults, rea
 from agentres.model.units import MAX
 from agentres.policy.ceilings import (
     AGENTS,
-    Allowed,
+    Allowance,
     Ceiling,
-    allowed,
+    allowance,
     no_ceilings,
     priority_within,
     within,
@@ -28,8 +28,8 @@ ANN = Ceiling("ann", users=("ann", "1001"), agents=9, limits={"memory": "512M"})
 ALL = (ANN, GENERAL, STAFF, STUDENTS)
 
 
-def top(user: str, uid: int = 1000, *groups: str) -> Allowed:
-    return allowed(ALL, user, uid, groups, HOST)
+def top(user: str, uid: int = 1000, *groups: str) -> Allowance:
+    return allowance(ALL, user, uid, groups, HOST)
 
 
 def asked(**texts: str) -> Limits:
@@ -37,7 +37,7 @@ def asked(**texts: str) -> Limits:
 
 
 def test_without_ceilings_there_is_a_count_and_no_other_limit() -> None:
-    assert allowed((), "bob", 1000, (), HOST) == Allowed("bob", AGENTS, 100, Limits())
+    assert allowance((), "bob", 1000, (), HOST) == Allowance("bob", AGENTS, 100, Limits())
 
 
 def test_a_ceiling_of_nobody_is_everybodys() -> None:
@@ -61,7 +61,7 @@ def test_a_group_is_known_by_name_and_number(group: str) -> None:
 
 
 def test_how_many_cpus_an_agent_is_bound_to_has_a_ceiling() -> None:
-    four = allowed([Ceiling("all", limits={"cpuset": "4"})], "bob", 1000, (), HOST)
+    four = allowance([Ceiling("all", limits={"cpuset": "4"})], "bob", 1000, (), HOST)
     assert within(STANDARD, four, STANDARD).cpuset == 4
     for text, cpuset in (("2", 2), ("1,3-5", "1,3-5")):
         assert within(asked(cpuset=text), four, STANDARD).cpuset == cpuset
@@ -83,7 +83,7 @@ def test_what_was_asked_for_within_the_ceiling_stays() -> None:
 
 
 def test_what_nobody_asked_for_is_lowered() -> None:
-    small = allowed((Ceiling("x", limits={"pids": "10", "io_read": "1MB/s"}),), "b", 1, (), HOST)
+    small = allowance((Ceiling("x", limits={"pids": "10", "io_read": "1MB/s"}),), "b", 1, (), HOST)
     found = within(STANDARD, small, STANDARD)
     assert found.pids == 10
     assert found.io_read == {EVERY_DISK: 1_000_000}
@@ -117,7 +117,7 @@ def test_what_was_asked_for_above_it_is_refused(key: str, text: str, words: str)
 
 
 def test_no_disk_goes_faster_than_a_ceiling_of_all() -> None:
-    small = allowed((Ceiling("x", limits={"io_write": "5MB/s"}),), "bob", 1, (), HOST)
+    small = allowance((Ceiling("x", limits={"io_write": "5MB/s"}),), "bob", 1, (), HOST)
     one = STANDARD.but(io_write={"/dev/vda": 50_000_000})
     with pytest.raises(UsageError, match=r"--io-write: 50 MB/s is above the ceiling of 5 MB/s"):
         within(one, small, STANDARD)
@@ -131,7 +131,7 @@ def test_no_limit_is_what_nobody_capped() -> None:
 
 
 def test_under_a_ceiling_on_disk_rates_pauses_are_not_turned_off() -> None:
-    disks = allowed((Ceiling("d", limits={"io_write": "50MB/s"}),), "bob", 1000, (), HOST)
+    disks = allowance((Ceiling("d", limits={"io_write": "50MB/s"}),), "bob", 1000, (), HOST)
     assert within(asked(io_strict="on"), disks, STANDARD).io_strict == "on"
     with pytest.raises(UsageError, match="--io-strict off: bob has a ceiling on disk rates"):
         within(asked(io_strict="off"), disks, STANDARD)
@@ -139,13 +139,13 @@ def test_under_a_ceiling_on_disk_rates_pauses_are_not_turned_off() -> None:
 
 
 def test_a_priority_above_the_normal_one_is_the_administrators_to_give() -> None:
-    nobody_said = allowed((), "bob", 1000, (), HOST)
+    nobody_said = allowance((), "bob", 1000, (), HOST)
     assert priority_within(100, nobody_said, asked=True) == 100
     with pytest.raises(UsageError, match="--priority: 101 is above the ceiling of 100 for bob"):
         priority_within(101, nobody_said, asked=True)
     staff = (Ceiling("all", priority=50), Ceiling("staff", groups=("staff",), priority=400))
-    assert priority_within(400, allowed(staff, "bob", 1000, ("staff",), HOST), asked=True) == 400
+    assert priority_within(400, allowance(staff, "bob", 1000, ("staff",), HOST), asked=True) == 400
     with pytest.raises(UsageError, match="ceiling of 50 for bob"):
-        priority_within(100, allowed(staff, "bob", 1000, (), HOST), asked=True)
+        priority_within(100, allowance(staff, "bob", 1000, (), HOST), asked=True)
     # What nobody asked for is lowered.
-    assert priority_within(100, allowed(staff, "bob", 1000, (), HOST), asked=False) == 50
+    assert priority_within(100, allowance(staff, "bob", 1000, (), HOST), asked=False) == 50

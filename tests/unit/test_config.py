@@ -13,7 +13,7 @@ from configured import CRITICAL, WARNING, Write, handler, host, rules_of
 
 from agentres.config import ConfigError, dump, elastic, load
 from agentres.model.errors import UsageError
-from agentres.model.limits import WRITTEN, Host
+from agentres.model.limits import LIMIT_SPECS, Host
 from agentres.policy.alerts import DEFAULT_RULES, Rule, Severity
 from agentres.policy.ceilings import Ceiling
 from agentres.policy.prediction import PredictionSettings
@@ -237,7 +237,7 @@ def test_the_host_is_read_only_where_limits_are_given(write_config: Write) -> No
 
 
 def test_limits_can_be_all_that_options_can_be() -> None:
-    assert list(elastic.LimitsSection.model_fields) == list(WRITTEN)
+    assert list(elastic.LimitsSection.model_fields) == list(LIMIT_SPECS)
 
 
 def test_scaling_budget_and_prediction(write_config: Write) -> None:

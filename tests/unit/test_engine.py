@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentres.kernel.loop import Timer
-from agentres.model.stats import Sample
+from agentres.model.stats import Reading, Sample
 from agentres.policy.alerts import Rule, Severity
 from agentres.policy.settings import Settings
 from agentres.watch.engine import Engine, Subject
@@ -23,7 +23,7 @@ class Simulated:
         self.told: list[dict[str, Any]] = []
         self.samples: list[tuple[float, Sample]] = []
         self.reads: list[tuple[float, str]] = []
-        self.values: dict[str, Any] = dict.fromkeys(Sample.__match_args__)
+        self.values: dict[str, Any] = dict.fromkeys(Reading.__match_args__)
         self.unreadable: dict[str, str] = {}
         self.figures = figures
         settings = Settings(rules=rules)
@@ -37,16 +37,16 @@ class Simulated:
         return timer
 
     @property
-    def reading(self) -> Sample:
-        return Sample(**self.values)
+    def reading(self) -> Reading:
+        return Reading(**self.values)
 
-    def read(self, group: str) -> Sample:
+    def read(self, group: str) -> Reading:
         self.reads.append((self.now - 1000, group))
         for name, figure in self.figures.items():
             self.values[name] = figure(self.now - 1000)
         return self.reading
 
-    def sample(self) -> Sample:
+    def sample(self) -> Reading:
         return self.read("all")
 
     def _tell(self, event: dict[str, Any]) -> None:
@@ -197,7 +197,7 @@ def test_an_absent_figure_is_no_value() -> None:
     made = Simulated(MEMORY, CPU, FDS)
     made.run(20)
     assert made.told == []
-    assert all(sample == Sample() for _, sample in made.samples)
+    assert all(sample == Reading() for _, sample in made.samples)
 
 
 def test_a_counter_that_falls_is_no_rate() -> None:

@@ -13,7 +13,7 @@ from dispatched import event as alert
 from agentres.model.action import Action
 from agentres.model.limits import Host, defaults
 from agentres.model.schemas import EVENTS, MOVES
-from agentres.model.stats import Escaped, OomKill, Running, Sample, Usage
+from agentres.model.stats import Escaped, OomKill, Reading, Running, Usage
 from agentres.run import events as module
 from agentres.run.events import Events
 from agentres.run.explain import Outcome
@@ -38,7 +38,7 @@ class Life:
 
     def end(self, **more: Any) -> list[dict[str, Any]]:
         outcome = Outcome("a", RUN.command, LIMITS, 0, 1.0, **more)
-        self.events.end(outcome, Sample(memory_max=1000, memory_oom_kill=400))
+        self.events.end(outcome, Reading(memory_max=1000, memory_oom_kill=400))
         events_table.check_story(self.told)
         return self.told
 
@@ -73,7 +73,7 @@ def test_a_limit_that_is_met_all_the_time_is_told_three_times_and_then_each_ten_
 ) -> None:
     for n in range(1, 601):  # a minute
         life.now += 0.1
-        life.events.judged(Sample(memory_max=n, nr_throttled=0))
+        life.events.judged(Reading(memory_max=n, nr_throttled=0))
     counts = [event["count"] for event in life.of("limit")]
     assert counts[:3] == [1, 1, 1]
     assert len(counts) in (8, 9)
@@ -85,12 +85,12 @@ def test_a_limit_that_is_met_all_the_time_is_told_three_times_and_then_each_ten_
 def test_who_was_killed_for_memory_is_told_with_how_many(life: Life) -> None:
     life.events.oom_killed([OomKill(7, "cc1", "/a", "/a")])
     assert life.of("kill") == []
-    life.events.judged(Sample(memory_oom_kill=1))
+    life.events.judged(Reading(memory_oom_kill=1))
     (kill,) = life.of("kill")
     assert (kill["count"], kill["processes"]) == (1, [{"pid": 7, "name": "cc1"}])
     for n in range(2, 300):
         life.events.oom_killed([OomKill(n, "cc1", "/a", "/a")])
-        life.events.judged(Sample(memory_oom_kill=n))
+        life.events.judged(Reading(memory_oom_kill=n))
     assert [event["count"] for event in life.of("kill")] == [1, 1, 1]
     life.end()
     assert life.of("kill")[-1]["count"] == 397

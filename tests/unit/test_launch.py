@@ -29,7 +29,7 @@ from agentres.model.limits import ControlLine, Limits, Refused
 from agentres.run import admission, supervision
 from agentres.run import launch as module
 from agentres.run.agent import Behalf, Request, run
-from agentres.run.enforcement import Enforced
+from agentres.run.enforcement import Enforcement
 from agentres.run.launch import PASSED_ON, Launch
 
 TRUE, SHELL = ("/bin/true",), "/bin/sh"
@@ -99,12 +99,12 @@ class Place:
         limits: Limits = who.limits
         return limits
 
-    def enforce(self, *given: Any) -> Enforced:
+    def enforce(self, *given: Any) -> Enforcement:
         self.step("enforce")
         writer: Actuator = given[-1]
         close = writer.close
         writer.close = lambda: (close(), self.step("let go"))  # type: ignore[method-assign,assignment,func-returns-value]
-        return Enforced([], self.missing, lambda settings: None)  # type: ignore[arg-type,return-value]
+        return Enforcement([], self.missing, lambda settings: None)  # type: ignore[arg-type,return-value]
 
     def hold(self, *given: Any) -> None:
         pass

@@ -10,7 +10,7 @@ from fake_agent import watched
 
 from agentres.model.limits import Limits, Range
 from agentres.model.stats import Sample
-from agentres.policy.observer import WINDOW, Observed
+from agentres.policy.observer import WINDOW, Observation
 from agentres.policy.prediction import Prediction, Profile, learn
 from agentres.policy.settings import Settings
 from agentres.run.learning import Learning
@@ -49,7 +49,7 @@ def learning(
     return Learning(recorder, Settings(**settings), agent)  # type: ignore[arg-type]
 
 
-def learnt(recorder: FakeRecorder) -> list[tuple[str, Observed]]:
+def learnt(recorder: FakeRecorder) -> list[tuple[str, Observation]]:
     return [(args[0], args[1]) for method, args in recorder.put_ if method == "learn"]
 
 
@@ -131,7 +131,7 @@ def test_a_name_that_was_made_up_is_learnt_by_its_command() -> None:
 
 
 def test_what_is_known_comes_back_within_the_range() -> None:
-    profile = learn(Profile.empty("name:fixer"), Observed(memory=400 * MIB), 1e9)
+    profile = learn(Profile.empty("name:fixer"), Observation(memory=400 * MIB), 1e9)
     recorder = FakeRecorder(profile)
     told: list[Prediction] = []
     bounds = {"memory": Range(64 * MIB, 300 * MIB)}
@@ -156,7 +156,7 @@ def test_nothing_is_asked_where_nothing_can_come_of_it(
 
 
 def test_a_predictor_that_fails_costs_a_line_and_the_builtin_stands() -> None:
-    profile = learn(Profile.empty("name:fixer"), Observed(memory=100 * MIB), 1e9)
+    profile = learn(Profile.empty("name:fixer"), Observation(memory=100 * MIB), 1e9)
     recorder = FakeRecorder(profile)
     told: list[Prediction] = []
     lines: list[str] = []

@@ -7,9 +7,9 @@ import pytest
 from agentres.model.limits import (
     EVERY_DISK,
     HINTS,
+    LIMIT_SPECS,
     MEMORY_LEAST,
     MEMORY_START,
-    WRITTEN,
     ControlLine,
     Host,
     IoMax,
@@ -138,7 +138,7 @@ def test_what_is_not_written_is_the_standards() -> None:
     assert standard == defaults(HOST)
 
 
-@pytest.mark.parametrize("key", WRITTEN)
+@pytest.mark.parametrize("key", LIMIT_SPECS)
 @pytest.mark.parametrize("text", ["", "x", ":", "1:", ":1", "max:1", "-1", "1:2:3", "inf", "nan"])
 def test_a_text_that_is_no_limit_is_told_with_its_key(key: str, text: str) -> None:
     with pytest.raises(LimitError) as refused:
@@ -147,9 +147,9 @@ def test_a_text_that_is_no_limit_is_told_with_its_key(key: str, text: str) -> No
     assert str(refused.value)
 
 
-@pytest.mark.parametrize("key", [key for key, one in WRITTEN.items() if one.example])
+@pytest.mark.parametrize("key", [key for key, one in LIMIT_SPECS.items() if one.example])
 def test_the_example_of_a_range_is_one(key: str) -> None:
-    between = read_limits({key: WRITTEN[key].example}, HOST, Limits()).ranges[key]
+    between = read_limits({key: LIMIT_SPECS[key].example}, HOST, Limits()).ranges[key]
     assert between.least < between.most
 
 

@@ -53,7 +53,7 @@ def test_a_burst_that_is_refused_keeps_no_raise_from_counting(start_agent: Start
     life.cgroup.refused["cpu.max.burst"] = errno.EINVAL
     life.look("cpu", 0.9)
     assert (life.kinds(), life.values["cpu_limit"]) == (["raise"], 1.5)
-    assert [setting.file for setting in life.actuator.written] == ["cpu.max"]
+    assert [setting.file for setting in life.actuator.lines] == ["cpu.max"]
 
 
 def test_throttling_raises_cpu_whatever_the_mean_of_its_use(start_agent: Start) -> None:
@@ -102,7 +102,7 @@ def test_each_disk_has_its_line_and_keeps_the_rest_of_it(reader: Life) -> None:
         ("io.max", "8:0 rbps=15000000 wbps=5000000 riops=max wiops=max"),
         ("io.max", "8:16 rbps=15000000 wbps=5000000 riops=max wiops=max"),
     ]
-    assert [setting.key for setting in reader.actuator.written] == ["8:0", "8:16"]
+    assert [setting.key for setting in reader.actuator.lines] == ["8:0", "8:16"]
     assert (reader.told[0].resource, reader.told[0].before) == ("io_read", 10_000_000)
 
 
@@ -111,7 +111,7 @@ def test_a_disk_that_is_refused_leaves_what_stands(reader: Life) -> None:
     for second in range(5):
         read(reader, 9_500_000 * second, 0)
     assert reader.kinds() == ["refuse"]
-    assert reader.actuator.written == []
+    assert reader.actuator.lines == []
     reader.cgroup.refused.clear()
     for second in range(5, 80):
         read(reader, 9_500_000 * second, 0)

@@ -25,7 +25,7 @@ def test_a_raise_is_written_and_told(start_agent: Start) -> None:
     life = start_agent()
     life.look("memory", 200 * MIB)
     assert life.limit == 384
-    assert life.actuator.written == [ControlLine("memory.max", str(384 * MIB))]
+    assert life.actuator.lines == [ControlLine("memory.max", str(384 * MIB))]
     (action,) = life.told
     why = "use of 200 MiB reached 75% of 256 MiB"
     assert action.but(time=0.0, took=0.0) == Action(
@@ -110,7 +110,7 @@ def test_a_raise_that_the_kernel_refuses_is_told_once_and_tried_again(start_agen
     (action,) = life.told
     assert (action.kind, action.before, action.after) == ("refuse", 256 * MIB, 384 * MIB)
     assert f"cannot write '{384 * MIB}' to {life.agent}/memory.max: invalid argument" in action.why  # fmt: skip
-    assert (life.limit, life.actuator.written) == (256, [])
+    assert (life.limit, life.actuator.lines) == (256, [])
     life.cgroup.refused.clear()
     life.uses(220, 1)
     assert life.limit == 384

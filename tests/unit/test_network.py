@@ -39,19 +39,19 @@ def test_the_object_is_what_its_source_compiles_to(tmp_path: Path) -> None:
 
 
 def test_the_object_has_both_programs_and_one_page_of_data() -> None:
-    compiled = bpf.parse(Path(network.OBJECT).read_bytes())
-    assert set(compiled.programs) == {"cgroup_skb/egress", "cgroup_skb/ingress"}
-    assert len(compiled.data) == 256
-    assert compiled.data == bytes(256)
-    for name, code in compiled.programs.items():
+    object_file = bpf.parse(Path(network.OBJECT).read_bytes())
+    assert set(object_file.programs) == {"cgroup_skb/egress", "cgroup_skb/ingress"}
+    assert len(object_file.data) == 256
+    assert object_file.data == bytes(256)
+    for name, code in object_file.programs.items():
         assert len(code) % 8 == 0
-        assert compiled.places[name]
+        assert object_file.places[name]
 
 
 def test_linked_it_loads_addresses_in_the_map() -> None:
-    compiled = bpf.parse(Path(network.OBJECT).read_bytes())
-    code = bpf.link(compiled, "cgroup_skb/ingress", 77)
-    for where in compiled.places["cgroup_skb/ingress"]:
+    object_file = bpf.parse(Path(network.OBJECT).read_bytes())
+    code = bpf.link(object_file, "cgroup_skb/ingress", 77)
+    for where in object_file.places["cgroup_skb/ingress"]:
         opcode, registers, _, fd, _, _, _, offset = struct.unpack_from("<BBhiBBhi", code, where)
         assert opcode == 0x18  # a load of 64 bits
         assert registers >> 4 == 2  # BPF_PSEUDO_MAP_VALUE

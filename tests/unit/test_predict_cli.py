@@ -16,7 +16,7 @@ from json_types import check
 from agentres.cli import predict as module
 from agentres.model.history_schemas import PredictionJson, ProfileList
 from agentres.model.limits import Host
-from agentres.policy.observer import Observed
+from agentres.policy.observer import Observation
 from agentres.store import Run, Store
 
 pytestmark = pytest.mark.usefixtures("noon")
@@ -41,10 +41,10 @@ def filled(state: Path) -> float:
     now = time.time()
     store = Store.open(str(state / "history.db"))
     for n in range(4):
-        calm = Observed(memory=200e6, cpu=((0.5, 60.0),), pids=12)
+        calm = Observation(memory=200e6, cpu=((0.5, 60.0),), pids=12)
         killed = calm.but(memory=255e6, oom=float(256 * MIB), memory_held=float(256 * MIB))
         store.learn("name:fixer", killed if n == 0 else calm, now - 3600)
-    store.learn("command:python agent.py", Observed(memory=900e6), now - 60)
+    store.learn("command:python agent.py", Observation(memory=900e6), now - 60)
     store.begin(
         Run(
             "aaaa0001",
@@ -126,7 +126,7 @@ def test_why(tmp_path: Path) -> None:
 def test_what_all_of_it_weighs(state: Path, runs: int, days: float, words: str) -> None:
     store = Store.open(str(state / "history.db"))
     for _ in range(runs):
-        store.learn("name:old", Observed(memory=200e6), time.time() - days * 86400)
+        store.learn("name:old", Observation(memory=200e6), time.time() - days * 86400)
     store.close()
     assert f"weighs as much as {words}" in " ".join(ok("old", "--explain").split())
 
@@ -287,7 +287,7 @@ def test_a_bad_predictor_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_histogram_of_many_buckets_is_told_in_few_rows(state: Path) -> None:
     store = Store.open(str(state / "history.db"))
     spread = tuple((0.02 * n, 1.0) for n in range(100))
-    store.learn("name:fixer", Observed(cpu=spread), time.time())
+    store.learn("name:fixer", Observation(cpu=spread), time.time())
     store.close()
     out = ok("fixer", "--explain")
     table = out[out.index("cpu up to") :].splitlines()[1:]

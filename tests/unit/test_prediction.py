@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentres.model.limits import Range
 from agentres.policy.histogram import GROWTH, SCALES, Histogram, ProfileError, bump
-from agentres.policy.observer import Observed, Observer
+from agentres.policy.observer import Observation, Observer
 from agentres.policy.prediction import (
     Prediction,
     PredictionSettings,
@@ -37,7 +37,7 @@ weights = st.floats(1e-3, 1e3)
 times = st.floats(0, 4e9)
 
 
-def taught(*observed: Observed, step: float = HOUR, half_life: float = DAY) -> Profile:
+def taught(*observed: Observation, step: float = HOUR, half_life: float = DAY) -> Profile:
     profile = Profile.empty("name:a")
     for n, one in enumerate(observed):
         profile = learn(profile, one, NOW + n * step, half_life)
@@ -158,7 +158,7 @@ def test_garbage_is_no_histogram(plain: list[float]) -> None:
 level = st.none() | st.floats(0, 1e12)
 spans = st.lists(st.tuples(st.floats(0, 100), st.floats(0.1, 1e5)), max_size=5).map(tuple)
 observations = st.builds(
-    Observed,
+    Observation,
     memory=level,
     memory_held=level,
     oom=level,
@@ -171,7 +171,7 @@ observations = st.builds(
 
 
 @given(observed=st.lists(observations, max_size=8), step=st.floats(-DAY, 30 * DAY))
-def test_a_profile_comes_back_from_its_text(observed: list[Observed], step: float) -> None:
+def test_a_profile_comes_back_from_its_text(observed: list[Observation], step: float) -> None:
     profile = taught(*observed, step=step)
     text = profile.to_text()
     assert Profile.from_text("name:a", text) == profile
@@ -179,7 +179,7 @@ def test_a_profile_comes_back_from_its_text(observed: list[Observed], step: floa
 
 
 FORMAT = "1"
-LINES = taught(Observed(memory=1e8, cpu=((1.0, 1.0),), pids=3)).to_text().splitlines()
+LINES = taught(Observation(memory=1e8, cpu=((1.0, 1.0),), pids=3)).to_text().splitlines()
 
 
 @pytest.mark.parametrize("at", range(len(LINES)), ids=[line[:10] for line in LINES])
@@ -211,7 +211,7 @@ def test_garbage_is_no_profile(text: str, line: int, whole: bool) -> None:
 @pytest.mark.parametrize("number", ["nan", "-1", "1.5", "1 2", "", "x", "1e999"])
 @pytest.mark.parametrize("name", ["runs", "capped", "ooms"])
 def test_a_count_that_is_none(name: str, number: str) -> None:
-    text = taught(Observed(memory=1e8)).to_text()
+    text = taught(Observation(memory=1e8)).to_text()
     with pytest.raises(ProfileError):
         Profile.from_text("name:a", re.sub(f"(?m)^{name} .*$", f"{name} {number}", text))
 
@@ -221,14 +221,14 @@ def test_a_count_that_is_none(name: str, number: str) -> None:
 
 def test_nothing_is_predicted_of_what_is_not_known() -> None:
     assert predict(Profile.empty("name:a"), NOW, BOUNDS) is None
-    assert predict(taught(Observed()), NOW, BOUNDS) is None
-    assert predict(taught(Observed(memory=1e8)), NOW, {}) is None
-    only = predicted(taught(Observed(memory=1e8)))
+    assert predict(taught(Observation()), NOW, BOUNDS) is None
+    assert predict(taught(Observation(memory=1e8)), NOW, {}) is None
+    only = predicted(taught(Observation(memory=1e8)))
     assert [forecast.resource for forecast in only.forecasts] == ["memory"]
 
 
 def test_the_peaks_percentile_with_the_margin_on_top() -> None:
-    runs = [Observed(memory=200 * MB)] * 8 + [Observed(memory=900 * MB)] * 2
+    runs = [Observation(memory=200 * MB)] * 8 + [Observation(memory=900 * MB)] * 2
     # A half-life so long that all weigh the same.
     assert first(
         predicted(taught(*runs, half_life=365 * DAY), percentile=0.75), "memory"
@@ -241,7 +241,7 @@ def test_the_peaks_percentile_with_the_margin_on_top() -> None:
 
 
 def test_newer_runs_count_more() -> None:
-    runs = [Observed(memory=900 * MB)] * 10 + [Observed(memory=200 * MB)] * 10
+    runs = [Observation(memory=900 * MB)] * 10 + [Observation(memory=200 * MB)] * 10
     assert first(predicted(taught(*runs, step=DAY)), "memory") == pytest.approx(230 * MB, rel=0.09)
     late = taught(*runs, step=DAY, half_life=1000 * DAY)
     assert first(predicted(late, half_life=1000 * DAY), "memory") == pytest.approx(
@@ -250,14 +250,14 @@ def test_newer_runs_count_more() -> None:
 
 
 def test_every_run_weighs_the_same_however_long() -> None:
-    long = Observed(cpu=((0.1, 100_000.0),))
-    short = Observed(cpu=((2.0, 10.0),))
+    long = Observation(cpu=((0.1, 100_000.0),))
+    short = Observation(cpu=((2.0, 10.0),))
     assert first(predicted(taught(long, short, step=0.0)), "cpu") == pytest.approx(2.3, rel=0.06)
     assert predicted(taught(long, short, step=0.0)).weight == pytest.approx(2.0)
 
 
 def test_what_is_old_weighs_less_and_is_still_predicted() -> None:
-    profile = taught(Observed(memory=200 * MB))
+    profile = taught(Observation(memory=200 * MB))
     then = predict(profile, NOW, BOUNDS)
     later = predict(profile, NOW + 10 * DAY, BOUNDS)
     much_later = predict(profile, NOW + 1e6 * DAY, BOUNDS)
@@ -280,7 +280,7 @@ def test_what_is_old_weighs_less_and_is_still_predicted() -> None:
     ),
 )
 def test_a_prediction_is_within_its_bounds(
-    observed: list[Observed], ends: list[int], ahead: float, settings: PredictionSettings
+    observed: list[Observation], ends: list[int], ahead: float, settings: PredictionSettings
 ) -> None:
     least, most = sorted(ends)
     profile = taught(*observed, half_life=settings.half_life)
@@ -298,16 +298,16 @@ def test_a_prediction_is_within_its_bounds(
 
 
 def test_why_says_the_figures() -> None:
-    runs = [Observed(memory=200 * MB)] * 4
+    runs = [Observation(memory=200 * MB)] * 4
     assert predicted(taught(*runs)).why == (
         "memory 237 MiB: 90% of the peaks of 4 runs took at most 206 MiB, and a margin of 15%",
     )
     bounds = {"memory": Range(32 * MIB, 128 * MIB)}
-    prediction = predict(taught(Observed(memory=200 * MB)), NOW, bounds)
+    prediction = predict(taught(Observation(memory=200 * MB)), NOW, bounds)
     assert prediction is not None
     assert first(prediction, "memory") == 128 * MIB
     assert prediction.why[0].endswith("237 MiB is beyond the most that it may have")
-    held = predicted(taught(Observed(memory=200 * MB), Observed(oom=300 * MIB), step=0.0))
+    held = predicted(taught(Observation(memory=200 * MB), Observation(oom=300 * MIB), step=0.0))
     assert "; 50% of that was held by a limit" in held.why[0]
 
 
@@ -327,49 +327,49 @@ def test_a_bump(resource: str, limit: float, needed: float) -> None:
 
 def test_a_peak_at_the_limit_counts_as_more_than_the_limit_and_is_kept_apart() -> None:
     for held in (
-        Observed(memory=255 * MIB, memory_held=256 * MIB),
-        Observed(memory=100 * MIB, oom=256 * MIB),
-        Observed(oom=256 * MIB),
+        Observation(memory=255 * MIB, memory_held=256 * MIB),
+        Observation(memory=100 * MIB, oom=256 * MIB),
+        Observation(oom=256 * MIB),
     ):
         profile = taught(held)
         assert profile.use["memory"].weights == {}
         assert profile.held["memory"].percentile(1.0) == pytest.approx(356 * MIB, rel=0.06)
         assert profile.capped == 1
-    assert taught(Observed(oom=256 * MIB)).ooms == 1
+    assert taught(Observation(oom=256 * MIB)).ooms == 1
 
 
 def test_a_peak_above_the_limit_that_once_held_it_is_demand() -> None:
-    profile = taught(Observed(memory=700 * MIB, memory_held=256 * MIB))
+    profile = taught(Observation(memory=700 * MIB, memory_held=256 * MIB))
     assert profile.held["memory"].weights == {}
     assert profile.capped == 0
-    killed = taught(Observed(memory=300 * MIB, oom=256 * MIB))
+    killed = taught(Observation(memory=300 * MIB, oom=256 * MIB))
     assert killed.use["memory"].weights == {}
     assert killed.held["memory"].percentile(1.0) == pytest.approx(356 * MIB, rel=0.06)
-    assert taught(Observed(memory=700 * MIB, oom=256 * MIB)).held["memory"].weights == {}
+    assert taught(Observation(memory=700 * MIB, oom=256 * MIB)).held["memory"].weights == {}
 
 
 def test_kills_at_a_fixed_limit_do_not_drive_the_prediction_up() -> None:
     """kubernetes/autoscaler#9521: there each kill bumped what the one before had bumped."""
-    runs = [Observed(memory=255 * MIB, memory_held=256 * MIB, oom=256 * MIB)] * 200
+    runs = [Observation(memory=255 * MIB, memory_held=256 * MIB, oom=256 * MIB)] * 200
     assert first(predicted(taught(*runs, step=60.0)), "memory") == pytest.approx(
         356 * MIB * 1.15, rel=0.06
     )
 
 
 def test_a_run_with_room_outweighs_old_kills() -> None:
-    kills = [Observed(oom=4 * GIB)] * 3
-    calm = [Observed(memory=200 * MIB)] * 6
+    kills = [Observation(oom=4 * GIB)] * 3
+    calm = [Observation(memory=200 * MIB)] * 6
     assert first(predicted(taught(*kills, *calm, step=DAY)), "memory") == pytest.approx(
         230 * MIB, rel=0.07
     )
 
 
 def test_throttled_time_counts_as_more_than_the_limit() -> None:
-    profile = taught(Observed(cpu=((0.5, 60.0),), cpu_held=((1.0, 40.0),)))
+    profile = taught(Observation(cpu=((0.5, 60.0),), cpu_held=((1.0, 40.0),)))
     assert profile.held["cpu"].total == pytest.approx(0.4)
     assert profile.capped == 1
     assert first(predicted(profile), "cpu") == pytest.approx(1.2 * 1.15, rel=0.06)
-    rarely = taught(Observed(cpu=((0.5, 95.0),), cpu_held=((1.0, 5.0),)))
+    rarely = taught(Observation(cpu=((0.5, 95.0),), cpu_held=((1.0, 5.0),)))
     assert rarely.capped == 0
     assert first(predicted(rarely), "cpu") == pytest.approx(0.5 * 1.15, rel=0.06)
 
@@ -382,10 +382,10 @@ def test_an_observer_keeps_the_peaks() -> None:
     for use in (100.0, 300.0, 200.0):
         observer.memory(use * MIB, 512 * MIB)
         observer.pids(use / 10, 512)
-    assert observer.take() == Observed(memory=300 * MIB, pids=30.0)
-    assert observer.take() == Observed()
+    assert observer.take() == Observation(memory=300 * MIB, pids=30.0)
+    assert observer.take() == Observation()
     observer.pids(3)
-    assert observer.take(ended=False) == Observed(pids=3, runs=0)
+    assert observer.take(ended=False) == Observation(pids=3, runs=0)
 
 
 def test_an_observer_tells_a_full_limit_from_page_cache() -> None:
@@ -395,7 +395,7 @@ def test_an_observer_tells_a_full_limit_from_page_cache() -> None:
     observer.memory(500 * MIB, 512 * MIB)
     assert observer.take().memory_held is None
     observer.memory(500 * MIB, 512 * MIB, hit=True)
-    assert observer.take() == Observed(memory=500 * MIB, memory_held=512 * MIB)
+    assert observer.take() == Observation(memory=500 * MIB, memory_held=512 * MIB)
     observer.memory(500 * MIB, hit=True)
     assert observer.take().memory_held is None
 
@@ -404,10 +404,10 @@ def test_a_limit_that_was_raised_holds_no_more() -> None:
     observer = Observer()
     observer.memory(500 * MIB, 512 * MIB, hit=True)
     observer.memory(505 * MIB, 768 * MIB)
-    assert observer.take() == Observed(memory=505 * MIB)
+    assert observer.take() == Observation(memory=505 * MIB)
     observer.pids(64, 64, refused=True)
     observer.pids(60, 64)
-    assert observer.take() == Observed(pids=64, pids_held=64)
+    assert observer.take() == Observation(pids=64, pids_held=64)
 
 
 def test_a_kill_is_kept_whatever_comes_after() -> None:
@@ -415,7 +415,7 @@ def test_a_kill_is_kept_whatever_comes_after() -> None:
     observer.killed(256 * MIB)
     observer.killed(128 * MIB)
     observer.memory(10 * MIB, GIB)
-    assert observer.take() == Observed(memory=10 * MIB, oom=256 * MIB)
+    assert observer.take() == Observation(memory=10 * MIB, oom=256 * MIB)
 
 
 def test_an_observer_splits_the_time_at_the_limit_from_the_rest() -> None:
@@ -423,7 +423,7 @@ def test_an_observer_splits_the_time_at_the_limit_from_the_rest() -> None:
     observer.cpu(0.8, 10.0, 1.0, 0.25)
     observer.cpu(0.8, 10.0, 1.0)
     observer.cpu(0.8, 10.0, None, 0.5)  # throttled by somebody above us: nobody knows at what
-    assert observer.take() == Observed(cpu=((0.8, 27.5),), cpu_held=((1.0, 2.5),))
+    assert observer.take() == Observation(cpu=((0.8, 27.5),), cpu_held=((1.0, 2.5),))
 
 
 @given(

@@ -12,7 +12,7 @@ from json_types import check
 
 from agentres.model.history_schemas import Question
 from agentres.model.limits import Range
-from agentres.policy.observer import Observed
+from agentres.policy.observer import Observation
 from agentres.policy.prediction import Prediction, Profile, learn
 from agentres.policy.settings import Settings
 from agentres.run import predictors
@@ -175,7 +175,7 @@ def test_numbers_of_other_libraries_are_numbers() -> None:
 
 
 def known() -> Profile:
-    observed = Observed(memory=200e6, cpu=((1.0, 60.0),), pids=4)
+    observed = Observation(memory=200e6, cpu=((1.0, 60.0),), pids=4)
     return learn(Profile.empty("name:a"), observed, NOW)
 
 

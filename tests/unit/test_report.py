@@ -13,7 +13,7 @@ from told import event
 
 from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
-from agentres.policy.observer import Observed
+from agentres.policy.observer import Observation
 from agentres.policy.prediction import Profile, learn
 from agentres.report import AgentReport, Report, RunReport, run_report
 from agentres.report.advice import advise
@@ -223,7 +223,7 @@ def test_kills_add_up_to_the_counter(steps: list[int | None]) -> None:
 def known(*peaks: int, cpu: float = 0.5, oom: int | None = None) -> Profile:
     profile = Profile.empty("name:planner")
     for peak in peaks:
-        observed = Observed(
+        observed = Observation(
             runs=1, memory=peak * MIB, memory_held=None, oom=oom, cpu=((cpu, 1.0),), cpu_held=(),
             pids=9, pids_held=None,
         )  # fmt: skip

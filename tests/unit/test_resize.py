@@ -56,7 +56,7 @@ def test_one_value_is_fixed_and_a_range_moves_on_from_what_stands(start: Start) 
     assert standing(life, "memory.max") == str(1024 * MIB)
     assert "memory" not in done.terms.limits.ranges
     assert done.terms.limits.ranges["cpu"] == Range(0.5, 4.0)
-    assert [(one.key, one.after) for one in done.changed] == [
+    assert [(one.key, one.after) for one in done.changes] == [
         ("memory", 1024 * MIB), ("cpu", 4.0), ("pids", 128),
     ]  # fmt: skip
     assert registry.claim_mark(str(life.agent)) == registry.ClaimMark(100, 1024 * MIB)
@@ -136,7 +136,7 @@ def test_cpus_are_written_and_put_back_where_another_limit_is_refused(
     (life.agent / "cpuset.cpus").write_text("\n")
     done = resized(life, cpuset=f"{first}-{first}")
     assert standing(life, "cpuset.cpus") == registry.cpus(str(life.agent)) == str(first)
-    assert [(one.before, one.after, one.note) for one in done.changed] == [("max", str(first), "")]
+    assert [(one.before, one.after, one.note) for one in done.changes] == [("max", str(first), "")]
     assert done.terms.limits.cpuset == str(first)
     life.cgroup.refused["pids.max"] = errno.EINVAL
     with pytest.raises(ControlFileError):
@@ -144,7 +144,7 @@ def test_cpus_are_written_and_put_back_where_another_limit_is_refused(
     assert standing(life, "cpuset.cpus") == registry.cpus(str(life.agent)) == str(first)
     resized(life, cpuset="max")
     assert standing(life, "cpuset.cpus") == registry.cpus(str(life.agent)) == ""
-    assert len(resized(life, cpuset="1").changed) == 1
+    assert len(resized(life, cpuset="1").changes) == 1
     assert standing(life, "cpuset.cpus") in map(str, allowed)
 
 
@@ -191,7 +191,7 @@ def test_without_network_programs_its_rates_are_refused(start: Start) -> None:
 
 def test_swap(start: Start) -> None:
     life = start()
-    assert resized(life, swap="64M").changed[0].before == 0
+    assert resized(life, swap="64M").changes[0].before == 0
     assert standing(life, "memory.swap.max") == str(64 * MIB)
 
 

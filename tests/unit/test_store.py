@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentres.model.stats import Sample
-from agentres.policy.observer import Observed
+from agentres.policy.observer import Observation
 from agentres.policy.prediction import Profile, learn
 from agentres.store import ActionRow, Store, StoreError, Writer
 
@@ -264,7 +264,7 @@ def test_actions_are_kept_for_as_long_as_alerts_and_profiles_for_a_year(store: S
     store.end("r0000001", NOW, 0)
     store.act(action())
     store.act(action(time=NOW + 60))
-    store.learn("name:coder", Observed(memory=1e8), NOW)
+    store.learn("name:coder", Observation(memory=1e8), NOW)
     store.purge(NOW + 30 * DAY)
     assert store.runs() == []  # which outlives no action that is kept
     assert len(store.actions("coder")) == 2
@@ -284,7 +284,7 @@ def test_what_is_learnt_is_what_the_policy_makes_of_it(store: Store) -> None:
     assert store.profile("name:coder") is None
     expected = Profile.empty("name:coder")
     for n in range(5):
-        observed = Observed(memory=2e8 + 1e7 * n, cpu=((0.5, 10.0), (1.5, 1.0 + n)), pids=12)
+        observed = Observation(memory=2e8 + 1e7 * n, cpu=((0.5, 10.0), (1.5, 1.0 + n)), pids=12)
         store.learn("name:coder", observed, NOW + n * HOUR, 7200.0)
         expected = learn(expected, observed, NOW + n * HOUR, 7200.0)
     assert store.profile("name:coder") == expected
@@ -294,7 +294,7 @@ def test_what_is_learnt_is_what_the_policy_makes_of_it(store: Store) -> None:
 
 def test_who_was_learnt_of_last_comes_first(store: Store) -> None:
     for n, key in enumerate(("name:a", "command:caf\udce9", "name:a")):
-        store.learn(key, Observed(pids=1), NOW + n)
+        store.learn(key, Observation(pids=1), NOW + n)
     assert store.profiles() == [("name:a", NOW + 2), ("command:caf?", NOW + 1)]
     assert store.profile("command:caf\udce9") is not None
 
@@ -305,12 +305,12 @@ def overwrite_profiles(history_path: str, data: str) -> None:
 
 
 def test_a_profile_that_cannot_be_read_is_told_and_learnt_anew(store: Store, history_path: str) -> None:  # fmt: skip
-    store.learn("name:coder", Observed(memory=1e8), NOW)
+    store.learn("name:coder", Observation(memory=1e8), NOW)
     for garbage in ("", "0", "1\nruns", "1\nruns 1\n", "1\nuse memory 0 999999 1", "\0"):
         overwrite_profiles(history_path, garbage)
         with pytest.raises(StoreError, match=r"'name:coder' in .* cannot be read"):
             store.profile("name:coder")
-    store.learn("name:coder", Observed(memory=2e8), NOW)
+    store.learn("name:coder", Observation(memory=2e8), NOW)
     profile = store.profile("name:coder")
     assert profile is not None
     assert profile.runs == 1
@@ -318,14 +318,14 @@ def test_a_profile_that_cannot_be_read_is_told_and_learnt_anew(store: Store, his
 
 def test_a_run_goes_on_without_a_profile_that_cannot_be_read(history_path: str) -> None:
     writer = Writer.open(history_path)
-    writer.learn("name:coder", Observed(memory=1e8), NOW)
+    writer.learn("name:coder", Observation(memory=1e8), NOW)
     overwrite_profiles(history_path, "2\n")
-    writer.learn("command:coder", Observed(memory=1e8), NOW)
+    writer.learn("command:coder", Observation(memory=1e8), NOW)
     assert writer.profile("name:coder") is None
     known = writer.profile("name:coder", "command:coder")
     assert known is not None
     assert known.key == "command:coder"
-    writer.learn("name:coder", Observed(memory=2e8), NOW)
+    writer.learn("name:coder", Observation(memory=2e8), NOW)
     renewed = writer.profile("name:coder")
     assert renewed is not None
     assert renewed.runs == 1
@@ -339,7 +339,7 @@ def test_two_that_learn_at_once_lose_nothing(history_path: str) -> None:
         try:
             store = Store.open(history_path)
             for n in range(40):
-                store.learn("name:coder", Observed(memory=1e8), NOW + n)
+                store.learn("name:coder", Observation(memory=1e8), NOW + n)
             store.close()
         except BaseException as error:
             failures.append(error)

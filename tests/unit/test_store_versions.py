@@ -13,7 +13,7 @@ import pytest
 from history_rows import NOW, action, old_file, run
 
 from agentres.model.stats import Sample
-from agentres.policy.observer import Observed
+from agentres.policy.observer import Observation
 from agentres.store import Store, StoreError, file
 from agentres.store.schema import MIGRATIONS, add_sample_columns
 
@@ -106,7 +106,7 @@ def test_a_file_of_the_first_version(history_path: str) -> None:
     assert store.alert("3f9a0c12").message == "it was"
     assert (store.actions(), store.profiles()) == ([], [])
     store.act(action())
-    store.learn("name:coder", Observed(memory=2e8), NOW)
+    store.learn("name:coder", Observation(memory=2e8), NOW)
     store.close()
     reader = Store.open(history_path, write=False)
     assert len(reader.actions("coder")) == 1

@@ -18,7 +18,7 @@ from agentres.kernel.trampoline import Child, Plan
 from agentres.model.limits import Limits
 from agentres.run import supervision as module
 from agentres.run.explain import Outcome
-from agentres.run.supervision import Ended, Supervision
+from agentres.run.supervision import Ending, Supervision
 
 SHELL = "/bin/sh"
 # Says that it is ready, and then waits; SIGTERM and SIGUSR1 are written down.
@@ -126,12 +126,12 @@ class Life:
         """Have something done while it is waited for."""
         self.loop.call_at(time.monotonic() + seconds, call)
 
-    def end(self, timeout: float | None = None) -> Ended:
-        ended = self.supervision.until_the_end(timeout)
+    def end(self, timeout: float | None = None) -> Ending:
+        ending = self.supervision.until_the_end(timeout)
         self.supervision.finish(
-            lambda: Outcome("a", ("sh",), Limits(), ended.returncode, ended.wall)
+            lambda: Outcome("a", ("sh",), Limits(), ending.returncode, ending.wall)
         )
-        return ended
+        return ending
 
     def lines(self) -> list[str]:
         """What the agent has written until now."""
@@ -168,10 +168,10 @@ def listener(begin: Begin) -> Life:
 
 
 def test_how_it_ended_and_after_how_long(begin: Begin) -> None:
-    ended = begin(SHELL, "-c", "sleep 0.2; exit 3").end()
-    assert ended.returncode == 3
-    assert 0.2 <= ended.wall < 30
-    assert (ended.timed_out, ended.stopped, ended.limits) == (False, "", None)
+    ending = begin(SHELL, "-c", "sleep 0.2; exit 3").end()
+    assert ending.returncode == 3
+    assert 0.2 <= ending.wall < 30
+    assert (ending.timed_out, ending.stopped, ending.limits) == (False, "", None)
 
 
 def test_one_that_ends_by_a_signal(begin: Begin) -> None:
@@ -191,25 +191,27 @@ def test_one_that_does_not_mind_a_hang_up_is_ended_later(
         life.soon(lambda: life.supervision.pass_on(signal.SIGHUP, False))
     else:
         life.soon(lambda: signal.pthread_kill(threading.get_ident(), signal.SIGHUP))
-    ended = life.end()
-    assert ended.returncode == (-signal.SIGTERM if ends else 3)
-    assert ended.stopped == ("stopped by the hang-up of its terminal or connection" if ends else "")
+    ending = life.end()
+    assert ending.returncode == (-signal.SIGTERM if ends else 3)
+    assert ending.stopped == (
+        "stopped by the hang-up of its terminal or connection" if ends else ""
+    )
     assert life.lines() == ["hup"]
 
 
 def test_a_short_one_is_not_watched(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "UNWATCHED_SECONDS", 30.0)
     life = begin(SHELL, "-c", "exit 0")
-    ended = life.end()
+    ending = life.end()
     assert life.watching.calls == []
-    assert (ended.short, dict(ended.writes)) == ("", {})
+    assert (ending.short, dict(ending.writes)) == ("", {})
 
 
 def test_one_that_stays_is_watched_to_its_end(begin: Begin) -> None:
     life = begin(SHELL, "-c", "sleep 0.3; exit 2")
-    ended = life.end()
+    ending = life.end()
     assert life.watching.calls == ["watch", "note_end", 2]
-    assert (ended.short, dict(ended.writes)) == ("1 GiB of memory", {"dirtied_bytes": 5})
+    assert (ending.short, dict(ending.writes)) == ("1 GiB of memory", {"dirtied_bytes": 5})
 
 
 def test_signals_go_to_the_main_process(listener: Life) -> None:
@@ -223,9 +225,9 @@ def test_when_its_time_is_up_it_is_told_to_end_and_then_killed(listener: Life, m
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
     # Its time counts from its start, and it may have taken long until it was ready: first it is watched.
     ready = time.monotonic() - listener.child.started
-    ended = listener.end(timeout=ready + module.UNWATCHED_SECONDS + 0.3)
-    assert (ended.timed_out, ended.killed_after_grace) == (True, True)
-    assert ended.returncode == -signal.SIGKILL
+    ending = listener.end(timeout=ready + module.UNWATCHED_SECONDS + 0.3)
+    assert (ending.timed_out, ending.killed_after_grace) == (True, True)
+    assert ending.returncode == -signal.SIGKILL
     assert listener.lines() == [str(int(signal.SIGTERM))]
     assert "let_end" in listener.watching.calls  # nothing keeps it from ending
 
@@ -233,8 +235,8 @@ def test_when_its_time_is_up_it_is_told_to_end_and_then_killed(listener: Life, m
 def test_one_that_has_left_the_cgroup_is_killed_all_the_same(listener: Life, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setattr(Agent, "kill", False)  # nobody is in there
     listener.soon(lambda: listener.supervision.stop(0.1, "uid 5, process 7"))
-    ended = listener.end()
-    assert (ended.returncode, ended.killed_after_grace) == (-signal.SIGKILL, True)
+    ending = listener.end()
+    assert (ending.returncode, ending.killed_after_grace) == (-signal.SIGKILL, True)
 
 
 def test_one_that_takes_no_signals_of_ours_is_killed_after_its_grace(listener: Life, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -243,29 +245,29 @@ def test_one_that_takes_no_signals_of_ours_is_killed_after_its_grace(listener: L
 
     monkeypatch.setattr(signal, "pidfd_send_signal", refused)
     listener.soon(lambda: listener.supervision.stop(0.1, "uid 5, process 7"))
-    ended = listener.end()
-    assert (ended.returncode, ended.killed_after_grace) == (-signal.SIGKILL, True)
+    ending = listener.end()
+    assert (ending.returncode, ending.killed_after_grace) == (-signal.SIGKILL, True)
 
 
 def test_one_that_minds_its_time_is_not_killed(begin: Begin) -> None:
     life = begin(SHELL, "-c", "sleep 60 & trap 'kill $!; exit 5' TERM; echo ready; wait")
     assert life.lines() == ["ready"]  # it minds signals from here on, and its time counts on
-    ended = life.end(timeout=time.monotonic() - life.child.started + 0.2)
-    assert (ended.returncode, ended.timed_out, ended.killed_after_grace) == (5, True, False)
+    ending = life.end(timeout=time.monotonic() - life.child.started + 0.2)
+    assert (ending.returncode, ending.timed_out, ending.killed_after_grace) == (5, True, False)
 
 
 def test_who_stopped_it_is_said(listener: Life) -> None:
     listener.soon(lambda: listener.supervision.stop(0.1, "uid 5, process 7"))
-    ended = listener.end()
-    assert ended.stopped == "stopped by uid 5, process 7"
-    assert ended.killed_after_grace
-    assert not ended.timed_out
+    ending = listener.end()
+    assert ending.stopped == "stopped by uid 5, process 7"
+    assert ending.killed_after_grace
+    assert not ending.timed_out
 
 
 def test_who_killed_it_is_said(listener: Life) -> None:
     listener.soon(lambda: listener.supervision.kill("uid 0, process 9"))
-    ended = listener.end()
-    assert (ended.returncode, ended.stopped) == (-signal.SIGKILL, "killed by uid 0, process 9")
+    ending = listener.end()
+    assert (ending.returncode, ending.stopped) == (-signal.SIGKILL, "killed by uid 0, process 9")
 
 
 def test_what_comes_after_its_end_changes_nothing(begin: Begin) -> None:

@@ -36,4 +36,4 @@ def test_only_rates_of_writes_are_concerned() -> None:
     limits = Limits(
         io_read={"/a": 5}, io_write={"": 5, "/b": 5, "/c": "max"}, io_write_iops={"/d": 5}
     )
-    assert limits.named_written == ["/b", "/d"]
+    assert limits.named_write_devices == ["/b", "/d"]

@@ -196,22 +196,22 @@ def _leased(
 
     try:
         draw = None if status is None else status.draw
-        ended = Lease(daemon, tell, draw, events).run(asked)
+        result = Lease(daemon, tell, draw, events).run(asked)
     finally:
         if status is not None:
             status.clear()
     if options.detach:
-        for line in ended.lines:
+        for line in result.lines:
             print(line)
         sys.stdout.flush()
-        return ended.exit_code
-    for line in ended.lines:
+        return result.exit_code
+    for line in result.lines:
         tell(line)
     if file is not None:
         from agentres.cli.outputs import write_summary
 
-        write_summary(file, options.summary or "", ended.summary)
-    return ended.exit_code
+        write_summary(file, options.summary or "", result.summary)
+    return result.exit_code
 
 
 def _configured(values: Values) -> Settings | None:

@@ -27,18 +27,18 @@ LEAST = 1.0
 
 
 class HostMeter:
-    """The host's figures, with the interface of a :class:`agentres.kernel.meter.Meter`."""
+    """The host's figures, read as those of a cgroup (:class:`agentres.kernel.meter.Meter`)."""
 
     def __init__(self) -> None:
-        self.reading = Sample()
+        self.reading = Reading()
         self.unreadable: dict[str, str] = {}
 
-    def read(self, group: str) -> Sample:
+    def read(self, group: str) -> Reading:
         """Read everything: reading single groups through psutil saves nothing worth having."""
         return self.sample()
 
-    def sample(self) -> Sample:
-        self.reading = host_sample()
+    def sample(self) -> Reading:
+        self.reading = Reading(**host_sample().as_dict())
         return self.reading
 
 

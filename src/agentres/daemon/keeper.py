@@ -43,7 +43,7 @@ from agentres.run.supervision import Supervision
 
 if TYPE_CHECKING:
     from agentres.model.limits import Host
-    from agentres.policy.ceilings import Allowed
+    from agentres.policy.ceilings import Allowance
     from agentres.run.agent import Request
     from agentres.run.options import RunOptions
     from agentres.run.progress import Progress
@@ -274,16 +274,16 @@ def _run(
     machine = host.read()
     configured = _configured(asked, settings)
     options = _understand(asked, who, machine, configured)
-    allowed = ceilings.allowed(settings.ceilings, who.name, who.uid, _groups(who), machine)
+    allowance = ceilings.allowance(settings.ceilings, who.name, who.uid, _groups(who), machine)
     standard = defaults(machine, settings.budget_share)
     request, priority = options.request, options.priority
     if who.uid:
-        _check_allowed(request, who, allowed, running)
+        _check_allowance(request, who, allowance, running)
         said = "priority" in asked.values or variable("priority") in asked.environment
-        priority = ceilings.priority_within(priority, allowed, said)
+        priority = ceilings.priority_within(priority, allowance, said)
 
     def within(limits: Limits, before: Limits | None) -> Limits:
-        return ceilings.within(limits, allowed, before or standard) if who.uid else limits
+        return ceilings.within(limits, allowance, before or standard) if who.uid else limits
 
     def small() -> Settings:
         frugal.huge_pages(allowed=False)
@@ -346,11 +346,11 @@ def _understand(asked: Submission, who: Caller, machine: Host, configured: Setti
     return understand(values, asked.command, machine, configured, asked.environment)
 
 
-def _check_allowed(request: Request, who: Caller, allowed: Allowed, running: int) -> None:
+def _check_allowance(request: Request, who: Caller, allowance: Allowance, running: int) -> None:
     """Raise UsageError if the user may not have one more agent, or not with so many open files."""
-    if running > allowed.agents:
+    if running > allowance.agents:
         raise UsageError(
-            f"{who.name} has {running - 1} agents, and may have {allowed.agents}",
+            f"{who.name} has {running - 1} agents, and may have {allowance.agents}",
             "wait for one to end",
         )
     hard = (h for number, _, h in who.rlimits if number == resource.RLIMIT_NOFILE)

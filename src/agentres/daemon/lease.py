@@ -39,7 +39,7 @@ _ANSWER_SECONDS = 2.0
 _GONE = "the agent's supervisor was killed, and the agent with it"
 
 
-class Told(Record):
+class RunResult(Record):
     """How the agent ended, as its keeper reports: the exit status, lines for people, and the summary."""
 
     exit_code: int
@@ -92,7 +92,7 @@ class Lease:
         self._stop_by: float | None = None
         self._give_up: tuple[float, int] | None = None
 
-    def run(self, asked: Submission) -> Told:
+    def run(self, asked: Submission) -> RunResult:
         """Ask for the agent, pass signals on, and return when it has ended.  AgentresError.
 
         With ``detach``, return as soon as the command runs, with the agent's name as the only line.
@@ -189,7 +189,7 @@ class Lease:
         self._stop_by = None
         os.kill(os.getpid(), signal.SIGSTOP)
 
-    def _take(self, detach: bool) -> Told | None:
+    def _take(self, detach: bool) -> RunResult | None:
         """Handle the lines that have come; return how it ended, None if it has not."""
         try:
             data = self._sock.recv(1 << 16)
@@ -213,11 +213,11 @@ class Lease:
                 case {"started": path, "name": name}:
                     self._started, self._give_up = str(path), None
                     if detach:
-                        return Told(0, (str(name),), {})
+                        return RunResult(0, (str(name),), {})
                 case {"failed": {"error": text, "exit_code": code}}:
                     raise Failed(str(text), int(code))
                 case {"ended": {"exit_code": code, "lines": words, "summary": summary}}:
-                    return Told(int(code), tuple(map(str, words)), summary)
+                    return RunResult(int(code), tuple(map(str, words)), summary)
         return None
 
 

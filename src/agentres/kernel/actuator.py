@@ -15,13 +15,13 @@ from agentres.model.figures import parse_cores, parse_limit
 from agentres.model.limits import (
     CPUSET,
     DISKS,
+    LIMIT_SPECS,
     NETWORKS,
     PAGE,
-    WRITTEN,
     ControlLine,
     IoMax,
     cpu_max,
-    written,
+    limit_spec,
 )
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.units import MAX, format_size
@@ -71,7 +71,7 @@ class Actuator:
         self.frozen_by: dict[str, str] = {}
         """Account (:data:`COMMAND`, :data:`CONTENTION`, :data:`PACING`) -> why it froze the agent, in words."""
         self._io_max: dict[str, IoMax] = {}  # by device
-        self._written: dict[tuple[str, str], ControlLine] = {}
+        self._lines: dict[tuple[str, str], ControlLine] = {}
         self._guarded = guarded
         self._deadman: Deadman | None = None
         self._kills, self._mark = False, ""
@@ -93,7 +93,7 @@ class Actuator:
         without = {item.line for item in refused}
         for line in lines:
             if line not in without:
-                self._written[line.file, line.key] = line
+                self._lines[line.file, line.key] = line
         return refused
 
     def take_disks(
@@ -122,14 +122,14 @@ class Actuator:
         network.write(wanted)
 
     @property
-    def written(self) -> list[ControlLine]:
+    def lines(self) -> list[ControlLine]:
         """The lines that were written last, without the network's limits: those are in no control file."""
-        return list(self._written.values())
+        return list(self._lines.values())
 
     def standing(self, key: str) -> float | str:
         """Return the limit that is in force."""
         if key in NETWORKS or key == "net_loopback":
-            network = self._held().read()
+            network = self._attached_network().read()
             return {"net_in": network.net_in, "net_out": network.net_out, "net_loopback": network.loopback}[key]  # fmt: skip
         if key == "cpuset":
             held = self.cgroup.has(CPUSET)
@@ -137,7 +137,7 @@ class Actuator:
         if _is_disks(key):
             return min((rate for _, rate in self._rates(key)), key=_number, default=MAX)
         parse = parse_cores if key == "cpu" else parse_limit
-        found = parse(self.cgroup.get_property(WRITTEN[key].file).encode())
+        found = parse(self.cgroup.get_property(LIMIT_SPECS[key].file).encode())
         return MAX if found is None else found
 
     def limit_or_none(self, key: str) -> float | str | None:
@@ -178,7 +178,7 @@ class Actuator:
         elif _is_disks(key):
             self._write_disks(key, limit)
         else:
-            self._write(ControlLine(WRITTEN[key].file, str(_whole(limit))))
+            self._write(ControlLine(LIMIT_SPECS[key].file, str(_whole(limit))))
 
     def write_memory(self, limit: int | Max) -> None:
         """Write memory.max.  Below what is in use, the kernel kills."""
@@ -304,20 +304,20 @@ class Actuator:
             make = self._guarded or Deadman
             self._deadman = make(self.cgroup.path, self._kills, self._mark, self._uid)
 
-    def _held(self) -> Network:
+    def _attached_network(self) -> Network:
         if self.network is None:
             raise NotEnforceable("nothing counts or limits its network")
         return self.network
 
     def _write_network(self, **some: object) -> None:
-        network = self._held()
+        network = self._attached_network()
         network.write(network.read().but(**some))
 
     def _write_disks(self, key: str, limit: float | str) -> None:
         if not self.io_held and key not in self.paced:
             raise NotEnforceable("there is no io controller, and pauses do not hold that")
         for device, _ in self._rates(key):
-            rates = self._io_max[device].but(**{written(key).io_key: _whole(limit)})
+            rates = self._io_max[device].but(**{limit_spec(key).io_key: _whole(limit)})
             if self.io_held:
                 self._write(rates.line())
             self._io_max[device] = rates
@@ -355,10 +355,10 @@ class Actuator:
                 raise
             log.debug(__name__, "without: %s", error)
             return
-        self._written[line.file, line.key] = line
+        self._lines[line.file, line.key] = line
 
     def _rates(self, key: str) -> list[tuple[str, int | Max]]:
-        io_key, name = written(key).io_key, key.partition("=")[2]
+        io_key, name = limit_spec(key).io_key, key.partition("=")[2]
         return [(dev, getattr(self._io_max[dev], io_key)) for dev in self.disks.get(name, ()) if dev in self._io_max]  # fmt: skip
 
     @property

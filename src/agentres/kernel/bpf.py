@@ -44,7 +44,7 @@ _PROGRAMS_MOST = 64
 """The most programs on one cgroup and attach type: BPF_CGROUP_MAX_PROGS in kernel/bpf/cgroup.c."""
 
 
-class Compiled(Record):
+class ObjectFile(Record):
     """The contents of an object file: the programs' instructions, their references to the data, the initial data.
 
     ``places`` are the offsets of the instructions that load an address in the data; the instruction itself holds
@@ -73,7 +73,7 @@ _EM_BPF = 247
 _R_BPF_64_64 = 1
 
 
-def parse(image: bytes) -> Compiled:
+def parse(image: bytes) -> ObjectFile:
     """Parse an ELF object for BPF (elf(5)) whose only data section is ``.data``; ValueError for any other."""
     try:
         return _parse(image)
@@ -81,7 +81,7 @@ def parse(image: bytes) -> Compiled:
         raise ValueError(f"no object file: {error}") from None
 
 
-def _parse(image: bytes) -> Compiled:
+def _parse(image: bytes) -> ObjectFile:
     header = _HEADER.unpack_from(image)
     if header[0][:6] != b"\x7fELF\x02\x01" or header[2] != _EM_BPF:
         raise ValueError("no object file for BPF, 64 bits, little-endian")
@@ -112,13 +112,13 @@ def _parse(image: bytes) -> Compiled:
             struct.pack_into("<i", code, where + 4, addend + symbol[4])
             found.append(where)
         programs[target], places[target] = bytes(code), tuple(found)
-    return Compiled(programs, places, contents(sections[data_at]))
+    return ObjectFile(programs, places, contents(sections[data_at]))
 
 
-def link(compiled: Compiled, program: str, map_fd: int) -> bytes:
+def link(object_file: ObjectFile, program: str, map_fd: int) -> bytes:
     """Return the program's instructions, with its data references pointed to the map ``map_fd``."""
-    code = bytearray(compiled.programs[program])
-    for where in compiled.places[program]:
+    code = bytearray(object_file.programs[program])
+    for where in object_file.places[program]:
         # struct bpf_insn: code, registers, offset, imm; a 64-bit load takes two.
         (offset,) = struct.unpack_from("<i", code, where + 4)
         code[where + 1] = code[where + 1] & 0x0F | _PSEUDO_MAP_VALUE << 4

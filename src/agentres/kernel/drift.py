@@ -45,13 +45,13 @@ class Drift:
 
     def _watch_files(self) -> None:
         """Watch each file that we have written."""
-        for line in self._actuator.written:
+        for line in self._actuator.lines:
             if line.file not in self._files:
                 self._files.add(line.file)
                 self._inotify.add(f"{self._actuator.cgroup.path}/{line.file}", MODIFY)
 
     def _rewritten(self) -> Iterator[str]:
-        for line in self._actuator.written:
+        for line in self._actuator.lines:
             try:
                 found = self._actuator.cgroup.get_property(line.file)
                 if not holds(line, found):

@@ -68,11 +68,11 @@ class Programs:
         self._fds: list[int] = []
         try:
             with open(OBJECT, "rb") as file:
-                compiled = bpf.parse(file.read())
-            self._map = bpf.create_map(len(compiled.data), NAME)
+                object_file = bpf.parse(file.read())
+            self._map = bpf.create_map(len(object_file.data), NAME)
             self._fds.append(self._map)
             for _, section, kind in _WAYS:
-                code = bpf.link(compiled, section, self._map)
+                code = bpf.link(object_file, section, self._map)
                 self._fds.append(bpf.load(code, kind, NAME))
         except PermissionError:
             self.close()

@@ -109,7 +109,7 @@ class Quota:
             if caller is not None and caller.uid not in (0, os.fstat(self._fd).st_uid):
                 raise UsageError(f"--disk-space {directory}: the directory is another user's")
             sweep(self.directory, early)
-            self._number, self._record = _claim(self._fd, home, self.directory, point, early)
+            self._number, self._record = _take_number(self._fd, home, self.directory, point, early)
             try:
                 _tag(self._fd, self._number, caller, early)
                 self._before = _dqblk(self._fd, self._number).used
@@ -279,10 +279,10 @@ def _refused(why: str, remedy: str = "") -> NotEnforceable:
 # The project numbers.
 
 
-def _claim(
+def _take_number(
     fd: int, home: str, directory: str, point: str, early: Callable[[], None]
 ) -> tuple[int, int]:
-    """Claim a number by writing its record.  Return both; the record is an fd with a lock, which shows that we are alive."""
+    """Take a number by writing its record.  Return both; the record is an fd with a lock, which shows that we are alive."""
     os.makedirs(RECORDS, mode=0o700, exist_ok=True)
     with Lock(RECORDS, _PATIENCE, early, in_line=True):
         taken = _recorded()

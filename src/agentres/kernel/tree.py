@@ -50,12 +50,12 @@ def _claims(path: str, now: float) -> Iterator[Claim]:
             if orphan and not process.populated(home):
                 log.debug(__name__, "%s was left by a run that was killed", home)
                 continue
-            yield _claim(home, orphan, now)
+            yield _read_claim(home, orphan, now)
         except (OSError, ValueError) as error:
             log.debug(__name__, "%s is no agent's: %s", home, error)
 
 
-def _claim(home: str, orphan: bool, now: float) -> Claim:
+def _read_claim(home: str, orphan: bool, now: float) -> Claim:
     agent = f"{home}/{registry.LEAF}"
     name, started = registry.identity(agent)
     said = registry.claim_mark(agent)

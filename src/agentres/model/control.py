@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 
 from agentres.model.errors import AgentresError, UsageError
-from agentres.model.limits import DISKS, WRITTEN
+from agentres.model.limits import DISKS, LIMIT_SPECS
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import MAX, NEVER
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 """The version of the protocol; additions that older clients can ignore do not change it."""
 
-SETTABLE = tuple(key for key in WRITTEN if key not in ("nofile", "net", "io_strict"))
+SETTABLE = tuple(key for key in LIMIT_SPECS if key not in ("nofile", "net", "io_strict"))
 """The limits that can be changed while an agent runs; the others are fixed at its launch."""
 
 GRACE = 5.0
@@ -110,7 +110,7 @@ def _limits(value: object) -> dict[str, str | list[str]]:
     if not isinstance(value, dict) or not value:
         raise UsageError('expected "limits": an object such as {"memory": "2G"}')
     for key, given in value.items():
-        if key not in WRITTEN:
+        if key not in LIMIT_SPECS:
             raise UsageError(f"there is no limit {key!r}: expected one of {', '.join(SETTABLE)}")
         if key not in SETTABLE:
             raise UsageError(f"{key} is settled when an agent starts, and cannot be set")

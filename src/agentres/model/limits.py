@@ -213,7 +213,7 @@ class Limits(Record):
     ranges: Mapping[str, Range] = MappingProxyType({})
 
     def lines(self, io_max: Iterable[IoMax] = ()) -> list[ControlLine]:
-        """Return the lines to write, in the order in which they must be written.
+        """Return the lines to write, in the order in which they must be spec.
 
         ``io_max`` holds the disk rates by device number (:func:`io_max_lines`).
         """
@@ -259,7 +259,7 @@ class Limits(Record):
     @property
     def disk_rates(self) -> dict[str, Rates]:
         """The four disk rates by their key in ``io.max``."""
-        return {WRITTEN[key].io_key: getattr(self, key) for key in DISKS}
+        return {LIMIT_SPECS[key].io_key: getattr(self, key) for key in DISKS}
 
     @property
     def named_devices(self) -> set[str]:
@@ -267,10 +267,10 @@ class Limits(Record):
         return {name for rates in self.disk_rates.values() for name in rates} - {EVERY_DISK}
 
     @property
-    def named_written(self) -> list[str]:
+    def named_write_devices(self) -> list[str]:
         """The devices that have their own rate for writes."""
-        written = {**self.io_write, **self.io_write_iops}
-        return [name for name, rate in written.items() if name != EVERY_DISK and rate != MAX]
+        rates = {**self.io_write, **self.io_write_iops}
+        return [name for name, rate in rates.items() if name != EVERY_DISK and rate != MAX]
 
     @property
     def only_bytes_of_every_disk(self) -> bool:
@@ -349,7 +349,7 @@ def io_max_lines(
 
 
 class LimitError(ValueError):
-    """A text that is not a limit: its key in :data:`WRITTEN`, the text, and what was expected."""
+    """A text that is not a limit: its key in :data:`LIMIT_SPECS`, the text, and what was expected."""
 
     def __init__(self, key: str, text: str, words: str) -> None:
         super().__init__(words)
@@ -357,7 +357,7 @@ class LimitError(ValueError):
         self.text = text
 
 
-class Written(Record):
+class LimitSpec(Record):
     """How users write one limit, which values it may have, and where it is enforced."""
 
     parse: Callable[[str, Host], Any]
@@ -391,34 +391,34 @@ def _parse_cpuset(text: str, host: Host) -> int | str:
     return parse_cpuset(text)
 
 
-def _one_of(words: tuple[str, ...]) -> Written:
-    return Written(lambda text, host: parse_choice(text, words), 0, str, choices=words)
+def _one_of(words: tuple[str, ...]) -> LimitSpec:
+    return LimitSpec(lambda text, host: parse_choice(text, words), 0, str, choices=words)
 
 
-_RATE = Written(
+_RATE = LimitSpec(
     lambda text, host: parse_rate(text), 1, format_rate, None, DISK_RATE, "10M:100M",
     file="io.max", unit="bytes/s",
 )  # fmt: skip
 _NET = _RATE.but(start=NET_RATE, file=NETWORK)
 # No start below the upper end: a user who wants fewer operations sets a lower range.
-_IOPS = Written(lambda text, host: parse_count(text), 1, str, example="100:5000", file="io.max")
-WRITTEN: Mapping[str, Written] = MappingProxyType(
+_IOPS = LimitSpec(lambda text, host: parse_count(text), 1, str, example="100:5000", file="io.max")
+LIMIT_SPECS: Mapping[str, LimitSpec] = MappingProxyType(
     {
-        "cpu": Written(
+        "cpu": LimitSpec(
             lambda text, host: parse_cpu(text), CPU_MIN, _cores, lambda host: host.cpus, CPU_START, "0.5:4",
             file="cpu.max", resource="cpu", unit="cores",
         ),
-        "cpuset": Written(_parse_cpuset, 1, lambda n: counted(int(n), "CPU"), lambda host: host.cpus, file=CPUSET),
-        "memory": Written(
+        "cpuset": LimitSpec(_parse_cpuset, 1, lambda n: counted(int(n), "CPU"), lambda host: host.cpus, file=CPUSET),
+        "memory": LimitSpec(
             lambda text, host: parse_size(text, host.memory), MEMORY_MIN, format_size,
             lambda host: host.memory, MEMORY_START, "256M:2G",
             pages=True, file="memory.max", resource="memory", unit="bytes",
         ),
-        "swap": Written(
+        "swap": LimitSpec(
             lambda text, host: parse_size(text), 0, format_size,
             pages=True, file="memory.swap.max", unit="bytes",
         ),
-        "pids": Written(
+        "pids": LimitSpec(
             lambda text, host: parse_count(text), 1, str, None, PIDS, "64:512",
             file="pids.max", resource="pids",
         ),
@@ -426,7 +426,7 @@ WRITTEN: Mapping[str, Written] = MappingProxyType(
         "io_write": _RATE.but(io_key="wbps", resource="disk_write"),
         "io_read_iops": _IOPS.but(io_key="riops", resource="disk_read"),
         "io_write_iops": _IOPS.but(io_key="wiops", resource="disk_write"),
-        "nofile": Written(lambda text, host: parse_count(text), 1, str, unlimited=False),
+        "nofile": LimitSpec(lambda text, host: parse_count(text), 1, str, unlimited=False),
         "net_in": _NET.but(resource="network_in"),
         "net_out": _NET.but(resource="network_out"),
         "net": _one_of(NETS),
@@ -443,15 +443,15 @@ DISKS = ("io_read", "io_write", "io_read_iops", "io_write_iops")
 """The limits that are disk rates, in the order of io.stat's counters.  Each may be given several times, as ``[DEV=]RATE``."""
 
 
-def written(key: str) -> Written:
+def limit_spec(key: str) -> LimitSpec:
     """Return the entry of a key, which may name a disk: ``io_read=/dev/vda``."""
-    return WRITTEN[key.partition("=")[0]]
+    return LIMIT_SPECS[key.partition("=")[0]]
 
 
 def unit_of(resource: str) -> str | None:
     """Return the unit of what an action was about, by its name there; None if that has no figures: the agent."""
     key = resource.partition("=")[0]
-    return WRITTEN[key].unit if key in WRITTEN else None
+    return LIMIT_SPECS[key].unit if key in LIMIT_SPECS else None
 
 
 def read_limits(texts: Mapping[str, str | Sequence[str]], host: Host, standard: Limits) -> Limits:
@@ -462,7 +462,7 @@ def read_limits(texts: Mapping[str, str | Sequence[str]], host: Host, standard: 
         for text in [given] if isinstance(given, str) else given:
             device, value = _device(key, text) if key in DISKS else (EVERY_DISK, text)
             try:
-                first, between = _limit(WRITTEN[key], value, host)
+                first, between = _limit(LIMIT_SPECS[key], value, host)
             except UnitError as error:
                 raise LimitError(key, text, str(error)) from None
             found[key] = {**found[key], device: first} if key in DISKS else first
@@ -481,58 +481,52 @@ def _device(key: str, text: str) -> tuple[str, str]:
     return device, rate
 
 
-def _limit(written: Written, text: str, host: Host) -> tuple[Any, Range | None]:
+def _limit(spec: LimitSpec, text: str, host: Host) -> tuple[Any, Range | None]:
     """Return the initial value, and the range if it is elastic; UnitError."""
-    if written.choices:
-        return written.parse(text, host), None
+    if spec.choices:
+        return spec.parse(text, host), None
     low, colon, high = text.partition(":")
     if not colon:
-        return (MAX if text == MAX and written.unlimited else _value(written, text, host)), None
-    if not written.example:
+        return (MAX if text == MAX and spec.unlimited else _value(spec, text, host)), None
+    if not spec.example:
         raise UnitError("expected one value: this limit does not move")
-    expected = f"expected least:most such as {written.example}"
+    expected = f"expected least:most such as {spec.example}"
     if not low or not high:
         raise UnitError(expected)
     if low == MAX:
         raise UnitError(f"{expected}: max is no least")
-    if high == MAX and written.whole is None:
+    if high == MAX and spec.whole is None:
         raise UnitError(f"{expected}: max is no most here, the host has no whole of it")
-    least = _end(written, low, host)
-    most = (
-        _end(written, high, host) if high != MAX or written.whole is None else written.whole(host)
-    )
-    if written.pages:
+    least = _end(spec, low, host)
+    most = _end(spec, high, host) if high != MAX or spec.whole is None else spec.whole(host)
+    if spec.pages:
         most = page_align(int(most), host.page)
     if least > most:
-        shown = f"{written.show(least)}, is above its most, {written.show(most)}"
+        shown = f"{spec.show(least)}, is above its most, {spec.show(most)}"
         raise UnitError(f"{expected}: its least, {shown}")
     if least == most:
         return least, None
-    start = most if written.start is None else max(least, min(most, written.start))
+    start = most if spec.start is None else max(least, min(most, spec.start))
     return start, Range(least, most)
 
 
-def _end(written: Written, text: str, host: Host) -> Any:
+def _end(spec: LimitSpec, text: str, host: Host) -> Any:
     try:
-        return _value(written, text, host)
+        return _value(spec, text, host)
     except UnitError as error:
         raise UnitError(f"{text}: {error}") from None
 
 
-def _value(written: Written, text: str, host: Host) -> Any:
-    value = written.parse(text, host)
+def _value(spec: LimitSpec, text: str, host: Host) -> Any:
+    value = spec.parse(text, host)
     if isinstance(value, str):  # a list of CPUs: not a quantity to compare
         return value
-    if value < written.least:
-        what = (
-            "must be above 0"
-            if value == 0
-            else f"is below the least, {written.show(written.least)}"
-        )
+    if value < spec.least:
+        what = "must be above 0" if value == 0 else f"is below the least, {spec.show(spec.least)}"
         raise UnitError(what)
-    if written.whole is not None and value > written.whole(host):
-        raise UnitError(f"is above the host's {written.show(written.whole(host))}")
-    return page_align(value, host.page) if written.pages else value
+    if spec.whole is not None and value > spec.whole(host):
+        raise UnitError(f"is above the host's {spec.show(spec.whole(host))}")
+    return page_align(value, host.page) if spec.pages else value
 
 
 def parse_priority(text: str) -> int:

@@ -12,9 +12,9 @@ from agentres.model.errors import UsageError
 from agentres.model.limits import (
     DISKS,
     EVERY_DISK,
+    LIMIT_SPECS,
     ON_OFF,
     PRIORITIES,
-    WRITTEN,
     Host,
     Limits,
     Range,
@@ -45,7 +45,7 @@ class Ceiling(Record):
     limits: Mapping[str, str] = MappingProxyType({})
 
 
-class Allowed(Record):
+class Allowance(Record):
     """What one user may have: the number of agents, their highest priority, and their highest limits (``top``; None: no ceiling)."""
 
     user: str
@@ -54,9 +54,9 @@ class Allowed(Record):
     top: Limits
 
 
-def allowed(
+def allowance(
     ceilings: Iterable[Ceiling], user: str, uid: int, groups: Collection[str], host: Host
-) -> Allowed:
+) -> Allowance:
     """Combine all ceilings into what a user in these groups may have."""
     names = {user, str(uid)}
     ranks: tuple[list[Ceiling], ...] = ([], [], [])
@@ -77,7 +77,7 @@ def allowed(
                 top[key] = max(found)
                 break
     rates = {key: {EVERY_DISK: top.pop(key)} for key in DISKS if key in top}
-    return Allowed(user, agents, priority, Limits(**{**top, **rates}))
+    return Allowance(user, agents, priority, Limits(**{**top, **rates}))
 
 
 def _first(ranks: Iterable[Iterable[int | None]], standard: int) -> int:
@@ -86,19 +86,19 @@ def _first(ranks: Iterable[Iterable[int | None]], standard: int) -> int:
     return next((max(rank) for rank in counts if rank), standard)
 
 
-def priority_within(priority: int, allowed: Allowed, asked: bool) -> int:
+def priority_within(priority: int, allowance: Allowance, asked: bool) -> int:
     """Return ``priority``, lowered to what is allowed.
 
     UsageError if it was ``asked`` for and is higher: other agents would give way to it.
     """
-    if asked and priority > allowed.priority:
+    if asked and priority > allowance.priority:
         raise UsageError(
-            f"--priority: {priority} is above the ceiling of {allowed.priority} for {allowed.user}"
+            f"--priority: {priority} is above the ceiling of {allowance.priority} for {allowance.user}"
         )
-    return min(priority, allowed.priority)
+    return min(priority, allowance.priority)
 
 
-def within(limits: Limits, allowed: Allowed, standard: Limits) -> Limits:
+def within(limits: Limits, allowance: Allowance, standard: Limits) -> Limits:
     """Return ``limits``, lowered to what is allowed.
 
     A value equal to ``standard`` was not asked for, and is lowered.  So is the upper end of a range, which
@@ -107,18 +107,18 @@ def within(limits: Limits, allowed: Allowed, standard: Limits) -> Limits:
     changed: dict[str, Any] = {}
     ranges = dict(limits.ranges)
     for key in CAPPED:
-        top = getattr(allowed.top, key)
+        top = getattr(allowance.top, key)
         if key in DISKS:
             if EVERY_DISK in top:
-                changed[key] = _rates(key, limits, ranges, top[EVERY_DISK], allowed, standard)
+                changed[key] = _rates(key, limits, ranges, top[EVERY_DISK], allowance, standard)
                 if limits.io_strict != ON_OFF[0]:
                     raise UsageError(
-                        f"--io-strict {limits.io_strict}: {allowed.user} has a ceiling on disk rates, which pauses hold as well"
+                        f"--io-strict {limits.io_strict}: {allowance.user} has a ceiling on disk rates, which pauses hold as well"
                     )
         elif top is not None:
             asked = getattr(limits, key) != getattr(standard, key)
             value = getattr(limits, key)
-            changed[key] = _capped(key, value, ranges, top, allowed, asked)
+            changed[key] = _capped(key, value, ranges, top, allowance, asked)
     return limits.but(**changed, ranges=ranges)
 
 
@@ -127,7 +127,7 @@ def _rates(
     limits: Limits,
     ranges: dict[str, Range],
     top: float,
-    allowed: Allowed,
+    allowance: Allowance,
     standard: Limits,
 ) -> dict[str, Any]:
     rates, known = getattr(limits, key), getattr(standard, key)
@@ -137,7 +137,7 @@ def _rates(
             rate,
             ranges,
             top,
-            allowed,
+            allowance,
             known.get(device) != rate,
         )
         for device, rate in rates.items()
@@ -146,12 +146,12 @@ def _rates(
 
 
 def _capped(
-    key: str, value: Any, ranges: dict[str, Range], top: float, allowed: Allowed, asked: bool
+    key: str, value: Any, ranges: dict[str, Range], top: float, allowance: Allowance, asked: bool
 ) -> Any:
     between = ranges.get(key)
     if between is not None:
         if between.least > top:
-            raise _above(key, between.least, top, allowed)
+            raise _above(key, between.least, top, allowance)
         ranges[key] = Range(between.least, min(between.most, top))
         return min(value, top) if value != MAX else top
     if value is None or (value == MAX and not asked):
@@ -163,17 +163,17 @@ def _capped(
         figure = count(value)
     if value == MAX or figure > top:
         if asked:
-            raise _above(key, figure, top, allowed)
+            raise _above(key, figure, top, allowance)
         return top
     return value
 
 
-def _above(key: str, value: Any, top: float, allowed: Allowed) -> UsageError:
+def _above(key: str, value: Any, top: float, allowance: Allowance) -> UsageError:
     kind = key.partition("=")[0]
-    show = WRITTEN[kind].show
+    show = LIMIT_SPECS[kind].show
     asked = "no limit" if value == MAX else show(value)
     return UsageError(
-        f"--{kind.replace('_', '-')}: {asked} is above the ceiling of {show(top)} for {allowed.user}"
+        f"--{kind.replace('_', '-')}: {asked} is above the ceiling of {show(top)} for {allowance.user}"
     )
 
 

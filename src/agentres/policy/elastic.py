@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentres.model.limits import DISKS, NETWORKS, PAGE, Limits, written
+from agentres.model.limits import DISKS, NETWORKS, PAGE, Limits, limit_spec
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import NEVER
 from agentres.policy.resources import RESOURCES
@@ -11,7 +11,7 @@ from agentres.policy.scaling import Move, Philosophy, Scaler
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from agentres.model.stats import Sample
+    from agentres.model.stats import Reading, Sample
     from agentres.model.units import Max
 
 _GRAINS = {"cpu": 0.01, "memory": PAGE}
@@ -58,7 +58,7 @@ class Elastic:
         self._scalers: dict[str, list[Scaler]] = {}
         for key, between in terms.limits.ranges.items():
             scaler = Scaler(key, terms.philosophy, between, now, _GRAINS.get(key, 1))
-            self._scalers.setdefault(written(key).resource, []).append(scaler)
+            self._scalers.setdefault(limit_spec(key).resource, []).append(scaler)
         self._before: dict[str, tuple[float, dict[str, int]]] = {}
         self._rates: dict[str, float] = {}
         self._periods = (0, 0)
@@ -73,7 +73,7 @@ class Elastic:
         self,
         resource: str,
         value: float | None,
-        reading: Sample,
+        reading: Reading,
         now: float,
         notified: bool = False,
     ) -> Iterator[Move]:
@@ -88,7 +88,7 @@ class Elastic:
 
     def moved(self, now: float, move: Move, after: float) -> None:
         """Note that the move was made and ``after`` is the limit now."""
-        for scaler in self._scalers[written(move.resource).resource]:
+        for scaler in self._scalers[limit_spec(move.resource).resource]:
             if scaler.resource == move.resource:
                 scaler.moved(now, move, after)
 
@@ -116,7 +116,7 @@ class Elastic:
         return None
 
     def _figures(
-        self, key: str, value: float | None, reading: Sample, now: float
+        self, key: str, value: float | None, reading: Reading, now: float
     ) -> tuple[float | None, float | None, float]:
         """Return the use, the limit, and the fraction of time (or packets) in which the limit had an effect."""
         if (limit := limit_of(key)) is None:
@@ -132,13 +132,13 @@ class Elastic:
             felt = early if met else 0.0
         return value, standing, felt
 
-    def _throttled(self, reading: Sample) -> float:
+    def _throttled(self, reading: Reading) -> float:
         """Return the fraction of periods since the last look that cpu.max throttled."""
         periods, met = reading.nr_periods or 0, reading.nr_throttled or 0
         before, self._periods = self._periods, (periods, met)
         return (met - before[1]) / (periods - before[0]) if periods > before[0] else 0.0
 
-    def _early(self, key: str, reading: Sample) -> float:
+    def _early(self, key: str, reading: Reading) -> float:
         """Return the fraction of packets since the last look that were delayed or dropped."""
         if key == "net_in":
             figures = reading.rx_packets, reading.rx_delayed_packets, reading.rx_dropped_packets
@@ -149,7 +149,7 @@ class Elastic:
         self._packets[key] = all_now, early_now = passed + dropped, delayed + dropped
         return (early_now - early_before) / (all_now - all_before) if all_now > all_before else 0.0
 
-    def _fastest(self, key: str, reading: Sample, now: float) -> float | None:
+    def _fastest(self, key: str, reading: Reading, now: float) -> float | None:
         """Return the rate of the busiest of the key's disks since the last look."""
         if reading.disks is None:
             return None
@@ -173,4 +173,4 @@ class Elastic:
 
 def limit_of(key: str) -> Callable[[Sample], float | None] | None:
     """Return the function that takes the limit from a reading; None for disk rates, which readings do not have."""
-    return None if key.partition("=")[0] in DISKS else RESOURCES[written(key).resource].limit
+    return None if key.partition("=")[0] in DISKS else RESOURCES[limit_spec(key).resource].limit

@@ -17,7 +17,7 @@ NEAR = 0.9
 limits too, and the kernel reclaims that without harm."""
 
 
-class Observed(Record):
+class Observation(Record):
     """What one run, or a piece of it, used; None and empty: not known.
 
     ``memory`` and ``pids``: the highest use.  ``cpu``: (cores, seconds).  ``*_held``: the highest limit that held
@@ -76,9 +76,9 @@ class Observer:
         if limit is not None:
             _count(self._cpu_held, limit, held)
 
-    def take(self, ended: bool = True) -> Observed:
+    def take(self, ended: bool = True) -> Observation:
         """Return what was gathered since the last call, and forget it."""
-        observed = Observed(
+        observation = Observation(
             memory=self._highest.get("memory"),
             memory_held=self._highest.get("memory_held"),
             oom=self._oom,
@@ -89,7 +89,7 @@ class Observer:
             runs=int(ended),
         )
         self._forget()
-        return observed
+        return observation
 
     def _level(self, resource: str, use: float, limit: float | None, held: bool) -> None:
         self._highest[resource] = max(use, self._highest.get(resource, 0.0))

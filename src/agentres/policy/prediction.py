@@ -18,7 +18,7 @@ from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import counted
 from agentres.policy.alerts import show
 from agentres.policy.histogram import SCALES, Histogram, ProfileError, bump
-from agentres.policy.observer import Observed
+from agentres.policy.observer import Observation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -110,14 +110,14 @@ class Profile(Record):
 
 def learn(
     profile: Profile,
-    observed: Observed,
+    observation: Observation,
     now: float,
     half_life: float = PredictionSettings().half_life,
 ) -> Profile:
     """Return the profile with what one more run used."""
     use, held = dict(profile.use), dict(profile.held)
     capped = False
-    for resource, demand, at_least in _samples(observed):
+    for resource, demand, at_least in _samples(observation):
         # The weights of a run add up to one.
         if whole := math.fsum(weight for _, weight in (*demand, *at_least)):
             use[resource] = use[resource].add(_shares(demand, whole), now, half_life)
@@ -125,20 +125,20 @@ def learn(
             at_limit = math.fsum(weight for _, weight in at_least)
             capped = capped or at_limit >= _CAPPED * whole
     return profile.but(
-        runs=profile.runs + observed.runs,
+        runs=profile.runs + observation.runs,
         capped=profile.capped + capped,
-        ooms=profile.ooms + (observed.oom is not None),
+        ooms=profile.ooms + (observation.oom is not None),
         last=now,
         use=use,
         held=held,
     )
 
 
-def _samples(observed: Observed) -> Iterator[tuple[str, Weighed, Weighed]]:
+def _samples(observation: Observation) -> Iterator[tuple[str, Weighed, Weighed]]:
     """Yield for each resource its use, and the need assumed where a limit held it, both as (value, weight)."""
     for resource, peak, limit, killed in (
-        ("memory", observed.memory, observed.memory_held, observed.oom),
-        ("pids", observed.pids, observed.pids_held, None),
+        ("memory", observation.memory, observation.memory_held, observation.oom),
+        ("pids", observation.pids, observation.pids_held, None),
     ):
         most = 0.0 if peak is None else peak
         needed = 0.0
@@ -150,8 +150,8 @@ def _samples(observed: Observed) -> Iterator[tuple[str, Weighed, Weighed]]:
             yield resource, (), ((needed, 1.0),)
         elif peak is not None:
             yield resource, ((peak, 1.0),), ()
-    bumped = [(bump("cpu", limit), seconds) for limit, seconds in observed.cpu_held]
-    yield "cpu", observed.cpu, bumped
+    bumped = [(bump("cpu", limit), seconds) for limit, seconds in observation.cpu_held]
+    yield "cpu", observation.cpu, bumped
 
 
 def _shares(samples: Weighed, whole: float) -> list[tuple[float, float]]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from types import MappingProxyType
 
-from agentres.model.limits import written
+from agentres.model.limits import limit_spec
 from agentres.model.native import deque
 from agentres.model.record import TYPE_CHECKING, Record
 from agentres.model.units import NEVER, format_duration
@@ -124,7 +124,7 @@ class Scaler:
         self.philosophy = philosophy
         self.range = range
         self._grain = grain
-        self._unit = written(kind).unit
+        self._unit = limit_spec(kind).unit
         self._memory = kind == "memory"
         self._hard = kind in _HARD
         self._headroom = HEADROOM if self._memory else 0

@@ -65,7 +65,7 @@ class Settings(Record):
     # The entry point of a custom predictor; empty: the built-in one.
     predictor: str = ""
     prediction: PredictionSettings = PredictionSettings()
-    # Texts as in options of ``agentres run``, by their key in agentres.model.limits.WRITTEN.
+    # Texts as in options of ``agentres run``, by their key in agentres.model.limits.LIMIT_SPECS.
     limits: Mapping[str, str | Sequence[str]] = MappingProxyType({})
     # The file that each key comes from; keys are dotted: ``limits.memory``.
     origins: Mapping[str, str] = MappingProxyType({})

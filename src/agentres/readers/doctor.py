@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from agentres.model.limits import NETWORK, OOM_GROUP, WRITTEN
+from agentres.model.limits import LIMIT_SPECS, NETWORK, OOM_GROUP
 from agentres.model.units import format_size
 from agentres.readers.probe import Facts
 
@@ -22,12 +22,12 @@ IO_DROP_IN = (
 """Commands that make user managers delegate io (systemd.resource-control(5), Delegate=)."""
 
 _FILES = {
-    WRITTEN["cpu"].file: "CPU time",
-    WRITTEN["memory"].file: "memory",
-    WRITTEN["swap"].file: "swap",
+    LIMIT_SPECS["cpu"].file: "CPU time",
+    LIMIT_SPECS["memory"].file: "memory",
+    LIMIT_SPECS["swap"].file: "swap",
     OOM_GROUP: "one victim per OOM kill",
-    WRITTEN["pids"].file: "processes",
-    WRITTEN["io_read"].file: "disk rates",
+    LIMIT_SPECS["pids"].file: "processes",
+    LIMIT_SPECS["io_read"].file: "disk rates",
     NETWORK: "network rates",
 }
 

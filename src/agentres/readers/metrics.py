@@ -332,8 +332,8 @@ class AgentresCollector(Collector):
         homes = {os.path.dirname(agent.home) for _, agent in subjects}
         claims = {path: tree.claims(path) for path in sorted(homes | {self._own} - {""})}
         by_path = {claim.path: claim for among in claims.values() for claim in among}
-        claimed = [(who, by_path[a.path]) for who, a in subjects if a.path in by_path]
-        yield from _families(_CLAIM_METRICS, claimed)
+        subject_claims = [(who, by_path[a.path]) for who, a in subjects if a.path in by_path]
+        yield from _families(_CLAIM_METRICS, subject_claims)
         budgets, allocated = BUDGET.family(), ALLOCATED.family()
         for path, among in claims.items():
             label = [_text(self._below(path))]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentres.model import clock
 from agentres.model.errors import AgentresError, printable, reason
-from agentres.model.limits import WRITTEN
+from agentres.model.limits import LIMIT_SPECS
 from agentres.model.record import Record
 from agentres.policy.alerts import Severity, show
 from agentres.readers.curves import Curve, Curves, pieces
@@ -415,7 +415,7 @@ def _mark(axes: Any, times: Sequence[float], alerts: Sequence[AlertRow]) -> None
 def _resource_of(action: ActionRow) -> str:
     """Return the resource of the limit, which may be that of one device."""
     limit = action.resource.partition("=")[0]
-    return WRITTEN[limit].resource if limit in WRITTEN else limit
+    return LIMIT_SPECS[limit].resource if limit in LIMIT_SPECS else limit
 
 
 def _mark_actions(axes: Any, times: Sequence[float], actions: Sequence[ActionRow]) -> None:

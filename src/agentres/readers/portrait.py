@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agentres.model.errors import printable
-from agentres.model.limits import WRITTEN
+from agentres.model.limits import LIMIT_SPECS
 from agentres.model.record import Record
 from agentres.model.units import MAX, format_duration, format_size
 from agentres.policy.alerts import Severity
@@ -67,7 +67,7 @@ def quantity(key: str, value: float | str | None) -> str:
         return ABSENT
     if isinstance(value, str):
         return "no limit" if value == MAX else printable(value)
-    return WRITTEN[key.partition("=")[0]].show(value)
+    return LIMIT_SPECS[key.partition("=")[0]].show(value)
 
 
 def _used(key: str, used: Mapping[str, Any]) -> str:

@@ -8,13 +8,13 @@ from agentres.model.errors import NotEnforceable
 from agentres.model.limits import (
     CPUSET,
     EVERY_DISK,
+    LIMIT_SPECS,
     OOM_GROUP,
-    WRITTEN,
     ControlLine,
     Limits,
     Refused,
     io_max_lines,
-    written,
+    limit_spec,
 )
 from agentres.model.record import TYPE_CHECKING, Record
 
@@ -66,10 +66,10 @@ class Loaded:
             self._programs = None
 
 
-class Enforced(Record):
-    """The limits that hold (``written``), those that do not (``missing``), and how they move (``terms_for``)."""
+class Enforcement(Record):
+    """The limits that hold (``lines``), those that do not (``missing``), and how they move (``terms_for``)."""
 
-    written: list[ControlLine]
+    lines: list[ControlLine]
     missing: list[Refused]
     terms_for: Callable[[Settings], Terms]
     # The disk rates that are held by pausing the agent, from the beginning.
@@ -79,12 +79,12 @@ class Enforced(Record):
 
     def holds(self, file: str) -> bool:
         """Whether the limit in this control file was written."""
-        return any(line.file == file for line in self.written)
+        return any(line.file == file for line in self.lines)
 
 
 def enforce(
     request: Request, home: Home, identity: Identity | None, loaded: Loaded, actuator: Actuator
-) -> Enforced:
+) -> Enforcement:
     """Have the actuator write the limits.  NotEnforceable if one that must hold does not."""
     from agentres.kernel import devices
     from agentres.kernel.mounts import mounts
@@ -114,7 +114,7 @@ def enforce(
         # Where an agent is likely to write.
         places = ["/", "/tmp", "/var/tmp", request.cwd or ".", own]
         missing += _uncounted(places, table) if every else [_NO_DISK]
-    missing += _uncounted_names(limits.named_written, table)
+    missing += _uncounted_names(limits.named_write_devices, table)
     paced = tuple(key for key in actuator.paced if actuator.paced_rate(key) is not None)
     if paced and not actuator.io_held and limits.only_bytes_of_every_disk:
         missing = [item for item in missing if item.line.file != "io.max"]
@@ -135,7 +135,7 @@ def enforce(
             )
     lines = [line for line in lines if line not in refused]
     held = {line.file for line in lines}
-    moving = {key: r for key, r in limits.ranges.items() if written(key).file in held}
+    moving = {key: r for key, r in limits.ranges.items() if limit_spec(key).file in held}
 
     def terms_for(settings: Settings) -> Terms:
         from agentres.policy.elastic import Terms
@@ -148,13 +148,13 @@ def enforce(
             os.path.dirname(home.cgroup.path),
         )
 
-    return Enforced(lines, missing, terms_for, paced, affinity)
+    return Enforcement(lines, missing, terms_for, paced, affinity)
 
 
 def _options(file: str) -> str:
     """The options that set a limit in this control file."""
-    found = WRITTEN["memory"].file if file == OOM_GROUP else file
-    keys = (key for key, limit in WRITTEN.items() if limit.file == found)
+    found = LIMIT_SPECS["memory"].file if file == OOM_GROUP else file
+    keys = (key for key, limit in LIMIT_SPECS.items() if limit.file == found)
     return "/".join(f"--{key.replace('_', '-')}" for key in keys)
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         LimitMove,
         Start,
     )
-    from agentres.model.stats import Escaped, OomKill, Running, Sample
+    from agentres.model.stats import Escaped, OomKill, Reading, Running
     from agentres.run.explain import Outcome
     from agentres.store import Run
 
@@ -103,7 +103,7 @@ class Events:
         told: AlertNotice = {"alert": dict(event)}
         self._tell("alert", told)
 
-    def judged(self, reading: Sample, last: bool = False) -> None:
+    def judged(self, reading: Reading, last: bool = False) -> None:
         """Report limits that were met and kills for memory, by their counters; ``last``: whatever the interval."""
         for limit, counters in _MET.items():
             total = sum(getattr(reading, counter) or 0 for counter in counters)
@@ -138,7 +138,7 @@ class Events:
             escape: Escape = {"count": len(new), "processes": _short_escaped(new)}
             self._tell("escape", escape)
 
-    def end(self, outcome: Outcome, reading: Sample) -> bool:
+    def end(self, outcome: Outcome, reading: Reading) -> bool:
         """Report the end of the agent; return whether ``send`` took that."""
         self.judged(reading, last=True)
         self.escaped(outcome.escaped, last=True)

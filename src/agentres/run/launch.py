@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from agentres.run.agent import Request
     from agentres.run.explain import Outcome
     from agentres.run.monitor import Monitor
-    from agentres.run.supervision import Ended
+    from agentres.run.supervision import Ending
 
 PASSED_ON = (
     signal.SIGINT,
@@ -155,12 +155,12 @@ class Launch:
 
             limits = pinning.chosen(self._request.limits, self._home.agent, self._check_early)
             self._request = self._request.but(limits=limits)
-        self._enforced = enforce(
+        self._enforcement = enforce(
             self._request, self._home, self._identity, self._loaded, self._actuator
         )
         self._taken.append(self._actuator.close)
         if self._request.disk_space is not None:
-            self._quota = hold_space(self._request, self._home, self._enforced.missing, self._check_early)  # fmt: skip
+            self._quota = hold_space(self._request, self._home, self._enforcement.missing, self._check_early)  # fmt: skip
         self._check_early()
 
     def start(self) -> None:
@@ -184,7 +184,7 @@ class Launch:
             walls=self._place.hierarchy.mount if self._walled else "",
             view=-1 if self._home.view is None else self._home.view,
             caller=None if request.behalf is None else request.behalf.caller,
-            cpus=self._enforced.affinity,
+            cpus=self._enforcement.affinity,
             dropped=self._dropped(),
         )
         move = self._home.main.move_here if request.escaped == "move" else None
@@ -251,7 +251,7 @@ class Launch:
         self._place.hold(
             self._slice, int(machine.memory * request.share), machine.cpus * request.share
         )
-        terms = self._enforced.terms_for(settings)
+        terms = self._enforcement.terms_for(settings)
         registry.mark_philosophy(agent.path, terms.philosophy.name)
         held = behalf is not None and behalf.caller.uid != 0
         watched = Watched(
@@ -280,12 +280,12 @@ class Launch:
 
     def wait(self) -> Outcome:
         """Wait until the agent and all that it started have ended; return how it ended."""
-        ended = self._supervision.until_the_end(self._request.timeout)
-        left = () if ended.killed else self._left()
+        ending = self._supervision.until_the_end(self._request.timeout)
+        left = () if ending.killed else self._left()
         self._home.agent.kill_all()  # release() reports what survives that
         escaped = self._escaped()
-        self._terminal.restore(modes=ended.returncode < 0)
-        return self._supervision.finish(lambda: self._outcome(ended, left, escaped))
+        self._terminal.restore(modes=ending.returncode < 0)
+        return self._supervision.finish(lambda: self._outcome(ending, left, escaped))
 
     def _escaped(self) -> Sequence[Escaped]:
         """The run's processes outside of its cgroup, after all inside have ended, and what became of them."""
@@ -347,7 +347,7 @@ class Launch:
                 self._actuator.guard(mark, self._uid or None)
             except OSError as error:
                 self._tell(f"NOT enforced: --orphan kill (there is nobody to do it: {error})")
-        if "memory" in limits.ranges and isinstance(limits.memory, int) and self._enforced.holds("memory.max"):  # fmt: skip
+        if "memory" in limits.ranges and isinstance(limits.memory, int) and self._enforcement.holds("memory.max"):  # fmt: skip
             from agentres.policy.tripwire import HEADROOM, last
 
             self._actuator.set_tripwire(last(limits.memory, HEADROOM))
@@ -360,7 +360,7 @@ class Launch:
         from agentres.run.explain import not_enforced
 
         for line in (
-            *not_enforced(self._enforced.missing),
+            *not_enforced(self._enforcement.missing),
             *_gaps(self._identity, bool(self._walled)),
         ):
             self._tell(line)
@@ -387,47 +387,47 @@ class Launch:
             return ()
 
     def _outcome(
-        self, ended: Ended, left: Sequence[Running], escaped: Sequence[Escaped]
+        self, ending: Ending, left: Sequence[Running], escaped: Sequence[Escaped]
     ) -> Outcome:
         from agentres.run.explain import Outcome
 
-        request, agent, enforced = self._request, self._home.agent, self._enforced
+        request, agent, enforcement = self._request, self._home.agent, self._enforcement
         usage, unreadable = agent.usage()
         if (network := self._actuator.network) is not None:
             counted = network.figures()
             usage = usage.but(
                 **{key: counted[key] for key in counted if key in usage.__match_args__}
             )
-        usage = usage.but(**ended.writes)
-        stopped = ended.stopped
+        usage = usage.but(**ending.writes)
+        stopped = ending.stopped
         if not stopped and (killed := agent.killed_by_oomd() + self._home.main.killed_by_oomd()):
             stopped = f"systemd-oomd has killed {killed} of its processes, as memory was short"
         return Outcome(
             name=request.name,
             command=request.command,
-            limits=ended.limits or request.limits,
-            returncode=ended.returncode,
-            wall=ended.wall,
+            limits=ending.limits or request.limits,
+            returncode=ending.returncode,
+            wall=ending.wall,
             timeout=request.timeout,
-            timed_out=ended.timed_out,
-            killed_after_grace=ended.killed_after_grace,
+            timed_out=ending.timed_out,
+            killed_after_grace=ending.killed_after_grace,
             usage=usage,
             unreadable=unreadable,
-            enforced=enforced.written,
-            not_enforced=enforced.missing,
-            oom_kills=ended.oom_kills,
-            oom_limits=ended.oom_limits,
+            enforced=enforcement.lines,
+            not_enforced=enforcement.missing,
+            oom_kills=ending.oom_kills,
+            oom_limits=ending.oom_limits,
             left=left,
             escaped=escaped,
             cgroup=agent.path,
             memory_limit=self._actuator.limit_or_none("memory"),
-            short=ended.short,
+            short=ending.short,
             stopped=stopped,
-            paced=enforced.paced,
+            paced=enforcement.paced,
             io_held=self._actuator.io_held,
-            footprint=ended.footprint,
+            footprint=ending.footprint,
             space=None if self._quota is None else self._quota.added(),
-            grown={} if ended.footprint is None else self._grown(),
+            grown={} if ending.footprint is None else self._grown(),
         )
 
     def _grown(self) -> Mapping[str, int]:

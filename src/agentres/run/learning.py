@@ -71,14 +71,14 @@ class Learning:
         warnings: list[str] = []
         self._recorder.ask(question, answered)
 
-    def memory(self, reading: Sample, starved: bool = False, most: int | None = None) -> None:
-        """Learn from a reading of memory; ``starved``: it was refused more; ``most``: the peak since the last sample, if known."""
-        use, limit = most or reading.working_set, reading.memory_limit
+    def memory(self, sample: Sample, starved: bool = False, most: int | None = None) -> None:
+        """Learn from a sample's memory; ``starved``: it was refused more; ``most``: the peak since the last sample, if known."""
+        use, limit = most or sample.working_set, sample.memory_limit
         if use is not None:
-            hits = reading.memory_max or 0
+            hits = sample.memory_max or 0
             self._observer.memory(use, limit, hits > self._hits, starved)
             self._hits = hits
-        kills = reading.memory_oom_kill or 0
+        kills = sample.memory_oom_kill or 0
         if kills > self._kills and limit is not None:
             self._observer.killed(limit)
         self._kills = kills
@@ -110,6 +110,6 @@ class Learning:
             log.debug(__name__, "too short to learn from")
 
     def _learn(self, ended: bool) -> None:
-        observed = self._observer.take(ended)
+        observation = self._observer.take(ended)
         half_life = self._settings.prediction.half_life
-        self._recorder.put("learn", self._keys[0], observed, time.time(), half_life)
+        self._recorder.put("learn", self._keys[0], observation, time.time(), half_life)

@@ -25,18 +25,10 @@ from agentres.run.sharing import Sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
 
-    from agentres.model.stats import Reading, Sample
+    from agentres.model.stats import Reading
     from agentres.run.handback import HandBack
-
-    class Meter(Protocol):
-        """What reads the agent: :class:`agentres.kernel.meter.Meter`."""
-
-        @property
-        def reading(self) -> Reading: ...
-
-        def read(self, group: str) -> Sample: ...
+    from agentres.watch.engine import MeterLike
 
 
 class Mover:
@@ -50,7 +42,7 @@ class Mover:
         self,
         loop: Loop,
         terms: Terms,
-        meter: Meter,
+        meter: MeterLike,
         actuator: Actuator,
         act: Callable[[Action], None],
         again: Callable[[], None],
@@ -72,9 +64,9 @@ class Mover:
             # A limit that never moves must not be lowered for others: nothing would ever raise it again.
             standing = meter.reading.memory_limit
             least = memory.least if self._moves else standing or memory.most
-            claimed = registry.ClaimMark(terms.priority, int(least), most=int(memory.most))
+            claim_mark = registry.ClaimMark(terms.priority, int(least), most=int(memory.most))
             self.sharing = Sharing(
-                actuator.cgroup, terms.slice, terms.share, claimed, self.carry_out
+                actuator.cgroup, terms.slice, terms.share, claim_mark, self.carry_out
             )
             self._contender = Contender(loop, self.sharing, again, settled)
             if terms.limits.swap != 0:
@@ -142,7 +134,7 @@ class Mover:
         self,
         resource: str,
         value: float | None,
-        reading: Sample,
+        reading: Reading,
         now: float,
         notified: bool = False,
     ) -> float:

@@ -15,12 +15,12 @@ from types import MappingProxyType
 from agentres.model.errors import UsageError
 from agentres.model.limits import (
     DISKS,
+    LIMIT_SPECS,
     NETWORK,
     NETWORKS,
     ON_OFF,
     PRIORITIES,
     SHARE,
-    WRITTEN,
     Host,
     LimitError,
     defaults,
@@ -336,7 +336,7 @@ def with_environment(
         philosophy=found.philosophy or settings.philosophy,
         origins=origins,
     )
-    beside = set(around) - set(WRITTEN) - {"philosophy"}
+    beside = set(around) - set(LIMIT_SPECS) - {"philosophy"}
     return laid, {key: around[key] for key in around if key in beside}
 
 
@@ -407,7 +407,7 @@ def _texts(
     """Return the limits asked for: the configuration's, overridden by the environment's, and those by the line's."""
     texts = dict(settings.limits) if settings else {}
     for layer in (around, values):
-        for key in WRITTEN:
+        for key in LIMIT_SPECS:
             if (given := layer.get(key)) is not None:
                 texts[key] = [*texts.get(key, ()), *given] if key in DISKS else given
     return texts

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Texts = Mapping[str, str | Sequence[str]]
 
 
-class Changed(Record):
+class LimitChange(Record):
     """A changed limit: its key, its value before and after, the text that set it, the seconds it took, and a note to show."""
 
     key: str
@@ -46,7 +46,7 @@ def understand(texts: Texts, standing: Limits) -> Limits:
 class Resize:
     """Sets the limits in ``texts`` on an agent; on AgentresError none of them is set.
 
-    ``within`` may lower or refuse them.  ``terms`` are those that hold before, :attr:`terms` after it; :attr:`changed` lists the changes.
+    ``within`` may lower or refuse them.  ``terms`` are those that hold before, :attr:`terms` after it; :attr:`changes` lists what was changed.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Resize:
         self._actuator = actuator
         self._before = terms
         self._limits = within(understand(texts, terms.limits))
-        self.changed: list[Changed] = []
+        self.changes: list[LimitChange] = []
         given = {
             f"{key}={device}" if device else key: text
             for key, some in texts.items()
@@ -75,7 +75,7 @@ class Resize:
                 done[key] = self._undo(key, before)
                 after = self._write(key, before, self._first(key, before))
                 took = time.monotonic() - start
-                self.changed.append(Changed(key, before, after, text, took, self._note(key)))
+                self.changes.append(LimitChange(key, before, after, text, took, self._note(key)))
         except (AgentresError, OSError, ImportError) as error:
             self._put_back(done, key)
             if isinstance(error, OSError):
@@ -180,13 +180,13 @@ class Resize:
             raise AgentresError("; ".join(lost))
 
     def _undo(self, key: str, before: float | str) -> Callable[[], None]:
-        claimed: ClaimMark | None = registry.claim_mark(self._actuator.cgroup.path)
+        claim_mark: ClaimMark | None = registry.claim_mark(self._actuator.cgroup.path)
 
         def undo() -> None:
             if key == "memory":
                 self._actuator.write_memory(MAX if before == MAX else int(before))
-                if claimed is not None:
-                    registry.mark_claim(self._actuator.cgroup.fd, claimed)
+                if claim_mark is not None:
+                    registry.mark_claim(self._actuator.cgroup.fd, claim_mark)
             else:
                 self._actuator.write(key, before, elastic=key in self._before.limits.ranges)
 

@@ -86,13 +86,13 @@ class Sharing:
         cgroup: Cgroup,
         slice_path: str,
         share: float,
-        claimed: registry.ClaimMark,
+        claim_mark: registry.ClaimMark,
         carry_out: Callable[[Step], bool],
     ) -> None:
         self._cgroup = cgroup
         self._slice = slice_path
         self._share = share
-        self._claimed = claimed
+        self._claim_mark = claim_mark
         self._carry_out = carry_out
         self._stuck = False
         self._budget: Budget | None = None
@@ -115,7 +115,7 @@ class Sharing:
     @property
     def wants(self) -> int:
         """The limit that it was refused and waits for, in bytes; 0: it has all that it needs."""
-        return self._claimed.wants
+        return self._claim_mark.wants
 
     @property
     def stuck(self) -> bool:
@@ -163,10 +163,10 @@ class Sharing:
         registry.mark_kept(self._cgroup.fd, time.clock_gettime(time.CLOCK_BOOTTIME) + KEEPS)
 
     def _mark(self, wants: int, keep_since: bool) -> None:
-        since = self._claimed.since if keep_since else time.clock_gettime(time.CLOCK_BOOTTIME)
-        self._claimed = self._claimed.but(wants=wants, since=since)
+        since = self._claim_mark.since if keep_since else time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._claim_mark = self._claim_mark.but(wants=wants, since=since)
         try:
-            registry.mark_claim(self._cgroup.fd, self._claimed)
+            registry.mark_claim(self._cgroup.fd, self._claim_mark)
         except OSError as error:
             log.debug(__name__, "nobody is told what is wanted: %s", error)
 

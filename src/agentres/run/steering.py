@@ -120,7 +120,7 @@ class Steering:
             "frozen": frozen,
             "frozen_by": by if frozen else "",
             "limits": self._limits(),
-            "enforced": [{"file": s.file, "text": s.text} for s in monitor.actuator.written],
+            "enforced": [{"file": s.file, "text": s.text} for s in monitor.actuator.lines],
             "used": used,
             "drift": monitor.subject.detail["drift"],
             "escaped": monitor.subject.detail["escaped"],
@@ -211,7 +211,7 @@ class Steering:
 
         monitor.moving.anew(terms)
         assert resize is not None
-        for one in resize.changed:
+        for one in resize.changes:
             before, after = _number(one.before), _number(one.after)
             why = f"{one.text}, by {who}"
             self._monitor.act(Action.now("set", one.key, before, after, "command", why, one.took))
@@ -230,7 +230,7 @@ class Steering:
                 "text": one.text,
                 "note": one.note,
             }
-            for one in resize.changed
+            for one in resize.changes
         ]
 
     def _within(self, uid: int, limits: Limits) -> Limits:

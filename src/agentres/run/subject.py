@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from agentres.kernel.space import Space
     from agentres.model.oom import Footprint, OomCause
-    from agentres.model.stats import Sample
+    from agentres.model.stats import Reading, Sample
     from agentres.run.events import Events
     from agentres.run.fullness import Fullness
     from agentres.run.learning import Learning
@@ -128,7 +128,7 @@ class AgentSubject(Subject):
         return super().value(resource, now)
 
     def observed(
-        self, resource: str, value: float | None, reading: Sample, now: float, notified: bool
+        self, resource: str, value: float | None, reading: Reading, now: float, notified: bool
     ) -> float:
         if resource == "memory" and self.learning is not None:
             self.learning.memory(reading, self.starved)
@@ -143,7 +143,7 @@ class AgentSubject(Subject):
             return NEVER
         return self.mover.observe(resource, value, reading, now, notified)
 
-    def note_full(self, reading: Sample) -> None:
+    def note_full(self, reading: Reading) -> None:
         """Take from a reading how often the memory limit was met, and how many processes were killed for it."""
         met, kills = reading.memory_max or 0, reading.memory_oom_kill or 0
         if met > self._met or kills > self._kills:
@@ -232,7 +232,7 @@ class AgentSubject(Subject):
         if self.states[resource] != holds:
             self._note(resource, int(holds), why)
 
-    def _break_stall(self, reading: Sample, now: float) -> float:
+    def _break_stall(self, reading: Reading, now: float) -> float:
         """Lift memory.high for a stalled agent, if nobody raises its limit and it frees nothing; return the seconds until the next look."""
         seconds = self._stall.observe(now, reading.memory_full_usec, reading.working_set)
         # A starved agent waits for others, which are asked (agentres.policy.contention); a frozen one for its thaw.

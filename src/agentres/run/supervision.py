@@ -72,7 +72,7 @@ def _installed() -> tuple[int, int]:
 _BEGAN_AS = _installed()
 
 
-class Ended(Record):
+class Ending(Record):
     """How the main process ended, and why."""
 
     # The exit status; -N: killed by signal N.
@@ -165,7 +165,7 @@ class Supervision:
         if self._memory_events >= 0:
             os.close(self._memory_events)
 
-    def until_the_end(self, timeout: float | None) -> Ended:
+    def until_the_end(self, timeout: float | None) -> Ending:
         """Wait for the main process; after ``timeout`` seconds send it SIGTERM, then SIGKILL to all."""
         if timeout is not None:
             self._loop.call_at(self._child.started + timeout, self._time_is_up)
@@ -181,7 +181,7 @@ class Supervision:
         cause = self._note_oom_kills()
         victims = () if self._oom_kills is None else self._oom_kills.victims
         told = [kill.footprint for kill in victims if kill.footprint is not None]
-        ended = Ended(
+        ending = Ending(
             self._returncode,
             wall,
             self._timed_out,
@@ -193,12 +193,12 @@ class Supervision:
             footprint=told[-1] if told else None,
         )
         if (monitor := self._monitor) is None:
-            return ended
-        return ended.but(
+            return ending
+        return ending.but(
             short=monitor.subject.short,
             limits=None if self._steering is None else monitor.moving.terms.limits,
             writes=monitor.subject.writes,
-            footprint=ended.footprint or monitor.subject.footprint,
+            footprint=ending.footprint or monitor.subject.footprint,
         )
 
     def note_escapes(self, found: Sequence[Escaped]) -> None:

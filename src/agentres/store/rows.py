@@ -41,7 +41,7 @@ def names(fields: Iterable[str]) -> str:
     return ", ".join(f'"{field}"' for field in fields)
 
 
-def marks(fields: Iterable[str]) -> str:
+def placeholders(fields: Iterable[str]) -> str:
     """Return a VALUES clause with a placeholder for each field."""
     return f"VALUES ({', '.join('?' for _ in fields)})"
 
@@ -52,7 +52,7 @@ def append(
     """Add an event to an alert's timeline; ``figures`` are those of :data:`PER_EVENT`, or none at all."""
     fields = ("alert", "time", "kind", "detail", *(PER_EVENT if figures else ()))
     db.execute(
-        f"INSERT INTO alert_events ({names(fields)}) {marks(fields)}",
+        f"INSERT INTO alert_events ({names(fields)}) {placeholders(fields)}",
         (alert, at, kind, plain(detail), *figures),
     )
 

@@ -12,7 +12,7 @@ from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
 from agentres.store import rows
 from agentres.store.file import Transaction, connect, inode, store_error
-from agentres.store.rows import OF_ACTION, OF_ALERT, PER_EVENT, WORST, marks, names, plain
+from agentres.store.rows import OF_ACTION, OF_ALERT, PER_EVENT, WORST, names, placeholders, plain
 from agentres.store.run import StoreError
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any, Self
 
-    from agentres.policy.observer import Observed
+    from agentres.policy.observer import Observation
     from agentres.policy.prediction import Profile
     from agentres.store.run import Run
 
 _SAMPLE_COLUMNS = ("slot", "run", "time", *Sample.__match_args__)
 _INSERT_SAMPLE = (
-    f"INSERT OR REPLACE INTO samples ({names(_SAMPLE_COLUMNS)}) {marks(_SAMPLE_COLUMNS)}"
+    f"INSERT OR REPLACE INTO samples ({names(_SAMPLE_COLUMNS)}) {placeholders(_SAMPLE_COLUMNS)}"
 )
 _UPSERT_RING = (
     "INSERT INTO rings VALUES (?, ?, ?) ON CONFLICT (run) DO UPDATE SET"
@@ -41,7 +41,7 @@ _UPSERT_ALERT = (
     " ON CONFLICT (id) DO UPDATE SET severity = max(severity, excluded.severity), "
     + ", ".join(f'"{field}" = excluded."{field}"' for field in _CHANGING)
 )
-_INSERT_ACTION = f"INSERT INTO actions ({names(OF_ACTION)}) {marks(OF_ACTION)}"
+_INSERT_ACTION = f"INSERT INTO actions ({names(OF_ACTION)}) {placeholders(OF_ACTION)}"
 _SELECT_PROFILE = "SELECT data FROM profiles WHERE key = ?"
 _UPSERT_PROFILE = (
     "INSERT INTO profiles VALUES (?, ?, ?)"
@@ -98,7 +98,9 @@ class Writer:
         fields = run.__match_args__
         values = [plain(getattr(run, field)) for field in fields]
         with self._write as db:
-            db.execute(f"INSERT OR IGNORE INTO runs ({names(fields)}) {marks(fields)}", values)
+            db.execute(
+                f"INSERT OR IGNORE INTO runs ({names(fields)}) {placeholders(fields)}", values
+            )
 
     def end(self, run_id: str, ended: float, exit_code: int | None) -> None:
         """Record a run's end."""
@@ -188,7 +190,7 @@ class Writer:
             db.execute(_INSERT_ACTION, row)
 
     def learn(
-        self, key: str, observed: Observed, now: float, half_life: float | None = None
+        self, key: str, observation: Observation, now: float, half_life: float | None = None
     ) -> None:
         """Add what one run used to the profile of ``key``; an unreadable profile starts empty."""
         from agentres.policy import prediction  # here: needed once, when a run ends
@@ -205,7 +207,7 @@ class Writer:
                     pass
             if half_life is None:
                 half_life = prediction.PredictionSettings().half_life
-            learnt = prediction.learn(profile, observed, now, half_life)
+            learnt = prediction.learn(profile, observation, now, half_life)
             db.execute(_UPSERT_PROFILE, (key, learnt.to_text(), now))
 
     def profile(self, *keys: str) -> Profile | None:

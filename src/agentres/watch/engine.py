@@ -13,7 +13,7 @@ import time
 from agentres.kernel.loop import Loop, Timer
 from agentres.model.errors import printable, shortened
 from agentres.model.record import TYPE_CHECKING
-from agentres.model.stats import Sample
+from agentres.model.stats import Reading, Sample
 from agentres.model.units import NEVER
 from agentres.policy.alerts import Alert, Change, Watch, message
 from agentres.policy.damping import Damper
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
     from agentres.model.schemas import AlertEvent
 
-    class Meter(Protocol):
-        """The interface to read a subject, such as :class:`agentres.kernel.meter.Meter`."""
+    class MeterLike(Protocol):
+        """What reads a subject, as :class:`agentres.kernel.meter.Meter` does."""
 
         unreadable: dict[str, str]
 
         @property
-        def reading(self) -> Sample: ...
+        def reading(self) -> Reading: ...
 
-        def read(self, group: str) -> Sample: ...
+        def read(self, group: str) -> Reading: ...
 
-        def sample(self) -> Sample: ...
+        def sample(self) -> Reading: ...
 
 
 TOGETHER = 0.1
@@ -58,7 +58,13 @@ class Subject:
     """
 
     def __init__(
-        self, run: str, name: str, of: str, meter: Meter, settings: Settings, since: float | None
+        self,
+        run: str,
+        name: str,
+        of: str,
+        meter: MeterLike,
+        settings: Settings,
+        since: float | None,
     ) -> None:
         self.run, self.name, self.of, self.meter = run, name, of, meter
         self.states: dict[str, float] = {
@@ -94,7 +100,7 @@ class Subject:
         return {rule: each.left_out for rule, each in self.dampers.items() if each.left_out}
 
     def observed(
-        self, resource: str, value: float | None, reading: Sample, now: float, notified: bool
+        self, resource: str, value: float | None, reading: Reading, now: float, notified: bool
     ) -> float:
         """Take each value of a reading before the rules judge it; return the seconds until the next look, at most.
 
