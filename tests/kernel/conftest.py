@@ -189,6 +189,14 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
                 stream.close()
 
 
+def answer(environment: dict[str, str], *words: str) -> Any:
+    """What a verb answers as JSON."""
+    line = [*AGENTRES, *words, "--json"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 class Watched:
     """``agentres run`` with rules of the test's own and a handler that writes down what it is told."""
 
@@ -221,12 +229,7 @@ class Watched:
         return [(event["event"], event["severity"]) for event in self.events(rule)]
 
     def verb(self, *words: str) -> Any:
-        line = [*AGENTRES, *words, "--json"]
-        done = subprocess.run(
-            line, env=self.environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return answer(self.environment, *words)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from conftest import (
     ROOT,
     Run,
     RunAgent,
+    answer,
     home_of,
     not_by_daemon,
     once,
@@ -77,12 +77,7 @@ class Elastic:
         )  # fmt: skip
 
     def verb(self, *words: str) -> Any:
-        line = [*AGENTRES, *words, "--json"]
-        done = subprocess.run(
-            line, env=self.environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return answer(self.environment, *words)
 
     def actions(self, name: str) -> list[dict[str, Any]]:
         actions: list[dict[str, Any]] = self.verb("history", name, "--actions")["actions"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_slice import MIB, FakeSlice, keep_attributes
+from fake_slice import MIB, FakeSlice
 
 from agentres.kernel import bell, host, registry, tree
 from agentres.kernel.actuator import Actuator
@@ -71,19 +71,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
     return made
 
 
-@pytest.fixture
-def slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlice:
-    """A host of 2000 MiB, of which agents may have half."""
-    keep_attributes(tmp_path, monkeypatch)
-    monkeypatch.setattr(host, "memory", lambda: 2000 * MIB)
-    return FakeSlice(tmp_path)
-
-
 Apply = Callable[..., Applicant]
 
 
 @pytest.fixture
-def apply(slice: FakeSlice) -> Iterator[Apply]:
+def apply(host_slice: FakeSlice) -> Iterator[Apply]:
     """One that wants to begin; sizes in MiB."""
     cgroups = []
 
@@ -95,12 +87,12 @@ def apply(slice: FakeSlice) -> Iterator[Apply]:
         started: float = 9000.0,
         name: str = "new",
     ) -> Applicant:
-        agent = slice.agent(name, "max", 0, started=started, claimed=None)
+        agent = host_slice.agent(name, "max", 0, started=started, claimed=None)
         cgroups.append(Fake(str(agent)))
         ranges = {} if least is None else {"memory": Range(least * MIB, 4000 * MIB)}
         size = memory * MIB if isinstance(memory, int) else memory
         limits = Limits(memory=size, ranges=ranges)
-        return Applicant(cgroups[-1], str(slice.path), limits, priority, 0.5, wait, Actuator(cgroups[-1]).write_memory)  # fmt: skip
+        return Applicant(cgroups[-1], str(host_slice.path), limits, priority, 0.5, wait, Actuator(cgroups[-1]).write_memory)  # fmt: skip
 
     yield make
     for cgroup in cgroups:
@@ -131,23 +123,25 @@ def claim_of(who: Applicant) -> ClaimMark:
 
 
 def waits(
-    slice: FakeSlice, name: str, size: int, started: float = 1.0, priority: int = 100
+    host_slice: FakeSlice, name: str, size: int, started: float = 1.0, priority: int = 100
 ) -> Path:
     """Another one that waits already, for so many MiB."""
     claimed = ClaimMark(priority, size * MIB, size * MIB, 10.0)
-    return slice.agent(name, "max", 0, started=started, claimed=claimed)
+    return host_slice.agent(name, "max", 0, started=started, claimed=claimed)
 
 
 # There is room.
 
 
-def test_it_gets_what_it_starts_with(apply: Apply, slice: FakeSlice) -> None:
-    slice.agent("a", 700 * MIB)
+def test_it_gets_what_it_starts_with(apply: Apply, host_slice: FakeSlice) -> None:
+    host_slice.agent("a", 700 * MIB)
     assert admitted(apply(256)) == 256
 
 
-def test_it_gets_what_there_is_but_not_less_than_the_least(apply: Apply, slice: FakeSlice) -> None:
-    slice.agent("a", 800 * MIB)
+def test_it_gets_what_there_is_but_not_less_than_the_least(
+    apply: Apply, host_slice: FakeSlice
+) -> None:
+    host_slice.agent("a", 800 * MIB)
     assert admitted(apply(256, 64)) == 200
 
 
@@ -157,24 +151,24 @@ def test_what_it_claims_is_marked(apply: Apply) -> None:
     assert claim_of(who) == ClaimMark(400, 64 * MIB, 0, 0.0, 4000 * MIB)
 
 
-def test_a_limit_that_does_not_move_is_all_or_nothing(apply: Apply, slice: FakeSlice) -> None:
-    slice.agent("a", 744 * MIB, 740 * MIB)
+def test_a_limit_that_does_not_move_is_all_or_nothing(apply: Apply, host_slice: FakeSlice) -> None:
+    host_slice.agent("a", 744 * MIB, 740 * MIB)
     assert admitted(apply(256, None)) == 256
     with pytest.raises(NoRoom):
         enter(apply(256, None, name="next"), nothing, print)
 
 
 @pytest.mark.parametrize("memory", [None, "max"])
-def test_without_a_limit_nothing_is_asked(apply: Apply, slice: FakeSlice, memory: Any) -> None:
-    slice.agent("a", 1000 * MIB)
+def test_without_a_limit_nothing_is_asked(apply: Apply, host_slice: FakeSlice, memory: Any) -> None:
+    host_slice.agent("a", 1000 * MIB)
     who = apply(memory, None)
     assert enter(who, nothing, print) == who.limits
     assert limit_of(who) == "max\n"
     assert claim_of(who) == ClaimMark()
 
 
-def test_without_the_controller_nothing_is_asked(apply: Apply, slice: FakeSlice) -> None:
-    slice.agent("a", 1000 * MIB)
+def test_without_the_controller_nothing_is_asked(apply: Apply, host_slice: FakeSlice) -> None:
+    host_slice.agent("a", 1000 * MIB)
     who = apply()
     Path(who.cgroup.path, "memory.max").unlink()
     assert enter(who, nothing, print) == who.limits
@@ -193,9 +187,9 @@ def test_without_marks_it_is_admitted_all_the_same(
 
 
 def test_what_is_granted_is_in_whole_pages(
-    apply: Apply, slice: FakeSlice, monkeypatch: pytest.MonkeyPatch
+    apply: Apply, host_slice: FakeSlice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slice.agent("a", 900 * MIB)
+    host_slice.agent("a", 900 * MIB)
     monkeypatch.setattr(host, "memory", lambda: 2000 * MIB + 3)
     memory = enter(apply(), nothing, print).memory
     assert isinstance(memory, int)
@@ -205,9 +199,11 @@ def test_what_is_granted_is_in_whole_pages(
 # There is none.
 
 
-def test_it_is_refused_with_the_numbers_and_who_has_what(apply: Apply, slice: FakeSlice) -> None:
-    slice.agent("a", 600 * MIB, 580 * MIB)
-    slice.agent("b", 350 * MIB, 340 * MIB)
+def test_it_is_refused_with_the_numbers_and_who_has_what(
+    apply: Apply, host_slice: FakeSlice
+) -> None:
+    host_slice.agent("a", 600 * MIB, 580 * MIB)
+    host_slice.agent("b", 350 * MIB, 340 * MIB)
     who = apply(256, 64)
     with pytest.raises(NoRoom) as refused:
         enter(who, nothing, print)
@@ -218,9 +214,9 @@ def test_it_is_refused_with_the_numbers_and_who_has_what(apply: Apply, slice: Fa
     assert limit_of(who) == "max\n"
 
 
-def test_a_smaller_limit_of_the_kernels_counts(apply: Apply, slice: FakeSlice) -> None:
-    slice.limit(300 * MIB)
-    slice.agent("a", 250 * MIB, 240 * MIB)
+def test_a_smaller_limit_of_the_kernels_counts(apply: Apply, host_slice: FakeSlice) -> None:
+    host_slice.limit(300 * MIB)
+    host_slice.agent("a", 250 * MIB, 240 * MIB)
     with pytest.raises(
         NoRoom, match=r"64\.0 MiB of memory are needed, 50\.0 MiB of 300 MiB are free"
     ):
@@ -240,9 +236,9 @@ def test_what_no_end_of_another_makes_room_for_is_not_waited_for(
     assert clock.waits == []
 
 
-def test_who_does_not_wait_passes_nobody_that_does(apply: Apply, slice: FakeSlice) -> None:
-    slice.agent("a", 800 * MIB, 790 * MIB)
-    waits(slice, "b", 190)
+def test_who_does_not_wait_passes_nobody_that_does(apply: Apply, host_slice: FakeSlice) -> None:
+    host_slice.agent("a", 800 * MIB, 790 * MIB)
+    waits(host_slice, "b", 190)
     with pytest.raises(NoRoom) as refused:
         enter(apply(), nothing, print)
     assert refused.value.message.endswith("; 190 MiB are for those before it")
@@ -250,10 +246,10 @@ def test_who_does_not_wait_passes_nobody_that_does(apply: Apply, slice: FakeSlic
 
 
 def test_what_a_running_one_is_short_of_is_not_for_a_newcomer(
-    apply: Apply, slice: FakeSlice
+    apply: Apply, host_slice: FakeSlice
 ) -> None:
     short = ClaimMark(100, 64 * MIB, 900 * MIB, 10.0)
-    slice.agent("a", 600 * MIB, 568 * MIB, claimed=short)
+    host_slice.agent("a", 600 * MIB, 568 * MIB, claimed=short)
     with pytest.raises(NoRoom, match="300 MiB are for those before it"):
         enter(apply(512, 128), nothing, print)
     assert admitted(apply(512, 64, name="small")) == 100
@@ -263,9 +259,9 @@ def test_what_a_running_one_is_short_of_is_not_for_a_newcomer(
 
 
 def test_it_waits_and_tells_its_place_until_there_is_room(
-    apply: Apply, slice: FakeSlice, clock: Time
+    apply: Apply, host_slice: FakeSlice, clock: Time
 ) -> None:
-    a = slice.agent("a", 1000 * MIB)
+    a = host_slice.agent("a", 1000 * MIB)
     who = apply(wait=60.0)
     lines: list[str] = []
     seen: list[ClaimMark] = []
@@ -288,12 +284,12 @@ def test_it_waits_and_tells_its_place_until_there_is_room(
 
 
 def test_the_line_goes_by_rank_and_a_new_place_is_told(
-    apply: Apply, slice: FakeSlice, clock: Time
+    apply: Apply, host_slice: FakeSlice, clock: Time
 ) -> None:
-    a = slice.agent("a", 1000 * MIB)
-    older = waits(slice, "b", 100)
-    waits(slice, "c", 100, started=9999.0)
-    waits(slice, "d", 100, priority=25)
+    a = host_slice.agent("a", 1000 * MIB)
+    older = waits(host_slice, "b", 100)
+    waits(host_slice, "c", 100, started=9999.0)
+    waits(host_slice, "d", 100, priority=25)
     who = apply(wait=60.0)
     lines: list[str] = []
 
@@ -316,18 +312,18 @@ def test_the_line_goes_by_rank_and_a_new_place_is_told(
 
 
 def test_what_fits_a_lower_one_waits_for_the_first_in_the_line(
-    apply: Apply, slice: FakeSlice, clock: Time
+    apply: Apply, host_slice: FakeSlice, clock: Time
 ) -> None:
-    slice.agent("a", 850 * MIB)
-    waits(slice, "b", 140)
+    host_slice.agent("a", 850 * MIB)
+    waits(host_slice, "b", 140)
     lines: list[str] = []
     with pytest.raises(NoRoom):
         enter(apply(wait=3.0), nothing, lines.append)
     assert "140 MiB are for those before it" in lines[0]
 
 
-def test_the_time_to_wait_comes_to_an_end(apply: Apply, slice: FakeSlice, clock: Time) -> None:
-    slice.agent("a", 1000 * MIB)
+def test_the_time_to_wait_comes_to_an_end(apply: Apply, host_slice: FakeSlice, clock: Time) -> None:
+    host_slice.agent("a", 1000 * MIB)
     who = apply(wait=2.5)
     with pytest.raises(NoRoom) as refused:
         enter(who, nothing, lambda line: None)
@@ -338,15 +334,15 @@ def test_the_time_to_wait_comes_to_an_end(apply: Apply, slice: FakeSlice, clock:
 
 
 def test_room_that_comes_at_the_very_end_is_taken(
-    apply: Apply, slice: FakeSlice, clock: Time
+    apply: Apply, host_slice: FakeSlice, clock: Time
 ) -> None:
-    a = slice.agent("a", 1000 * MIB)
+    a = host_slice.agent("a", 1000 * MIB)
     clock.then = [nothing, lambda: (a / "memory.max").write_text("0\n")]
     assert enter(apply(wait=2.0), nothing, lambda line: None).memory == 256 * MIB
 
 
-def test_without_a_time_it_waits_for_ever(apply: Apply, slice: FakeSlice, clock: Time) -> None:
-    a = slice.agent("a", 1000 * MIB)
+def test_without_a_time_it_waits_for_ever(apply: Apply, host_slice: FakeSlice, clock: Time) -> None:
+    a = host_slice.agent("a", 1000 * MIB)
     clock.then = [nothing] * 500 + [lambda: (a / "memory.max").write_text("0\n")]
     assert enter(apply(wait=float("inf")), nothing, lambda line: None).memory == 256 * MIB
 
@@ -354,38 +350,38 @@ def test_without_a_time_it_waits_for_ever(apply: Apply, slice: FakeSlice, clock:
 # What the others can do without.
 
 
-def trims(slice: FakeSlice) -> None:
+def trims(host_slice: FakeSlice) -> None:
     """What the supervisors of the others do when they hear the bell."""
-    budget = tree.budget(str(slice.path), host.memory(), 0.5)
-    for step in contention.decide(budget, tree.claims(str(slice.path)), 1e9):
+    budget = tree.budget(str(host_slice.path), host.memory(), 0.5)
+    for step in contention.decide(budget, tree.claims(str(host_slice.path)), 1e9):
         assert step.kind == "trim"
         Path(step.path, "memory.max").write_text(f"{step.limit}\n")
 
 
 def test_what_others_do_not_use_is_asked_for_without_a_word(
-    apply: Apply, slice: FakeSlice, clock: Time
+    apply: Apply, host_slice: FakeSlice, clock: Time
 ) -> None:
-    slice.agent("a", 600 * MIB, 100 * MIB)
-    slice.agent("b", 400 * MIB, 390 * MIB)
+    host_slice.agent("a", 600 * MIB, 100 * MIB)
+    host_slice.agent("b", 400 * MIB, 390 * MIB)
     who = apply(256, 64)
-    clock.then = [lambda: trims(slice)]
+    clock.then = [lambda: trims(host_slice)]
     assert admitted(who) == 256
     assert len(clock.waits) == 1
 
 
 def test_who_ranks_higher_is_not_asked_and_nobody_waits_for_it(
-    apply: Apply, slice: FakeSlice, clock: Time
+    apply: Apply, host_slice: FakeSlice, clock: Time
 ) -> None:
-    slice.agent("a", 1000 * MIB, 100 * MIB, claimed=ClaimMark(400))
+    host_slice.agent("a", 1000 * MIB, 100 * MIB, claimed=ClaimMark(400))
     with pytest.raises(NoRoom):
         enter(apply(256, 64), nothing, pytest.fail)
     assert clock.waits == []
 
 
 def test_who_needs_what_it_has_after_all_is_not_waited_for(
-    apply: Apply, slice: FakeSlice, clock: Time
+    apply: Apply, host_slice: FakeSlice, clock: Time
 ) -> None:
-    a = slice.agent("a", 1000 * MIB, 100 * MIB)
+    a = host_slice.agent("a", 1000 * MIB, 100 * MIB)
     clock.then = [lambda: (a / "memory.current").write_text(f"{990 * MIB}\n")]
     with pytest.raises(NoRoom) as refused:
         enter(apply(256, 64), nothing, pytest.fail)
@@ -394,24 +390,26 @@ def test_who_needs_what_it_has_after_all_is_not_waited_for(
 
 
 def test_who_does_not_give_is_waited_for_for_a_while(
-    apply: Apply, slice: FakeSlice, clock: Time
+    apply: Apply, host_slice: FakeSlice, clock: Time
 ) -> None:
-    slice.agent("a", 1000 * MIB, 100 * MIB)
+    host_slice.agent("a", 1000 * MIB, 100 * MIB)
     with pytest.raises(NoRoom, match=r"^64\.0 MiB of memory are needed"):
         enter(apply(256, 64), nothing, pytest.fail)
     assert sum(clock.waits) == pytest.approx(ASKED_PATIENCE)
 
 
-def test_a_signal_ends_the_wait_for_the_lock(apply: Apply, slice: FakeSlice, clock: Time) -> None:
+def test_a_signal_ends_the_wait_for_the_lock(
+    apply: Apply, host_slice: FakeSlice, clock: Time
+) -> None:
     def early() -> None:
         raise Interrupted(15)
 
-    with Lock(str(slice.path)), pytest.raises(Interrupted):
+    with Lock(str(host_slice.path)), pytest.raises(Interrupted):
         enter(apply(), early, pytest.fail)
 
 
-def test_a_signal_ends_the_wait(apply: Apply, slice: FakeSlice, clock: Time) -> None:
-    slice.agent("a", 1000 * MIB)
+def test_a_signal_ends_the_wait(apply: Apply, host_slice: FakeSlice, clock: Time) -> None:
+    host_slice.agent("a", 1000 * MIB)
     looks = iter(range(3))
 
     def early() -> None:
@@ -423,8 +421,8 @@ def test_a_signal_ends_the_wait(apply: Apply, slice: FakeSlice, clock: Time) -> 
     assert len(clock.waits) == 3
 
 
-def test_no_file_stays_open(apply: Apply, slice: FakeSlice, clock: Time) -> None:
-    slice.agent("a", 1000 * MIB)
+def test_no_file_stays_open(apply: Apply, host_slice: FakeSlice, clock: Time) -> None:
+    host_slice.agent("a", 1000 * MIB)
     who = apply(wait=2.0)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(NoRoom):
@@ -432,13 +430,13 @@ def test_no_file_stays_open(apply: Apply, slice: FakeSlice, clock: Time) -> None
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_bell_ends_the_pause(apply: Apply, slice: FakeSlice) -> None:
+def test_the_bell_ends_the_pause(apply: Apply, host_slice: FakeSlice) -> None:
     """On the real clock: who gives some back rings, and nobody waits for the next look."""
-    a = slice.agent("a", 1000 * MIB)
+    a = host_slice.agent("a", 1000 * MIB)
 
     def gives(line: str) -> None:
         (a / "memory.max").write_text(f"{500 * MIB}\n")
-        bell.ring(str(slice.path))
+        bell.ring(str(host_slice.path))
 
     start = time.monotonic()
     assert enter(apply(wait=60.0), nothing, gives).memory == 256 * MIB
@@ -446,7 +444,7 @@ def test_the_bell_ends_the_pause(apply: Apply, slice: FakeSlice) -> None:
 
 
 def test_where_there_is_no_bell_it_looks_again_in_a_while(
-    apply: Apply, slice: FakeSlice, clock: Time, monkeypatch: pytest.MonkeyPatch
+    apply: Apply, host_slice: FakeSlice, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Inotify.__init__
 
@@ -455,19 +453,21 @@ def test_where_there_is_no_bell_it_looks_again_in_a_while(
         self.close()
 
     monkeypatch.setattr(Inotify, "__init__", none)
-    a = slice.agent("a", 1000 * MIB)
+    a = host_slice.agent("a", 1000 * MIB)
     clock.then = [nothing, lambda: (a / "memory.max").write_text("0\n")]
     assert enter(apply(wait=60.0), nothing, lambda line: None).memory == 256 * MIB
     assert clock.registered == []
 
 
-def test_who_has_more_than_it_uses_is_asked(apply: Apply, slice: FakeSlice, clock: Time) -> None:
+def test_who_has_more_than_it_uses_is_asked(
+    apply: Apply, host_slice: FakeSlice, clock: Time
+) -> None:
     """One that waits is heard by those that run: they make way for it."""
-    a = slice.agent("a", 1000 * MIB, 100 * MIB, claimed=ClaimMark())
+    a = host_slice.agent("a", 1000 * MIB, 100 * MIB, claimed=ClaimMark())
 
     def contend() -> None:
-        budget = tree.budget(str(slice.path), host.memory(), 0.5)
-        (step,) = contention.decide(budget, tree.claims(str(slice.path)), 1e9)
+        budget = tree.budget(str(host_slice.path), host.memory(), 0.5)
+        (step,) = contention.decide(budget, tree.claims(str(host_slice.path)), 1e9)
         assert (step.kind, step.path) == ("trim", str(a))
         (a / "memory.max").write_text(f"{step.limit}\n")
 

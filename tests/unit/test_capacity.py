@@ -7,18 +7,14 @@ import sys
 from typing import Any
 
 import pytest
+from budgets import budget
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentres.policy.capacity import Admission, Budget, Claim, admit, free, grant, holders, shortage
+from agentres.policy.capacity import Admission, Claim, admit, free, grant, holders, shortage
 
 MIB = 1 << 20
 GIB = 1 << 30
-
-
-def budget(limit: int) -> Budget:
-    """Sizes in MiB."""
-    return Budget(2 * limit * MIB, 0.5, limit * MIB)
 
 
 def claim(name: str, limit: int | None, use: int = 0, **named: Any) -> Claim:

@@ -6,20 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from stepped import Stepped
 
-from agentres.kernel.loop import Timer
 from agentres.model.stats import Reading, Sample
 from agentres.policy.alerts import Rule, Severity
 from agentres.policy.settings import Settings
 from agentres.watch.engine import Engine, Subject
 
 
-class Simulated:
+class Simulated(Stepped):
     """A clock, a loop and a subject whose figures are functions of the time."""
 
     def __init__(self, *rules: Rule, **figures: Callable[[float], float | None]) -> None:
-        self.now = 1000.0
-        self.timers: list[Timer] = []
+        super().__init__()
         self.told: list[dict[str, Any]] = []
         self.samples: list[tuple[float, Sample]] = []
         self.reads: list[tuple[float, str]] = []
@@ -30,11 +29,6 @@ class Simulated:
         self.engine = Engine(self, settings, self._tell, self._keep, lambda: self.now)  # type: ignore[arg-type]
         self.subject = Subject("r1", "x", "agent", self, settings, since=self.now)
         self.engine.add(self.subject)
-
-    def call_at(self, deadline: float, callback: Callable[[], None]) -> Timer:
-        timer = Timer(deadline, callback, len(self.timers))
-        self.timers.append(timer)
-        return timer
 
     @property
     def reading(self) -> Reading:
@@ -54,19 +48,6 @@ class Simulated:
 
     def _keep(self, subject: Subject, when: float, sample: Sample) -> None:
         self.samples.append((self.now - 1000, sample))
-
-    def run(self, seconds: float) -> None:
-        end = self.now + seconds
-        while True:
-            due = [timer for timer in self.timers if timer.callback is not None]
-            if not due or min(due).deadline > end:
-                self.now = end
-                return
-            first = min(due)
-            self.timers.remove(first)
-            self.now = max(self.now, first.deadline)
-            assert first.callback is not None
-            first.callback()
 
     def events(self, rule: str) -> list[tuple[str, str]]:
         return [(e["event"], e["severity"]) for e in self.told if e["rule"] == rule]

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from recordings import write
 
 from agentres.policy.scaling import AGGRESSIVE, BALANCED, FROZEN
 
@@ -153,11 +154,6 @@ def test_autopilot_takes_the_highest_of_its_window(fleet: ModuleType) -> None:
     assert autopilot(recorded(fleet, *[100] * 700), world(fleet)).limits[0][1] == pytest.approx(
         230 * MB
     )
-
-
-def write(path: Path, *rows: object) -> str:
-    path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
-    return str(path)
 
 
 def test_recordings_are_read_and_chosen_by_name(fleet: ModuleType, tmp_path: Path) -> None:

@@ -248,6 +248,21 @@ def test_an_installation_that_stops_half_way_can_be_finished_or_undone(
     assert files(root) == {}
 
 
+def test_what_cannot_be_removed_is_told(
+    wheel: Path, script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    assert script("install", "--wheel", str(wheel)).returncode == 0
+    enabled = root / "etc/systemd/system/sockets.target.wants/agentres.socket"
+    enabled.mkdir(parents=True)
+    done = script("uninstall")
+    assert done.returncode != 0
+    assert f"cannot remove {enabled}: " in done.stderr
+    enabled.rmdir()
+    assert script("uninstall").returncode == 0
+    assert files(root) == {}
+
+
 @pytest.mark.parametrize("prefix", ["", "/", "//"])
 def test_no_prefix_is_no_place(
     script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, prefix: str
@@ -265,5 +280,7 @@ def test_what_is_not_ours_is_not_taken(
     theirs.parent.mkdir(parents=True)
     theirs.touch()
     assert "another" in script("install").stderr
-    assert "nothing was installed" in script("uninstall").stderr
+    assert script("uninstall").stderr == (
+        f"uninstall: there is another {theirs.parent}, without a pyvenv.cfg: nothing was installed below {tmp_path}/root/usr\n"
+    )
     assert theirs.exists()

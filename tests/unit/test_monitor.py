@@ -15,12 +15,12 @@ import pytest
 from fake_agent import MEMORY, Clock, Fake, Guard, watched
 from fake_slice import MIB, FakeSlice, keep_attributes
 from json_types import check
+from stepped import Stepped
 
 from agentres.kernel import host, registry
 from agentres.kernel.actuator import COMMAND, Actuator
 from agentres.kernel.escapes import Escapes
 from agentres.kernel.listener import Peer
-from agentres.kernel.loop import Timer
 from agentres.model import control
 from agentres.model.action import Action
 from agentres.model.limits import ControlLine, Limits, Range
@@ -33,7 +33,7 @@ from agentres.policy.settings import Handler, Settings
 from agentres.run import monitor as module
 from agentres.run import notifications
 from agentres.run.explain import Outcome
-from agentres.run.history import _MOVE_EVERY, _MOVES
+from agentres.run.history import MOVE_EVERY, MOVES
 from agentres.run.monitor import Monitor
 from agentres.run.steering import Steering
 from agentres.watch.engine import Engine
@@ -51,12 +51,11 @@ RULES = (
 QUIET = "avg10=0.00 avg60=0.00 avg300=0.00 total=0"
 
 
-class Stepped:
-    """A loop whose events and whose time a test brings."""
+class SteppedLoop(Stepped):
+    """A loop whose events a test brings, too."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
-        self.timers: list[Timer] = []
+        super().__init__()
         self.watched: dict[int, Callable[[], object]] = {}
 
     def watch(self, fd: int, callback: Callable[[], object], events: int = 0) -> None:
@@ -65,20 +64,6 @@ class Stepped:
 
     def unwatch(self, fd: int) -> None:
         del self.watched[fd]
-
-    def call_at(self, deadline: float, callback: Callable[[], None]) -> Timer:
-        self.timers.append(Timer(deadline, callback, len(self.timers)))
-        return self.timers[-1]
-
-    def run(self, seconds: float) -> None:
-        end = self.now + seconds
-        while due := [t for t in self.timers if t.callback is not None and t.deadline <= end]:
-            first = min(due)
-            self.timers.remove(first)
-            self.now = max(self.now, first.deadline)
-            assert first.callback is not None
-            first.callback()
-        self.now = end
 
 
 class Told:
@@ -122,7 +107,7 @@ class Watching:
         monkeypatch.setattr(host, "memory", lambda: 8000 * MIB)
         clock = Clock()
         monkeypatch.setattr(time, "clock_gettime", lambda which: clock.now)
-        self.loop = Stepped()
+        self.loop = SteppedLoop()
         monkeypatch.setattr(time, "monotonic", lambda: self.loop.now)
         monkeypatch.setattr(module, "Engine", partial(Engine, clock=lambda: self.loop.now))
         monkeypatch.setattr(module, "Messenger", Told)
@@ -353,13 +338,13 @@ def test_handlers_that_cannot_be_started_are_told_of_from_the_first_moment(
 
 def test_moves_that_are_too_many_are_counted_and_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     watching = Watching(tmp_path, monkeypatch, events=2)
-    for _ in range(_MOVES + 3):
+    for _ in range(MOVES + 3):
         watching.monitor.act(Action.now("raise", "memory", 1.0, 2.0, "rule", "why"))
-    assert watching.messenger.for_programs.count("raise") == _MOVES
-    watching.loop.run(_MOVE_EVERY)
+    assert watching.messenger.for_programs.count("raise") == MOVES
+    watching.loop.run(MOVE_EVERY)
     watching.monitor.act(Action.now("lower", "memory", 2.0, 1.0, "rule", "why"))
     assert watching.messenger.for_programs.count("lower") == 1
-    assert watching.close().moves_left_out == 3
+    assert watching.close().moves_left_out == 0  # no history is kept: nothing is missing from it
 
 
 def test_other_terms_hold_from_then_on(watching: Watching) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from fake_agent import Fake, Guard
 from fake_slice import FakeSlice, keep_attributes
+from stepped import Stepped
 
 from agentres.kernel import registry
 from agentres.kernel.actuator import COMMAND, CONTENTION, PACING, Actuator
-from agentres.kernel.loop import Timer
 from agentres.model.action import Action
 from agentres.model.limits import IoMax
 from agentres.model.stats import Reading
@@ -37,17 +37,16 @@ class Figures:
         return Reading(**self.values)
 
 
-class Life:
+class Life(Stepped):
     """An agent that writes whenever it is not frozen."""
 
     def __init__(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, rate: int, io_held: bool
     ) -> None:
-        self.now = 100.0
-        self.timers: list[Timer] = []
+        super().__init__(100.0)
         self.actions: list[Action] = []
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(time, "sleep", self.run)
+        monkeypatch.setattr(time, "sleep", self.pass_time)
         keep_attributes(path, monkeypatch)
         self.agent = FakeSlice(path / "cgroup").agent("a", 1 << 28, 1 << 20)
         self.cgroup = Fake(str(self.agent))
@@ -70,11 +69,10 @@ class Life:
     def close(self) -> None:
         self.closed = True
 
-    def call_at(self, deadline: float, callback: Any) -> Timer:
-        self.timers.append(Timer(deadline, callback, len(self.timers)))
-        return self.timers[-1]
+    def go_on(self, now: float) -> None:
+        self.pass_time(max(0.0, now - self.now))
 
-    def run(self, seconds: float) -> None:
+    def pass_time(self, seconds: float) -> None:
         """Time passes, and it writes."""
         self.now += seconds
         if not self.frozen and any(self.speed.values()):
@@ -84,16 +82,7 @@ class Life:
 
     def live(self, seconds: float, **speed: float) -> None:
         self.speed.update(speed)
-        end = self.now + seconds
-        while True:
-            first = min(timer for timer in self.timers if timer.callback is not None)
-            if first.deadline > end:
-                break
-            self.timers = [timer for timer in self.timers if timer is not first]
-            self.run(max(0.0, first.deadline - self.now))
-            assert first.callback is not None
-            first.callback()
-        self.run(end - self.now)
+        self.run(seconds)
         self.speed = dict.fromkeys(self.speed, 0.0)
 
     def live_until_frozen(self, **speed: float) -> None:

@@ -188,6 +188,19 @@ def test_a_profile_with_a_line_of_something_else_is_none(at: int) -> None:
         Profile.from_text("name:a", "\n".join([*LINES[:at], "x", *LINES[at + 1 :]]))
 
 
+@pytest.mark.parametrize("line", ["x", "", "1", "runs", "runs 1 2", "last x", "held", "use disk 1", "use memory", "held cpu x", LINES[1], LINES[-1]])  # fmt: skip
+@pytest.mark.parametrize("at", [0, 1, len(LINES)])
+def test_a_line_too_many_is_not_passed_over(at: int, line: str) -> None:
+    with pytest.raises(ProfileError):
+        Profile.from_text("name:a", "\n".join([*LINES[:at], line, *LINES[at:]]) + "\n")
+
+
+@pytest.mark.parametrize("name", ["runs", "capped", "ooms", "last"])
+def test_a_number_is_that_of_its_line(name: str) -> None:
+    text = "\n".join(f"{name} 7" if line.startswith(f"{name} ") else line for line in LINES)
+    assert getattr(Profile.from_text("name:a", text), name) == 7
+
+
 @example(text="2", line=0, whole=False)
 @given(text=st.text(max_size=60), line=st.integers(0, 20), whole=st.booleans())
 def test_garbage_is_no_profile(text: str, line: int, whole: bool) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_slice import keep_attributes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,26 +23,7 @@ MARKS = ("user.agentres.name", "user.agentres.started", "user.agentres.superviso
 
 @pytest.fixture(autouse=True)
 def attributes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Extended attributes: the file system's where it has them, else kept here."""
-    try:
-        os.setxattr(tmp_path, "user.agentres.try", b"1")
-        os.removexattr(tmp_path, "user.agentres.try")
-    except OSError:
-        kept: dict[tuple[str, str], bytes] = {}
-
-        def where(path: object) -> str:
-            return os.path.realpath(f"/proc/self/fd/{path}" if isinstance(path, int) else str(path))
-
-        def getxattr(path: object, name: str) -> bytes:
-            try:
-                return kept[where(path), name]
-            except KeyError:
-                raise OSError(errno.ENODATA, "No data available") from None
-
-        monkeypatch.setattr(os, "getxattr", getxattr)
-        monkeypatch.setattr(
-            os, "setxattr", lambda path, name, value: kept.update({(where(path), name): value})
-        )
+    keep_attributes(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib
 import importlib.machinery
 import importlib.util
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recordings import write
 
 from agentres import config
 from agentres.model.limits import Host, Range, page_align
@@ -55,11 +55,6 @@ def bench() -> Iterator[Any]:
 def recorded(bench: Any, *uses: float, name: str = "haiku/task/1") -> Any:
     """One sample each two seconds, in MB."""
     return bench.Recording(name, [2.0 * at for at in range(len(uses))], [use * MB for use in uses])
-
-
-def write(path: Path, *rows: object) -> str:
-    path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
-    return str(path)
 
 
 def row(task: str, *uses: float, model: str = "haiku", attempt: int = 1) -> dict[str, object]:

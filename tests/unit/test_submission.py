@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentres.daemon import submission
@@ -86,14 +85,33 @@ json_values = st.recursive(
 FIELDS = list(Submission.__match_args__)
 
 
-@given(
-    st.binary(max_size=64)
-    | json_values.map(lambda value: json.dumps(value).encode())
-    | st.dictionaries(st.sampled_from(FIELDS), json_values).map(lambda fields: changed(**fields))
-)
-def test_whatever_comes_is_a_submission_or_refused(data: bytes) -> None:
-    for reader in (submission.read, submission.streams, submission.asked_signal):
-        with suppress(UsageError):
+READERS = (submission.read, submission.streams, submission.asked_signal)
+
+
+@example(b"")
+@example(b"null")
+@example(b"{}")
+@example(b"\xff")
+@given(st.binary(max_size=64) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_garbage_is_refused(data: bytes) -> None:
+    for reader in READERS:
+        with pytest.raises(UsageError):
+            reader(data)
+
+
+@example({})
+@example({"umask": 0, "detach": False, "settings": None, "blocked": []})
+@given(st.dictionaries(st.sampled_from(FIELDS), json_values))
+def test_what_is_not_refused_is_as_it_was_sent(fields: dict[str, Any]) -> None:
+    data = changed(**fields)
+    try:
+        found = submission.read(data)
+    except UsageError:
+        assert fields
+    else:
+        assert submission.write(found) == data
+    for reader in (submission.streams, submission.asked_signal):
+        with pytest.raises(UsageError):
             reader(data)
 
 

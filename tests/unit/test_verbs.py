@@ -144,5 +144,8 @@ def test_what_takes_longer_to_load_than_to_answer_is_not_loaded(
     )  # fmt: skip
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "agentres.cli.parameters" in loaded
-    dear = {"typer", "rich", "inspect", "dataclasses", "logging", "asyncio", "psutil", "pyroute2"}
+    dear = {
+        "typer", "rich", "inspect", "dataclasses", "logging", "asyncio", "psutil", "pyroute2",
+        "pydantic", "textual", "matplotlib",
+    }  # fmt: skip
     assert loaded & dear == set()

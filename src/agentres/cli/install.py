@@ -125,17 +125,9 @@ def _remove(root: Path, made: Mapping[str, tuple[str, int]], live: bool) -> None
         if units:
             _call("systemctl", "disable", "--now", "--quiet", *units)
     for path in made:
-        target = root / path.lstrip("/")
-        try:
-            target.unlink()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise AgentresError(f"cannot remove {target}: {reason(error)}") from error
-        print(target)
+        _unlink(root / path.lstrip("/"))
     for link in (root / "etc/systemd/system").glob("*.wants/agentres[.@]*"):  # what is enabled
-        link.unlink()
-        print(link)
+        _unlink(link)
     if live:
         # Sockets, and what systemd was told of the budget and of agents that are units.
         for left in (
@@ -144,6 +136,16 @@ def _remove(root: Path, made: Mapping[str, tuple[str, int]], live: bool) -> None
         ):
             shutil.rmtree(left, ignore_errors=True)
         _call("systemctl", "daemon-reload")
+
+
+def _unlink(target: Path) -> None:
+    try:
+        target.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise AgentresError(f"cannot remove {target}: {reason(error)}") from error
+    print(target)
 
 
 def _known(unit: str) -> bool:

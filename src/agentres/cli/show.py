@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from agentres.cli.parameters import Misuse
 from agentres.model.errors import printable
 from agentres.model.paths import state_directory
+from agentres.model.units import ABSENT as ABSENT  # noqa: PLC0414 -- for the verbs' tables
 from agentres.model.units import UnitError, parse_duration
 
 if TYPE_CHECKING:
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from agentres.policy.settings import Settings
     from agentres.store import Store
 
-ABSENT = "-"
-
 STATE_STYLES = {
-    "running": "", "throttled": "yellow", "frozen": "red", "waiting": "dim", "unsupervised": "red",
+    "running": "", "throttled": "yellow", "frozen": "cyan", "waiting": "dim", "unsupervised": "red",
 }  # fmt: skip
-"""The style of each state of an agent in a table."""
+"""The style of each state of an agent in a table.
+
+The colours are the dashboard's (agentres.tui.rows), some of which are bold there.  It has a table of its own: what both
+could import would be one more module for verbs that are to be quick.
+"""
 
 
 def loaded(paths: list[str], origins: bool = False) -> Settings:

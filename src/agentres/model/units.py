@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 MAX: Final = "max"
 
+ABSENT = "-"
+"""What stands in a table where a value is not known."""
+
 NEVER = float("inf")
 """Seconds until an event that never comes."""
 

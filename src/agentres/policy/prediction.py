@@ -90,9 +90,11 @@ class Profile(Record):
                     plain = [float(number) for number in rest[1:]]
                     histograms[word][rest[0]] = Histogram.from_plain(rest[0], plain)
                 elif word in ("runs", "capped", "ooms"):
-                    numbers[word] = int(*rest)
+                    (number,) = rest
+                    numbers[word] = int(number)
                 elif word == "last":
-                    numbers[word] = float(*rest)
+                    (number,) = rest
+                    numbers[word] = float(number)
                 else:
                     raise ProfileError(f"unknown line {line[:20]!r}")
         except (TypeError, OverflowError) as error:
@@ -100,9 +102,10 @@ class Profile(Record):
         except ValueError as error:
             raise error if isinstance(error, ProfileError) else ProfileError(str(error)) from error
         whole = all(histograms[kind].keys() == SCALES.keys() for kind in histograms)
-        counts = ("runs", "capped", "ooms")
-        if not whole or len(numbers) != 4 or any(numbers[name] < 0 for name in counts):
-            raise ProfileError("it is not complete")
+        if not whole or len(numbers) != 4 or len(lines) != 4 + 2 * len(SCALES):
+            raise ProfileError("it has not each line once")
+        if any(numbers[name] < 0 for name in ("runs", "capped", "ooms")):
+            raise ProfileError("a count is below 0")
         if not math.isfinite(numbers["last"]):
             raise ProfileError("last: expected a time")
         return cls(key=key, **numbers, **histograms)  # type: ignore[arg-type]  # by their names

@@ -228,16 +228,16 @@ class _Watched:
         if claim is not None:
             state = "unsupervised" if claim.orphan else claim.state
         return Shown(
-            self._agent,
-            self._user,
-            state,
-            None if claim is None else claim.priority,
-            registry.philosophy(self._agent.path),
-            figures,
-            _limits(sample),
-            self._tripwire(),
-            {name: tuple(values) for name, values in self._recent.items()},
-            alerts,
+            found=self._agent,
+            user=self._user,
+            state=state,
+            priority=None if claim is None else claim.priority,
+            philosophy=registry.philosophy(self._agent.path),
+            figures=figures,
+            limits=_limits(sample),
+            tripwire=self._tripwire(),
+            recent={name: tuple(values) for name, values in self._recent.items()},
+            alerts=alerts,
         )
 
     def _tripwire(self) -> int | None:

@@ -8,10 +8,8 @@ from typing import Any
 from agentres.model.errors import printable
 from agentres.model.limits import LIMIT_SPECS
 from agentres.model.record import Record
-from agentres.model.units import MAX, format_duration, format_size
+from agentres.model.units import ABSENT, MAX, format_duration, format_size
 from agentres.policy.alerts import Severity
-
-ABSENT = "-"
 
 SEVERITY_STYLES = {
     Severity.INFO: "dim", Severity.WARNING: "yellow", Severity.CRITICAL: "red", Severity.EMERGENCY: "bold red",

@@ -155,17 +155,17 @@ def run_report(
     killed = kills(samples, actions, alerts)
     found = {name: use for name in USED if (use := _use(name, drawn[name], drawn.times))}
     return RunReport(
-        run,
-        drawn,
-        found,
-        _throttled(samples),
-        dict(_stalled(samples)),
-        _last(samples, "memory_peak"),
-        sum(kill.count for kill in killed) if killed else _last(samples, "memory_oom_kill"),
-        killed,
-        _last(samples, "pids_max_events"),
-        tuple(actions),
-        tuple(alerts),
+        run=run,
+        curves=drawn,
+        uses=found,
+        throttled=_throttled(samples),
+        stalled=dict(_stalled(samples)),
+        peak=_last(samples, "memory_peak"),
+        killed=sum(kill.count for kill in killed) if killed else _last(samples, "memory_oom_kill"),
+        kills=killed,
+        refused=_last(samples, "pids_max_events"),
+        actions=tuple(actions),
+        alerts=tuple(alerts),
     )
 
 

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
 from agentres.model import clock
-from agentres.model.units import counted, format_duration
+from agentres.model.units import ABSENT, counted, format_duration
 from agentres.policy.alerts import Severity, show
 from agentres.readers import plot, portrait
 from agentres.readers.plot import safe
@@ -323,11 +323,11 @@ def _bar(use: Use | None) -> str:
 
 
 def _of(use: Use | None) -> str:
-    return portrait.ABSENT if use is None else safe(use.words)
+    return ABSENT if use is None else safe(use.words)
 
 
 def _unused(use: Use | None) -> str:
-    return portrait.ABSENT if use is None or use.waste is None else _share(use.waste)
+    return ABSENT if use is None or use.waste is None else _share(use.waste)
 
 
 def _share(part: float) -> str:
@@ -349,16 +349,16 @@ def _over_time(integral: float, resource: str) -> str:
 
 
 def _number(count: int | None) -> str:
-    return portrait.ABSENT if count is None else str(count)
+    return ABSENT if count is None else str(count)
 
 
 def _quantity(value: float | None, unit: str) -> str:
-    return portrait.ABSENT if value is None else safe(show(value, unit))
+    return ABSENT if value is None else safe(show(value, unit))
 
 
 def _lasted(one: RunReport) -> str:
     if one.run.ended is None:
-        return portrait.ABSENT
+        return ABSENT
     return format_duration(max(0.0, one.run.ended - one.run.started))
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agentres.kernel.caller import Caller
     from agentres.store import Run
 
-_MOVES, _MOVE_EVERY = 200, 10.0
+MOVES, MOVE_EVERY = 200, 10.0
 """How many moves of limits are kept as they come; after that one in so many seconds."""
 
 _PATIENCE = 5.0
@@ -30,7 +30,7 @@ class History:
     """Keeps the records of ``run`` in the database at ``path``; empty: nowhere.
 
     ``note`` is told when it cannot be written, with the reason, and when it can again (:meth:`agentres.watch.engine.Engine.note`).
-    ``left_out`` counts the actions that were too many to be kept.
+    ``left_out`` counts the actions that are missing from it, as there were too many.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class History:
         self._loop = loop
         self._run = run
         self._note = note
-        self._moves = TokenBucket(_MOVES, _MOVE_EVERY)
+        self._moves = TokenBucket(MOVES, MOVE_EVERY)
         self.left_out = 0
         self.recorder: Recorder | None = None
         if path:
@@ -62,9 +62,9 @@ class History:
         self._keep("record", event)
 
     def act(self, action: Action) -> bool:
-        """Keep an action on a limit, unless there were too many lately; return whether it is one of those kept."""
+        """Keep an action on a limit, unless there were too many lately; return whether there were not, also where no history is kept."""
         if not self._moves.take(time.monotonic()):
-            self.left_out += 1
+            self.left_out += self.recorder is not None
             return False
         self._keep("act", {"run": self._run.id, "agent": self._run.name, **action.as_dict()})
         return True

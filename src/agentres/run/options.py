@@ -294,18 +294,18 @@ def understand(
         origins={key: _origin(key, values, around, settings) for key in texts},
     )
     return RunOptions(
-        request,
-        values.get("summary"),
-        bool(values.get("quiet")),
-        bool(values.get("verbose")),
-        values.get("config"),
-        _philosophy(values, around, settings),
-        value("priority", parse_priority, PRIORITIES["normal"]),
-        value("wait", parse_wait),
-        bool(values.get("detach")),
-        bool(values.get("local")),
-        bool(values.get("progress")),
-        values.get("events"),
+        request=request,
+        summary=values.get("summary"),
+        quiet=bool(values.get("quiet")),
+        verbose=bool(values.get("verbose")),
+        config=values.get("config"),
+        philosophy=_philosophy(values, around, settings),
+        priority=value("priority", parse_priority, PRIORITIES["normal"]),
+        wait=value("wait", parse_wait),
+        detach=bool(values.get("detach")),
+        local=bool(values.get("local")),
+        progress=bool(values.get("progress")),
+        events=values.get("events"),
     )
 
 

@@ -88,7 +88,8 @@ class AgentSubject(Subject):
             from agentres.kernel.space import Space  # few have a rule about it
 
             self._space = Space(watched.directory, watched.uid == 0)
-        # What observed() needs, whatever the rules are about.
+        # What observed() needs, whatever the rules are about.  Engine goes through `watches` in this order.  They may come
+        # before the mover's: no limit moves by them; they go by the reading, and by what settled() noted after the last one.
         self.follow("memory_pressure", watched.started)
         self.follow("oom_kill", None)
 

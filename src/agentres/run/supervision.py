@@ -87,7 +87,7 @@ class Ending(Record):
     killed: bool
     # The last kills for memory.
     oom_kills: tuple[OomKill, ...]
-    # Whose limit the last kill for memory was (agentres.model.stats.OomCause); None: nobody was killed, or it is not known.
+    # Whose limit the last kill for memory was (agentres.model.oom.OomCause); None: nobody was killed, or it is not known.
     oom_limits: Sequence[str] | None = None
     # The memory that it was last refused, in words; empty: none.
     short: str = ""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from os.path import dirname
 from typing import Literal
 
+from agentres.model.units import ABSENT
 from agentres.readers.fleet import Picture, Shown, Slice
-from agentres.readers.portrait import ABSENT, SEVERITY_STYLES
+from agentres.readers.portrait import SEVERITY_STYLES
 
 BARS = "▁▂▃▄▅▆▇█"
 
