@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from command_line import agentres
 
-from agentres.cli import app, live, verbs
+from agentres.cli import app, live, parameters
 from agentres.cli.completion import VARIABLE
 from agentres.store import Run, Store
 
@@ -81,7 +84,7 @@ def test_what_may_stand_there(line: str, found: list[str]) -> None:
 
 def test_agents_that_run_are_known_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["planner", "plumber", "trainer"]
-    for parameter in verbs.parameters(live.stop):
+    for parameter in parameters.parameters(live.stop):
         if parameter.key == "names":
             monkeypatch.setattr(live.registry, "running", lambda mount: [_Found(n) for n in names])
     assert bash("stop pl") == ["planner", "plumber"]
@@ -131,3 +134,14 @@ def test_another_shell_is_typers() -> None:
     env = {VARIABLE: "complete_powershell", "_TYPER_COMPLETE_ARGS": "agentres p", "_TYPER_COMPLETE_WORD_TO_COMPLETE": "p"}  # fmt: skip
     _, out, _ = agentres(env=env)
     assert "ps:::" in out
+
+
+def test_a_verb_s_name_is_completed_by_little() -> None:
+    code = "import sys\nbefore = {*sys.modules}\nfrom agentres.cli import line\nline.main([])\nprint(*({*sys.modules} - before))"
+    env = {VARIABLE: "complete_bash", "COMP_WORDS": "agentres his", "COMP_CWORD": "1"}
+    done = subprocess.run([sys.executable, "-Ic", code], env=env, capture_output=True, text=True, check=True)  # fmt: skip
+    completed, loaded = done.stdout.splitlines()
+    assert completed == "history"
+    assert "agentres.cli.completion" in loaded.split()
+    # Without them it takes half as long.
+    assert {"typing", "re", "collections", "agentres.cli.parameters"} & {*loaded.split()} == set()

@@ -1,18 +1,20 @@
 """Shell completion without Typer: verbs, options, values of options, names of agents.
 
 The shells use Typer's scripts (``agentres --show-completion``), and this module speaks their protocol.  Shells that it
-does not know are left to Typer.
+does not know are left to Typer.  What declares parameters is imported where a verb's are completed: it takes longer than the verbs' names.
 """
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-
 from agentres.cli import verbs
-from agentres.cli.parameters import Argument, Option, Parameter, of_run, parameters
 from agentres.cli.verbs import GROUPS, VERBS
 from agentres.model.errors import AgentresError
+from agentres.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from agentres.cli.parameters import Argument, Option, Parameter
 
 VARIABLE = "_AGENTRES_COMPLETE"
 """The environment variable that names the shell."""
@@ -32,7 +34,7 @@ def answer(environment: Mapping[str, str]) -> tuple[int, str] | None:
             words, begun = _of_bash(environment)
         elif shell in ("zsh", "fish"):
             line = environment.get("_TYPER_COMPLETE_ARGS", "")
-            words = shlex.split(line)[1:]
+            words = _split(line)[1:]
             begun = words.pop() if words and not line.endswith(" ") else ""
         else:
             return None
@@ -56,10 +58,19 @@ def answer(environment: Mapping[str, str]) -> tuple[int, str] | None:
 
 def _of_bash(environment: Mapping[str, str]) -> tuple[list[str], str]:
     """Return the words before, and the one being typed; bash splits at ``=``, and makes it a word of its own."""
-    words = shlex.split(environment.get("COMP_WORDS", ""))
+    words = _split(environment.get("COMP_WORDS", ""))
     at = int(environment.get("COMP_CWORD", "0"))
     begun = words[at] if at < len(words) else ""
     return [word for word in words[1:at] if word != "="], "" if begun == "=" else begun
+
+
+def _split(line: str) -> list[str]:
+    """Split a line into words, as a shell does; ValueError where a quote is still open."""
+    if not {"'", '"', "\\"} & set(line):
+        return line.split()
+    import shlex  # it loads re
+
+    return shlex.split(line)
 
 
 def candidates(words: Sequence[str], begun: str, helps: bool = True) -> Iterator[Candidate]:
@@ -75,10 +86,13 @@ def candidates(words: Sequence[str], begun: str, helps: bool = True) -> Iterator
             return
         verb = f"{verb} {rest.pop(0) if rest and rest[0] in below else group.standard}"
     if verb == "run":
+        from agentres.cli.parameters import of_run
         from agentres.run.options import OPTIONS
 
         yield from _of_verb(list(of_run(OPTIONS)), rest, begun, ends=True)
     elif verb in VERBS:
+        from agentres.cli.parameters import parameters
+
         yield from _of_verb(parameters(verbs.function(verb)), rest, begun)
 
 
@@ -86,6 +100,8 @@ def _of_verb(
     known: list[Parameter], words: Sequence[str], begun: str, ends: bool = False
 ) -> Iterator[Candidate]:
     """Yield what may follow a verb; ``ends``: everything after the first word that is no option belongs to another command."""
+    from agentres.cli.parameters import Argument, Option
+
     options = {name: each for each in known if isinstance(each.declared, Option) for name in each.names}  # fmt: skip
     given, placed, takes = set[str](), 0, None
     for word in words:
@@ -121,6 +137,8 @@ def _values(option: Option) -> Iterator[Candidate]:
 
 
 def _names(argument: Option | Argument) -> Iterable[Candidate]:
+    from agentres.cli.parameters import Argument
+
     if not isinstance(argument, Argument) or argument.names is None:
         return []
     try:

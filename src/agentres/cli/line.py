@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
-from agentres.cli.verbs import call, understand
+from agentres.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(words: Sequence[str]) -> int:
@@ -16,8 +18,11 @@ def main(words: Sequence[str]) -> int:
         if (told := completion.answer(os.environ)) is not None:
             print(told[1])
             return told[0]
-    elif (found := understand(words)) is not None:
-        return call(*found)
+    else:
+        from agentres.cli import verbs
+
+        if (found := verbs.understand(words)) is not None:
+            return verbs.call(*found)
     from agentres.cli import app
 
     return app.main(words)

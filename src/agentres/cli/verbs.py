@@ -1,19 +1,22 @@
-"""The verbs: the module of each, parsing of a command line without Typer, and the exit status of a verb."""
+"""The verbs: the module of each, parsing of a command line without Typer, and the exit status of a verb.
+
+A shell that completes a verb's name waits for this module: what only a call needs is imported by that.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
-from typing import Any
 
-from agentres.cli.parameters import Misuse, parameters, read
 from agentres.cli.stderr import say
 from agentres.kernel import signal
 from agentres.model.errors import EXIT_SIGNAL, AgentresError, reason
-from agentres.model.record import Record
+from agentres.model.record import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 
@@ -65,6 +68,8 @@ VERBS: Mapping[str, str] = {
 
 def function(verb: str) -> Callable[..., Any]:
     """Return the verb's function."""
+    from importlib import import_module
+
     module, _, name = VERBS[verb].partition(".")
     found: Callable[..., Any] = getattr(import_module(f"agentres.cli.{module}"), name)
     return found
@@ -79,6 +84,8 @@ def understand(words: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
         verb = f"{verb} {rest.pop(0)}" if rest else verb
     if verb not in VERBS:
         return None
+    from agentres.cli.parameters import parameters, read
+
     values = read(parameters(function(verb)), rest)
     return None if values is None else (verb, values)
 
@@ -88,6 +95,8 @@ def call(verb: str, values: Mapping[str, Any]) -> int:
 
     A verb prints its output and returns its status, or None for 0.
     """
+    from agentres.cli.parameters import Misuse
+
     try:
         if reconfigure := getattr(sys.stdout, "reconfigure", None):
             reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
