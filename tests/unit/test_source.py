@@ -105,12 +105,19 @@ def test_processes_as_they_are(
     recorded: RecordedHost, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = planner(recorded)
-    with subprocess.Popen(["sleep", "1000"]) as child:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["cat", "-"], stdin=pipe, stdout=pipe) as child:
         try:
+            # In the midst of execve(2) it has its name, and no arguments yet.
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdin.write(b"x\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == b"x\n"
             monkeypatch.setattr(process, "below", lambda path: [child.pid, os.getpid(), 1 << 30])
             first = {one.pid: one for one in source.detail(agent).processes}
             assert first.keys() == {child.pid, os.getpid()}  # there is no third
-            assert first[child.pid].command == "sleep 1000"
+            assert first[child.pid].command == "cat -"
             assert first[child.pid].cpu is None  # it was not looked at before
             assert first[os.getpid()].memory > 1 << 20
             second = {one.pid: one for one in source.detail(agent).processes}
