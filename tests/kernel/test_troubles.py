@@ -126,10 +126,8 @@ def test_it_is_left_where_that_was_asked_for(leaving: Begin) -> None:
 @inside_walls
 def test_one_that_left_between_two_samples_is_found_at_the_end(watched: Watched) -> None:
     gone = "grep -q 'run-.*scope' /proc/$left/cgroup && grep -q sleep /proc/$left/comm"
-    # Its environment comes last: in the midst of execve(2) a process has none.
-    shell = (
-        f"{LEAVES} left=$!; until {gone} && grep -q AGENTRES_RUN /proc/$left/environ; do :; done"
-    )
+    # Its environment comes last: in the midst of execve(2) a process has none.  A second later the run is watched, and has alerts.
+    shell = f"{LEAVES} left=$!; until {gone} && grep -q AGENTRES_RUN /proc/$left/environ; do :; done; sleep 1"
     run = watched.run(NO_SAMPLES, command=["sh", "-c", shell])
     assert run.status == 0, run.err
     assert run.summary is not None
