@@ -137,11 +137,16 @@ def go(agent: subprocess.Popen[str]) -> None:
     agent.stdin.flush()
 
 
-def hands_back(agent: Path, before: int, other: subprocess.Popen[str]) -> None:
+def hands_back(watched: Watched, name: str, before: int, other: subprocess.Popen[str]) -> None:
     """The agent has half of what it had, while another works with more than there is."""
     go(other)
-    current = agent / "memory.current"
-    wait_until(lambda: int(current.read_text()) < before / 2, "it hands back", 2 * PATIENCE)
+    current = home_of(name) / "agent/memory.current"
+    try:
+        wait_until(lambda: int(current.read_text()) < before / 2, "it hands back", 2 * PATIENCE)
+    except AssertionError:
+        for each in (name, "other"):
+            print(each, watched.verb("history", each, "--actions")["actions"])
+        raise
     assert other.poll() is None
     other.terminate()
     other.wait(DEADLINE)
@@ -184,7 +189,7 @@ def test_one_that_is_idle_hands_back_and_runs_on(
     agent = home_of("idle") / "agent"
     wait_until(lambda: "user.agentres.idle" in os.listxattr(agent), "it is idle")
     before = int((agent / "memory.current").read_text())
-    hands_back(agent, before, other)
+    hands_back(watched, "idle", before, other)
     assert {"freeze", "reclaim"} & {*kinds(watched, "idle")} == {"reclaim"}
     _, err = idle.communicate("\n", timeout=DEADLINE)
     assert idle.returncode == 0, err
@@ -203,7 +208,7 @@ def test_one_that_was_frozen_by_command_hands_back(
     agent = home_of("ice") / "agent"
     before = int((agent / "memory.current").read_text())
     assert before > 0.7 * EACH * MIB
-    hands_back(agent, before, other)
+    hands_back(watched, "ice", before, other)
     assert int((agent / "memory.max").read_text()) < before
     assert "reclaim" in kinds(watched, "ice")
     command(watched, "thaw", "ice")
