@@ -215,7 +215,7 @@ def test_nothing_is_done_to_an_agent_that_has_ended(
     told: list[bytes] = []
     supervision = SimpleNamespace(ended=True, kill=lambda who: None, stop=lambda grace, who: None)
     monitor = SimpleNamespace(
-        watched=SimpleNamespace(origins={}), elastic=None, actuator=SimpleNamespace(thaw=lambda: None)
+        handover=SimpleNamespace(origins={}), elastic=None, actuator=SimpleNamespace(thaw=lambda: None)
     )  # fmt: skip
     client = SimpleNamespace(peer=Peer(1, 0, 0), send=told.append, waits=False)
     taking = steering.Steering(supervision, monitor)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_agent import MEMORY, Clock, Fake, Guard, watched
+from fake_agent import MEMORY, Clock, Fake, Guard, handover
 from fake_slice import MIB, FakeSlice, keep_attributes
 from json_types import check
 from stepped import Stepped
@@ -130,7 +130,7 @@ class Watching:
         self.ooms = self.stalled = 0
         self.cause = OomCause(("/agentres.slice/a/agent",))
         limits = Limits(memory=256 * MIB, pids=512, ranges=MEMORY)
-        agent = watched(
+        agent = handover(
             actuator=self.actuator, started=self.loop.now, escapes=Escapes("f00d", "/agentres.slice/a/agent"), events=events,
             parent=str(slice_.path), terms=Terms(limits, BALANCED, 100, 0.8, str(slice_.path)),
         )  # fmt: skip

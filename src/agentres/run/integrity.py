@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from agentres.model.stats import Escaped
     from agentres.run.events import Events
-    from agentres.run.watched import Watched
+    from agentres.run.handover import Handover
 
     Note = Callable[[str, float, str, bool], None]
 
@@ -30,16 +30,16 @@ class Integrity:
     def __init__(
         self,
         loop: Loop,
-        watched: Watched,
+        handover: Handover,
         meter: Meter,
         note: Note,
         events: Events | None,
     ) -> None:
-        self._loop, self._escapes, self._meter = loop, watched.escapes, meter
+        self._loop, self._escapes, self._meter = loop, handover.escapes, meter
         self._note, self._events = note, events
         self._samples = 0
         self._outside: set[int] = set()
-        self.drift = Drift(watched.actuator)
+        self.drift = Drift(handover.actuator)
         if self.drift.fd >= 0:
             loop.watch(self.drift.fd, self._limit_written)
 

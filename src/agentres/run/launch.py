@@ -244,8 +244,8 @@ class Launch:
         # First: making the settings may free memory, which the imports below then reuse.
         settings = request.settings() if request.settings else Settings(handlers=())
         from agentres.model.paths import state_directory
+        from agentres.run.handover import Handover
         from agentres.run.monitor import Monitor
-        from agentres.run.watched import Watched
 
         machine = host.read()
         self._place.hold(
@@ -254,7 +254,7 @@ class Launch:
         terms = self._enforcement.terms_for(settings)
         registry.mark_philosophy(agent.path, terms.philosophy.name)
         held = behalf is not None and behalf.caller.uid != 0
-        watched = Watched(
+        handover = Handover(
             name=request.name,
             command=request.command,
             actuator=self._actuator,
@@ -276,7 +276,7 @@ class Launch:
             pid=child.pid,
             timeout=request.timeout,
         )
-        return Monitor(loop, watched, settings, on_oom, request.on_alert)
+        return Monitor(loop, handover, settings, on_oom, request.on_alert)
 
     def wait(self) -> Outcome:
         """Wait until the agent and all that it started have ended; return how it ended."""
