@@ -27,7 +27,7 @@ from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
 
 if TYPE_CHECKING:
-    from agentres.kernel.registry import Found
+    from agentres.kernel.registry import RunningAgent
     from agentres.store import Store
 
     Family = CounterMetricFamily | GaugeMetricFamily
@@ -327,7 +327,7 @@ class AgentresCollector(Collector):
         yield from _families(_AGENT_METRICS, samples)
         yield from self._budgets(subjects)
 
-    def _budgets(self, subjects: list[tuple[tuple[str, str], Found]]) -> Iterator[Family]:
+    def _budgets(self, subjects: list[tuple[tuple[str, str], RunningAgent]]) -> Iterator[Family]:
         """Yield the budgets: agents whose homes are in the same cgroup share one."""
         homes = {os.path.dirname(agent.home) for _, agent in subjects}
         claims = {path: tree.claims(path) for path in sorted(homes | {self._own} - {""})}
