@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentres.kernel.project import Added
+from agentres.kernel.project import QuotaUsage
 from agentres.model.limits import EVERY_DISK, ControlLine, IoMax, Limits, Range, Refused
 from agentres.model.oom import Footprint, Resident
 from agentres.model.stats import Escaped, OomKill, Running, Usage
@@ -207,10 +207,10 @@ def test_names_from_outside_cannot_draw() -> None:
 
 
 def test_what_was_added_to_a_directory_is_told() -> None:
-    added = Added("/wo\x1brk", 2**30, 512 * MIB)
-    assert "  space      512 MiB of 1.0 GiB added to /wo\\x1brk" in summary(ended(space=added))
-    assert "  space      not counted here" in summary(ended(space=added.but(used=None)))
-    assert as_json(ended(space=added), "1")["disk_space"] == {
+    usage = QuotaUsage("/wo\x1brk", 2**30, 512 * MIB)
+    assert "  space      512 MiB of 1.0 GiB added to /wo\\x1brk" in summary(ended(space=usage))
+    assert "  space      not counted here" in summary(ended(space=usage.but(used=None)))
+    assert as_json(ended(space=usage), "1")["disk_space"] == {
         "directory": "/wo\x1brk",
         "limit": 2**30,
         "used": 512 * MIB,

@@ -68,7 +68,7 @@ class Dqblk(Record):
     limit: int
 
 
-class Added(Record):
+class QuotaUsage(Record):
     """Bytes that an agent may add below a directory, and that it had added at its end; None: not known."""
 
     directory: str
@@ -127,14 +127,14 @@ class Quota:
             self._close()
             raise
 
-    def added(self) -> Added:
+    def usage(self) -> QuotaUsage:
         """Return what was added and is still there."""
         used: int | None = None
         try:
             used = max(0, _dqblk(self._fd, self._number).used - self._before)
         except OSError as error:
             log.debug(__name__, "what was added to %s is not known: %s", self.directory, error)
-        return Added(self.directory, self.size, used)
+        return QuotaUsage(self.directory, self.size, used)
 
     def free(self) -> str:
         """Remove the limit and the numbers.  Return a message for the user, mostly empty.  After an OSError ``agentres gc`` does it."""

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from agentres.run.agent import Request
 
 
-class Loaded:
-    """The BPF programs that limit the network, loaded while the launch waits for something else."""
+class BpfLoader:
+    """Loads the BPF programs that limit the network, while the launch waits for something else."""
 
     def __init__(self, limits: Limits) -> None:
         self._wanted = limits.network is not None
@@ -83,7 +83,7 @@ class Enforcement(Record):
 
 
 def enforce(
-    request: Request, home: Home, identity: Identity | None, loaded: Loaded, actuator: Actuator
+    request: Request, home: Home, identity: Identity | None, loader: BpfLoader, actuator: Actuator
 ) -> Enforcement:
     """Have the actuator write the limits.  NotEnforceable if one that must hold does not."""
     from agentres.kernel import devices
@@ -118,7 +118,7 @@ def enforce(
     paced = tuple(key for key in actuator.paced if actuator.paced_rate(key) is not None)
     if paced and not actuator.io_held and limits.only_bytes_of_every_disk:
         missing = [item for item in missing if item.line.file != "io.max"]
-    network = loaded.attach(limits, home)
+    network = loader.attach(limits, home)
     if isinstance(network, Refused):
         if limits.limits_network:
             missing.append(network)

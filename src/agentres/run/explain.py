@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from agentres.kernel.project import Added
+    from agentres.kernel.project import QuotaUsage
     from agentres.model.oom import Footprint
     from agentres.model.schemas import LimitsJson, Summary
 
@@ -72,7 +72,7 @@ class Outcome(Record):
     footprint: Footprint | None = None
     grown: Mapping[str, int] = MappingProxyType({})
     # What it might add to a directory, and what it did add; None: there was no limit.
-    space: Added | None = None
+    space: QuotaUsage | None = None
     # How many changes of each rule's alerts, and how many moves of limits, were not reported, as there were too many.
     alerts_left_out: Mapping[str, int] = MappingProxyType({})
     moves_left_out: int = 0
@@ -298,11 +298,11 @@ def _disk_used(outcome: Outcome) -> str | None:
     return f"read {format_size(usage.read_bytes)}, wrote {format_size(usage.dirtied_bytes)}{how}"
 
 
-def _space(added: Added) -> str | None:
-    if added.used is None:
+def _space(quota: QuotaUsage) -> str | None:
+    if quota.used is None:
         return None
-    of = f"{format_size(added.used)} of {format_size(added.limit)}"
-    return f"{of} added to {printable(added.directory)}"
+    of = f"{format_size(quota.used)} of {format_size(quota.limit)}"
+    return f"{of} added to {printable(quota.directory)}"
 
 
 def _network(outcome: Outcome) -> str | None:

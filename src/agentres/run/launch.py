@@ -18,7 +18,7 @@ from agentres.model.errors import (
 )
 from agentres.model.limits import Precedence, cpu_hints
 from agentres.model.record import TYPE_CHECKING
-from agentres.run.enforcement import Loaded, enforce, hold_space
+from agentres.run.enforcement import BpfLoader, enforce, hold_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -116,7 +116,7 @@ class Launch:
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._heard)
         self._taken.append(self._hear_again)
         self._place = delegation.find(request.best_effort, ours=request.behalf is None)
-        self._loaded = Loaded(request.limits)
+        self._loader = BpfLoader(request.limits)
         precedence = Precedence.of(request.priority, _least(request.limits))
         self._home = self._place.acquire(
             _home_name(request), precedence, self._meanwhile, bool(self._walled),
@@ -156,7 +156,7 @@ class Launch:
             limits = pinning.chosen(self._request.limits, self._home.agent, self._check_early)
             self._request = self._request.but(limits=limits)
         self._enforcement = enforce(
-            self._request, self._home, self._identity, self._loaded, self._actuator
+            self._request, self._home, self._identity, self._loader, self._actuator
         )
         self._taken.append(self._actuator.close)
         if self._request.disk_space is not None:
@@ -311,7 +311,7 @@ class Launch:
 
     def _meanwhile(self) -> None:
         """Load and import, while systemd makes the scope, what is needed next."""
-        self._loaded.load()
+        self._loader.load()
         from agentres.kernel import actuator, devices, escapes, kmsg, registry, terminal, trampoline  # noqa: F401 -- see above
         from agentres.run import admission  # noqa: F401 -- see above
 
@@ -426,7 +426,7 @@ class Launch:
             paced=enforcement.paced,
             io_held=self._actuator.io_held,
             footprint=ending.footprint,
-            space=None if self._quota is None else self._quota.added(),
+            space=None if self._quota is None else self._quota.usage(),
             grown={} if ending.footprint is None else self._grown(),
         )
 
