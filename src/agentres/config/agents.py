@@ -21,7 +21,7 @@ from agentres.config.words import Wrong
 from agentres.model.limits import parse_priority
 from agentres.model.units import UnitError, parse_duration
 from agentres.policy.restarts import DELAY, DELAY_MAX
-from agentres.policy.settings import Described
+from agentres.policy.settings import AgentUnit
 
 
 class AgentSection(Section):
@@ -48,7 +48,7 @@ class AgentSection(Section):
     #: What that grows to, in eight steps (systemd 254 or newer).
     restart_delay_max: Lasting = parse_duration(DELAY_MAX)
 
-    def made(self) -> Described:
+    def made(self) -> AgentUnit:
         """Return it as options of a run; :class:`Wrong` if a key is missing or does not fit."""
         if not self.command:
             raise Wrong("", 'expected a key "command", a list of text')
@@ -65,4 +65,4 @@ class AgentSection(Section):
             values["timeout"] = str(duration_text(self.timeout))
         if self.restart_delay_max < self.restart_delay:
             raise Wrong("restart_delay_max", "expected at least restart_delay")
-        return Described(tuple(self.command), values, self.environment)
+        return AgentUnit(tuple(self.command), values, self.environment)

@@ -6,9 +6,9 @@ from types import MappingProxyType
 
 from agentres.kernel import signal
 from agentres.model.errors import exit_status, printable, printable_path
-from agentres.model.limits import NETWORK, NETWORKS, ControlLine, Limits, Refused
+from agentres.model.limits import NETWORK, NETWORKS, ControlLine, Limits, UnenforcedLimit
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.stats import Escaped, OomKill, Running, Usage
+from agentres.model.stats import EscapedProcess, OomKill, RunningProcess, Usage
 from agentres.model.units import MAX, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ class Outcome(Record):
     usage: Usage = Usage()
     unreadable: Mapping[str, str] = MappingProxyType({})
     enforced: Sequence[ControlLine] = ()
-    not_enforced: Sequence[Refused] = ()
+    not_enforced: Sequence[UnenforcedLimit] = ()
     oom_kills: Sequence[OomKill] = ()
     # The cgroups whose limit the last of them was killed for (agentres.model.oom.OomCause).
     oom_limits: Sequence[str] | None = None
     # The processes that still ran after the main process had ended; they were killed.
-    left: Sequence[Running] = ()
+    left: Sequence[RunningProcess] = ()
     # The processes of the run that lived outside of its cgroup then.
-    escaped: Sequence[Escaped] = ()
+    escaped: Sequence[EscapedProcess] = ()
     cgroup: str = ""
     # The memory limit at the end, in bytes.
     memory_limit: float | str | None = None
@@ -232,13 +232,13 @@ def _left_out(outcome: Outcome) -> list[str]:
     return lines
 
 
-def _left(running: Sequence[Running]) -> str:
+def _left(running: Sequence[RunningProcess]) -> str:
     count = f"{_times(len(running), 'process', 'processes')} still running"
     ended = "was ended" if len(running) == 1 else "were ended"
     return f"{count} and {ended}: {_first([_who(one) for one in running], ', ')}"
 
 
-def escaped(processes: Sequence[Escaped], fate: str = "") -> str:
+def escaped(processes: Sequence[EscapedProcess], fate: str = "") -> str:
     """Return which processes escaped, where they are and their fate, in words; ``fate`` is for those left alone."""
     return _first(
         [
@@ -251,7 +251,7 @@ def escaped(processes: Sequence[Escaped], fate: str = "") -> str:
     )
 
 
-def _who(process: Running | Escaped) -> str:
+def _who(process: RunningProcess | EscapedProcess) -> str:
     return f"{printable(process.name)} (pid {process.pid})"
 
 
@@ -321,10 +321,10 @@ def _network(outcome: Outcome) -> str | None:
     )
 
 
-def not_enforced(refused: Sequence[Refused]) -> list[str]:
+def not_enforced(missing: Sequence[UnenforcedLimit]) -> list[str]:
     """Return a line for each limit that does not hold; the devices of ``io.max`` share one."""
     whys: dict[str, list[str]] = {}
-    for item in refused:
+    for item in missing:
         seen = whys.setdefault(item.line.file, [])
         if item.why not in seen:
             seen.append(item.why)

@@ -11,7 +11,7 @@ from agentres.run.explain import escaped
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from agentres.model.stats import Escaped
+    from agentres.model.stats import EscapedProcess
     from agentres.run.events import Events
     from agentres.run.handover import Handover
 
@@ -65,7 +65,7 @@ class Integrity:
         """Look now for processes that have left the agent's cgroup."""
         self.note_escapes(self._escapes.look(self._meter.pids))
 
-    def note_escapes(self, found: Sequence[Escaped]) -> None:
+    def note_escapes(self, found: Sequence[EscapedProcess]) -> None:
         """Note the agent's processes that are outside of its cgroup."""
         outside = {each.pid for each in found}
         anew = not outside <= self._outside

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agentres.kernel.trampoline import Child, Identity
     from agentres.model.limits import Limits
     from agentres.model.oom import OomCause
-    from agentres.model.stats import Escaped, Running
+    from agentres.model.stats import EscapedProcess, RunningProcess
     from agentres.run.agent import Request
     from agentres.run.explain import Outcome
     from agentres.run.monitor import Monitor
@@ -287,7 +287,7 @@ class Launch:
         self._terminal.restore(modes=ending.returncode < 0)
         return self._supervision.finish(lambda: self._outcome(ending, left, escaped))
 
-    def _escaped(self) -> Sequence[Escaped]:
+    def _escaped(self) -> Sequence[EscapedProcess]:
         """The run's processes outside of its cgroup, after all inside have ended, and what became of them."""
         told = self._request.escaped == "tell"
         found = self._escapes.last() if told else self._escapes.end()
@@ -376,7 +376,7 @@ class Launch:
         if self._request.started is not None:
             self._request.started(self._home.agent.path)
 
-    def _left(self) -> Sequence[Running]:
+    def _left(self) -> Sequence[RunningProcess]:
         """The agent's processes that still run after its main process has ended."""
         try:
             return self._home.agent.processes()
@@ -387,7 +387,7 @@ class Launch:
             return ()
 
     def _outcome(
-        self, ending: Ending, left: Sequence[Running], escaped: Sequence[Escaped]
+        self, ending: Ending, left: Sequence[RunningProcess], escaped: Sequence[EscapedProcess]
     ) -> Outcome:
         from agentres.run.explain import Outcome
 

@@ -18,7 +18,7 @@ from agentres.kernel.trampoline import Child
 from agentres.model import log
 from agentres.model.errors import ControlFileError
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.stats import Escaped, OomKill
+from agentres.model.stats import EscapedProcess, OomKill
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -201,7 +201,7 @@ class Supervision:
             footprint=ending.footprint or monitor.subject.footprint,
         )
 
-    def note_escapes(self, found: Sequence[Escaped]) -> None:
+    def note_escapes(self, found: Sequence[EscapedProcess]) -> None:
         """Note the run's processes that were still outside of its cgroup when all inside had ended."""
         if self._monitor is not None:
             self._monitor.integrity.note_escapes(found)
