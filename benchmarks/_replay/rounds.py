@@ -92,8 +92,10 @@ class Session:
             return SessionOutcome("was killed" if self.ready else "was killed before the start")
         if status:
             return SessionOutcome(f"exited {status}{self.words}")
-        told = json.loads(out)
-        return SessionOutcome("", told["seconds"], tuple(took for _, took in told["allocations"]))
+        answer = json.loads(out)
+        return SessionOutcome(
+            "", answer["seconds"], tuple(took for _, took in answer["allocations"])
+        )
 
     def stop(self) -> None:
         """End it where it has not ended; agentres is given the time to end what it runs."""

@@ -420,10 +420,10 @@ def _refusal() -> str | None:
         [sys.executable, "-m", "agentres", "doctor", "--json"], capture_output=True, text=True
     )
     try:
-        told = json.loads(done.stdout)
-        if told["run"]:
+        report = json.loads(done.stdout)
+        if report["run"]:
             return None
-        return "; ".join(f["detail"] for f in told["findings"] if f["status"] == "refused")
+        return "; ".join(f["detail"] for f in report["findings"] if f["status"] == "refused")
     except (ValueError, KeyError):
         return f"agentres doctor: {(done.stdout + done.stderr).strip().rpartition(chr(10))[2]}"
 

@@ -106,8 +106,8 @@ def freeze(
 
     def stop_for_a_while(agent: RunningAgent) -> None:
         until = client.ask(agent, "freeze", **fields).get("until")
-        told = "thawed" if until is None else time.strftime("%F %T", time.localtime(until))
-        print(f"{agent.name}: frozen until {told}")
+        end = "thawed" if until is None else time.strftime("%F %T", time.localtime(until))
+        print(f"{agent.name}: frozen until {end}")
 
     _each(names, user, stop_for_a_while)
 

@@ -369,8 +369,10 @@ def _families(
     metrics: Iterable[tuple[Series, Metric]], subjects: Sequence[tuple[tuple[str, ...], Any]]
 ) -> Iterator[Family]:
     for figure, metric in metrics:
-        told = (((*who, *own), value) for who, of in subjects for own, value in figure.figures(of))
-        yield _family(metric, told)
+        figures = (
+            ((*who, *own), value) for who, of in subjects for own, value in figure.figures(of)
+        )
+        yield _family(metric, figures)
 
 
 def _family(metric: Metric, figures: Figures) -> Family:

@@ -100,8 +100,8 @@ class Events:
 
     def alert(self, event: Mapping[str, Any]) -> None:
         """Report an alert event, as handlers get it."""
-        told: AlertNotice = {"alert": dict(event)}
-        self._tell("alert", told)
+        notice: AlertNotice = {"alert": dict(event)}
+        self._tell("alert", notice)
 
     def judged(self, reading: Reading, last: bool = False) -> None:
         """Report limits that were met and kills for memory, by their counters; ``last``: whatever the interval."""

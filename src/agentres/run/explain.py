@@ -281,8 +281,8 @@ def _disk(outcome: Outcome) -> str | None:
     waits = (usage.file_dirty or 0) + (usage.file_writeback or 0)
     if not waits:
         return text
-    told = f"{format_size(waits)} not yet written to the disk"
-    return f"{text}; {told}" if text else told
+    dirty = f"{format_size(waits)} not yet written to the disk"
+    return f"{text}; {dirty}" if text else dirty
 
 
 def _disk_used(outcome: Outcome) -> str | None:

@@ -216,8 +216,8 @@ class Launch:
     def _free_space(self) -> None:
         if self._quota is not None:
             try:
-                if told := self._quota.free():
-                    self._tell(told)
+                if line := self._quota.free():
+                    self._tell(line)
             except OSError as error:
                 self._tell(f"what --disk-space needed is still there: {error}; agentres gc tries again")  # fmt: skip
 
@@ -289,8 +289,8 @@ class Launch:
 
     def _escaped(self) -> Sequence[EscapedProcess]:
         """The run's processes outside of its cgroup, after all inside have ended, and what became of them."""
-        told = self._request.escaped == "tell"
-        found = self._escapes.last() if told else self._escapes.end()
+        only_tell = self._request.escaped == "tell"
+        found = self._escapes.last() if only_tell else self._escapes.end()
         self._supervision.note_escapes(found)
         return found
 

@@ -310,8 +310,8 @@ class Messenger:
 
     def _drop(self, name: str, total: int) -> None:
         self._dropped[name] = total
-        told = ", ".join(f"{handler}: {count}" for handler, count in self._dropped.items())
-        self._note("handlers", sum(self._dropped.values()), f"alerts dropped ({told})")
+        counts = ", ".join(f"{handler}: {count}" for handler, count in self._dropped.items())
+        self._note("handlers", sum(self._dropped.values()), f"alerts dropped ({counts})")
 
     def _lost(self, why: str) -> None:
         self._dropped["all"] = self._dropped.get("all", 0) + 1

@@ -162,8 +162,8 @@ class AgentSubject(Subject):
                 self._on_oom()
                 return
             self._fullness = Fullness(self.meter, self._on_oom)
-        if told := self._fullness.note(killed):
-            self.detail["oom_kill"] = told
+        if text := self._fullness.note(killed):
+            self.detail["oom_kill"] = text
 
     def ceiling(self, resource: str) -> float | None:
         highest = None if self.mover is None else self.mover.ceiling(resource)

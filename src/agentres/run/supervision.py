@@ -180,7 +180,7 @@ class Supervision:
         wall = time.monotonic() - self._child.started
         cause = self._note_oom_kills()
         victims = () if self._oom_kills is None else self._oom_kills.victims
-        told = [kill.footprint for kill in victims if kill.footprint is not None]
+        footprints = [kill.footprint for kill in victims if kill.footprint is not None]
         ending = Ending(
             self._returncode,
             wall,
@@ -190,7 +190,7 @@ class Supervision:
             victims,
             None if cause is None else cause.limits,
             stopped=self._stopped,
-            footprint=told[-1] if told else None,
+            footprint=footprints[-1] if footprints else None,
         )
         if (monitor := self._monitor) is None:
             return ending

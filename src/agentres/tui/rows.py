@@ -275,7 +275,7 @@ def host_lines(picture: Picture, width: int) -> list[str]:
     states: dict[str, int] = {}
     for status in picture.agents:
         states[status.state] = states.get(status.state, 0) + 1
-    told = (
+    summary = (
         ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
         or "no agent runs"
     )
@@ -286,7 +286,11 @@ def host_lines(picture: Picture, width: int) -> list[str]:
         drawn = bar([(used or 0.0, "█")], most or 0.0, room)
         parts.append(f"{name} {drawn} {against(form(used), form(most))}")
     line = f"host    {'  '.join(parts)}"
-    return [f"{line}  {told}"] if len(line) + 2 + len(told) <= width else [line, f"agents  {told}"]
+    return (
+        [f"{line}  {summary}"]
+        if len(line) + 2 + len(summary) <= width
+        else [line, f"agents  {summary}"]
+    )
 
 
 def now_lines(status: AgentStatus, width: int) -> list[str]:

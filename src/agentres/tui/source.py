@@ -92,8 +92,8 @@ class Source:
                     run = here[0].id
                     drawn = curves(store.samples(run, now=self._fleet.now()))
                     actions = tuple(store.actions(run_id=run, limit=_ACTIONS))
-                    told = store.alerts(agent=agent.name, since=agent.started - 1.0)
-                    alerts = tuple(alert for alert in told if alert.run == run)[:_ALERTS]
+                    rows = store.alerts(agent=agent.name, since=agent.started - 1.0)
+                    alerts = tuple(alert for alert in rows if alert.run == run)[:_ALERTS]
         except AgentresError as error:
             trouble.append(str(error))
         return Detail(answer, drawn, tuple(self._processes(agent)), actions, alerts, tuple(trouble))
