@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import Field, StrictBool
 
 from agentres.config.values import (
+    Duration,
     Environment,
-    Lasting,
     Limit,
-    OptionalLasting,
+    OptionalDuration,
     OptionalText,
     Restart,
     Section,
@@ -40,13 +40,13 @@ class AgentSection(Section):
     #: Its [priority](capacity.md): `low`, `normal`, `high`, or a number.
     priority: Limit = None
     #: How long it may run; not set: as long as it wants.
-    timeout: OptionalLasting = None
+    timeout: OptionalDuration = None
     #: When systemd starts it again: `"no"`, `"on-failure"`, `"on-abnormal"` or `"always"`.
     restart: Restart = "no"
     #: The time until then.
-    restart_delay: Lasting = parse_duration(DELAY)
+    restart_delay: Duration = parse_duration(DELAY)
     #: What that grows to, in eight steps (systemd 254 or newer).
-    restart_delay_max: Lasting = parse_duration(DELAY_MAX)
+    restart_delay_max: Duration = parse_duration(DELAY_MAX)
 
     def made(self) -> AgentUnit:
         """Return it as options of a run; :class:`Wrong` if a key is missing or does not fit."""
