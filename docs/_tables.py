@@ -283,7 +283,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "profiles": lambda: _json(history_schemas.ProfileEntry),
     "question": lambda: _json(history_schemas.Question),
     "shown": lambda: _json(live_schemas.AgentJson, within=("used",)),
-    "shown_limit": lambda: _json(live_schemas.LimitShown),
+    "shown_limit": lambda: _json(live_schemas.ShownLimit),
     "shown_alert": lambda: _json(live_schemas.OpenAlert),
     "listed": lambda: _json(live_schemas.AgentEntry),
     "statuses": _statuses,

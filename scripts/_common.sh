@@ -96,8 +96,8 @@ except ValueError:
 can_enforce() {
   agentres doctor --json 2>/dev/null | python3 -c '
 import json, sys
-told = json.load(sys.stdin)
-holds = {finding["check"]: finding["status"] == "ok" for finding in told["findings"]}
-sys.exit(not {**holds, "run": told["run"]}.get(sys.argv[1]))
+answer = json.load(sys.stdin)
+holds = {finding["check"]: finding["status"] == "ok" for finding in answer["findings"]}
+sys.exit(not {**holds, "run": answer["run"]}.get(sys.argv[1]))
 ' "$1" 2>/dev/null
 }

@@ -25,7 +25,7 @@ PATIENCE = 120.0
 KILLED = (137, -9)
 
 
-class Ended(NamedTuple):
+class SessionOutcome(NamedTuple):
     """What became of one session: seconds from the start to its end, and of each allocation.
 
     ``why`` it did not live, in words; it has no figures then.
@@ -80,20 +80,22 @@ class Session:
             if status not in KILLED:
                 raise Failed(f"exited {status} before it was ready{self.words}")
 
-    def end(self, deadline: float) -> Ended:
+    def end(self, deadline: float) -> SessionOutcome:
         """Wait for it."""
         try:
             out, _ = self._process.communicate(timeout=max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.stop()
-            return Ended("did not end")
+            return SessionOutcome("did not end")
         status = self._process.returncode
         if status in KILLED:
-            return Ended("was killed" if self.ready else "was killed before the start")
+            return SessionOutcome("was killed" if self.ready else "was killed before the start")
         if status:
-            return Ended(f"exited {status}{self.words}")
-        told = json.loads(out)
-        return Ended("", told["seconds"], tuple(took for _, took in told["allocations"]))
+            return SessionOutcome(f"exited {status}{self.words}")
+        answer = json.loads(out)
+        return SessionOutcome(
+            "", answer["seconds"], tuple(took for _, took in answer["allocations"])
+        )
 
     def stop(self) -> None:
         """End it where it has not ended; agentres is given the time to end what it runs."""
@@ -127,7 +129,7 @@ def play(
     plans: Sequence[Plan],
     check: Callable[[], None] = lambda: None,
     settle: float = SETTLE,
-) -> list[Ended]:
+) -> list[SessionOutcome]:
     """Replay all plans at once; ``line`` makes the command that runs a session's, by its number.
 
     ``check`` is called when all are ready.  Raises Failed.

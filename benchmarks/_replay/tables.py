@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from _replay.rounds import Ended
+from _replay.rounds import SessionOutcome
 
-Rounds = Sequence[Sequence[Ended]]
+Rounds = Sequence[Sequence[SessionOutcome]]
 """By round, the sessions; the first of them is HIGH."""
 
 

@@ -129,9 +129,9 @@ def copyright_of(tree: Path) -> str:
     own: list[str] = []
     others: list[str] = []
     for info in sorted((tree / SITE).glob("*.dist-info"), key=lambda path: path.name.lower()):
-        told = message_from_string((info / "METADATA").read_text())
-        part = _paragraph(told, list(_texts(info)))
-        (own if told["Name"] == "agentres" else others).append(part)
+        metadata = message_from_string((info / "METADATA").read_text())
+        part = _paragraph(metadata, list(_texts(info)))
+        (own if metadata["Name"] == "agentres" else others).append(part)
         for path in sorted(info.rglob("*"), reverse=True):
             if path.is_dir():
                 path.rmdir()
@@ -151,14 +151,14 @@ def _texts(info: Path) -> Iterator[str]:
             yield path.read_text(errors="replace").strip()
 
 
-def _paragraph(told: Message, texts: Sequence[str]) -> str:
-    licence = told["License-Expression"] or told["License"] or "see below"
-    lines = [f"{told['Name']} {told['Version']}", f"Licence: {licence.splitlines()[0]}"]
+def _paragraph(metadata: Message, texts: Sequence[str]) -> str:
+    licence = metadata["License-Expression"] or metadata["License"] or "see below"
+    lines = [f"{metadata['Name']} {metadata['Version']}", f"Licence: {licence.splitlines()[0]}"]
     for header in ("Author", "Author-email", "Home-page"):
-        if told[header]:
-            lines.append(f"{header}: {told[header]}")
+        if metadata[header]:
+            lines.append(f"{header}: {metadata[header]}")
     for text in texts:
         common = next((name for mark, name in _COMMON.items() if mark in text[:300]), None)
-        told_here = f"The licence is in /usr/share/common-licenses/{common}." if common else text
-        lines += ["", *(f"  {line}".rstrip() for line in told_here.splitlines())]
+        licence_text = f"The licence is in /usr/share/common-licenses/{common}." if common else text
+        lines += ["", *(f"  {line}".rstrip() for line in licence_text.splitlines())]
     return "\n".join([*lines, ""])

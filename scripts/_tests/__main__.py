@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from _vm.recipe import PYTHON_OF_RELEASE
 
 from . import suites, vagrant
 from .parts import Part, Parts, end_children, ended, say
+from .phases import HOST, MACHINES, MANY, TWO, Phase
 from .suites import PYTEST, TREE, VM, Machine, Suite
 
 _FLAKY_MAX = 2
@@ -29,94 +29,6 @@ _SLOWEST = "--durations=15"
 # Half of what the unit tests take is waiting for programs that they start.
 _WORKERS = ("-n", "4", "--dist", "worksteal") if importlib.util.find_spec("xdist") else ()
 
-# Tests of what a host has once; as dev they would all be skipped.
-_OF_THE_HOST = tuple(
-    f"tests/kernel/test_{n}.py" for n in ("daemon", "daemon_replaced", "installed")
-)
-# Typed as an ordinary user would.
-_OF_DEV = ("tests/kernel/test_documented.py",)
-# Root's in parts, so that none is what the others wait for.
-_ALERTS = tuple(f"tests/kernel/test_{n}.py" for n in ("breaches", "cpuset", "events", "pacing"))
-_LIMITS = tuple(f"tests/kernel/test_{n}.py" for n in ("disk_space", "elastic", "places", "space"))
-_ENDS = tuple(f"tests/kernel/test_{n}.py" for n in ("swap", "teardown"))
-_RATES = tuple(f"tests/kernel/test_{n}.py" for n in ("io", "network"))
-_OTHERS = tuple(
-    f"tests/kernel/test_{n}.py"
-    for n in ("exit", "live", "memory", "nofile", "pids", "resident", "signals", "terminal")
-)
-_DISKS = tuple(f"tests/kernel/test_{n}.py" for n in ("io", "writeback"))
-
-
-def _but(*paths: str) -> tuple[str, ...]:
-    return tuple(f"--ignore={path}" for path in paths)
-
-
-_HOST = Suite("the host's daemon", "root", paths=_OF_THE_HOST)
-_DOCUMENTATION = Suite("as dev, the documentation", "dev", paths=_OF_DEV)
-_OF_ONE = (*_OF_THE_HOST, *_OF_DEV)
-_ROOT = Suite("as root", "root", options=_but(*_OF_ONE))
-_ROOT_IN_PARTS = (
-    Suite("as root, runs in a row, swap", "root", paths=_ENDS),
-    Suite("as root, limits that move, places", "root", paths=_LIMITS),
-    Suite("as root, disks, network", "root", paths=_RATES),
-    Suite("as root, alerts, events", "root", paths=_ALERTS),
-    Suite("as root, exits, terminals, commands", "root", paths=_OTHERS),
-    Suite(
-        "as root, all others",
-        "root",
-        options=_but(*_OF_ONE, *_ALERTS, *_LIMITS, *_ENDS, *_RATES, *_OTHERS),
-    ),
-)
-_ROOT_DISKS = Suite("as root, disks", "root", paths=_DISKS)
-_ROOT_BUT_DISKS = Suite("as root, all others", "root", options=_but(*_OF_ONE, *_DISKS))
-_DEV = Suite("as dev", "dev", options=_but(*_OF_ONE))
-_BY_DAEMON = Suite("as dev, by the daemon", "dev", options=(*_but(*_OF_ONE), "--daemon"))
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Tests that bear the same company: those with a ``mark``.
-
-    ``first`` has the machines by name, each with the suite that it begins with; one that is done takes the next of the ``rest``.
-    """
-
-    name: str
-    mark: str
-    first: dict[str, Suite]
-    rest: tuple[Suite, ...]
-
-
-_COMPANY = "not beside_one and not alone"
-_ALONE = Phase("alone", "alone", {"": _ROOT}, (_DEV, _BY_DAEMON))
-
-# What tests wait for is time, mostly: five machines keep two processors busy. The longest suites are the first.
-_MANY = (
-    Phase(
-        "",
-        _COMPANY,
-        {
-            "": _HOST,
-            "second": _DEV,
-            "third": _BY_DAEMON,
-            "fourth": _ROOT_IN_PARTS[0],
-            "fifth": _ROOT_IN_PARTS[1],
-        },
-        (*_ROOT_IN_PARTS[2:], _DOCUMENTATION),
-    ),
-    Phase(
-        "beside one",
-        "beside_one",
-        {"": _ROOT_BUT_DISKS, "second": _ROOT_DISKS},
-        (_DEV, _BY_DAEMON),
-    ),
-    _ALONE,
-)
-_TWO = (
-    Phase("", _COMPANY, {"": _HOST, "second": _DEV}, (_ROOT, _BY_DAEMON, _DOCUMENTATION)),
-    Phase("by itself", "beside_one", {"": _ROOT}, (_DEV, _BY_DAEMON)),
-    _ALONE,
-)
-_MACHINES = tuple(_MANY[0].first)
 _MIB_FOR_MANY = 20 << 10
 
 
@@ -289,7 +201,7 @@ class _Run:
 
     def _phase(self, phase: Phase, failures: Counter[tuple[str, str]] | None = None) -> None:
         """Tests in as many machines as they bear; where ``failures`` are collected, nothing but tests."""
-        for name in _MACHINES:
+        for name in MACHINES:
             if name not in phase.first:
                 Machine(name).down()
         left = deque(phase.rest)
@@ -297,7 +209,7 @@ class _Run:
         def lane(name: str, suite: Suite | None) -> None:
             while suite is not None:
                 self._suite(Machine(name), suite, phase, failures)
-                if suite is _HOST and failures is None:
+                if suite is HOST and failures is None:
                     self._parts.run("the host starts anew, in the VM", _starts_anew)
                 try:
                     suite = left.popleft()
@@ -315,7 +227,7 @@ class _Run:
             self._down()
 
     def _down(self) -> None:
-        for name in _MACHINES:
+        for name in MACHINES:
             Machine(name).down()
 
     def _suite(
@@ -391,8 +303,8 @@ def _phases() -> tuple[Phase, ...]:
     room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
     room = min(room, shared.f_blocks * shared.f_frsize >> 20)
     if accelerator == "tcg" or room < _MIB_FOR_MANY:
-        return _TWO
-    return _MANY
+        return TWO
+    return MANY
 
 
 def _together(lanes: Sequence[Callable[[], None]]) -> None:
@@ -420,10 +332,10 @@ def _refusal() -> str | None:
         [sys.executable, "-m", "agentres", "doctor", "--json"], capture_output=True, text=True
     )
     try:
-        told = json.loads(done.stdout)
-        if told["run"]:
+        report = json.loads(done.stdout)
+        if report["run"]:
             return None
-        return "; ".join(f["detail"] for f in told["findings"] if f["status"] == "refused")
+        return "; ".join(f["detail"] for f in report["findings"] if f["status"] == "refused")
     except (ValueError, KeyError):
         return f"agentres doctor: {(done.stdout + done.stderr).strip().rpartition(chr(10))[2]}"
 

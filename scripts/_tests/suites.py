@@ -229,15 +229,15 @@ def run(
             break
         # Also in what comes after a test: its fixtures' end. A machine that does not start is no test's fault.
         culprit = call.running or call.last
-        told = f"{suite.name}: the machine {died}, during {culprit or 'no test'}"
-        say(told)
-        deaths.append(told)
+        death = f"{suite.name}: the machine {died}, during {culprit or 'no test'}"
+        say(death)
+        deaths.append(death)
         end = ""
         if machine.console.exists():
             end = "\n".join(machine.console.read_text(errors="replace").splitlines()[-25:])
             shutil.copy(machine.console, log.with_suffix(f".{number}.console"))
         with log.open("a") as output:
-            output.write(f"\n{told}; its threads here:\n{machine.threads()}\n")
+            output.write(f"\n{death}; its threads here:\n{machine.threads()}\n")
             output.write(f"The end of its console:\n{end}\n")
         if culprit:
             call.of[culprit] = "ERROR"

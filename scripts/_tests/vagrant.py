@@ -43,8 +43,8 @@ _READY_SECONDS = 60
 _BOOT_SECONDS = 600  # emulated, on processors that others want too
 
 # Where libvirt keeps what it knows.
-_STATE = ("/etc/libvirt", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt")
-_NOTE = "made"  # those of them that were made for this run
+STATE = ("/etc/libvirt", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt")
+NOTE = "made"  # those of them that were made for this run
 
 # Root: else QEMU's abilities would be looked at anew for each definition, and our folder be out of reach.
 # The host's cgroups are not to be touched, and what the machine prints goes to a file without virtlogd.
@@ -141,19 +141,19 @@ def run(parts: Parts, arguments: Sequence[str]) -> None:
     try:
         host.ensure_packages(_PACKAGES)
         settings = replace(Settings.from_environment(), accelerator="stock")
-        with host.locked(folder.with_suffix(".lock")), _fresh(folder):
+        with host.locked(folder.with_suffix(".lock")), fresh_folder(folder):
             kind = choose(ensure_image(Recipe(settings.release), settings), settings).name
             box = ["scripts/build-box", "--output", str(folder / "vagrant.box")]
             if parts.command("the box", box, cwd=TREE).failed:
                 return
             with _libvirt(folder) as process:
                 by = _within(process, _environment(folder, "kvm" if kind == "kvm" else "qemu"))
-                _run_steps(parts, by, steps(settings.release, folder, arguments))
+                run_steps(parts, by, steps(settings.release, folder, arguments))
     except VmError as error:
         raise SystemExit(f"test: {error}") from None
 
 
-def _run_steps(parts: Parts, by: Sequence[str], steps: Steps) -> None:
+def run_steps(parts: Parts, by: Sequence[str], steps: Steps) -> None:
     """Those in the machine where it has come up; the undoing in any case but an interruption."""
     if not any(parts.command(*step, cwd=TREE, by=by).failed for step in steps.up):
         for step in steps.tests:
@@ -163,7 +163,7 @@ def _run_steps(parts: Parts, by: Sequence[str], steps: Steps) -> None:
 
 
 @contextlib.contextmanager
-def _fresh(folder: Path) -> Iterator[None]:
+def fresh_folder(folder: Path) -> Iterator[None]:
     """An empty folder, removed in the end; a run that was killed may have left it full."""
     _sweep(folder)
     (folder / "pool").mkdir(parents=True)
@@ -178,7 +178,7 @@ def _fresh(folder: Path) -> Iterator[None]:
 
 def _sweep(folder: Path) -> None:
     """Remove the folder, and those elsewhere that were made for a run."""
-    note = folder / _NOTE
+    note = folder / NOTE
     for path in note.read_text().split() if note.exists() else ():
         with contextlib.suppress(OSError):  # not made after all, or in use by now
             Path(path).rmdir()
@@ -188,9 +188,9 @@ def _sweep(folder: Path) -> None:
 @contextlib.contextmanager
 def _libvirt(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """libvirtd that answers, in namespaces of its own; the process that waits for their end."""
-    _make_mount_points(folder / _NOTE)
+    make_mount_points(folder / NOTE)
     reading, writing = os.pipe()
-    script = _PROCESS_1.format(state=" ".join(_STATE), pipe=reading)
+    script = _PROCESS_1.format(state=" ".join(STATE), pipe=reading)
     line = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc"]
     line += ["sh", "-c", script, "sh", str(folder)]
     log = folder / "libvirtd.log"
@@ -207,9 +207,9 @@ def _libvirt(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-def _make_mount_points(note: Path) -> None:
+def make_mount_points(note: Path) -> None:
     """Make the folders that something private is to hide, noting first which of them were not there."""
-    missing = [path for path in _STATE if not Path(path).exists()]
+    missing = [path for path in STATE if not Path(path).exists()]
     note.write_text("\n".join(missing))
     for path in missing:
         Path(path).mkdir()

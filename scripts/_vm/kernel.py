@@ -16,8 +16,8 @@ from .mirror import host_mirror
 _OLDEST = (6, 19)
 # The first of these that has a source new enough, and its newest. Mirrors may be late with names such as "stable".
 _SUITES = (RELEASE, f"{RELEASE}-backports", "testing", "unstable")
-_OPTIONS = Path(__file__).with_name("uml.config")
-_PATCH = Path(__file__).with_name("uml.patch")
+OPTIONS = Path(__file__).with_name("uml.config")
+PATCH = Path(__file__).with_name("uml.patch")
 
 _PACKAGES = {
     "gcc": "gcc",
@@ -32,7 +32,7 @@ _PACKAGES = {
 }
 _NEWEST_KEPT = 4  # clones of other commits may want another
 _UNPATCHED = "unpatched"
-_FAILURE_KEPT = 24 * 3600  # seconds
+FAILURE_KEPT = 24 * 3600  # seconds
 
 
 def ensure_kernel(settings: Settings, force: bool = False) -> Path:
@@ -41,7 +41,7 @@ def ensure_kernel(settings: Settings, force: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if not force and (kernel := _newest(folder)):
         return kernel
-    if not force and (why := _failure(folder)):
+    if not force and (why := failure(folder)):
         raise VmError(f"its kernel could not be built: {why}; `scripts/vm build` tries again")
     with host.locked(folder / ".lock"):
         if not force and (kernel := _newest(folder)):
@@ -58,13 +58,13 @@ def ensure_kernel(settings: Settings, force: bool = False) -> Path:
 
 def _newest(folder: Path) -> Path | None:
     """The cached kernel of the newest build."""
-    found = folder.glob(f"*-{_key()}/linux")
+    found = folder.glob(f"*-{key()}/linux")
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def _key() -> str:
+def key() -> str:
     """Changes with the options and the patch."""
-    return hashlib.sha256(_OPTIONS.read_bytes() + _PATCH.read_bytes()).hexdigest()[:8]
+    return hashlib.sha256(OPTIONS.read_bytes() + PATCH.read_bytes()).hexdigest()[:8]
 
 
 def _build(work: Path, folder: Path, settings: Settings) -> Path:
@@ -74,25 +74,25 @@ def _build(work: Path, folder: Path, settings: Settings) -> Path:
     if mirror is None:
         raise VmError("no Debian mirror is configured on this host: set AGENTRES_VM_MIRROR")
     with host.step("looking for Debian's newest kernel source"):
-        apt, package, version = _find(work, mirror, log)
-    target = folder / f"{version}-{_key()}"
+        apt, package, version = find_source(work, mirror, log)
+    target = folder / f"{version}-{key()}"
     host.say(f"building kernel {target.name} (log: {log})")
     with host.step(f"fetching {package}"):
         host.run_logged([*apt, "download", f"{package}={version}"], log, cwd=work)
         unpack = 'dpkg-deb --fsys-tarfile "$1"_*.deb | tar -xO "./usr/src/$1.tar.xz" | tar -xJ'
         host.run_logged(["sh", "-ec", unpack, "sh", package], log, cwd=work)
-    patched = _patch(work / package, log)
+    patched = apply_patch(work / package, log)
     try:
-        made = _make(work, work / package, log)
+        made = compile_source(work, work / package, log)
     except VmError as error:
-        _failed(folder).write_text(str(error).partition("\n")[0])
+        failure_file(folder).write_text(str(error).partition("\n")[0])
         raise
     shutil.rmtree(target, ignore_errors=True)  # a machine that runs keeps its open file
     target.mkdir()
     if not patched:
         (target / _UNPATCHED).touch()
     made.rename(target / "linux")
-    _failed(folder).unlink(missing_ok=True)
+    failure_file(folder).unlink(missing_ok=True)
     for old in sorted(folder.glob("*/linux"), key=lambda path: path.stat().st_mtime)[
         :-_NEWEST_KEPT
     ]:
@@ -100,9 +100,9 @@ def _build(work: Path, folder: Path, settings: Settings) -> Path:
     return target / "linux"
 
 
-def _patch(source: Path, log: Path) -> bool:
+def apply_patch(source: Path, log: Path) -> bool:
     """Apply ours where it fits: a newer source may have changed, and does without.  Return whether it did."""
-    command = ["patch", "--strip=1", "--batch", "--forward", "--fuzz=0", f"--input={_PATCH}"]
+    command = ["patch", "--strip=1", "--batch", "--forward", "--fuzz=0", f"--input={PATCH}"]
     try:
         host.run_logged([*command, "--dry-run"], log, cwd=source)
     except VmError:
@@ -116,7 +116,7 @@ def is_patched(kernel: Path) -> bool:
     return not kernel.with_name(_UNPATCHED).exists()
 
 
-def _make(work: Path, source: Path, log: Path) -> Path:
+def compile_source(work: Path, source: Path, log: Path) -> Path:
     """Configure and compile it; the kernel."""
     made = work / "made"
     made.mkdir()
@@ -127,13 +127,13 @@ def _make(work: Path, source: Path, log: Path) -> Path:
         "-O",
         made,
         made / ".config",
-        _OPTIONS,
+        OPTIONS,
     ]
     with host.step("configuring it"):
         host.run_logged([*make, "defconfig"], log)
         host.run_logged(merge, log, cwd=source)
         host.run_logged([*make, "olddefconfig"], log)
-        _check(made / ".config")
+        check_options(made / ".config")
     host.say("compiling it: 13 minutes of one processor")
 
     def progress() -> str:
@@ -143,18 +143,19 @@ def _make(work: Path, source: Path, log: Path) -> Path:
     return made / "linux"
 
 
-def _failed(folder: Path) -> Path:
-    return folder / f".failed-{_key()}"
+def failure_file(folder: Path) -> Path:
+    """Where it is noted why this kernel could not be built."""
+    return folder / f".failed-{key()}"
 
 
-def _failure(folder: Path) -> str:
+def failure(folder: Path) -> str:
     """Why this kernel could not be made today; empty where it could, or nobody has tried.
 
     Every `up` would try it again, for minutes each time.
     """
     try:
-        if time.time() - _failed(folder).stat().st_mtime < _FAILURE_KEPT:
-            return _failed(folder).read_text()
+        if time.time() - failure_file(folder).stat().st_mtime < FAILURE_KEPT:
+            return failure_file(folder).read_text()
     except FileNotFoundError:
         pass
     return ""
@@ -162,10 +163,10 @@ def _failure(folder: Path) -> str:
 
 def forget_failure() -> None:
     """Have the next call try to build it, whatever became of the last."""
-    _failed(cache_dir() / "kernels").unlink(missing_ok=True)
+    failure_file(cache_dir() / "kernels").unlink(missing_ok=True)
 
 
-def _find(work: Path, mirror: str, log: Path) -> tuple[list[str], str, str]:
+def find_source(work: Path, mirror: str, log: Path) -> tuple[list[str], str, str]:
     """apt-get with lists of its own, and the package and its version there."""
     sources = work / "sources.list"
     options = [f"-oDir::Etc::SourceList={sources}", "-oDir::Etc::SourceParts=-"]
@@ -183,7 +184,7 @@ def _find(work: Path, mirror: str, log: Path) -> tuple[list[str], str, str]:
         except OSError as error:
             raise VmError(f"apt-get: {error.strerror}") from None
         names = _ask_apt(*options, "pkgnames", "linux-source-").split()
-        known = {name: _number(name) for name in names}
+        known = {name: source_version(name) for name in names}
         new = {name: number for name, number in known.items() if number and number >= _OLDEST}
         if new:
             package = max(new, key=lambda name: new[name])
@@ -205,15 +206,16 @@ def _ask_apt(*words: str) -> str:
     return done.stdout
 
 
-def _number(package: str) -> tuple[int, int] | None:
+def source_version(package: str) -> tuple[int, int] | None:
+    """The version in a source package's name; None: none is in it, or it is another kind of source."""
     match = re.fullmatch(r"linux-source-(\d+)\.(\d+)", package)
     return (int(match[1]), int(match[2])) if match else None
 
 
-def _check(config: Path) -> None:
+def check_options(config: Path) -> None:
     """Refuse a kernel that lost one of the options: they go silently when what they depend on is missing."""
     have = set(config.read_text().splitlines())
-    wanted = [line for line in _OPTIONS.read_text().splitlines() if "CONFIG_" in line]
+    wanted = [line for line in OPTIONS.read_text().splitlines() if "CONFIG_" in line]
     # An option that this kernel has no more is as good as off.
     lost = [line for line in wanted if line not in have and not line.startswith("# CONFIG_")]
     on = [

@@ -22,9 +22,9 @@ from agentres.model.limits import IoMax, Limits, Range
 from agentres.model.stats import Reading
 from agentres.policy.elastic import Terms
 from agentres.policy.scaling import BALANCED, Philosophy
+from agentres.run.handover import Handover
 from agentres.run.mover import Mover
 from agentres.run.sharing import Sharing
-from agentres.run.watched import Watched
 
 MEMORY = {"memory": Range(64 * MIB, 4000 * MIB)}
 
@@ -33,13 +33,13 @@ def memory(size: int) -> Limits:
     return Limits(memory=size * MIB, ranges=MEMORY)
 
 
-def watched(limits: Limits | None = None, **given: Any) -> Watched:
+def handover(limits: Limits | None = None, **given: Any) -> Handover:
     """An agent as its launch hands it over, with nothing behind it but what is given."""
     whole: dict[str, Any] = {
         "name": "a", "command": ("sleep",), "actuator": None, "started": 0.0, "escapes": None, "parent": "",
         "adopt": lambda pid: None, "terms": Terms(limits or Limits(), BALANCED, 100, 0.8, ""), "state": "",
     }  # fmt: skip
-    return Watched(**{**whole, **given})
+    return Handover(**{**whole, **given})
 
 
 class Fake(Cgroup):

@@ -13,7 +13,7 @@ from told import event
 
 from agentres.kernel import host, network, process, registry
 from agentres.kernel.cgroup import Cgroup
-from agentres.kernel.registry import ClaimMark, Found
+from agentres.kernel.registry import ClaimMark, RunningAgent
 from agentres.model.errors import AgentresError
 from agentres.model.limits import Host
 from agentres.model.stats import Sample
@@ -198,7 +198,7 @@ class Recorded(Source):
         super().__init__(fleet, lambda write: Store.open(recorded.history, write=write), "me")
         self._host = recorded
 
-    def command(self, agent: Found, verb: str, **fields: object) -> None:
+    def command(self, agent: RunningAgent, verb: str, **fields: object) -> None:
         self._host.go_on()
         if agent.name == "lost":
             raise AgentresError("nobody supervises lost: it takes no commands")
@@ -208,14 +208,14 @@ class Recorded(Source):
             path = self._host.path(agent.name)
             (path / "cgroup.freeze").write_text(f"{frozen}\n")
 
-    def stop(self, agent: Found, grace: float) -> None:
+    def stop(self, agent: RunningAgent, grace: float) -> None:
         self._host.done.append(("stop", agent.name, grace))
 
     def acknowledge(self, alerts: Sequence[AlertRow], why: str) -> None:
         super().acknowledge(alerts, why)
         self._host.done.append(("acknowledge", [alert.id for alert in alerts], why))
 
-    def detail(self, agent: Found) -> Detail:
+    def detail(self, agent: RunningAgent) -> Detail:
         if agent.name == "lost":
             return Detail.absent("nobody supervises lost: it takes no commands")
         samples = [

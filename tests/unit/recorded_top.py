@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from recorded import pretend
 
-from agentres.kernel.registry import Found
+from agentres.kernel.registry import RunningAgent
 from agentres.readers.fleet import Picture
 from agentres.tui.app import Top, show
 
@@ -30,7 +30,7 @@ def main() -> None:
         recorded.go_on()
         return look()
 
-    def noted(agent: Found, grace: float) -> None:
+    def noted(agent: RunningAgent, grace: float) -> None:
         stop(agent, grace)
         with open(folder / "done", "a") as file:
             file.write(f"stop {agent.name}\n")

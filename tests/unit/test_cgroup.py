@@ -18,7 +18,7 @@ import pytest
 
 from agentres.kernel.cgroup import Cgroup, holds
 from agentres.model.errors import ControlFileError
-from agentres.model.limits import ControlLine, IoMax, Limits, Refused
+from agentres.model.limits import ControlLine, IoMax, Limits, UnenforcedLimit
 from agentres.model.stats import Usage
 
 Make = Callable[..., Cgroup]
@@ -262,19 +262,19 @@ def test_apply_writes_in_the_given_order(fake: Make, caplog: pytest.LogCaptureFi
 def test_a_missing_file_is_a_missing_controller_and_spoils_no_other(fake: Make) -> None:
     cgroup = fake(pids__max="")
     why = "there is no memory.max: the memory controller is not available"
-    assert cgroup.apply([MEMORY, PIDS]) == [Refused(MEMORY, why)]
+    assert cgroup.apply([MEMORY, PIDS]) == [UnenforcedLimit(MEMORY, why)]
     assert text_of(cgroup, "pids.max") == "max"
 
 
 def test_a_value_that_is_not_kept_does_not_hold(fake: Make) -> None:
     cgroup = fake()
     os.symlink("/dev/null", f"{cgroup.path}/memory.max")
-    assert cgroup.apply([MEMORY]) == [Refused(MEMORY, "memory.max reads back ''")]
+    assert cgroup.apply([MEMORY]) == [UnenforcedLimit(MEMORY, "memory.max reads back ''")]
 
 
 def test_another_value_does_not_hold(fake: Make) -> None:
     cgroup = fake(memory__max="1111999\n")
-    assert cgroup.apply([MEMORY]) == [Refused(MEMORY, "memory.max reads back '4096999'")]
+    assert cgroup.apply([MEMORY]) == [UnenforcedLimit(MEMORY, "memory.max reads back '4096999'")]
 
 
 @pytest.mark.parametrize("garbage", [" junk", "\n\n8:16 rbps=1"])
@@ -284,7 +284,7 @@ def test_garbage_that_is_read_back_does_not_hold_and_spoils_no_other(
     line = IoMax("8:0", rbps=5).line()
     cgroup = fake(io__max="x" * len(line.text) + garbage, pids__max="")
     why = f"io.max reads back {line.text + garbage!r}"
-    assert cgroup.apply([line, PIDS]) == [Refused(line, why)]
+    assert cgroup.apply([line, PIDS]) == [UnenforcedLimit(line, why)]
     assert text_of(cgroup, "pids.max") == "max"
 
 
@@ -303,7 +303,7 @@ def test_a_device_that_takes_no_limit_is_named(fake: Make, monkeypatch: pytest.M
     cgroup = fake()
     monkeypatch.setattr(cgroup, "set_property", refuse)
     line = IoMax("8:1", rbps=5).line()
-    assert cgroup.apply([line]) == [Refused(line, "device 8:1 takes no io.max")]
+    assert cgroup.apply([line]) == [UnenforcedLimit(line, "device 8:1 takes no io.max")]
 
 
 def test_apply_invents_no_file(fake: Make) -> None:

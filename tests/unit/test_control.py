@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from agentres.kernel import listener, registry
 from agentres.kernel.listener import Channel, Listener, Peer
 from agentres.kernel.loop import Loop
-from agentres.kernel.registry import Found
+from agentres.kernel.registry import RunningAgent
 from agentres.model import control
 from agentres.model.errors import AgentresError, NotEnforceable, UsageError
 from agentres.model.units import NEVER
@@ -215,7 +215,7 @@ def test_nothing_is_done_to_an_agent_that_has_ended(
     told: list[bytes] = []
     supervision = SimpleNamespace(ended=True, kill=lambda who: None, stop=lambda grace, who: None)
     monitor = SimpleNamespace(
-        watched=SimpleNamespace(origins={}), elastic=None, actuator=SimpleNamespace(thaw=lambda: None)
+        handover=SimpleNamespace(origins={}), elastic=None, actuator=SimpleNamespace(thaw=lambda: None)
     )  # fmt: skip
     client = SimpleNamespace(peer=Peer(1, 0, 0), send=told.append, waits=False)
     taking = steering.Steering(supervision, monitor)  # type: ignore[arg-type]
@@ -334,7 +334,7 @@ def test_errors_of_agentres_are_answers() -> None:
 
 
 def test_who_is_refused_before_it_has_asked_hears_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Found("a", "/a/agent", "/a", 0.0, 1, 0, 0)
+    agent = RunningAgent("a", "/a/agent", "/a", 0.0, 1, 0, 0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as supervisor:
         supervisor.bind("")  # to a name that the kernel chooses
         supervisor.listen()
@@ -343,10 +343,10 @@ def test_who_is_refused_before_it_has_asked_hears_why(monkeypatch: pytest.Monkey
             its, _ = supervisor.accept()
             its.sendall(control.failure(AgentresError("not yours", "ask root")))
             its.close()
-            return Peer(1, found.cgroup_uid, 0)
+            return Peer(1, agent.cgroup_uid, 0)
 
         monkeypatch.setattr(registry, "control", lambda path: supervisor.getsockname()[1:].decode())
         monkeypatch.setattr(Peer, "of", refusing)
         with pytest.raises(AgentresError, match="not yours") as refused:
-            client.ask(found, "kill")
+            client.ask(agent, "kill")
     assert refused.value.remedy == "ask root"

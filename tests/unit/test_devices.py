@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentres.kernel import devices
-from agentres.kernel.devices import behind, every_disk, uncounted, whole
+from agentres.kernel.devices import behind, every_disk, unlimited_mounts, whole
 from agentres.kernel.mounts import Mount, parse_mounts
 from agentres.model.errors import UsageError
 
@@ -27,7 +27,7 @@ def table(*lines: str) -> list[Mount]:
     "fstype", ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "ramfs", "squashfs"]
 )
 def test_nothing_escapes_the_limit_with_cgroup_writeback_or_without_a_disk(fstype: str) -> None:
-    assert uncounted(["/"], table(f"25 1 8:1 / / rw - {fstype} src rw")) == []
+    assert unlimited_mounts(["/"], table(f"25 1 8:1 / / rw - {fstype} src rw")) == []
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_nothing_escapes_the_limit_with_cgroup_writeback_or_without_a_disk(fstyp
 def test_a_mount_that_is_not_charged_is_told_with_the_reason(
     device: str, fstype: str, why: str
 ) -> None:
-    (found,) = uncounted(["/"], table(f"25 1 {device} / / rw - {fstype} src rw"))
+    (found,) = unlimited_mounts(["/"], table(f"25 1 {device} / / rw - {fstype} src rw"))
     assert (found.mount.point, found.why) == ("/", why)
 
 
@@ -61,7 +61,7 @@ OUT_OF_SIGHT = "its upper directory is out of sight, so its disk is unknown"
 def test_an_overlay_is_judged_by_where_its_upper_directory_is(
     tmp_path: Path, fstype: str, why: str | None
 ) -> None:
-    found = uncounted(
+    found = unlimited_mounts(
         ["/merged"],
         table(
             ROOT,
@@ -81,13 +81,13 @@ def test_an_overlay_on_an_overlay_is_followed_down(tmp_path: Path) -> None:
         f"60 25 0:60 / {tmp_path} rw - overlay overlay rw,upperdir=/nowhere/upper",
         f"61 25 0:61 / /merged rw - overlay overlay rw,upperdir={tmp_path}/inner",
     )
-    (found,) = uncounted(["/merged"], mounts)
+    (found,) = unlimited_mounts(["/merged"], mounts)
     assert (found.mount.point, found.why) == (str(tmp_path), OUT_OF_SIGHT)
 
 
 @pytest.mark.parametrize("options", ["rw,upperdir=/nowhere/upper", "ro,lowerdir=/a:/b"])
 def test_an_overlay_without_a_visible_upper_directory_is_unknown(options: str) -> None:
-    (found,) = uncounted(["/"], table(f"25 1 0:60 / / rw - overlay overlay {options}"))
+    (found,) = unlimited_mounts(["/"], table(f"25 1 0:60 / / rw - overlay overlay {options}"))
     assert found.why == OUT_OF_SIGHT
 
 
@@ -99,20 +99,20 @@ def test_overlays_that_seem_to_be_on_each_other_are_unknown(tmp_path: Path) -> N
         f"60 25 0:60 / {tmp_path}/a rw - overlay overlay rw,upperdir={tmp_path}/b",
         f"61 25 0:61 / {tmp_path}/b rw - overlay overlay rw,upperdir={tmp_path}/a",
     )
-    (found,) = uncounted([f"{tmp_path}/a"], mounts)
+    (found,) = unlimited_mounts([f"{tmp_path}/a"], mounts)
     assert found.why == OUT_OF_SIGHT
 
 
 def test_a_path_under_no_mount_is_told_as_unknown() -> None:
-    (found,) = uncounted(["/"], [])
+    (found,) = unlimited_mounts(["/"], [])
     assert (found.mount.point, found.mount.fstype) == ("/", "unknown")
 
 
 def test_a_mount_is_told_once_for_all_paths_on_it() -> None:
     mounts = table("25 1 0:40 / / rw - zfs pool/root rw", TMP)
-    assert [item.mount.point for item in uncounted(["/", "/tmp", "/nowhere", "/usr"], mounts)] == [
-        "/"
-    ]
+    assert [
+        item.mount.point for item in unlimited_mounts(["/", "/tmp", "/nowhere", "/usr"], mounts)
+    ] == ["/"]
 
 
 # A fake /sys.

@@ -8,7 +8,7 @@ import pytest
 
 from agentres.kernel.mounts import parse_mounts
 from agentres.model.limits import Limits
-from agentres.run.enforcement import _uncounted_names
+from agentres.run.enforcement import _unlimited_names
 
 
 @pytest.mark.parametrize(("fstype", "counted"), [("ext4", True), ("vfat", False)])
@@ -19,7 +19,7 @@ def test_a_named_path_on_a_file_system_that_is_not_charged(
         f"25 1 8:1 / / rw - ext4 /dev/sda1 rw\n40 25 8:17 / {tmp_path} rw - {fstype} /dev/sdb1 rw\n"
     )
     (tmp_path / "below").mkdir()
-    found = _uncounted_names([str(tmp_path / "below")], table)
+    found = _unlimited_names([str(tmp_path / "below")], table)
     assert [(one.line.text, one.why) for one in found] == (
         []
         if counted

@@ -13,7 +13,7 @@ from dispatched import event as alert
 from agentres.model.action import Action
 from agentres.model.limits import Host, defaults
 from agentres.model.schemas import EVENTS, MOVES
-from agentres.model.stats import Escaped, OomKill, Reading, Running, Usage
+from agentres.model.stats import EscapedProcess, OomKill, Reading, RunningProcess, Usage
 from agentres.run import events as module
 from agentres.run.events import Events
 from agentres.run.explain import Outcome
@@ -57,10 +57,10 @@ def test_every_event_is_as_the_reference_says(life: Life) -> None:
     life.events.acted(Action("freeze", "agent", None, None, "command", "uid 0", 2.0, 0.5))
     life.events.alert(alert())
     life.events.time_is_up()
-    life.events.killed("timeout", "the time limit had passed", [Running(7, "sh")])
-    life.events.escaped([Escaped(9, "sleep", "/elsewhere")])
-    left = (Running(8, "sleep"),)
-    told = life.end(left=left, escaped=(Escaped(9, "sleep", "/elsewhere", "ended"),))
+    life.events.killed("timeout", "the time limit had passed", [RunningProcess(7, "sh")])
+    life.events.escaped([EscapedProcess(9, "sleep", "/elsewhere")])
+    left = (RunningProcess(8, "sleep"),)
+    told = life.end(left=left, escaped=(EscapedProcess(9, "sleep", "/elsewhere", "ended"),))
     assert {event["event"] for event in told} == EVENTS.keys() - {"lost"}
     assert told[-1]["summary"]["exit_code"] == told[-1]["exit_code"] == 0
     assert [event["processes"][0]["fate"] for event in life.of("escape")] == ["", "ended"]
@@ -98,7 +98,7 @@ def test_who_was_killed_for_memory_is_told_with_how_many(life: Life) -> None:
 
 
 def test_one_that_is_outside_is_told_once(life: Life) -> None:
-    one = Escaped(9, "sleep", "/elsewhere")
+    one = EscapedProcess(9, "sleep", "/elsewhere")
     for _ in range(9):
         life.events.escaped([one])
     assert [event["count"] for event in life.of("escape")] == [1]
@@ -118,11 +118,11 @@ def test_nothing_that_an_agent_names_is_too_long_for_a_packet(monkeypatch: pytes
     life = Life(monkeypatch, RUN.but(command=command))
     (start,) = life.told
     assert start["command"] == ["x" * 4095 + "…", "…"]
-    far = [Escaped(n, "\x1b[2J\udc80", "/" + "a\n" * 2000) for n in range(9000)]
+    far = [EscapedProcess(n, "\x1b[2J\udc80", "/" + "a\n" * 2000) for n in range(9000)]
     life.events.escaped(far)
     life.events.acted(Action("set", "memory", 1.0, 2.0, "command", "x" * 100_000, 2.0, 0.5))
     kills = [OomKill(n, "y" * 15, "/a", "/a") for n in range(100)]
-    life.end(escaped=far, left=[Running(n, "z") for n in range(9000)], oom_kills=kills, usage=Usage(memory_oom_kill=400))  # fmt: skip
+    life.end(escaped=far, left=[RunningProcess(n, "z") for n in range(9000)], oom_kills=kills, usage=Usage(memory_oom_kill=400))  # fmt: skip
 
 
 @pytest.mark.parametrize(

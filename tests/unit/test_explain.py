@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from agentres.kernel.project import Added
-from agentres.model.limits import EVERY_DISK, ControlLine, IoMax, Limits, Range, Refused
+from agentres.kernel.project import QuotaUsage
+from agentres.model.limits import EVERY_DISK, ControlLine, IoMax, Limits, Range, UnenforcedLimit
 from agentres.model.oom import Footprint, Resident
-from agentres.model.stats import Escaped, OomKill, Running, Usage
+from agentres.model.stats import EscapedProcess, OomKill, RunningProcess, Usage
 from agentres.model.units import MAX
 from agentres.run.explain import (
     Hit,
@@ -173,19 +173,19 @@ def test_the_summary_ends_with_the_hits() -> None:
 
 
 def test_what_still_ran_is_named() -> None:
-    one = summary(ended(left=(Running(7, "sl\x1beep"),)))
+    one = summary(ended(left=(RunningProcess(7, "sl\x1beep"),)))
     assert "  1 process was still running and was ended: sl\\x1beep (pid 7)" in one
-    many = summary(ended(left=[Running(pid, "sleep") for pid in range(10, 17)]))
+    many = summary(ended(left=[RunningProcess(pid, "sleep") for pid in range(10, 17)]))
     told = (
         "sleep (pid 10), sleep (pid 11), sleep (pid 12), sleep (pid 13), sleep (pid 14), and 2 more"
     )
     assert f"  7 processes were still running and were ended: {told}" in many
     assert not [line for line in summary(ended()) if "still running" in line]
-    assert as_json(ended(left=(Running(7, "sleep"),)), "1")["left_running"] == [{"pid": 7, "name": "sleep"}]  # fmt: skip
+    assert as_json(ended(left=(RunningProcess(7, "sleep"),)), "1")["left_running"] == [{"pid": 7, "name": "sleep"}]  # fmt: skip
 
 
 def test_who_had_left_the_cgroup_is_told_with_what_became_of_them() -> None:
-    one = Escaped(7, "sleep", "/system.slice/run-u1.scope", "ended")
+    one = EscapedProcess(7, "sleep", "/system.slice/run-u1.scope", "ended")
     words = "sleep (pid 7) in /system.slice/run-u1.scope, ended"
     assert f"  1 process was outside of its cgroup and limits: {words}" in summary(
         ended(escaped=(one,))
@@ -199,7 +199,7 @@ def test_who_had_left_the_cgroup_is_told_with_what_became_of_them() -> None:
 
 
 def test_names_from_outside_cannot_draw() -> None:
-    one = Escaped(7, "a\x1b[2Jb", "/x\n.slice", "ended")
+    one = EscapedProcess(7, "a\x1b[2Jb", "/x\n.slice", "ended")
     text = escaped([one])
     assert text.isprintable()
     assert text.endswith(", ended")
@@ -207,10 +207,10 @@ def test_names_from_outside_cannot_draw() -> None:
 
 
 def test_what_was_added_to_a_directory_is_told() -> None:
-    added = Added("/wo\x1brk", 2**30, 512 * MIB)
-    assert "  space      512 MiB of 1.0 GiB added to /wo\\x1brk" in summary(ended(space=added))
-    assert "  space      not counted here" in summary(ended(space=added.but(used=None)))
-    assert as_json(ended(space=added), "1")["disk_space"] == {
+    usage = QuotaUsage("/wo\x1brk", 2**30, 512 * MIB)
+    assert "  space      512 MiB of 1.0 GiB added to /wo\\x1brk" in summary(ended(space=usage))
+    assert "  space      not counted here" in summary(ended(space=usage.but(used=None)))
+    assert as_json(ended(space=usage), "1")["disk_space"] == {
         "directory": "/wo\x1brk",
         "limit": 2**30,
         "used": 512 * MIB,
@@ -250,10 +250,10 @@ def test_a_signal_is_told_by_number_and_name(number: int, name: str) -> None:
 
 def test_limits_that_do_not_hold_are_a_line_for_each_file() -> None:
     refused = [
-        Refused(IoMax("8:0").line(), "no such device"),
-        Refused(ControlLine("cpu.max", "max 100000"), "there is no cpu.max"),
-        Refused(IoMax("8:16").line(), "no such device"),
-        Refused(IoMax("8:32").line(), "device 8:32 takes no io.max"),
+        UnenforcedLimit(IoMax("8:0").line(), "no such device"),
+        UnenforcedLimit(ControlLine("cpu.max", "max 100000"), "there is no cpu.max"),
+        UnenforcedLimit(IoMax("8:16").line(), "no such device"),
+        UnenforcedLimit(IoMax("8:32").line(), "device 8:32 takes no io.max"),
     ]
     assert not_enforced(refused) == [
         "NOT enforced: io.max (no such device; device 8:32 takes no io.max)",
@@ -308,7 +308,7 @@ def test_the_json_summary_is_this() -> None:
         unreadable={"io.stat": "garbage"},
         paced=("io_write",),
         enforced=[ControlLine("pids.max", "64"), IoMax("8:0", rbps=5).line()],
-        not_enforced=[Refused(ControlLine("cpu.max", "150000 100000"), "there is no cpu.max")],
+        not_enforced=[UnenforcedLimit(ControlLine("cpu.max", "150000 100000"), "there is no cpu.max")],
         oom_kills=[KILL],
         oom_limits=OWN,
         footprint=HELD,

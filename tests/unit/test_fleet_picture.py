@@ -84,7 +84,7 @@ def test_what_a_slice_has_and_its_agents_take(fake: FakeSlice, fleet: Fleet) -> 
     (one,) = picture.slices
     assert (one.path, one.allocated, one.used) == ("/agentres.slice", 384 * MIB, 120 * MIB)
     assert one.free == one.budget - one.allocated
-    assert {shown.name: (shown.state, shown.priority) for shown in picture.agents} == {
+    assert {status.name: (status.state, status.priority) for status in picture.agents} == {
         "a": ("running", 100),
         "b": ("frozen", 400),
     }
@@ -95,7 +95,7 @@ def test_who_has_gone_is_in_no_picture_and_keeps_no_file_open(
 ) -> None:
     files = len(list(Path("/proc/self/fd").iterdir()))
     agent = fake.agent("a")
-    assert [shown.name for shown in fleet.look().agents] == ["a"]
+    assert [status.name for status in fleet.look().agents] == ["a"]
     shutil.rmtree(agent.parent)
     assert fleet.look().agents == ()
     assert len(list(Path("/proc/self/fd").iterdir())) == files
@@ -123,14 +123,14 @@ def test_open_alerts_are_their_runs(fake: FakeSlice, fleet: Fleet, tmp_path: Pat
     store.record(event("raised", "0b", 1500.0, agent="a"))
     store.record(event("raised", "0c", 1500.0, agent="b"))
     store.close()
-    (shown,) = fleet.look().agents
-    assert [alert.id for alert in shown.alerts] == ["0b"]
-    assert shown.severity == Severity.WARNING
+    (status,) = fleet.look().agents
+    assert [alert.id for alert in status.alerts] == ["0b"]
+    assert status.severity == Severity.WARNING
     store = Store.open(str(tmp_path / "history.db"))
     store.acknowledge("0b", "me", "", 1600.0)
     store.close()
-    (shown,) = fleet.look().agents
-    assert shown.severity is None
+    (status,) = fleet.look().agents
+    assert status.severity is None
 
 
 def test_of_two_users_agents_of_one_name_each_has_its_own_alerts(fake: FakeSlice, fleet: Fleet, tmp_path: Path) -> None:  # fmt: skip
@@ -142,6 +142,6 @@ def test_of_two_users_agents_of_one_name_each_has_its_own_alerts(fake: FakeSlice
     store.begin(run)
     store.record(event("raised", "0a", 1500.0, agent="a", run=run.id))
     store.close()
-    shown = fleet.look().agents
-    assert len(shown) == 2
-    assert {one.found.path for one in shown if one.alerts} == {run.cgroup}
+    agents = fleet.look().agents
+    assert len(agents) == 2
+    assert {one.agent.path for one in agents if one.alerts} == {run.cgroup}

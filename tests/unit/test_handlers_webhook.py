@@ -10,7 +10,7 @@ from dispatched import DEADLINE, FORKS_BESIDE_THREADS, Told, event, handler, res
 from webhook_server import Answer, Answering, hook
 
 from agentres.companion.handlers import webhook
-from agentres.companion.handlers.webhook import Unresolved
+from agentres.companion.handlers.webhook import AlertmanagerAlerts
 
 pytestmark = [FORKS_BESIDE_THREADS, pytest.mark.usefixtures("quick_webhooks")]
 
@@ -155,13 +155,13 @@ def test_alertmanager_is_told_again_and_what_it_missed(monkeypatch: pytest.Monke
 def test_alertmanager_is_told_of_an_end_for_five_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    unresolved = Unresolved()
-    assert unresolved.due() is None
-    unresolved.take(event())
-    assert unresolved.due() == 60
-    unresolved.take(resolved())
+    alerts = AlertmanagerAlerts()
+    assert alerts.due() is None
+    alerts.take(event())
+    assert alerts.due() == 60
+    alerts.take(resolved())
     now[0] += 299
-    assert [alert["endsAt"] for alert in unresolved.again()] == ["2023-11-14T22:15:00.000Z"]
+    assert [alert["endsAt"] for alert in alerts.again()] == ["2023-11-14T22:15:00.000Z"]
     now[0] += 2
-    assert unresolved.again() == []
-    assert unresolved.due() is None
+    assert alerts.again() == []
+    assert alerts.due() is None

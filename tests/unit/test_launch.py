@@ -25,7 +25,7 @@ from agentres.model.errors import (
     NotEnforceable,
     NotFound,
 )
-from agentres.model.limits import ControlLine, Limits, Refused
+from agentres.model.limits import ControlLine, Limits, UnenforcedLimit
 from agentres.run import admission, supervision
 from agentres.run import launch as module
 from agentres.run.agent import Behalf, Request, run
@@ -67,7 +67,7 @@ class Place:
         self.hierarchy = SimpleNamespace(mount=str(tmp_path / "cgroup"))
         self.done: list[str] = []
         self.fails: dict[str, AgentresError] = {}
-        self.missing: list[Refused] = []
+        self.missing: list[UnenforcedLimit] = []
         self.on: dict[str, Callable[[], object]] = {}
         monkeypatch.setattr(delegation, "find", self.find)
         monkeypatch.setattr(actuator, "Actuator", partial(Actuator, guarded=Guard))
@@ -140,7 +140,7 @@ def test_a_whole_run(place: Place) -> None:
 
 
 def test_what_does_not_hold_is_told_once_it_runs(place: Place) -> None:
-    place.missing = [Refused(ControlLine("io.max", ""), "there is no io controller")]
+    place.missing = [UnenforcedLimit(ControlLine("io.max", ""), "there is no io controller")]
     told: list[str] = []
     outcome = run(request(), told.append)
     assert any("NOT enforced: io.max" in line for line in told)
@@ -178,7 +178,7 @@ def test_a_step_that_fails_gives_back_what_was_taken(
 
 
 def test_a_command_that_is_not_there_gives_back_all(place: Place) -> None:
-    place.missing = [Refused(ControlLine("io.max", ""), "there is no io controller")]
+    place.missing = [UnenforcedLimit(ControlLine("io.max", ""), "there is no io controller")]
     told: list[str] = []
     with pytest.raises(NotFound):
         run(request("/no/such/command"), told.append)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from fake_agent import watched
+from fake_agent import handover
 
 from agentres.model.limits import Limits, Range
 from agentres.model.stats import Sample
@@ -45,7 +45,7 @@ def learning(
     warn: Callable[[str], None] = print,
     **settings: Any,
 ) -> Learning:
-    agent = watched(Limits(ranges=bounds or {}), named=name, command=("make", "test"), warn=warn)
+    agent = handover(Limits(ranges=bounds or {}), named=name, command=("make", "test"), warn=warn)
     return Learning(recorder, Settings(**settings), agent)  # type: ignore[arg-type]
 
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_agent import watched
+from fake_agent import handover
 from test_companion import event
 
 from agentres.kernel.loop import Loop
@@ -37,7 +37,7 @@ class Line:
         self.troubles: list[tuple[str, float]] = []
         argv = ["sh", "-c", f"cat >{fifo}"]
         handler = Handler("pipe", "command", Severity.INFO, options={"argv": argv})
-        agent = watched(adopt=self.adopted.append, state=str(state))
+        agent = handover(adopt=self.adopted.append, state=str(state))
         self.messenger = Messenger(self.loop, Settings(handlers=(handler,)), "", agent, self._note)
 
     def _note(self, resource: str, total: float, what: str) -> None:

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from scraped import no_history, series
 
 from agentres.kernel import devices, registry, tree
-from agentres.kernel.registry import Found
+from agentres.kernel.registry import RunningAgent
 from agentres.model.errors import AgentresError
 from agentres.model.stats import Sample
 from agentres.policy.capacity import Claim
@@ -36,9 +36,9 @@ FULL = Sample(
 """Each figure another one."""
 
 
-def agent(name: str = "a", where: str = "") -> Found:
+def agent(name: str = "a", where: str = "") -> RunningAgent:
     home = f"{MOUNT}/{where or name}"
-    return Found(name, f"{home}/agent", home, 1700000000.25, 42, 1000, 0)
+    return RunningAgent(name, f"{home}/agent", home, 1700000000.25, 42, 1000, 0)
 
 
 Scrape = Callable[..., dict[tuple[str, tuple[str, ...]], float]]
@@ -49,7 +49,7 @@ def expose(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """The exposition of these agents, samples and history; both formats parse, and promtool's check."""
 
     def text(
-        agents: list[Found] | None = None,
+        agents: list[RunningAgent] | None = None,
         sample: Sample = FULL,
         host: Sample = FULL,
         history: Callable[[], Store] = no_history,

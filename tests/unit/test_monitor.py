@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_agent import MEMORY, Clock, Fake, Guard, watched
+from fake_agent import MEMORY, Clock, Fake, Guard, handover
 from fake_slice import MIB, FakeSlice, keep_attributes
 from json_types import check
 from stepped import Stepped
@@ -66,7 +66,7 @@ class SteppedLoop(Stepped):
         del self.watched[fd]
 
 
-class Told:
+class FakeMessenger:
     """Stands for the messenger: what handlers would be told."""
 
     trouble = ""
@@ -110,7 +110,7 @@ class Watching:
         self.loop = SteppedLoop()
         monkeypatch.setattr(time, "monotonic", lambda: self.loop.now)
         monkeypatch.setattr(module, "Engine", partial(Engine, clock=lambda: self.loop.now))
-        monkeypatch.setattr(module, "Messenger", Told)
+        monkeypatch.setattr(module, "Messenger", FakeMessenger)
         monkeypatch.setattr(notifications, "trigger", lambda cgroup, resource: None)
         slice_ = FakeSlice(tmp_path / "cgroup")
         self.agent = slice_.agent("a", 256 * MIB, 100 * MIB)
@@ -130,11 +130,11 @@ class Watching:
         self.ooms = self.stalled = 0
         self.cause = OomCause(("/agentres.slice/a/agent",))
         limits = Limits(memory=256 * MIB, pids=512, ranges=MEMORY)
-        agent = watched(
+        agent = handover(
             actuator=self.actuator, started=self.loop.now, escapes=Escapes("f00d", "/agentres.slice/a/agent"), events=events,
             parent=str(slice_.path), terms=Terms(limits, BALANCED, 100, 0.8, str(slice_.path)),
         )  # fmt: skip
-        handlers = (Handler("j", "journal"),) if Told.trouble else ()
+        handlers = (Handler("j", "journal"),) if FakeMessenger.trouble else ()
         settings = Settings(history=False, rules=RULES, handlers=handlers)
         self.monitor = Monitor(self.loop, agent, settings, self._oom)  # type: ignore[arg-type]
 
@@ -143,9 +143,9 @@ class Watching:
         return self.cause
 
     @property
-    def messenger(self) -> Told:
+    def messenger(self) -> FakeMessenger:
         messenger = self.monitor._messenger
-        assert isinstance(messenger, Told)
+        assert isinstance(messenger, FakeMessenger)
         return messenger
 
     @property
@@ -329,10 +329,10 @@ def test_a_frozen_agent_is_told_of_and_who_froze_it(watching: Watching, by_us: b
 def test_handlers_that_cannot_be_started_are_told_of_from_the_first_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: int
 ) -> None:
-    monkeypatch.setattr(Told, "trouble", "the handlers cannot be started: no memory")
+    monkeypatch.setattr(FakeMessenger, "trouble", "the handlers cannot be started: no memory")
     watching = Watching(tmp_path, monkeypatch, events)
     assert watching.told[0] == ("raised", "handlers", "WARNING")
-    assert watching.monitor.subject.detail["handlers"] == Told.trouble
+    assert watching.monitor.subject.detail["handlers"] == FakeMessenger.trouble
     watching.close()
 
 

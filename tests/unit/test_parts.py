@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -37,11 +38,12 @@ def test_what_a_block_starts_ends_with_it_and_so_does_what_that_started() -> Non
 
 
 def test_it_is_interrupted_so_that_it_can_tidy_up() -> None:
-    with parts.child([sys.executable, "-c", TIDY], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"up\n"
-        parts._end(process)
-        assert process.stdout.read() == b"tidied up\n"
+    reading, writing = os.pipe()
+    with open(reading, "rb") as output:
+        with parts.child([sys.executable, "-c", TIDY], stdout=writing) as process:
+            os.close(writing)
+            assert output.readline() == b"up\n"
+        assert output.read() == b"tidied up\n"
     assert process.returncode == 0
 
 

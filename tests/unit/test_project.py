@@ -15,7 +15,7 @@ from agentres.kernel import caller, libc, mounts, project
 from agentres.kernel.caller import Caller
 from agentres.kernel.lock import Lock
 from agentres.kernel.mounts import Mount
-from agentres.kernel.project import Added, Quota
+from agentres.kernel.project import Quota, QuotaUsage
 from agentres.model.errors import Interrupted, NotEnforceable, UsageError
 
 FIRST, SECOND = project.NUMBERS[:2]
@@ -120,7 +120,7 @@ def test_all_below_gets_the_number_and_loses_it(kernel: Kernel) -> None:
     assert kernel.of(work / "file") == kernel.of(work / "sub/file") == (KEPT, FIRST)
     assert kernel.of(elsewhere) == (KEPT, 0)
     kernel.used[FIRST] = 4000
-    assert quota.added() == Added(str(work), 5 * KIB, 4000)
+    assert quota.usage() == QuotaUsage(str(work), 5 * KIB, 4000)
     (work / "new").touch()
     kernel.inodes[(work / "new").stat().st_ino] = (KEPT, 77)  # somebody's by now
     quota.free()
@@ -136,7 +136,7 @@ def test_what_is_there_already_comes_on_top(kernel: Kernel) -> None:
     quota = Quota(str(kernel.work), 5 * KIB, "/home")
     assert kernel.limits[FIRST] == 8 * KIB
     kernel.used[FIRST] = 1000
-    assert quota.added().used == 0
+    assert quota.usage().used == 0
     quota.free()
 
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentres.kernel import registry
-from agentres.kernel.registry import ClaimMark, Found, mark, running
+from agentres.kernel.registry import ClaimMark, RunningAgent, mark, running
 
 MARKS = ("user.agentres.name", "user.agentres.started", "user.agentres.supervisor")
 
@@ -63,7 +63,7 @@ def test_what_was_marked_is_found_as_it_was(make: Callable[..., Path], tmp_path:
     agent = make("user.slice/agentres-x.scope", "x", 1700000000.123456, 4711)
     home = str(agent.parent)
     assert running(str(tmp_path)) == [
-        Found("x", str(agent), home, 1700000000.123456, 4711, os.geteuid(), os.geteuid())
+        RunningAgent("x", str(agent), home, 1700000000.123456, 4711, os.geteuid(), os.geteuid())
     ]
 
 

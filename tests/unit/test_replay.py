@@ -254,7 +254,7 @@ def test_agentres_understands_what_it_is_told(bench: Any, tmp_path: Path, total:
 
 
 def ended(bench: Any, seconds: float, *taken: float) -> Any:
-    return bench.Ended("", seconds, taken)
+    return bench.SessionOutcome("", seconds, taken)
 
 
 def test_a_percentile_is_a_value_that_was_measured(bench: Any) -> None:
@@ -265,7 +265,7 @@ def test_a_percentile_is_a_value_that_was_measured(bench: Any) -> None:
 
 
 def test_figures_are_of_high_beside_the_base_in_the_same_round(bench: Any) -> None:
-    killed = bench.Ended("was killed")
+    killed = bench.SessionOutcome("was killed")
     base = [
         [ended(bench, 4, 0.1, 0.3), ended(bench, 5), killed],
         [ended(bench, 8, 0.2), ended(bench, 5), killed],
@@ -300,7 +300,7 @@ def test_figures_are_of_high_beside_the_base_in_the_same_round(bench: Any) -> No
 
 
 def test_where_nobody_lives_there_are_no_figures(bench: Any) -> None:
-    killed = [[bench.Ended("was killed")] * 3]
+    killed = [[bench.SessionOutcome("was killed")] * 3]
     found = bench.tables.figures(killed, killed)
     assert (found.high, found.ratio, found.p95, found.low) == (None,) * 4
     assert "| base | 0 of 3 in 1 of 1 | - | - |" in bench.tables.table({"base": found}, "base")

@@ -14,7 +14,7 @@ from reported import a_run, sample
 from told import event
 
 from agentres.kernel import process, registry
-from agentres.kernel.registry import Found
+from agentres.kernel.registry import RunningAgent
 from agentres.model.errors import AgentresError
 from agentres.readers import client
 from agentres.readers.fleet import Fleet
@@ -43,7 +43,7 @@ def source(recorded: RecordedHost) -> Iterator[Source]:
     made.close()
 
 
-def planner(recorded: RecordedHost) -> Found:
+def planner(recorded: RecordedHost) -> RunningAgent:
     found = registry.running(str(recorded.slice.mount))
     return next(agent for agent in found if agent.name == "planner")
 
@@ -87,7 +87,7 @@ def test_of_an_earlier_run_in_the_same_place_nothing_is_told(
 def test_what_cannot_be_had_is_said_and_the_rest_is_there(
     recorded: RecordedHost, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(agent: Found, verb: str) -> dict[str, Any]:
+    def refuse(agent: RunningAgent, verb: str) -> dict[str, Any]:
         raise AgentresError("nobody supervises it")
 
     agent = planner(recorded)

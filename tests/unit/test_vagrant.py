@@ -70,17 +70,17 @@ def test_what_a_killed_run_has_left_is_swept(
 ) -> None:
     there, missing = tmp_path / "there", tmp_path / "missing"
     there.mkdir()
-    monkeypatch.setattr(vagrant, "_STATE", (str(there), str(missing)))
+    monkeypatch.setattr(vagrant, "STATE", (str(there), str(missing)))
     folder = tmp_path / "vagrant"
-    with vagrant._fresh(folder):
-        vagrant._make_mount_points(folder / vagrant._NOTE)
+    with vagrant.fresh_folder(folder):
+        vagrant.make_mount_points(folder / vagrant.NOTE)
         shutil.copytree(folder, tmp_path / "killed")
     assert {path.name for path in tmp_path.iterdir()} == {"there", "killed"}
     missing.mkdir()
     (tmp_path / "killed").rename(folder)
-    with vagrant._fresh(folder):
+    with vagrant.fresh_folder(folder):
         assert not missing.exists()
-        assert not (folder / vagrant._NOTE).exists()
+        assert not (folder / vagrant.NOTE).exists()
     assert list(tmp_path.iterdir()) == [there]
 
 
@@ -100,7 +100,7 @@ class Called(parts.Parts):
 def test_whatever_fails_is_followed_by_the_undoing(failing: str) -> None:
     steps = vagrant.steps("trixie", FOLDER, [])
     called = Called(failing)
-    vagrant._run_steps(called, [], steps)
+    vagrant.run_steps(called, [], steps)
     names = [part.name for part in called.all]
     tests = [] if failing == "vagrant up" else [name for name, _ in steps.tests]
     assert names == [*(n for n, _ in steps.up), *tests, *(n for n, _ in steps.down)]

@@ -27,16 +27,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def wanted() -> list[str]:
-    return [line for line in kernel._OPTIONS.read_text().splitlines() if "CONFIG_" in line]
+    return [line for line in kernel.OPTIONS.read_text().splitlines() if "CONFIG_" in line]
 
 
 def test_a_configuration_that_has_them_all_is_taken(tmp_path: Path) -> None:
     config = tmp_path / ".config"
     config.write_text("\n".join([*wanted(), "CONFIG_SOMETHING_ELSE=y"]))
-    kernel._check(config)
+    kernel.check_options(config)
     # One that is to be off may be unknown to this kernel.
     config.write_text("\n".join(line for line in wanted() if not line.startswith("#")))
-    kernel._check(config)
+    kernel.check_options(config)
 
 
 @pytest.mark.parametrize("line", [line for line in wanted() if not line.startswith("#")][:40])
@@ -44,7 +44,7 @@ def test_one_that_was_lost_on_the_way_is_told(tmp_path: Path, line: str) -> None
     config = tmp_path / ".config"
     config.write_text("\n".join(each for each in wanted() if each != line))
     with pytest.raises(VmError, match="does not take") as raised:
-        kernel._check(config)
+        kernel.check_options(config)
     assert line in str(raised.value)
 
 
@@ -53,21 +53,21 @@ def test_one_that_was_lost_on_the_way_is_told(tmp_path: Path, line: str) -> None
     [("linux-source-6.19", (6, 19)), ("linux-source-7.3", (7, 3)), ("linux-source", None), ("linux-source-6.12-rt", None)],
 )  # fmt: skip
 def test_the_number_of_a_source(package: str, number: tuple[int, int] | None) -> None:
-    assert kernel._number(package) == number
+    assert kernel.source_version(package) == number
 
 
 def test_a_build_that_failed_is_not_tried_at_every_start(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel._failed(folder).write_text("make: exit 2")
+    kernel.failure_file(folder).write_text("make: exit 2")
     with pytest.raises(VmError, match="make: exit 2; `scripts/vm build` tries again"):
         kernel.ensure_kernel(SETTINGS)
-    yesterday = time.time() - kernel._FAILURE_KEPT - 1
-    os.utime(kernel._failed(folder), (yesterday, yesterday))
-    assert kernel._failure(folder) == ""
-    kernel._failed(folder).write_text("again")
+    yesterday = time.time() - kernel.FAILURE_KEPT - 1
+    os.utime(kernel.failure_file(folder), (yesterday, yesterday))
+    assert kernel.failure(folder) == ""
+    kernel.failure_file(folder).write_text("again")
     kernel.forget_failure()
-    assert kernel._failure(folder) == ""
+    assert kernel.failure(folder) == ""
 
 
 def test_what_fails_is_noted_for_these_options_alone(
@@ -79,27 +79,29 @@ def test_what_fails_is_noted_for_these_options_alone(
     monkeypatch.setattr(kernel.host, "ensure_packages", lambda packages: None)
     monkeypatch.setattr(kernel.host, "run_logged", lambda *_, **__: None)
     monkeypatch.setattr(kernel, "host_mirror", lambda: "somewhere")
-    monkeypatch.setattr(kernel, "_find", lambda *_: (["apt-get"], "linux-source-7.3", "7.3.4-1"))
-    monkeypatch.setattr(kernel, "_make", fails)
+    monkeypatch.setattr(
+        kernel, "find_source", lambda *_: (["apt-get"], "linux-source-7.3", "7.3.4-1")
+    )
+    monkeypatch.setattr(kernel, "compile_source", fails)
     with pytest.raises(VmError, match="make: exit 2"):
         kernel.ensure_kernel(SETTINGS)
-    assert kernel._failure(folder) == "make: exit 2"
+    assert kernel.failure(folder) == "make: exit 2"
     assert [path.name for path in folder.glob(".build-*")] == []
     options = folder.parent / "uml.config"
     options.write_text("CONFIG_OTHER=y\n")
-    monkeypatch.setattr(kernel, "_OPTIONS", options)
-    assert kernel._failure(folder) == ""
+    monkeypatch.setattr(kernel, "OPTIONS", options)
+    assert kernel.failure(folder) == ""
 
 
 @pytest.mark.skipif(shutil.which("patch") is None, reason="there is no patch(1)")
 def test_a_patch_is_applied_where_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patch, source = tmp_path / "our.patch", tmp_path / "source"
     patch.write_text("Why.\n\n--- a/one\n+++ b/one\n@@ -1 +1 @@\n-old\n+new\n")
-    monkeypatch.setattr(kernel, "_PATCH", patch)
+    monkeypatch.setattr(kernel, "PATCH", patch)
     source.mkdir()
     for before, after, fits in (("old\n", "new\n", True), ("other\n", "other\n", False)):
         (source / "one").write_text(before)
-        assert kernel._patch(source, tmp_path / "log") == fits
+        assert kernel.apply_patch(source, tmp_path / "log") == fits
         assert (source / "one").read_text() == after
     assert [path.name for path in source.iterdir()] == ["one"]
 
@@ -115,9 +117,11 @@ def test_whether_a_kernel_has_the_patch_is_kept(
     monkeypatch.setattr(kernel.host, "ensure_packages", lambda packages: None)
     monkeypatch.setattr(kernel.host, "run_logged", lambda *_, **__: None)
     monkeypatch.setattr(kernel, "host_mirror", lambda: "somewhere")
-    monkeypatch.setattr(kernel, "_find", lambda *_: (["apt-get"], "linux-source-7.3", "7.3.4-1"))
-    monkeypatch.setattr(kernel, "_make", make)
-    monkeypatch.setattr(kernel, "_patch", lambda *_: fits)
+    monkeypatch.setattr(
+        kernel, "find_source", lambda *_: (["apt-get"], "linux-source-7.3", "7.3.4-1")
+    )
+    monkeypatch.setattr(kernel, "compile_source", make)
+    monkeypatch.setattr(kernel, "apply_patch", lambda *_: fits)
     assert kernel.is_patched(kernel.ensure_kernel(SETTINGS)) == fits
 
 
@@ -137,7 +141,7 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     monkeypatch.setattr(kernel.host, "ENVIRONMENT", {"PATH": f"{tmp_path}:/usr/bin:/bin"})
     monkeypatch.setattr(os, "environ", {"PATH": f"{tmp_path}:/usr/bin:/bin"})
     (tmp_path / "work").mkdir()
-    _, package, version = kernel._find(tmp_path / "work", "mirror", tmp_path / "log")
+    _, package, version = kernel.find_source(tmp_path / "work", "mirror", tmp_path / "log")
     return package, version
 
 
@@ -165,12 +169,12 @@ def test_without_apt_there_is_no_source(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(kernel.host, "ENVIRONMENT", {"PATH": str(tmp_path)})
     monkeypatch.setattr(os, "environ", {"PATH": str(tmp_path)})
     with pytest.raises(VmError, match="apt-get: No such file"):
-        kernel._find(tmp_path / "work", "mirror", tmp_path / "log")
+        kernel.find_source(tmp_path / "work", "mirror", tmp_path / "log")
 
 
 def test_the_newest_build_with_these_options_is_taken(folder: Path) -> None:
-    for number, name in enumerate([f"6.19-{kernel._key()}", f"7.3-{kernel._key()}", "7.4-others"]):
+    for number, name in enumerate([f"6.19-{kernel.key()}", f"7.3-{kernel.key()}", "7.4-others"]):
         (folder / name).mkdir()
         (folder / name / "linux").touch()
         os.utime(folder / name / "linux", (number, number))
-    assert kernel.ensure_kernel(SETTINGS) == folder / f"7.3-{kernel._key()}" / "linux"
+    assert kernel.ensure_kernel(SETTINGS) == folder / f"7.3-{kernel.key()}" / "linux"

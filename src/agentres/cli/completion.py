@@ -49,8 +49,8 @@ def answer(environment: Mapping[str, str]) -> tuple[int, str] | None:
     if shell == "bash":
         return 0, "\n".join(value for value, _ in found)
     if shell == "zsh":
-        told = "\n".join(f'"{_escaped(value)}":"{_escaped(help)}"' for value, help in found)
-        return 0, f"_arguments '*: :(({told}))'" if found else "_files"
+        text = "\n".join(f'"{_escaped(value)}":"{_escaped(help)}"' for value, help in found)
+        return 0, f"_arguments '*: :(({text}))'" if found else "_files"
     if environment.get("_TYPER_COMPLETE_FISH_ACTION") == "is-args":
         return int(not found), ""
     return 0, "\n".join(f"{value}\t{help}" for value, help in found)

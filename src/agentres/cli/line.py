@@ -15,9 +15,9 @@ def main(words: Sequence[str]) -> int:
     if "_AGENTRES_COMPLETE" in os.environ:
         from agentres.cli import completion
 
-        if (told := completion.answer(os.environ)) is not None:
-            print(told[1])
-            return told[0]
+        if (answer := completion.answer(os.environ)) is not None:
+            print(answer[1])
+            return answer[0]
     else:
         from agentres.cli import verbs
 

@@ -14,7 +14,7 @@ from agentres.cli.parameters import Argument, Option, of_run, takes
 from agentres.cli.stderr import say
 from agentres.kernel import delegation, registry, systemd
 from agentres.kernel.cgroup import Cgroup
-from agentres.kernel.registry import Found
+from agentres.kernel.registry import RunningAgent
 from agentres.model.control import FROZEN, GRACE, SETTABLE
 from agentres.model.errors import EXIT_AGENTRES, AgentresError, UsageError, printable, reason
 from agentres.model.units import MAX, UnitError, parse_duration
@@ -50,7 +50,7 @@ def show(
 
     For its owner and root.
     """
-    answer = client.ask(_found(name, user), "show")["agent"]
+    answer = client.ask(_find(name, user), "show")["agent"]
     if as_json:
         shown.print_json({"schema": SCHEMA, **answer})
         return
@@ -83,7 +83,7 @@ def set_limits(name: Name, user: User = None, **texts: Any) -> None:
     limits = {key: given for key, given in texts.items() if given}
     if not limits:
         raise UsageError("nothing to set", "see agentres set --help")
-    for one in client.ask(_found(name, user), "set", limits=limits)["changed"]:
+    for one in client.ask(_find(name, user), "set", limits=limits)["changed"]:
         key = one["limit"]
         before, after = (portrait.quantity(key, one[when]) for when in ("before", "after"))
         # A range may have changed although the figure in it has not.
@@ -104,10 +104,10 @@ def freeze(
         except UnitError as error:
             raise UsageError(f"--for {duration}: {error}, or {MAX}") from None
 
-    def stop_for_a_while(agent: Found) -> None:
+    def stop_for_a_while(agent: RunningAgent) -> None:
         until = client.ask(agent, "freeze", **fields).get("until")
-        told = "thawed" if until is None else time.strftime("%F %T", time.localtime(until))
-        print(f"{agent.name}: frozen until {told}")
+        end = "thawed" if until is None else time.strftime("%F %T", time.localtime(until))
+        print(f"{agent.name}: frozen until {end}")
 
     _each(names, user, stop_for_a_while)
 
@@ -130,7 +130,7 @@ def stop(
     except UnitError as error:
         raise UsageError(f"--grace {grace}: {error}") from None
 
-    def end(agent: Found) -> None:
+    def end(agent: RunningAgent) -> None:
         client.ask(agent, "stop", _FOREVER, grace=seconds)
         client.wait_until_gone(agent)
 
@@ -140,7 +140,7 @@ def stop(
 def kill(names: Names, user: User = None) -> None:
     """Send SIGKILL to all processes of agents; wait until they are gone."""
 
-    def end(agent: Found) -> None:
+    def end(agent: RunningAgent) -> None:
         try:
             client.ask(agent, "kill", _FOREVER)
         except NoSupervisor:
@@ -153,7 +153,7 @@ def kill(names: Names, user: User = None) -> None:
 def wait(name: Name, user: User = None) -> int:
     """Wait until an agent ends, and exit with its status; 125 if that cannot be told."""
     try:
-        agent = _found(name, user)
+        agent = _find(name, user)
         status: int = client.ask(agent, "wait", _FOREVER)["exit_code"]
         client.wait_until_gone(agent)
     except AgentresError as error:
@@ -195,7 +195,7 @@ def logs(
 # Shared by the verbs.
 
 
-def _found(name: str, user: str | None) -> Found:
+def _find(name: str, user: str | None) -> RunningAgent:
     return client.find(name, None if user is None else _uid(user))
 
 
@@ -216,19 +216,19 @@ def _uid(user: str) -> int:
         raise UsageError(f"--user {user}: there is no such user") from None
 
 
-def _each(names: list[str], user: str | None, command: Callable[[Found], object]) -> None:
+def _each(names: list[str], user: str | None, command: Callable[[RunningAgent], object]) -> None:
     """Run the command on all agents, even if some fail; then raise AgentresError for those."""
     failures = []
     for name in names:
         try:
-            command(_found(name, user))
+            command(_find(name, user))
         except AgentresError as error:
             failures.append(f"{name}: {error}" if len(names) > 1 else str(error))
     if failures:
         raise AgentresError("; ".join(failures))
 
 
-def _kill_without(agent: Found) -> None:
+def _kill_without(agent: RunningAgent) -> None:
     """Kill an agent whose supervisor was killed, and remove its cgroups, as nobody else does."""
     left = Cgroup(agent.path)
     if not left.kill_all():

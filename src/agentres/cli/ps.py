@@ -10,7 +10,7 @@ from agentres.cli import show
 from agentres.cli.parameters import Option
 from agentres.kernel import delegation, registry, tree
 from agentres.kernel.meter import Meter
-from agentres.kernel.registry import Found
+from agentres.kernel.registry import RunningAgent
 from agentres.model.units import format_duration, format_size
 from agentres.policy.capacity import Claim
 
@@ -62,7 +62,7 @@ def ps(
     table.print()
 
 
-def _row(agent: Found, claim: Claim | None) -> dict[str, Any]:
+def _row(agent: RunningAgent, claim: Claim | None) -> dict[str, Any]:
     meter = Meter(agent.path)
     try:
         meter.read("cpu")

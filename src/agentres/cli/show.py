@@ -183,11 +183,11 @@ def _console() -> Console:
     """Return a console without markup, so that brackets in names print as they are."""
     from rich.console import Console
 
-    class Raising(Console):
+    class RaisingConsole(Console):
         def on_broken_pipe(self) -> None:
             raise  # verbs.call() handles it; Rich would exit  # noqa: PLE0704
 
-    return Raising(highlight=False, markup=False, emoji=False)
+    return RaisingConsole(highlight=False, markup=False, emoji=False)
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -39,18 +39,18 @@ def _run(name: str) -> int:
     if os.geteuid() != 0:
         raise UsageError("agents that are units are root's to start", f"systemctl start agentres@{name}")  # fmt: skip
     settings = configured.read_files([*configuration(os.environ, 0), agent_file(name)], os.environ)
-    described = settings.agent
-    if described is None:
+    unit = settings.agent
+    if unit is None:
         raise UsageError(f"{agent_file(name)}: expected a section [agent]")
-    values = {**described.values, "name": name}
-    options = understand(values, described.command, host.read(), settings)
+    values = {**unit.values, "name": name}
+    options = understand(values, unit.command, host.read(), settings)
     for other in registry.running(delegation.hierarchy().mount):
         if other.name == name and other.uid == 0:
             raise NameTaken(f"an agent named {name} is running ({other.path})")
     kept = {key: text for key, text in os.environ.items() if key not in _SYSTEMDS}
     outcome = agent.run(
         options.request.but(
-            environment={**kept, **described.environment},
+            environment={**kept, **unit.environment},
             philosophy=options.philosophy,
             priority=options.priority,
             wait=options.wait,

@@ -75,8 +75,8 @@ def _disks() -> dict[str, Any]:
     if not rows:
         return {}
     values: dict[str, Any] = {"disks": tuple(rows)}
-    told = {row[0] for row in rows}
-    bottom = [figures for number, *figures in rows if not _rests_on(number, told)]
+    known = {row[0] for row in rows}
+    bottom = [figures for number, *figures in rows if not _rests_on(number, known)]
     if bottom:
         values |= zip(IO, map(sum, zip(*bottom, strict=True)), strict=True)
     return values

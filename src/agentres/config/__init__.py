@@ -53,8 +53,8 @@ def load(
             raise refused(f"{path}: agent", f"expected in a file of {AGENTS} only")
     try:
         found = _settings(merged, read_host)
-        told = {dotted(key): paths[file] for key, file in given.items()} if origins else {}
-        return found.but(origins=told)
+        sources = {dotted(key): paths[file] for key, file in given.items()} if origins else {}
+        return found.but(origins=sources)
     except ValidationError as error:
         details = error.errors(include_url=False)
         # Unknown keys first: a misspelt key explains a missing one.
@@ -93,8 +93,8 @@ def _settings(merged: dict[str, Any], read_host: Callable[[], Host]) -> Settings
         for name, handler in file.handlers.items():
             at = ("handlers", name)
             if handler.enabled:
-                told = (handler.severity, handler.timeout, handler.queue, handler.options())
-                handlers.append(Handler(name, handler.type, *told))
+                common = (handler.severity, handler.timeout, handler.queue, handler.options())
+                handlers.append(Handler(name, handler.type, *common))
     except Wrong as wrong:
         raise wrong.within(at) from wrong.__cause__
     return Settings(

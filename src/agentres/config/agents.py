@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import Field, StrictBool
 
 from agentres.config.values import (
+    Duration,
     Environment,
-    Lasting,
     Limit,
-    OptionalLasting,
+    OptionalDuration,
     OptionalText,
     Restart,
     Section,
@@ -21,7 +21,7 @@ from agentres.config.words import Wrong
 from agentres.model.limits import parse_priority
 from agentres.model.units import UnitError, parse_duration
 from agentres.policy.restarts import DELAY, DELAY_MAX
-from agentres.policy.settings import Described
+from agentres.policy.settings import AgentUnit
 
 
 class AgentSection(Section):
@@ -40,15 +40,15 @@ class AgentSection(Section):
     #: Its [priority](capacity.md): `low`, `normal`, `high`, or a number.
     priority: Limit = None
     #: How long it may run; not set: as long as it wants.
-    timeout: OptionalLasting = None
+    timeout: OptionalDuration = None
     #: When systemd starts it again: `"no"`, `"on-failure"`, `"on-abnormal"` or `"always"`.
     restart: Restart = "no"
     #: The time until then.
-    restart_delay: Lasting = parse_duration(DELAY)
+    restart_delay: Duration = parse_duration(DELAY)
     #: What that grows to, in eight steps (systemd 254 or newer).
-    restart_delay_max: Lasting = parse_duration(DELAY_MAX)
+    restart_delay_max: Duration = parse_duration(DELAY_MAX)
 
-    def made(self) -> Described:
+    def made(self) -> AgentUnit:
         """Return it as options of a run; :class:`Wrong` if a key is missing or does not fit."""
         if not self.command:
             raise Wrong("", 'expected a key "command", a list of text')
@@ -65,4 +65,4 @@ class AgentSection(Section):
             values["timeout"] = str(duration_text(self.timeout))
         if self.restart_delay_max < self.restart_delay:
             raise Wrong("restart_delay_max", "expected at least restart_delay")
-        return Described(tuple(self.command), values, self.environment)
+        return AgentUnit(tuple(self.command), values, self.environment)

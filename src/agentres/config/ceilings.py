@@ -55,7 +55,7 @@ class CeilingSection(Section):
 
 def section(ceiling: ceilings.Ceiling) -> Mapping[str, object]:
     """Return the ceiling as a section of a file."""
-    told = {key: list(getattr(ceiling, key)) for key in ("users", "groups")}
+    members = {key: list(getattr(ceiling, key)) for key in ("users", "groups")}
     figures = {"agents": ceiling.agents, "priority": ceiling.priority}
     counted = {key: figure for key, figure in figures.items() if figure is not None}
-    return {**{key: names for key, names in told.items() if names}, **counted, **ceiling.limits}
+    return {**{key: names for key, names in members.items() if names}, **counted, **ceiling.limits}

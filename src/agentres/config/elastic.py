@@ -12,8 +12,8 @@ from agentres.config.handlers import entry_point
 from agentres.config.values import (
     DEFAULT,
     DiskLimit,
-    Lasting,
-    LastingOrNever,
+    Duration,
+    DurationOrNever,
     Limit,
     OptionalText,
     Section,
@@ -126,11 +126,11 @@ class PhilosophySection(Section):
     #: A lowered limit has its use here.
     aim: Annotated[float, fraction("1%", "95%")] = _BASE.aim
     #: Least time between two lowerings, and between two raises that can wait.
-    cooldown: Lasting = _BASE.cooldown
+    cooldown: Duration = _BASE.cooldown
     #: Whether a raise that cannot wait ignores the cooldown.
     burst: StrictBool = _BASE.burst
     #: The time after which unused room that a burst brought goes back; `"never"`: only by `down`.
-    give_back: LastingOrNever = _BASE.give_back
+    give_back: DurationOrNever = _BASE.give_back
     #: The most by which the cooldown grows after a regretted lowering; 1: not at all.
     patience: Annotated[float, factor(1, 1000)] = _BASE.patience
     #: Memory is never lowered to less than the use plus this much of it.

@@ -312,9 +312,9 @@ def threshold_text(number: float, name: str, relative: bool) -> str | float:
 
 
 Seconds = Annotated[float, seconds("0s", "30d")]
-Lasting = Annotated[float, seconds("1s", "30d")]
-OptionalLasting = Annotated[float | None, seconds("1s", "30d")]
-LastingOrNever = Annotated[float, PlainValidator(_OrNever(_A_DURATION, _duration, "1s", "30d"))]
+Duration = Annotated[float, seconds("1s", "30d")]
+OptionalDuration = Annotated[float | None, seconds("1s", "30d")]
+DurationOrNever = Annotated[float, PlainValidator(_OrNever(_A_DURATION, _duration, "1s", "30d"))]
 Limit = Annotated[str | None, PlainValidator(_limit)]
 DiskLimit = Annotated[list[str] | None, PlainValidator(_disk)]
 Text = Annotated[str, PlainValidator(_text)]

@@ -148,8 +148,8 @@ class Lease:
             socket.send_fds(self._sock, [line], [body, cwd, *streams, *self._events])
         except OSError as error:
             # The daemon may have sent the reason before it hung up.
-            if (told := self._last_words()) is not None:
-                raise told from error
+            if (failure := self._last_words()) is not None:
+                raise failure from error
             raise AgentresError(f"the daemon took no request: {reason(error)}") from error
         finally:
             os.close(body)

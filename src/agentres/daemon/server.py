@@ -46,7 +46,7 @@ _BACKLOG = 128
 _HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
-class Kept(Record):
+class Keeper(Record):
     """A keeper: its pid and pidfd, its user, its agent's cgroup ("" if not known), and whether it is our child (``ours``)."""
 
     pid: int
@@ -67,7 +67,7 @@ class Daemon:
         self._say = say
         self._settings = read()
         self._loop = Loop()
-        self._kept: dict[int, Kept] = {}
+        self._keepers: dict[int, Keeper] = {}
         self._ended = False
         self._mount = delegation.hierarchy().mount
         signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
@@ -97,24 +97,26 @@ class Daemon:
             if pidfd is None:
                 self._bury(agent.path)
             else:
-                self._watch(Kept(agent.supervisor, pidfd, agent.uid, agent.path, ours=False))
-        self._say(f"{len(self._kept)} agents run already" if self._kept else "no agent runs yet")
+                self._watch(Keeper(agent.supervisor, pidfd, agent.uid, agent.path, ours=False))
+        self._say(
+            f"{len(self._keepers)} agents run already" if self._keepers else "no agent runs yet"
+        )
 
-    def _watch(self, kept: Kept) -> None:
-        self._kept[kept.pid] = kept
-        self._loop.watch(kept.pidfd, partial(self._keeper_ended, kept))
+    def _watch(self, keeper: Keeper) -> None:
+        self._keepers[keeper.pid] = keeper
+        self._loop.watch(keeper.pidfd, partial(self._keeper_ended, keeper))
 
-    def _keeper_ended(self, kept: Kept) -> None:
-        self._loop.unwatch(kept.pidfd)
-        os.close(kept.pidfd)
-        del self._kept[kept.pid]
+    def _keeper_ended(self, keeper: Keeper) -> None:
+        self._loop.unwatch(keeper.pidfd)
+        os.close(keeper.pidfd)
+        del self._keepers[keeper.pid]
         status = 0
-        if kept.ours:
-            _, status = os.waitpid(kept.pid, 0)
-        if not kept.ours or status:
+        if keeper.ours:
+            _, status = os.waitpid(keeper.pid, 0)
+        if not keeper.ours or status:
             # It failed, or its status is not known to us: it may not have cleaned up.
             for agent in registry.running(self._mount):
-                if agent.supervisor == kept.pid and agent.cgroup_uid == 0:
+                if agent.supervisor == keeper.pid and agent.cgroup_uid == 0:
                     self._bury(agent.path)
         service.notify(self._status())
 
@@ -147,7 +149,7 @@ class Daemon:
         with sock:
             try:
                 who = callers.peer(sock)
-                running = 1 + sum(kept.uid == who.uid for kept in self._kept.values())
+                running = 1 + sum(keeper.uid == who.uid for keeper in self._keepers.values())
                 if running > _MOST:
                     raise UsageError(f"uid {who.uid} has {_MOST} connections already")
                 self._fork(sock, who, running)
@@ -173,7 +175,7 @@ class Daemon:
                 sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(EXIT_AGENTRES)  # none of the daemon's code may run on in the child
-        self._watch(Kept(pid, os.pidfd_open(pid), who.uid, "", ours=True))
+        self._watch(Keeper(pid, os.pidfd_open(pid), who.uid, "", ours=True))
 
     def _refuse(self, sock: socket.socket, error: Exception) -> None:
         from agentres.model import control
@@ -208,7 +210,7 @@ class Daemon:
         self._loop.call_at(time.monotonic() + pause, partial(self._alive, pause))
 
     def _status(self) -> str:
-        return f"STATUS={len(self._kept)} agents"
+        return f"STATUS={len(self._keepers)} agents"
 
 
 def _alive_in(home: str, pid: int) -> int | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from agentres.kernel.deadman import Deadman
     from agentres.kernel.network import Network
-    from agentres.model.limits import NetworkMax, Refused
+    from agentres.model.limits import NetworkMax, UnenforcedLimit
     from agentres.model.units import Max
 
 BATCH = 1 << 20
@@ -86,15 +86,15 @@ class Actuator:
 
     # Limits.
 
-    def apply(self, lines: Iterable[ControlLine]) -> list[Refused]:
+    def apply(self, lines: Iterable[ControlLine]) -> list[UnenforcedLimit]:
         """Write each line and read it back.  Return those that do not hold; the others stand."""
         lines = list(lines)
-        refused = self.cgroup.apply(lines)
-        without = {item.line for item in refused}
+        unenforced = self.cgroup.apply(lines)
+        without = {item.line for item in unenforced}
         for line in lines:
             if line not in without:
                 self._lines[line.file, line.key] = line
-        return refused
+        return unenforced
 
     def take_disks(
         self, io_max: Iterable[IoMax], disks: Mapping[str, tuple[str, ...]], pausing: bool

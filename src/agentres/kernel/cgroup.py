@@ -16,9 +16,9 @@ from agentres.kernel import process
 from agentres.kernel.controllers import Controllers
 from agentres.model import figures, log
 from agentres.model.errors import ControlFileError
-from agentres.model.limits import ControlLine, Refused
+from agentres.model.limits import ControlLine, UnenforcedLimit
 from agentres.model.record import TYPE_CHECKING
-from agentres.model.stats import Running, Usage
+from agentres.model.stats import RunningProcess, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -161,22 +161,24 @@ class Cgroup(Controllers):
 
     # Limits.
 
-    def apply(self, lines: Iterable[ControlLine]) -> list[Refused]:
+    def apply(self, lines: Iterable[ControlLine]) -> list[UnenforcedLimit]:
         """Write each line and read it back.  Return those that do not hold; the others stand."""
-        refused = []
+        unenforced = []
         for line in lines:
             try:
                 self.set_property(line.file, line.text)
                 found = self.get_property(line.file)
                 held = holds(line, found)
             except ControlFileError as error:
-                refused.append(Refused(line, _why(line, error)))
+                unenforced.append(UnenforcedLimit(line, _why(line, error)))
                 continue
             except ValueError:  # garbage
                 held = False
             if not held:
-                refused.append(Refused(line, f"{line.file} reads back {found.strip()!r}"))
-        return refused
+                unenforced.append(
+                    UnenforcedLimit(line, f"{line.file} reads back {found.strip()!r}")
+                )
+        return unenforced
 
     def usage(self, leaf: str = "main") -> tuple[Usage, dict[str, str]]:
         """Return the usage of this cgroup and its descendants, and the files that hold garbage.
@@ -191,11 +193,11 @@ class Cgroup(Controllers):
             files["pids.events"] = self.get_property(f"{leaf}/pids.events").encode()
         return figures.usage(files)
 
-    def processes(self) -> list[Running]:
+    def processes(self) -> list[RunningProcess]:
         """Return the live processes here and below, without zombies; one that starts or ends meanwhile may be missing."""
         try:
             return [
-                Running(pid, name)
+                RunningProcess(pid, name)
                 for pid in process.below(self.path)
                 if (name := process.name(pid))
             ]

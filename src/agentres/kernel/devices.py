@@ -9,7 +9,7 @@ So a rate for every disk is set on all whole devices in /sys/block except those 
 devices.  A rate for one path is set on the device that its file system submits to.
 
 Writes through the page cache are charged to the cgroup only on file systems with cgroup writeback
-(cgroup-v2.rst, "Writeback"); :func:`uncounted` names the mounts where they are not.
+(cgroup-v2.rst, "Writeback"); :func:`unlimited_mounts` names the mounts where they are not.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NOT_ON_DISK = frozenset({"tmpfs", "ramfs", "devtmpfs", "squashfs", "erofs", "iso
 """File systems in memory or read-only: nothing written to them reaches a disk."""
 
 
-class Uncounted(Record):
+class UnlimitedMount(Record):
     """A mount whose disk traffic ``io.max`` cannot limit, and why."""
 
     mount: Mount
@@ -155,9 +155,9 @@ def _btrfs_devices(mount: Mount) -> Iterator[str]:
     )
 
 
-def uncounted(paths: Iterable[str], table: list[Mount]) -> list[Uncounted]:
+def unlimited_mounts(paths: Iterable[str], table: list[Mount]) -> list[UnlimitedMount]:
     """Return the mounts of ``paths`` whose buffered writes ``io.max`` does not limit."""
-    found: dict[str, Uncounted] = {}
+    found: dict[str, UnlimitedMount] = {}
     for path in paths:
         mount = beneath(mount_of(path, table), table)
         if mount.fstype in WRITEBACK or mount.fstype in NOT_ON_DISK:
@@ -168,7 +168,7 @@ def uncounted(paths: Iterable[str], table: list[Mount]) -> list[Uncounted]:
             why = f"{mount.fstype} does not write through a block device of this host"
         else:
             why = f"{mount.fstype} does not charge buffered writes to the cgroup"
-        found[mount.point] = Uncounted(mount, why)
+        found[mount.point] = UnlimitedMount(mount, why)
     return list(found.values())
 
 

@@ -13,7 +13,7 @@ import time
 from agentres.kernel import process, signal
 from agentres.model.errors import ControlFileError, reason
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.stats import Escaped
+from agentres.model.stats import EscapedProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,7 +35,7 @@ class _Outsider(Record):
     """A process that was found, and its start time, as its PID may be reused by now."""
 
     ticks: int | None
-    escaped: Escaped
+    process: EscapedProcess
 
 
 class Escapes:
@@ -66,7 +66,7 @@ class Escapes:
         self._seen: dict[int, float] = {}
         self._out: dict[int, _Outsider] = {}
 
-    def look(self, pids: Iterable[int] = ()) -> list[Escaped]:
+    def look(self, pids: Iterable[int] = ()) -> list[EscapedProcess]:
         """Return the processes that are outside now, after moving them back if ``move`` was given.
 
         ``pids`` are those inside; none once all inside have ended.  A PID that was inside before and no longer is still means
@@ -74,18 +74,18 @@ class Escapes:
         """
         return [self._brought_back(each) for each in self._find(set(pids))]
 
-    def last(self) -> list[Escaped]:
+    def last(self) -> list[EscapedProcess]:
         """Those that live outside at the end of the run, left where they are."""
-        return [each.escaped for each in self._left({})]
+        return [each.process for each in self._left({})]
 
-    def end(self) -> list[Escaped]:
+    def end(self) -> list[EscapedProcess]:
         """SIGKILL all of them that have the mark, and what they start meanwhile.  Return the fate of each."""
-        fates: dict[int, Escaped] = {}
+        fates: dict[int, EscapedProcess] = {}
         end = time.monotonic() + _SECONDS
         while left := self._left(fates):
             sent: dict[int, int] = {}
             for each in left:
-                fates[each.escaped.pid] = each.escaped.but(fate=self._kill(each, sent))
+                fates[each.process.pid] = each.process.but(fate=self._kill(each, sent))
             for pid in _still_there(sent, end):
                 fates[pid] = fates[pid].but(
                     fate="not ended: SIGKILL was sent, and it is still there"
@@ -94,11 +94,11 @@ class Escapes:
                 break
         return list(fates.values())
 
-    def _left(self, fates: dict[int, Escaped]) -> list[_Outsider]:
-        left = [each for each in self._find(set()) if each.escaped.pid not in fates]
+    def _left(self, fates: dict[int, EscapedProcess]) -> list[_Outsider]:
+        left = [each for each in self._find(set()) if each.process.pid not in fates]
         if not left and self._is_unready:
             time.sleep(_EXEC_SECONDS)  # there is no event for this
-            left = [each for each in self._find(set()) if each.escaped.pid not in fates]
+            left = [each for each in self._find(set()) if each.process.pid not in fates]
         return left
 
     def _find(self, inside: set[int]) -> list[_Outsider]:
@@ -120,8 +120,8 @@ class Escapes:
         self._out = found
         return [found[pid] for pid in sorted(found)]
 
-    def _brought_back(self, known: _Outsider) -> Escaped:
-        escaped = known.escaped
+    def _brought_back(self, known: _Outsider) -> EscapedProcess:
+        escaped = known.process
         if self._move is None:
             return escaped
         is_its_own = self._is_its_own(escaped.pid)
@@ -138,7 +138,7 @@ class Escapes:
 
     def _kill(self, known: _Outsider, sent: dict[int, int]) -> str:
         """Send SIGKILL and return the fate; put the pidfd into ``sent`` under the PID."""
-        pid = known.escaped.pid
+        pid = known.process.pid
         try:
             fd = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -194,7 +194,7 @@ class Escapes:
             return None
         name = process.name(pid)
         return (
-            _Outsider(ticks, Escaped(pid, name, path)) if name else None
+            _Outsider(ticks, EscapedProcess(pid, name, path)) if name else None
         )  # a zombie has left nothing
 
 

@@ -241,8 +241,8 @@ class Meter:
             self.unreadable.pop(name, None)
 
     def _trouble(self, name: str, error: Exception) -> None:
-        told = error.strerror if isinstance(error, OSError) else f"holds garbage: {error!r}"
-        self.unreadable[name] = f"{name}: {told}"
+        reason = error.strerror if isinstance(error, OSError) else f"holds garbage: {error!r}"
+        self.unreadable[name] = f"{name}: {reason}"
 
     def _find_processes(self) -> bool:
         """Set ``pids`` to the agent's processes.  Return False if they cannot be listed."""

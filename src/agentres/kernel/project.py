@@ -68,7 +68,7 @@ class Dqblk(Record):
     limit: int
 
 
-class Added(Record):
+class QuotaUsage(Record):
     """Bytes that an agent may add below a directory, and that it had added at its end; None: not known."""
 
     directory: str
@@ -121,20 +121,20 @@ class Quota:
                 raise
         except OSError as error:
             self._close()
-            told = _WORDS.get(error.errno or 0) or reason(error)
-            raise _refused(f"{self.directory}: {told}") from error
+            why = _WORDS.get(error.errno or 0) or reason(error)
+            raise _refused(f"{self.directory}: {why}") from error
         except BaseException:
             self._close()
             raise
 
-    def added(self) -> Added:
+    def usage(self) -> QuotaUsage:
         """Return what was added and is still there."""
         used: int | None = None
         try:
             used = max(0, _dqblk(self._fd, self._number).used - self._before)
         except OSError as error:
             log.debug(__name__, "what was added to %s is not known: %s", self.directory, error)
-        return Added(self.directory, self.size, used)
+        return QuotaUsage(self.directory, self.size, used)
 
     def free(self) -> str:
         """Remove the limit and the numbers.  Return a message for the user, mostly empty.  After an OSError ``agentres gc`` does it."""
@@ -163,8 +163,8 @@ def sweep(near: str = "", early: Callable[[], None] = lambda: None) -> list[str]
     done = []
     for number in sorted(_recorded()):
         try:
-            if told := _take_back(number, near, early):
-                done.append(f"the limit on disk space of {told}")
+            if line := _take_back(number, near, early):
+                done.append(f"the limit on disk space of {line}")
         except OSError as error:
             done.append(f"the limit on disk space by project {number} is still there: {error}")
     return done
@@ -188,9 +188,9 @@ def _take_back(number: int, near: str, early: Callable[[], None]) -> str:
         _, directory, point, _ = fields
         if near and os.path.commonpath((near, directory)) not in (near, directory):
             return ""
-        told = _clear(number, directory, point, early)
+        line = _clear(number, directory, point, early)
         os.unlink(path)
-        return told
+        return line
     finally:
         os.close(record)
 
@@ -221,10 +221,10 @@ def _clear(number: int, directory: str, point: str, early: Callable[[], None]) -
     if top < 0:
         return f"{directory}, which is there no more: wherever its files are, they keep the number of a project without a limit"  # fmt: skip
     try:
-        told = _of_those(_untag(top, number, early), directory)
+        line = _of_those(_untag(top, number, early), directory)
     finally:
         os.close(top)
-    return f"{directory}; {told}" if told else directory
+    return f"{directory}; {line}" if line else directory
 
 
 def _of_those(kept: int, directory: str) -> str:

@@ -54,7 +54,7 @@ _NAME_MAX = 255
 _BYTES_MAX = 1 << 60
 
 
-class Found(Record):
+class RunningAgent(Record):
     """A running agent.
 
     Trust only the paths and ``cgroup_uid``: that user wrote the rest, and nobody else vouches for it.
@@ -295,7 +295,7 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
-def running(mount: str) -> list[Found]:
+def running(mount: str) -> list[RunningAgent]:
     """Return the agents in the cgroup2 hierarchy at ``mount``, nested ones too, oldest first.
 
     Cgroups that vanish meanwhile or cannot be read are skipped: we may not open other users' cgroups.
@@ -326,7 +326,7 @@ def _may_have_children(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _marked(path: str, home: str) -> Found | None:
+def _marked(path: str, home: str) -> RunningAgent | None:
     try:
         name = os.getxattr(path, _NAME).decode(errors="backslashreplace")
         started = float(os.getxattr(path, _STARTED))
@@ -343,7 +343,7 @@ def _marked(path: str, home: str) -> Found | None:
     if _deserted(home):
         log.debug(__name__, "%s was left by a run that was killed", home)
         return None
-    return Found(name, path, home, started, supervisor, uid, cgroup_uid)
+    return RunningAgent(name, path, home, started, supervisor, uid, cgroup_uid)
 
 
 def _owner(path: str) -> int:

@@ -132,8 +132,8 @@ class Child:
     def confirm(self) -> None:
         """Wait for exec.  Raises NotFound, NotExecutable or SetupError, with the child reaped."""
         with open(self._report, "rb") as pipe:
-            self.in_memory, _, told = pipe.read().partition(_END)
-        if report := told.decode(errors="replace"):
+            self.in_memory, _, data = pipe.read().partition(_END)
+        if report := data.decode(errors="replace"):
             os.waitpid(self.pid, 0)
             self.close()
             step, number, detail = report.split("\0", 2)
@@ -231,15 +231,15 @@ def _execute(plan: Plan) -> None:
     name = plan.command[0]
     if "/" in name:
         os.execve(name, plan.command, environment)
-    told = FileNotFoundError(errno.ENOENT, "not found in PATH")
+    failure = FileNotFoundError(errno.ENOENT, "not found in PATH")
     for directory in environment.get("PATH", os.defpath).split(os.pathsep) if name else ():
         try:
             os.execve(f"{directory or '.'}/{name}", plan.command, environment)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except PermissionError as error:
-            told = error  # type: ignore[assignment]  # both are OSError; keep looking, as execvp
-    raise told
+            failure = error  # type: ignore[assignment]  # both are OSError; keep looking, as execvp
+    raise failure
 
 
 def _failure(step: str, number: int, detail: str, plan: Plan) -> SetupError:

@@ -138,7 +138,7 @@ class ControlLine(Record):
         return self.file.partition(".")[0]
 
 
-class Refused(Record):
+class UnenforcedLimit(Record):
     """A limit that is not in force: the line, and why."""
 
     line: ControlLine

@@ -96,8 +96,8 @@ class Capacity(TypedDict):
 
 # agentres show, and agentres ps.
 
-LimitShown = TypedDict(
-    "LimitShown",
+ShownLimit = TypedDict(
+    "ShownLimit",
     {
         #: What stands: bytes, cores, a list of CPUs, tasks, rates a second; `"max"`: no limit.
         "standing": float | str,
@@ -188,7 +188,7 @@ class AgentJson(TypedDict):
     #: By whom; empty: it is not frozen, or that is not known.
     frozen_by: str
     #: By key, those that can be held here: [below](#a-limit-and-an-alert).
-    limits: Mapping[str, LimitShown]
+    limits: Mapping[str, ShownLimit]
     #: `file` and `text` of each line of a control file, as it was written last.
     enforced: Sequence[LimitLine]
     #: Figures of a [sample](history.md#a-sample-as-it-was-taken); null: not counted here.

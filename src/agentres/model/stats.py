@@ -198,14 +198,14 @@ class Usage(Record):
     file_writeback: int | None = None
 
 
-class Running(Record):
+class RunningProcess(Record):
     """A running process; ``name`` is what it calls itself."""
 
     pid: int
     name: str
 
 
-class Escaped(Record):
+class EscapedProcess(Record):
     """A process of a run outside the run's cgroup: its cgroup, as in /proc/PID/cgroup, and its ``fate`` in words."""
 
     pid: int

@@ -33,7 +33,7 @@ class Handler(Record):
     options: Mapping[str, Any] = MappingProxyType({})
 
 
-class Described(Record):
+class AgentUnit(Record):
     """An agent that runs as a systemd unit: its command, options of ``agentres run`` as text by key, and added environment variables."""
 
     command: tuple[str, ...]
@@ -72,7 +72,7 @@ class Settings(Record):
     # What the daemon allows users.
     ceilings: tuple[Ceiling, ...] = ()
     # The agent that a file in agents.d describes.
-    agent: Described | None = None
+    agent: AgentUnit | None = None
 
     def chosen(self, philosophy: str | None) -> Philosophy:
         """Return the philosophy of that name, or the default one for None; UsageError if there is none."""
@@ -123,6 +123,6 @@ def from_plain(plain: dict[str, Any]) -> Settings:
         "philosophies": {one.name: one for one in philosophies},
         "prediction": PredictionSettings(*plain["prediction"]),
         "ceilings": tuple(Ceiling(*fields) for fields in plain["ceilings"]),
-        "agent": None if plain["agent"] is None else Described(*plain["agent"]),
+        "agent": None if plain["agent"] is None else AgentUnit(*plain["agent"]),
     }
     return Settings(**{**plain, **built})

@@ -13,7 +13,7 @@ from typing import Any
 from agentres.kernel import delegation, registry
 from agentres.kernel.listener import Peer
 from agentres.kernel.process import start_ticks
-from agentres.kernel.registry import Found
+from agentres.kernel.registry import RunningAgent
 from agentres.model import control
 from agentres.model.errors import AgentresError, UsageError, reason
 
@@ -37,7 +37,7 @@ def whoever() -> str:
     return f"{behind} as {name}" if behind and behind != name else name
 
 
-def find(name: str, uid: int | None = None) -> Found:
+def find(name: str, uid: int | None = None) -> RunningAgent:
     """Return the agent of this name: that of user ``uid`` if given, else our own before others'.  UsageError."""
     found = [
         agent for agent in registry.running(delegation.hierarchy().mount) if agent.name == name
@@ -58,7 +58,7 @@ def find(name: str, uid: int | None = None) -> Found:
 
 
 def ask(
-    agent: Found, verb: str, patience: float | None = PATIENCE, **fields: object
+    agent: RunningAgent, verb: str, patience: float | None = PATIENCE, **fields: object
 ) -> dict[str, Any]:
     """Send a command to the agent's supervisor, and return the answer.
 
@@ -81,7 +81,7 @@ def ask(
     return answer
 
 
-def wait_until_gone(agent: Found, patience: float = 10.0) -> None:
+def wait_until_gone(agent: RunningAgent, patience: float = 10.0) -> None:
     """Wait until its cgroup is removed and the name is free again; AgentresError after ``patience`` seconds."""
     deadline = time.monotonic() + patience
     while os.path.exists(agent.home):  # kernfs does not notify of a removed directory
@@ -90,7 +90,7 @@ def wait_until_gone(agent: Found, patience: float = 10.0) -> None:
         time.sleep(_LOOK_AGAIN)
 
 
-def _connected(agent: Found) -> socket.socket:
+def _connected(agent: RunningAgent) -> socket.socket:
     deadline = time.monotonic() + _BEGINNING
     while not (address := registry.control(agent.path)):
         # An agent that has just been launched soon has one.

@@ -16,7 +16,7 @@ from agentres.companion.hostsample import host_sample
 from agentres.kernel import host, network, registry, tree
 from agentres.kernel.cgroup import Cgroup
 from agentres.kernel.meter import Meter
-from agentres.kernel.registry import Found
+from agentres.kernel.registry import RunningAgent
 from agentres.model import log
 from agentres.model.errors import AgentresError, ControlFileError, NotEnforceable
 from agentres.model.figures import parse_limit
@@ -36,7 +36,7 @@ DRAWN = ("cpu", "memory", "disk_read", "disk_write", "network_in", "network_out"
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class AgentStatus:
     """An agent in a picture.
 
     ``figures`` are in the units of :data:`agentres.policy.resources.RESOURCES`: cores, bytes, bytes a second,
@@ -45,7 +45,7 @@ class Shown:
     ``recent`` has the last figures of each name, newest last.
     """
 
-    found: Found
+    agent: RunningAgent
     user: str
     state: str
     priority: int | None
@@ -59,7 +59,7 @@ class Shown:
     @property
     def name(self) -> str:
         """The agent's name."""
-        return self.found.name
+        return self.agent.name
 
     @property
     def severity(self) -> Severity | None:
@@ -88,7 +88,7 @@ class Picture:
 
     mount: str
     time: float
-    agents: tuple[Shown, ...]
+    agents: tuple[AgentStatus, ...]
     slices: tuple[Slice, ...]
     host: Mapping[str, float | None]
     host_limits: Mapping[str, float | None]
@@ -117,34 +117,34 @@ class Fleet:
         self._own = own
         self._look_at_host = look_at_host
         self._now = now
-        self._watched: dict[tuple[str, float], _Watched] = {}
+        self._meters: dict[tuple[str, float], _AgentMeter] = {}
         self._host = _Rates()
 
     def look(self) -> Picture:
         """Read everything once."""
         now = self._now()
-        found = {(agent.path, agent.started): agent for agent in registry.running(self._mount)}
-        for gone in self._watched.keys() - found.keys():
-            self._watched.pop(gone).close()
-        places = {os.path.dirname(agent.home) for agent in found.values()}
+        running = {(agent.path, agent.started): agent for agent in registry.running(self._mount)}
+        for gone in self._meters.keys() - running.keys():
+            self._meters.pop(gone).close()
+        places = {os.path.dirname(agent.home) for agent in running.values()}
         claims = {path: tree.claims(path) for path in sorted(places | {self._own} - {""})}
         by_path = {claim.path: claim for among in claims.values() for claim in among}
         alerts, cgroups, trouble = self._alerts()
-        shown = []
-        for key, agent in found.items():
+        agents = []
+        for key, agent in running.items():
             try:
-                watched = self._watched.get(key)
-                if watched is None:
-                    watched = self._watched[key] = _Watched(agent)
-                told = tuple(alert for alert in alerts if _is_about(alert, agent, cgroups))
-                shown.append(watched.look(now, by_path.get(agent.path), told))
+                meter = self._meters.get(key)
+                if meter is None:
+                    meter = self._meters[key] = _AgentMeter(agent)
+                own = tuple(alert for alert in alerts if _is_about(alert, agent, cgroups))
+                agents.append(meter.look(now, by_path.get(agent.path), own))
             except (OSError, ControlFileError) as error:  # it has just ended
                 log.debug(__name__, "no figures of %s: %s", agent.name, error)
         sample = self._look_at_host()
         return Picture(
             self._mount,
             now,
-            tuple(shown),
+            tuple(agents),
             tuple(self._slice(path, among) for path, among in claims.items()),
             self._host.figures(now, sample),
             _limits(sample),
@@ -157,9 +157,9 @@ class Fleet:
 
     def close(self) -> None:
         """Close the files."""
-        for watched in self._watched.values():
-            watched.close()
-        self._watched.clear()
+        for meter in self._meters.values():
+            meter.close()
+        self._meters.clear()
 
     def _slice(self, path: str, claims: Sequence[Claim]) -> Slice:
         machine = host.read()
@@ -200,10 +200,10 @@ class _Rates:
         return found
 
 
-class _Watched:
+class _AgentMeter:
     """One agent's open files, and its recent figures."""
 
-    def __init__(self, agent: Found) -> None:
+    def __init__(self, agent: RunningAgent) -> None:
         self._agent = agent
         self._user = registry.user_name(agent.uid)
         self._network: network.Network | None = None
@@ -218,7 +218,7 @@ class _Watched:
         self._rates = _Rates()
         self._recent: dict[str, deque[float | None]] = {name: deque(maxlen=KEPT) for name in DRAWN}
 
-    def look(self, now: float, claim: Claim | None, alerts: tuple[AlertRow, ...]) -> Shown:
+    def look(self, now: float, claim: Claim | None, alerts: tuple[AlertRow, ...]) -> AgentStatus:
         self._meter.sample()
         sample = self._meter.read("limits")
         figures = self._rates.figures(now, sample)
@@ -227,8 +227,8 @@ class _Watched:
         state = "unknown"
         if claim is not None:
             state = "unsupervised" if claim.orphan else claim.state
-        return Shown(
-            found=self._agent,
+        return AgentStatus(
+            agent=self._agent,
             user=self._user,
             state=state,
             priority=None if claim is None else claim.priority,
@@ -253,7 +253,7 @@ class _Watched:
             self._network.close()
 
 
-def _is_about(alert: AlertRow, agent: Found, cgroups: Mapping[str, str]) -> bool:
+def _is_about(alert: AlertRow, agent: RunningAgent, cgroups: Mapping[str, str]) -> bool:
     """Return whether an open alert is of this run: another user's agent, or an earlier run with no end, may have the same name."""
     if alert.of != "agent" or alert.agent != agent.name or alert.raised < agent.started - 1.0:
         return False

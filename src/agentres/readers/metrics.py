@@ -27,7 +27,7 @@ from agentres.model.stats import Sample
 from agentres.policy.alerts import Severity
 
 if TYPE_CHECKING:
-    from agentres.kernel.registry import Found
+    from agentres.kernel.registry import RunningAgent
     from agentres.store import Store
 
     Family = CounterMetricFamily | GaugeMetricFamily
@@ -233,7 +233,7 @@ TABLE = (
 
 
 @dataclass(slots=True)
-class _Raised:
+class _AlertCounter:
     """Counts alerts raised.  Only rises while this process lives, even when the history forgets events."""
 
     after: int = 0
@@ -261,7 +261,7 @@ class _Raised:
 
 
 @dataclass(slots=True)
-class _Acted:
+class _ActionCounter:
     """Counts actions, in the same way."""
 
     after: int = 0
@@ -300,8 +300,8 @@ class AgentresCollector(Collector):
         self._host = host
         self._share = share
         self._own = own
-        self._raised = _Raised()
-        self._acted = _Acted()
+        self._alert_counter = _AlertCounter()
+        self._action_counter = _ActionCounter()
         self._lock = threading.Lock()
 
     def describe(self) -> Iterable[Family]:
@@ -327,7 +327,7 @@ class AgentresCollector(Collector):
         yield from _families(_AGENT_METRICS, samples)
         yield from self._budgets(subjects)
 
-    def _budgets(self, subjects: list[tuple[tuple[str, str], Found]]) -> Iterator[Family]:
+    def _budgets(self, subjects: list[tuple[tuple[str, str], RunningAgent]]) -> Iterator[Family]:
         """Yield the budgets: agents whose homes are in the same cgroup share one."""
         homes = {os.path.dirname(agent.home) for _, agent in subjects}
         claims = {path: tree.claims(path) for path in sorted(homes | {self._own} - {""})}
@@ -352,25 +352,27 @@ class AgentresCollector(Collector):
             # Opened here: an SQLite connection belongs to one thread, and each scrape has its own.
             with self._history() as store:
                 rows = store.alerts(open_only=True)
-                self._raised.take(store)
-                self._acted.take(store)
+                self._alert_counter.take(store)
+                self._action_counter.take(store)
         except AgentresError as error:
             log.debug(__name__, "no alert metrics: %s", error)
             yield _family(READABLE, [((), 0)])
             return
         opened = Counter((row.agent, row.resource, row.last_severity.name) for row in rows)
         yield _family(READABLE, [((), 1)])
-        yield _family(ACTED, self._acted.counts.items())
+        yield _family(ACTED, self._action_counter.counts.items())
         yield _family(ALERTS, opened.items())
-        yield _family(RAISED, self._raised.counts.items())
+        yield _family(RAISED, self._alert_counter.counts.items())
 
 
 def _families(
     metrics: Iterable[tuple[Series, Metric]], subjects: Sequence[tuple[tuple[str, ...], Any]]
 ) -> Iterator[Family]:
     for figure, metric in metrics:
-        told = (((*who, *own), value) for who, of in subjects for own, value in figure.figures(of))
-        yield _family(metric, told)
+        figures = (
+            ((*who, *own), value) for who, of in subjects for own, value in figure.figures(of)
+        )
+        yield _family(metric, figures)
 
 
 def _family(metric: Metric, figures: Figures) -> Family:

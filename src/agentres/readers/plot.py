@@ -453,10 +453,10 @@ def _page(
     svg = _element(svg)
     name = safe(title)
     rows = "".join(f"<dt>{safe(fact)}</dt><dd>{safe(value)}</dd>" for fact, value in facts)
-    told = "".join(_alert_row(alert) for alert in alerts)
+    table_rows = "".join(_alert_row(alert) for alert in alerts)
     table = (
         "<h2>Alerts</h2><table><tr><th>id</th><th>raised</th><th>resolved</th><th>severity</th>"
-        f"<th>what</th></tr>{told}</table>"
+        f"<th>what</th></tr>{table_rows}</table>"
         if alerts
         else "<p>No alerts.</p>"
     )

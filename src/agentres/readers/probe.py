@@ -66,7 +66,7 @@ class Facts:
     trial_error: str = ""
     control_files: frozenset[str] = frozenset()
     disks: tuple[Disk, ...] = ()
-    uncounted: tuple[str, ...] = ()
+    unlimited: tuple[str, ...] = ()
     nofile_hard: int = 0
     spawn_into_cgroup: bool = False
     pressure: bool = False
@@ -91,7 +91,7 @@ def gather(daemon: str = "") -> Facts:
         trial = _trial(found.hierarchy.mount)
     except AgentresError as error:
         place = {"place_error": error.message, "place_remedy": error.remedy}
-    unlimited = devices.uncounted(("/", "/tmp", "/var/tmp", "."), mounts())
+    unlimited = devices.unlimited_mounts(("/", "/tmp", "/var/tmp", "."), mounts())
     log = KernelLog()
     readable = log.readable
     log.close()
@@ -105,7 +105,7 @@ def gather(daemon: str = "") -> Facts:
         **place,
         **trial,
         disks=tuple(_disks()),
-        uncounted=tuple(f"{item.mount.point}: {item.why}" for item in unlimited),
+        unlimited=tuple(f"{item.mount.point}: {item.why}" for item in unlimited),
         nofile_hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         spawn_into_cgroup=hasattr(ctypes.CDLL(None), "pidfd_spawn"),
         pressure=os.path.exists("/proc/pressure/memory"),

@@ -46,7 +46,7 @@ class Advice:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _KnownUse:
     """A resource's median (``half``) and highest use, each with its source (``…_of``); ``held``: by a limit."""
 
     half: float
@@ -68,17 +68,17 @@ def advise(profile: Profile | None, runs: Sequence[RunReport]) -> tuple[tuple[Ad
 
 
 def _advise(profile: Profile | None, runs: Sequence[RunReport]) -> Iterator[Advice]:
-    if known := _known("memory", profile, runs):
+    if known := _known_use("memory", profile, runs):
         headroom = MORE_HEADROOM if known.held else HEADROOM
         least, most = _bytes(known.half * MARGIN), _bytes(known.most * headroom)
         value = _range(least, most, "{}M")
         yield Advice("memory", "--memory", value, _reason(known, "memory", headroom))
-    if known := _known("cpu", profile, runs):
+    if known := _known_use("cpu", profile, runs):
         headroom = MORE_HEADROOM if known.held else HEADROOM
         least_cores, most_cores = _cores(known.half * MARGIN), _cores(known.most * headroom)
         value = _range(least_cores, most_cores, "{:g}")
         yield Advice("cpu", "--cpu", value, _reason(known, "cpu", headroom))
-    if known := _known("pids", profile, runs):
+    if known := _known_use("pids", profile, runs):
         limit = max(32, 16 * math.ceil(known.most * FORKS / 16))
         reason = (
             f"{known.most_of} had at most {math.floor(known.most)} processes and threads;"
@@ -87,7 +87,9 @@ def _advise(profile: Profile | None, runs: Sequence[RunReport]) -> Iterator[Advi
         yield Advice("pids", "--pids", str(limit), reason)
 
 
-def _known(resource: str, profile: Profile | None, runs: Sequence[RunReport]) -> _Known | None:
+def _known_use(
+    resource: str, profile: Profile | None, runs: Sequence[RunReport]
+) -> _KnownUse | None:
     """Combine what was learnt from all runs with the samples that are left; None if there is neither.
 
     The median comes from samples if there are enough, since learnt peaks say nothing about it.  Samples count for the
@@ -100,18 +102,18 @@ def _known(resource: str, profile: Profile | None, runs: Sequence[RunReport]) ->
     if count >= FEWEST:
         of = f"{count} samples"
         half = sorted(use.median for use in uses)[len(uses) // 2]
-        samples = _Known(half, of, max(use.most for use in uses), of, held)
+        samples = _KnownUse(half, of, max(use.most for use in uses), of, held)
     learnt = None
     if profile is not None and profile.runs:
         both = profile.use[resource].together(profile.held[resource])
         if both.weights:
             of = counted(profile.runs, "run")
             held = held or profile.held[resource].total > 0
-            learnt = _Known(both.percentile(0.5), of, both.percentile(1.0), of, held)
+            learnt = _KnownUse(both.percentile(0.5), of, both.percentile(1.0), of, held)
     if samples is None or learnt is None:
         return samples or learnt
     highest = max(samples, learnt, key=lambda known: known.most)
-    return _Known(samples.half, samples.half_of, highest.most, highest.most_of, held)
+    return _KnownUse(samples.half, samples.half_of, highest.most, highest.most_of, held)
 
 
 def _held(resource: str, one: RunReport) -> bool:
@@ -121,7 +123,7 @@ def _held(resource: str, one: RunReport) -> bool:
     return resource == "cpu" and (one.throttled or 0) >= THROTTLED
 
 
-def _reason(known: _Known, resource: str, headroom: float) -> str:
+def _reason(known: _KnownUse, resource: str, headroom: float) -> str:
     unit = SCALES[resource].unit
     reason = (
         f"half of {known.half_of} used at most {show(known.half, unit)}: {MARGIN - 1:.0%} more is the least;"

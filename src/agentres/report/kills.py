@@ -97,11 +97,11 @@ def words(found: Sequence[Kill]) -> str:
         return ""
     count, last = _total(found), found[-1]
     who = "a process was" if count == 1 else f"{count} processes were"
-    told = (
+    text = (
         f"{who} killed for memory, {'' if len(found) == 1 else 'the last '}by {clock.date(last.by)}"
     )
     if last.limit is not None:
-        told += f" at a limit of {show(last.limit, 'bytes')}"
+        text += f" at a limit of {show(last.limit, 'bytes')}"
     if last.used is not None:
-        told += f", with {show(last.used, 'bytes')} in use before"
-    return f"{told}; the limit was not raised: {last.why}" if last.why else told
+        text += f", with {show(last.used, 'bytes')} in use before"
+    return f"{text}; the limit was not raised: {last.why}" if last.why else text

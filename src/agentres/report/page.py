@@ -306,13 +306,13 @@ def _more(count: int) -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[str], caption: str = "") -> str:
-    told = f'<p class="dim">{safe(caption)}</p>' if caption else ""
+    paragraph = f'<p class="dim">{safe(caption)}</p>' if caption else ""
     heads = "".join(
         f'<th class="n">{safe(word)}</th>' if word in _NUMBERS else f"<th>{safe(word)}</th>"
         for word in head
     )
     lines = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f'{told}<div class="wide"><table><tr>{heads}</tr>{lines}</table></div>'
+    return f'{paragraph}<div class="wide"><table><tr>{heads}</tr>{lines}</table></div>'
 
 
 def _bar(use: Use | None) -> str:

@@ -134,12 +134,12 @@ def _wait(
     patience = ASKED_PATIENCE if who.wait is None else who.wait
     _mark_claim(who, least, least)
     bell.ring()  # agents that have more than they use may give some back
-    told = 0
+    last_place = 0
     try:
         while not found.granted:
             place = _place(who)
-            if place != told and who.wait is not None:
-                told = place
+            if place != last_place and who.wait is not None:
+                last_place = place
                 tell(f"waiting for room, {place}. in line: {found.why}")
             left = began + patience - time.monotonic()
             if who.wait is None and (left <= 0 or not found.spare):

@@ -12,7 +12,7 @@ from agentres.model.limits import (
     OOM_GROUP,
     ControlLine,
     Limits,
-    Refused,
+    UnenforcedLimit,
     io_max_lines,
     limit_spec,
 )
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from agentres.run.agent import Request
 
 
-class Loaded:
-    """The BPF programs that limit the network, loaded while the launch waits for something else."""
+class BpfLoader:
+    """Loads the BPF programs that limit the network, while the launch waits for something else."""
 
     def __init__(self, limits: Limits) -> None:
         self._wanted = limits.network is not None
@@ -50,17 +50,17 @@ class Loaded:
             except NotEnforceable as error:
                 self._why = str(error)
 
-    def attach(self, limits: Limits, home: Home) -> Network | Refused | None:
+    def attach(self, limits: Limits, home: Home) -> Network | UnenforcedLimit | None:
         """Attach the programs to the agent: return what limits its network, without a limit yet, or why nothing does; None: there is to be no limit."""
         if (wanted := limits.network) is None:
             return None
         self.load()
         if self._programs is None:
-            return Refused(wanted.line(), self._why)
+            return UnenforcedLimit(wanted.line(), self._why)
         try:
             return self._programs.attach(home.agent)
         except NotEnforceable as error:
-            return Refused(wanted.line(), str(error))
+            return UnenforcedLimit(wanted.line(), str(error))
         finally:
             self._programs.close()
             self._programs = None
@@ -70,7 +70,7 @@ class Enforcement(Record):
     """The limits that hold (``lines``), those that do not (``missing``), and how they move (``terms_for``)."""
 
     lines: list[ControlLine]
-    missing: list[Refused]
+    missing: list[UnenforcedLimit]
     terms_for: Callable[[Settings], Terms]
     # The disk rates that are held by pausing the agent, from the beginning.
     paced: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ class Enforcement(Record):
 
 
 def enforce(
-    request: Request, home: Home, identity: Identity | None, loaded: Loaded, actuator: Actuator
+    request: Request, home: Home, identity: Identity | None, loader: BpfLoader, actuator: Actuator
 ) -> Enforcement:
     """Have the actuator write the limits.  NotEnforceable if one that must hold does not."""
     from agentres.kernel import devices
@@ -113,13 +113,13 @@ def enforce(
         own = identity.home if identity else request.environment.get("HOME", "/")
         # Where an agent is likely to write.
         places = ["/", "/tmp", "/var/tmp", request.cwd or ".", own]
-        missing += _uncounted(places, table) if every else [_NO_DISK]
-    missing += _uncounted_names(limits.named_write_devices, table)
+        missing += _unlimited(places, table) if every else [_NO_DISK]
+    missing += _unlimited_names(limits.named_write_devices, table)
     paced = tuple(key for key in actuator.paced if actuator.paced_rate(key) is not None)
     if paced and not actuator.io_held and limits.only_bytes_of_every_disk:
         missing = [item for item in missing if item.line.file != "io.max"]
-    network = loaded.attach(limits, home)
-    if isinstance(network, Refused):
+    network = loader.attach(limits, home)
+    if isinstance(network, UnenforcedLimit):
         if limits.limits_network:
             missing.append(network)
     elif network is not None and limits.network is not None:
@@ -159,7 +159,7 @@ def _options(file: str) -> str:
 
 
 def hold_space(
-    request: Request, home: Home, missing: list[Refused], early: Callable[[], None]
+    request: Request, home: Home, missing: list[UnenforcedLimit], early: Callable[[], None]
 ) -> Quota | None:
     """Limit by a quota what the agent adds to a directory; None: not possible, and noted in ``missing``.
 
@@ -176,29 +176,29 @@ def hold_space(
     except NotEnforceable as error:
         if not request.best_effort:
             raise
-        missing.append(Refused(ControlLine("disk space", str(size)), error.message))
+        missing.append(UnenforcedLimit(ControlLine("disk space", str(size)), error.message))
         return None
 
 
-_NO_DISK = Refused(ControlLine("io.max", ""), "no disk is to be seen in /sys/block")
+_NO_DISK = UnenforcedLimit(ControlLine("io.max", ""), "no disk is to be seen in /sys/block")
 
 
-def _uncounted(places: Iterable[str], table: list[Mount], text: str = "") -> list[Refused]:
+def _unlimited(places: Iterable[str], table: list[Mount], text: str = "") -> list[UnenforcedLimit]:
     """Return the mounts of these places that ``io.max`` does not limit; ``text`` is what was asked for there."""
     from agentres.kernel import devices
 
     return [
-        Refused(
+        UnenforcedLimit(
             ControlLine("io.max", text, key=found.mount.point),
             f"on {found.mount.point}: {found.why}",
         )
-        for found in devices.uncounted(places, table)
+        for found in devices.unlimited_mounts(places, table)
     ]
 
 
-def _uncounted_names(names: Iterable[str], table: list[Mount]) -> list[Refused]:
+def _unlimited_names(names: Iterable[str], table: list[Mount]) -> list[UnenforcedLimit]:
     """Return the files and directories, named to mean their disk, whose file system escapes the rate."""
     from agentres.kernel import devices
 
     paths = (name for name in names if not devices.is_device(name))
-    return [refused for path in paths for refused in _uncounted([path], table, path)]
+    return [limit for path in paths for limit in _unlimited([path], table, path)]

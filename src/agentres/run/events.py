@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         LimitMove,
         Start,
     )
-    from agentres.model.stats import Escaped, OomKill, Reading, Running
+    from agentres.model.stats import EscapedProcess, OomKill, Reading, RunningProcess
     from agentres.run.explain import Outcome
     from agentres.store import Run
 
@@ -71,7 +71,7 @@ class Events:
         self._buckets: dict[str, TokenBucket] = {}
         self._told: dict[str, int] = {}
         self._victims: list[OomKill] = []
-        self._outside: set[Escaped] = set()
+        self._outside: set[EscapedProcess] = set()
 
     def start(self, pid: int, limits: Limits, timeout: float | None) -> None:
         """Report that the command runs, with this PID; ``timeout`` in seconds."""
@@ -100,8 +100,8 @@ class Events:
 
     def alert(self, event: Mapping[str, Any]) -> None:
         """Report an alert event, as handlers get it."""
-        told: AlertNotice = {"alert": dict(event)}
-        self._tell("alert", told)
+        notice: AlertNotice = {"alert": dict(event)}
+        self._tell("alert", notice)
 
     def judged(self, reading: Reading, last: bool = False) -> None:
         """Report limits that were met and kills for memory, by their counters; ``last``: whatever the interval."""
@@ -123,13 +123,13 @@ class Events:
         self._victims = [*self._victims, *kills][-MOST:]
 
     def killed(
-        self, by: Literal["timeout", "stop", "end"], why: str, running: Sequence[Running]
+        self, by: Literal["timeout", "stop", "end"], why: str, running: Sequence[RunningProcess]
     ) -> None:
         """Report that these processes are killed by SIGKILL, by us."""
         found = [one.as_dict() for one in running[:MOST]]
         self._kill(by, shortened(why, TEXT), len(running), found)
 
-    def escaped(self, found: Sequence[Escaped], last: bool = False) -> None:
+    def escaped(self, found: Sequence[EscapedProcess], last: bool = False) -> None:
         """Report the processes that are newly outside of the cgroup; ``last``: whatever the interval."""
         self._outside.intersection_update(found)  # one that was moved back may leave again
         new = [each for each in found if each not in self._outside]
@@ -184,7 +184,7 @@ class Events:
         return self._send({**self.head, "event": event, "time": time.time(), **fields})
 
 
-def _short_escaped(escaped: Sequence[Escaped]) -> list[dict[str, Any]]:
+def _short_escaped(escaped: Sequence[EscapedProcess]) -> list[dict[str, Any]]:
     return [one.but(cgroup=shortened(one.cgroup, TEXT)).as_dict() for one in escaped[:MOST]]
 
 

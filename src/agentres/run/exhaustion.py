@@ -62,7 +62,7 @@ def held(footprint: Footprint) -> str:
     kinds = _kinds(footprint)
     parts = sorted(kinds.items(), key=lambda part: -part[1])
     least = sum(kinds.values()) / 100
-    told = ", ".join(f"{format_size(size)} {name}" for name, size in parts if size > least)
+    contents = ", ".join(f"{format_size(size)} {name}" for name, size in parts if size > least)
     who = ", ".join(
         f"{printable(one.name)} (pid {one.pid}) {format_size(one.size)}"
         for one in footprint.biggest
@@ -70,7 +70,7 @@ def held(footprint: Footprint) -> str:
     if sum(kinds.values()) < sum(one.size for one in footprint.biggest) / 2:
         # memory.stat is up to two seconds old (Linux 7.3); the processes' sizes are not.
         return f"most of it in {who}"
-    return f"it held {told or 'nothing'}" + (f"; most of it in {who}" if who else "")
+    return f"it held {contents or 'nothing'}" + (f"; most of it in {who}" if who else "")
 
 
 def _kinds(footprint: Footprint) -> dict[str, int]:

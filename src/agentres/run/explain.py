@@ -6,16 +6,16 @@ from types import MappingProxyType
 
 from agentres.kernel import signal
 from agentres.model.errors import exit_status, printable, printable_path
-from agentres.model.limits import NETWORK, NETWORKS, ControlLine, Limits, Refused
+from agentres.model.limits import NETWORK, NETWORKS, ControlLine, Limits, UnenforcedLimit
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.stats import Escaped, OomKill, Running, Usage
+from agentres.model.stats import EscapedProcess, OomKill, RunningProcess, Usage
 from agentres.model.units import MAX, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from agentres.kernel.project import Added
+    from agentres.kernel.project import QuotaUsage
     from agentres.model.oom import Footprint
     from agentres.model.schemas import LimitsJson, Summary
 
@@ -52,14 +52,14 @@ class Outcome(Record):
     usage: Usage = Usage()
     unreadable: Mapping[str, str] = MappingProxyType({})
     enforced: Sequence[ControlLine] = ()
-    not_enforced: Sequence[Refused] = ()
+    not_enforced: Sequence[UnenforcedLimit] = ()
     oom_kills: Sequence[OomKill] = ()
     # The cgroups whose limit the last of them was killed for (agentres.model.oom.OomCause).
     oom_limits: Sequence[str] | None = None
     # The processes that still ran after the main process had ended; they were killed.
-    left: Sequence[Running] = ()
+    left: Sequence[RunningProcess] = ()
     # The processes of the run that lived outside of its cgroup then.
-    escaped: Sequence[Escaped] = ()
+    escaped: Sequence[EscapedProcess] = ()
     cgroup: str = ""
     # The memory limit at the end, in bytes.
     memory_limit: float | str | None = None
@@ -72,7 +72,7 @@ class Outcome(Record):
     footprint: Footprint | None = None
     grown: Mapping[str, int] = MappingProxyType({})
     # What it might add to a directory, and what it did add; None: there was no limit.
-    space: Added | None = None
+    space: QuotaUsage | None = None
     # How many changes of each rule's alerts, and how many moves of limits, were not reported, as there were too many.
     alerts_left_out: Mapping[str, int] = MappingProxyType({})
     moves_left_out: int = 0
@@ -232,13 +232,13 @@ def _left_out(outcome: Outcome) -> list[str]:
     return lines
 
 
-def _left(running: Sequence[Running]) -> str:
+def _left(running: Sequence[RunningProcess]) -> str:
     count = f"{_times(len(running), 'process', 'processes')} still running"
     ended = "was ended" if len(running) == 1 else "were ended"
     return f"{count} and {ended}: {_first([_who(one) for one in running], ', ')}"
 
 
-def escaped(processes: Sequence[Escaped], fate: str = "") -> str:
+def escaped(processes: Sequence[EscapedProcess], fate: str = "") -> str:
     """Return which processes escaped, where they are and their fate, in words; ``fate`` is for those left alone."""
     return _first(
         [
@@ -251,7 +251,7 @@ def escaped(processes: Sequence[Escaped], fate: str = "") -> str:
     )
 
 
-def _who(process: Running | Escaped) -> str:
+def _who(process: RunningProcess | EscapedProcess) -> str:
     return f"{printable(process.name)} (pid {process.pid})"
 
 
@@ -281,8 +281,8 @@ def _disk(outcome: Outcome) -> str | None:
     waits = (usage.file_dirty or 0) + (usage.file_writeback or 0)
     if not waits:
         return text
-    told = f"{format_size(waits)} not yet written to the disk"
-    return f"{text}; {told}" if text else told
+    dirty = f"{format_size(waits)} not yet written to the disk"
+    return f"{text}; {dirty}" if text else dirty
 
 
 def _disk_used(outcome: Outcome) -> str | None:
@@ -298,11 +298,11 @@ def _disk_used(outcome: Outcome) -> str | None:
     return f"read {format_size(usage.read_bytes)}, wrote {format_size(usage.dirtied_bytes)}{how}"
 
 
-def _space(added: Added) -> str | None:
-    if added.used is None:
+def _space(quota: QuotaUsage) -> str | None:
+    if quota.used is None:
         return None
-    of = f"{format_size(added.used)} of {format_size(added.limit)}"
-    return f"{of} added to {printable(added.directory)}"
+    of = f"{format_size(quota.used)} of {format_size(quota.limit)}"
+    return f"{of} added to {printable(quota.directory)}"
 
 
 def _network(outcome: Outcome) -> str | None:
@@ -321,10 +321,10 @@ def _network(outcome: Outcome) -> str | None:
     )
 
 
-def not_enforced(refused: Sequence[Refused]) -> list[str]:
+def not_enforced(missing: Sequence[UnenforcedLimit]) -> list[str]:
     """Return a line for each limit that does not hold; the devices of ``io.max`` share one."""
     whys: dict[str, list[str]] = {}
-    for item in refused:
+    for item in missing:
         seen = whys.setdefault(item.line.file, [])
         if item.why not in seen:
             seen.append(item.why)

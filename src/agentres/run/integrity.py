@@ -11,9 +11,9 @@ from agentres.run.explain import escaped
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from agentres.model.stats import Escaped
+    from agentres.model.stats import EscapedProcess
     from agentres.run.events import Events
-    from agentres.run.watched import Watched
+    from agentres.run.handover import Handover
 
     Note = Callable[[str, float, str, bool], None]
 
@@ -30,16 +30,16 @@ class Integrity:
     def __init__(
         self,
         loop: Loop,
-        watched: Watched,
+        handover: Handover,
         meter: Meter,
         note: Note,
         events: Events | None,
     ) -> None:
-        self._loop, self._escapes, self._meter = loop, watched.escapes, meter
+        self._loop, self._escapes, self._meter = loop, handover.escapes, meter
         self._note, self._events = note, events
         self._samples = 0
         self._outside: set[int] = set()
-        self.drift = Drift(watched.actuator)
+        self.drift = Drift(handover.actuator)
         if self.drift.fd >= 0:
             loop.watch(self.drift.fd, self._limit_written)
 
@@ -65,7 +65,7 @@ class Integrity:
         """Look now for processes that have left the agent's cgroup."""
         self.note_escapes(self._escapes.look(self._meter.pids))
 
-    def note_escapes(self, found: Sequence[Escaped]) -> None:
+    def note_escapes(self, found: Sequence[EscapedProcess]) -> None:
         """Note the agent's processes that are outside of its cgroup."""
         outside = {each.pid for each in found}
         anew = not outside <= self._outside

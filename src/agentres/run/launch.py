@@ -18,7 +18,7 @@ from agentres.model.errors import (
 )
 from agentres.model.limits import Precedence, cpu_hints
 from agentres.model.record import TYPE_CHECKING
-from agentres.run.enforcement import Loaded, enforce, hold_space
+from agentres.run.enforcement import BpfLoader, enforce, hold_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agentres.kernel.trampoline import Child, Identity
     from agentres.model.limits import Limits
     from agentres.model.oom import OomCause
-    from agentres.model.stats import Escaped, Running
+    from agentres.model.stats import EscapedProcess, RunningProcess
     from agentres.run.agent import Request
     from agentres.run.explain import Outcome
     from agentres.run.monitor import Monitor
@@ -116,7 +116,7 @@ class Launch:
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._heard)
         self._taken.append(self._hear_again)
         self._place = delegation.find(request.best_effort, ours=request.behalf is None)
-        self._loaded = Loaded(request.limits)
+        self._loader = BpfLoader(request.limits)
         precedence = Precedence.of(request.priority, _least(request.limits))
         self._home = self._place.acquire(
             _home_name(request), precedence, self._meanwhile, bool(self._walled),
@@ -156,7 +156,7 @@ class Launch:
             limits = pinning.chosen(self._request.limits, self._home.agent, self._check_early)
             self._request = self._request.but(limits=limits)
         self._enforcement = enforce(
-            self._request, self._home, self._identity, self._loaded, self._actuator
+            self._request, self._home, self._identity, self._loader, self._actuator
         )
         self._taken.append(self._actuator.close)
         if self._request.disk_space is not None:
@@ -216,8 +216,8 @@ class Launch:
     def _free_space(self) -> None:
         if self._quota is not None:
             try:
-                if told := self._quota.free():
-                    self._tell(told)
+                if line := self._quota.free():
+                    self._tell(line)
             except OSError as error:
                 self._tell(f"what --disk-space needed is still there: {error}; agentres gc tries again")  # fmt: skip
 
@@ -244,8 +244,8 @@ class Launch:
         # First: making the settings may free memory, which the imports below then reuse.
         settings = request.settings() if request.settings else Settings(handlers=())
         from agentres.model.paths import state_directory
+        from agentres.run.handover import Handover
         from agentres.run.monitor import Monitor
-        from agentres.run.watched import Watched
 
         machine = host.read()
         self._place.hold(
@@ -254,7 +254,7 @@ class Launch:
         terms = self._enforcement.terms_for(settings)
         registry.mark_philosophy(agent.path, terms.philosophy.name)
         held = behalf is not None and behalf.caller.uid != 0
-        watched = Watched(
+        handover = Handover(
             name=request.name,
             command=request.command,
             actuator=self._actuator,
@@ -276,7 +276,7 @@ class Launch:
             pid=child.pid,
             timeout=request.timeout,
         )
-        return Monitor(loop, watched, settings, on_oom, request.on_alert)
+        return Monitor(loop, handover, settings, on_oom, request.on_alert)
 
     def wait(self) -> Outcome:
         """Wait until the agent and all that it started have ended; return how it ended."""
@@ -287,10 +287,10 @@ class Launch:
         self._terminal.restore(modes=ending.returncode < 0)
         return self._supervision.finish(lambda: self._outcome(ending, left, escaped))
 
-    def _escaped(self) -> Sequence[Escaped]:
+    def _escaped(self) -> Sequence[EscapedProcess]:
         """The run's processes outside of its cgroup, after all inside have ended, and what became of them."""
-        told = self._request.escaped == "tell"
-        found = self._escapes.last() if told else self._escapes.end()
+        only_tell = self._request.escaped == "tell"
+        found = self._escapes.last() if only_tell else self._escapes.end()
         self._supervision.note_escapes(found)
         return found
 
@@ -311,7 +311,7 @@ class Launch:
 
     def _meanwhile(self) -> None:
         """Load and import, while systemd makes the scope, what is needed next."""
-        self._loaded.load()
+        self._loader.load()
         from agentres.kernel import actuator, devices, escapes, kmsg, registry, terminal, trampoline  # noqa: F401 -- see above
         from agentres.run import admission  # noqa: F401 -- see above
 
@@ -376,7 +376,7 @@ class Launch:
         if self._request.started is not None:
             self._request.started(self._home.agent.path)
 
-    def _left(self) -> Sequence[Running]:
+    def _left(self) -> Sequence[RunningProcess]:
         """The agent's processes that still run after its main process has ended."""
         try:
             return self._home.agent.processes()
@@ -387,7 +387,7 @@ class Launch:
             return ()
 
     def _outcome(
-        self, ending: Ending, left: Sequence[Running], escaped: Sequence[Escaped]
+        self, ending: Ending, left: Sequence[RunningProcess], escaped: Sequence[EscapedProcess]
     ) -> Outcome:
         from agentres.run.explain import Outcome
 
@@ -426,7 +426,7 @@ class Launch:
             paced=enforcement.paced,
             io_held=self._actuator.io_held,
             footprint=ending.footprint,
-            space=None if self._quota is None else self._quota.added(),
+            space=None if self._quota is None else self._quota.usage(),
             grown={} if ending.footprint is None else self._grown(),
         )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentres.model.stats import Sample
-    from agentres.run.watched import Watched
+    from agentres.run.handover import Handover
     from agentres.store import Writer
 
 LEAST_SECONDS = 1.0
@@ -24,14 +24,14 @@ LEAST_SECONDS = 1.0
 
 
 class Learning:
-    """Learns from the run of ``watched``."""
+    """Learns from the run of ``handover``."""
 
-    def __init__(self, recorder: Recorder, settings: Settings, watched: Watched) -> None:
+    def __init__(self, recorder: Recorder, settings: Settings, handover: Handover) -> None:
         self._recorder = recorder
         self._settings = settings
-        self._watched = watched
-        self._keys = keys(watched.named, watched.command)
-        self._taken = self._before = watched.started
+        self._handover = handover
+        self._keys = keys(handover.named, handover.command)
+        self._taken = self._before = handover.started
         self._observer = Observer()
         self._usage = 0
         self._periods = (0, 0)
@@ -39,7 +39,7 @@ class Learning:
 
     def ask(self, then: Callable[[Prediction], None]) -> None:
         """Have ``then`` called with the predicted limits for a run of this name, if anything is known and any limit moves."""
-        watched, bounds = self._watched, self._watched.terms.limits.ranges
+        handover, bounds = self._handover, self._handover.terms.limits.ranges
         if not bounds or not self._settings.predict:
             return
 
@@ -56,7 +56,7 @@ class Learning:
                 self._settings,
                 profile,
                 self._keys[0],
-                watched.command,
+                handover.command,
                 bounds,
                 now,
                 warnings.append,
@@ -64,7 +64,7 @@ class Learning:
 
         def answered(made: Prediction | None) -> None:
             for line in warnings:
-                watched.warn(line)
+                handover.warn(line)
             if made is not None:
                 then(made)
 
@@ -104,7 +104,7 @@ class Learning:
 
     def finish(self, now: float) -> None:
         """Learn from the end of the run, after its last sample, unless it was too short."""
-        if now - self._watched.started >= LEAST_SECONDS:
+        if now - self._handover.started >= LEAST_SECONDS:
             self._learn(ended=True)
         else:
             log.debug(__name__, "too short to learn from")

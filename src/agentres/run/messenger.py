@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from agentres.run.watched import Watched
+    from agentres.run.handover import Handover
 
     Handle = Callable[[dict[str, Any]], object]
 
@@ -53,8 +53,8 @@ class Messenger:
 
     A companion that died is replaced at the next message; the new one is told which alerts are open.
 
-    ``history`` is the path of the database, or empty.  The companion is in the agent's home (``watched.adopt``) before it
-    starts anything, and runs as ``watched.caller``.  ``note`` is told how many alerts were dropped in all, and why
+    ``history`` is the path of the database, or empty.  The companion is in the agent's home (``handover.adopt``) before it
+    starts anything, and runs as ``handover.caller``.  ``note`` is told how many alerts were dropped in all, and why
     (:meth:`agentres.watch.engine.Engine.note`).  ``callables`` are the handlers of a program that uses
     agentres as a library: with them the companion is forked from this process, not executed.
     """
@@ -64,14 +64,14 @@ class Messenger:
         loop: Loop,
         settings: Settings,
         history: str,
-        watched: Watched,
+        handover: Handover,
         note: Callable[[str, float, str], None],
         callables: Sequence[Handle] = (),
     ) -> None:
         self._loop = loop
         self._settings = settings
         self._history = history
-        self._watched = watched
+        self._handover = handover
         self._note = note
         self._callables = callables
         self._about: dict[str, Any] = {}
@@ -97,17 +97,17 @@ class Messenger:
         ours.setblocking(False)
         ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, _BUFFER)
         try:
-            watched = self._watched
-            if watched.caller is not None:
+            handover = self._handover
+            if handover.caller is not None:
                 from agentres.kernel.caller import spawn
 
                 line, fd = [*_COMPANION, str(theirs.fileno())], theirs.fileno()
-                self._pid = spawn(watched.caller, line, watched.environment, fd, watched.adopt)
+                self._pid = spawn(handover.caller, line, handover.environment, fd, handover.adopt)
             else:
                 self._pid = (
                     self._fork(theirs, ours) if self._callables else self._execute(theirs.fileno())
                 )
-                watched.adopt(self._pid)
+                handover.adopt(self._pid)
         except (OSError, ControlFileError) as error:
             ours.close()
             if self._pid:
@@ -125,7 +125,7 @@ class Messenger:
             self._send(("host", {"slice": self._host_slice}))
         if self._about:
             # After the settings: on those the companion forks the handlers' runners, which must not inherit the descriptor.
-            self._send(("events", self._about), self._watched.events)
+            self._send(("events", self._about), self._handover.events)
 
     def begin_events(self, head: Mapping[str, Any]) -> None:
         """Have events written from now on; ``head`` is what they all contain."""
@@ -176,17 +176,17 @@ class Messenger:
             return
         self._lock = held
         self.start()
-        self._host_slice = self._watched.parent
+        self._host_slice = self._handover.parent
         self._send(("host", {"slice": self._host_slice}))
 
     def _open_lock(self) -> int:
         """Open the lock's file as the agent's owner."""
-        path, flags = f"{self._watched.state}/host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        if self._watched.caller is None:
+        path, flags = f"{self._handover.state}/host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        if self._handover.caller is None:
             return os.open(path, flags, 0o600)
         from agentres.kernel.caller import open_as
 
-        return open_as(self._watched.caller, path, flags, 0o600)
+        return open_as(self._handover.caller, path, flags, 0o600)
 
     def _remember(self, event: dict[str, Any]) -> None:
         """Keep the highest severity of each open alert, for a companion that replaces another."""
@@ -250,7 +250,7 @@ class Messenger:
         return os.posix_spawn(
             sys.executable,
             [*_COMPANION, str(fd)],
-            self._watched.environment,
+            self._handover.environment,
             # Our stdin and stdout are the agent's.
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -303,15 +303,15 @@ class Messenger:
             # Text, and checked: under the daemon we are root, and the companion is not.
             total, _, name = data.decode(errors="replace").partition(" ")
             counted = total.isascii() and total.isdecimal() and len(total) < 10
-            if not counted or (self._watched.caller is not None and name not in known):
+            if not counted or (self._handover.caller is not None and name not in known):
                 return False
             self._drop(name, int(total))
         return True
 
     def _drop(self, name: str, total: int) -> None:
         self._dropped[name] = total
-        told = ", ".join(f"{handler}: {count}" for handler, count in self._dropped.items())
-        self._note("handlers", sum(self._dropped.values()), f"alerts dropped ({told})")
+        counts = ", ".join(f"{handler}: {count}" for handler, count in self._dropped.items())
+        self._note("handlers", sum(self._dropped.values()), f"alerts dropped ({counts})")
 
     def _lost(self, why: str) -> None:
         self._dropped["all"] = self._dropped.get("all", 0) + 1

@@ -17,6 +17,7 @@ from agentres.model.native import partial
 from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import Sample
 from agentres.policy.settings import Settings
+from agentres.run.handover import Handover
 from agentres.run.hearing import Hearing
 from agentres.run.history import History
 from agentres.run.integrity import Integrity
@@ -25,7 +26,6 @@ from agentres.run.messenger import Messenger
 from agentres.run.moving import Moving
 from agentres.run.pacer import Pacer
 from agentres.run.subject import AgentSubject
-from agentres.run.watched import Watched
 from agentres.watch.engine import Engine, Subject
 
 if TYPE_CHECKING:
@@ -52,31 +52,31 @@ class Monitor:
     def __init__(
         self,
         loop: Loop,
-        watched: Watched,
+        handover: Handover,
         settings: Settings,
         on_oom: Callable[[], OomCause | None],
         callables: Sequence[Handle] = (),
     ) -> None:
-        self.watched = watched
-        self.actuator = watched.actuator
+        self.handover = handover
+        self.actuator = handover.actuator
         self._samples = 0
         self._finishing = False
-        history = f"{watched.state}/history.db" if settings.history else ""
-        self._messenger = Messenger(loop, settings, history, watched, self._note, callables)
-        self.run = watched.as_run()
-        self._history = History(loop, history, self.run, watched.caller, self._note)
-        self.events = self._begin_events() if watched.events >= 0 else None
+        history = f"{handover.state}/history.db" if settings.history else ""
+        self._messenger = Messenger(loop, settings, history, handover, self._note, callables)
+        self.run = handover.as_run()
+        self._history = History(loop, history, self.run, handover.caller, self._note)
+        self.events = self._begin_events() if handover.events >= 0 else None
         self._engine = Engine(loop, settings, self._tell, self._sampled)
-        self.subject = AgentSubject(self.run, watched, settings, self._note, on_oom, self.events)
+        self.subject = AgentSubject(self.run, handover, settings, self._note, on_oom, self.events)
         self.meter = self.subject.meter
         if self.events is not None:  # after the subject: a failing start reports its alert at once
-            self.events.start(watched.pid, watched.terms.limits, watched.timeout)
-        self.integrity = Integrity(loop, watched, self.meter, self._note, self.events)
+            self.events.start(handover.pid, handover.terms.limits, handover.timeout)
+        self.integrity = Integrity(loop, handover, self.meter, self._note, self.events)
         self._hearing = Hearing(loop, self._engine, self.subject, self.integrity.check_processes)
         again = partial(self._hearing.look, "memory")
-        self.moving = Moving(loop, self._engine, self.subject, watched, act=self.act, again=again)
+        self.moving = Moving(loop, self._engine, self.subject, handover, act=self.act, again=again)
         if self._history.recorder is not None:
-            self.subject.learning = Learning(self._history.recorder, settings, watched)
+            self.subject.learning = Learning(self._history.recorder, settings, handover)
             self.subject.learning.ask(self.moving.predicted)
         self._hearing.begin(self.actuator.cgroup)
         if callables or any(handler.type != "terminal" for handler in settings.handlers):
@@ -114,14 +114,14 @@ class Monitor:
             alerts_left_out=self.subject.left_out, moves_left_out=self._history.left_out
         )
         if self.events is not None and not self.events.end(outcome, self.meter.reading):
-            self.watched.warn("--events: the end is not written: nobody takes it")
+            self.handover.warn("--events: the end is not written: nobody takes it")
         self._messenger.close()
         self._engine.end(self.subject, _ENDED)  # ends an alert that close() has just raised
         if self.subject.learning is not None:
             self.subject.learning.finish(time.monotonic())
         trouble = self._history.end(outcome.exit_code)
         if trouble and not self.subject.states["history"]:  # found too late for an alert
-            self.watched.warn(trouble)
+            self.handover.warn(trouble)
         return outcome
 
     def act(self, action: Action) -> None:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentres.policy.prediction import Prediction
-    from agentres.run.watched import Watched
+    from agentres.run.handover import Handover
 
 
 class Moving:
-    """Gives ``agent`` its mover until :meth:`end`; ``terms`` are the current ones, at first those of ``watched``.
+    """Gives ``agent`` its mover until :meth:`end`; ``terms`` are the current ones, at first those of ``handover``.
 
     ``act`` gets every action, ``again`` looks at the agent's memory.
     """
@@ -29,16 +29,16 @@ class Moving:
         loop: Loop,
         engine: Engine,
         agent: AgentSubject,
-        watched: Watched,
+        handover: Handover,
         *,
         act: Callable[[Action], None],
         again: Callable[[], None],
     ) -> None:
         self._loop, self._engine, self._agent = loop, engine, agent
-        self._actuator = watched.actuator
+        self._actuator = handover.actuator
         self._act, self._again = act, again
-        self.terms = watched.terms
-        self._begin(watched.started)
+        self.terms = handover.terms
+        self._begin(handover.started)
 
     def _begin(self, since: float | None) -> None:
         """Make a mover where limits move; ``since`` is time.monotonic() when the counters were 0; None: not known."""

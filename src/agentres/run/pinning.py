@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from agentres.kernel.actuator import Actuator
     from agentres.kernel.cgroup import Cgroup
-    from agentres.model.limits import Limits, Refused
+    from agentres.model.limits import Limits, UnenforcedLimit
 
 _LOOK = 0.1
 """Seconds over which the load of each CPU is measured: ten ticks of the kernel's counters."""
@@ -48,7 +48,7 @@ def bind(actuator: Actuator, wanted: str) -> Collection[int]:
     return cpus.mask(actuator.bound or MAX)
 
 
-def loosely(missing: Refused) -> Refused:
+def loosely(missing: UnenforcedLimit) -> UnenforcedLimit:
     """Add to a missing cpuset limit that the affinity binds the agent instead."""
     if missing.line.file != CPUSET:
         return missing

@@ -51,7 +51,7 @@ class Steering:
     def __init__(self, supervision: Supervision, monitor: Monitor) -> None:
         self._supervision = supervision
         self._monitor = monitor
-        self._origins = dict(monitor.watched.origins)
+        self._origins = dict(monitor.handover.origins)
         self._waiting: list[Channel] = []
         self._freeze_ends: Timer | None = None
 
@@ -110,7 +110,7 @@ class Steering:
         used = {key: getattr(sample, key) for key in _USED}
         return {
             "name": monitor.run.name,
-            "command": list(monitor.watched.command),
+            "command": list(monitor.handover.command),
             "cgroup": monitor.actuator.cgroup.path,
             "started": monitor.run.started,
             "supervisor": os.getpid(),
@@ -235,7 +235,7 @@ class Steering:
 
     def _within(self, uid: int, limits: Limits) -> Limits:
         """Lower or refuse limits above what the owner may set; root may set anything."""
-        within = self._monitor.watched.within
+        within = self._monitor.handover.within
         return (
             limits
             if within is None or uid == 0

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from agentres.model.stats import Reading, Sample
     from agentres.run.events import Events
     from agentres.run.fullness import Fullness
+    from agentres.run.handover import Handover
     from agentres.run.learning import Learning
     from agentres.run.mover import Mover
     from agentres.run.pacer import Pacer
-    from agentres.run.watched import Watched
     from agentres.store import Run
 
 _STALLED_LOOK = 1.0
@@ -55,22 +55,22 @@ class AgentSubject(Subject):
     def __init__(
         self,
         run: Run,
-        watched: Watched,
+        handover: Handover,
         settings: Settings,
         note: Callable[[str, float, str], None],
         on_oom: Callable[[], OomCause | None],
         events: Events | None,
     ) -> None:
-        self._actuator = actuator = watched.actuator
+        self._actuator = actuator = handover.actuator
         meter = Meter(
             actuator.cgroup.path,
             network=actuator.network,
             writeback=Writeback(actuator.disks.get(EVERY_DISK, ())),
-            nofile=watched.terms.limits.nofile,
+            nofile=handover.terms.limits.nofile,
             peaks=True,
         )
         meter.read("limits")
-        super().__init__(run.id, run.name, "agent", meter, settings, watched.started)
+        super().__init__(run.id, run.name, "agent", meter, settings, handover.started)
         self._note = note
         self._on_oom = on_oom
         self._fullness: Fullness | None = None
@@ -87,10 +87,10 @@ class AgentSubject(Subject):
         if "space" in self.watches:
             from agentres.kernel.space import Space  # few have a rule about it
 
-            self._space = Space(watched.directory, watched.uid == 0)
+            self._space = Space(handover.directory, handover.uid == 0)
         # What observed() needs, whatever the rules are about.  Engine goes through `watches` in this order.  They may come
         # before the mover's: no limit moves by them; they go by the reading, and by what settled() noted after the last one.
-        self.follow("memory_pressure", watched.started)
+        self.follow("memory_pressure", handover.started)
         self.follow("oom_kill", None)
 
     @property
@@ -162,8 +162,8 @@ class AgentSubject(Subject):
                 self._on_oom()
                 return
             self._fullness = Fullness(self.meter, self._on_oom)
-        if told := self._fullness.note(killed):
-            self.detail["oom_kill"] = told
+        if text := self._fullness.note(killed):
+            self.detail["oom_kill"] = text
 
     def ceiling(self, resource: str) -> float | None:
         highest = None if self.mover is None else self.mover.ceiling(resource)

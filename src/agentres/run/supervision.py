@@ -18,7 +18,7 @@ from agentres.kernel.trampoline import Child
 from agentres.model import log
 from agentres.model.errors import ControlFileError
 from agentres.model.record import TYPE_CHECKING, Record
-from agentres.model.stats import Escaped, OomKill
+from agentres.model.stats import EscapedProcess, OomKill
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -180,7 +180,7 @@ class Supervision:
         wall = time.monotonic() - self._child.started
         cause = self._note_oom_kills()
         victims = () if self._oom_kills is None else self._oom_kills.victims
-        told = [kill.footprint for kill in victims if kill.footprint is not None]
+        footprints = [kill.footprint for kill in victims if kill.footprint is not None]
         ending = Ending(
             self._returncode,
             wall,
@@ -190,7 +190,7 @@ class Supervision:
             victims,
             None if cause is None else cause.limits,
             stopped=self._stopped,
-            footprint=told[-1] if told else None,
+            footprint=footprints[-1] if footprints else None,
         )
         if (monitor := self._monitor) is None:
             return ending
@@ -201,7 +201,7 @@ class Supervision:
             footprint=ending.footprint or monitor.subject.footprint,
         )
 
-    def note_escapes(self, found: Sequence[Escaped]) -> None:
+    def note_escapes(self, found: Sequence[EscapedProcess]) -> None:
         """Note the run's processes that were still outside of its cgroup when all inside had ended."""
         if self._monitor is not None:
             self._monitor.integrity.note_escapes(found)

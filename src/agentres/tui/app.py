@@ -18,7 +18,7 @@ from textual.worker import get_current_worker
 from agentres.kernel.libc import die_with_parent
 from agentres.model.control import GRACE, SETTABLE
 from agentres.model.errors import AgentresError, printable
-from agentres.readers.fleet import Picture, Shown
+from agentres.readers.fleet import AgentStatus, Picture
 from agentres.tui import rows
 from agentres.tui.detail import DetailScreen
 from agentres.tui.dialogs import Ask, Confirm
@@ -172,22 +172,22 @@ class Top(App[None]):
         return self.query_one("#agents", AgentTable)
 
     @property
-    def selected(self) -> Shown | None:
+    def selected(self) -> AgentStatus | None:
         """The agent that the cursor is on, or whose page is shown."""
         if self.picture is None:
             return None
         key = self.table.selected if (page := self._page) is None else page.key
-        return next((shown for shown in self.picture.agents if rows.key_of(shown) == key), None)
+        return next((status for status in self.picture.agents if rows.key_of(status) == key), None)
 
     @property
     def _page(self) -> DetailScreen | None:
         return next((s for s in self.screen_stack if isinstance(s, DetailScreen)), None)
 
-    def _addressed(self) -> Shown | None:
+    def _addressed(self) -> AgentStatus | None:
         """Return the agent that a command is for; if its page is open but it has ended, say so and return None."""
-        if (shown := self.selected) is None and self._page is not None:
+        if (status := self.selected) is None and self._page is not None:
             self._say("it has ended")
-        return shown
+        return status
 
     # Keys.
 
@@ -196,8 +196,8 @@ class Top(App[None]):
 
     def action_detail(self) -> None:
         """Show all about the agent."""
-        if (shown := self.selected) is not None:
-            self.push_screen(DetailScreen(self.source, shown, lambda: self.selected))
+        if (status := self.selected) is not None:
+            self.push_screen(DetailScreen(self.source, status, lambda: self.selected))
 
     def action_filter(self) -> None:
         """Show only what matches."""
@@ -246,9 +246,9 @@ class Top(App[None]):
 
     def action_acknowledge(self) -> None:
         """Acknowledge the agent's alerts."""
-        if (shown := self._addressed()) is None:
+        if (status := self._addressed()) is None:
             return
-        waiting = [alert for alert in shown.alerts if alert.acknowledged is None]
+        waiting = [alert for alert in status.alerts if alert.acknowledged is None]
         if not waiting:
             self._say("no alert of this agent waits for anybody")
             return
@@ -256,13 +256,13 @@ class Top(App[None]):
         def answered(why: str | None) -> None:
             if why:
                 self._do(
-                    lambda: self.source.acknowledge(waiting, why), f"acknowledged: {shown.name}"
+                    lambda: self.source.acknowledge(waiting, why), f"acknowledged: {status.name}"
                 )
 
         words = "\n".join(printable(alert.message) for alert in waiting[:5])
         self.push_screen(
             Ask(
-                f"Acknowledge {len(waiting)} of {shown.name}:\n{words}",
+                f"Acknowledge {len(waiting)} of {status.name}:\n{words}",
                 "why, or what is done about it",
             ),
             answered,
@@ -270,27 +270,27 @@ class Top(App[None]):
 
     def action_freeze(self) -> None:
         """Freeze the agent, or let it go on."""
-        if (shown := self._addressed()) is None:
+        if (status := self._addressed()) is None:
             return
-        verb = "thaw" if shown.state == "frozen" else "freeze"
+        verb = "thaw" if status.state == "frozen" else "freeze"
         self._confirmed(
-            f"{verb.capitalize()} {shown.name}?",
-            lambda: self.source.command(shown.found, verb),
-            f"{verb}: {shown.name}",
+            f"{verb.capitalize()} {status.name}?",
+            lambda: self.source.command(status.agent, verb),
+            f"{verb}: {status.name}",
         )
 
     def action_stop(self) -> None:
         """End the agent."""
-        if (shown := self._addressed()) is None:
+        if (status := self._addressed()) is None:
             return
-        question = f"Stop {shown.name}? SIGTERM, and SIGKILL for what is left after {GRACE:g} s."
+        question = f"Stop {status.name}? SIGTERM, and SIGKILL for what is left after {GRACE:g} s."
         self._confirmed(
-            question, lambda: self.source.stop(shown.found, GRACE), f"stopped: {shown.name}"
+            question, lambda: self.source.stop(status.agent, GRACE), f"stopped: {status.name}"
         )
 
     def action_set(self) -> None:
         """Give the agent other limits."""
-        if (shown := self._addressed()) is None:
+        if (status := self._addressed()) is None:
             return
 
         def answered(text: str | None) -> None:
@@ -302,11 +302,12 @@ class Top(App[None]):
                 self._complain(str(error))
                 return
             self._do(
-                lambda: self.source.command(shown.found, "set", limits=limits), f"set: {shown.name}"
+                lambda: self.source.command(status.agent, "set", limits=limits),
+                f"set: {status.name}",
             )
 
         self.push_screen(
-            Ask(f"Limits of {shown.name}, as LIMIT=VALUE …", "memory=256M:2G cpu=1.5"), answered
+            Ask(f"Limits of {status.name}, as LIMIT=VALUE …", "memory=256M:2G cpu=1.5"), answered
         )
 
     def _confirmed(self, question: str, do: Callable[[], object], done: str) -> None:

@@ -16,7 +16,7 @@ from textual.worker import get_current_worker
 from agentres.model import clock
 from agentres.model.errors import AgentresError, printable
 from agentres.readers import plot, portrait
-from agentres.readers.fleet import Shown
+from agentres.readers.fleet import AgentStatus
 from agentres.store import ActionRow, AlertRow
 from agentres.tui import rows
 from agentres.tui.source import Detail, Process, Source
@@ -25,7 +25,7 @@ _PROCESSES = 15
 
 
 class DetailScreen(Screen[None]):
-    """The page of the agent ``shown``, read when it opens and at each :meth:`look`.
+    """The page of the agent of ``status``, read when it opens and at each :meth:`look`.
 
     ``current`` returns the agent in the current picture, None if it has ended.
     """
@@ -34,17 +34,19 @@ class DetailScreen(Screen[None]):
         Binding("escape,backspace,left", "app.pop_screen", "Back", key_display="esc"),
     ]
 
-    def __init__(self, source: Source, shown: Shown, current: Callable[[], Shown | None]) -> None:
+    def __init__(
+        self, source: Source, status: AgentStatus, current: Callable[[], AgentStatus | None]
+    ) -> None:
         super().__init__()
-        self.key = rows.key_of(shown)
+        self.key = rows.key_of(status)
         self._source = source
-        self._shown = shown
+        self._status = status
         self._current = current
         self._looking = False
         self._detail: Detail | None = None
 
     def compose(self) -> ComposeResult:
-        yield Static(Text(self._shown.name, "bold"), id="who")
+        yield Static(Text(self._status.name, "bold"), id="who")
         with VerticalScroll(id="page", can_focus=True):
             yield Static("…", id="all")
         yield Footer(compact=True, show_command_palette=False)
@@ -63,7 +65,7 @@ class DetailScreen(Screen[None]):
 
     def _look(self) -> None:
         try:
-            detail = self._source.detail(self._shown.found)
+            detail = self._source.detail(self._status.agent)
         except (OSError, AgentresError) as error:
             detail = Detail.absent(str(error))
         if not get_current_worker().is_cancelled:  # else the page has been closed
@@ -85,12 +87,12 @@ class DetailScreen(Screen[None]):
             self.query_one("#all", Static).update(Text("\n").join(lines))
 
 
-def _page(detail: Detail, shown: Shown | None, width: int, now: float) -> Iterator[Text]:
+def _page(detail: Detail, status: AgentStatus | None, width: int, now: float) -> Iterator[Text]:
     if detail.answer:
         for line in portrait.facts(detail.answer, now):
             yield Text(line, no_wrap=True)
-    if shown is not None:
-        for line in rows.now_lines(shown, width):
+    if status is not None:
+        for line in rows.now_lines(status, width):
             yield Text(line, no_wrap=True)
     if detail.answer:
         yield from _limits(detail)

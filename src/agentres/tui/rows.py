@@ -8,7 +8,7 @@ from os.path import dirname
 from typing import Literal
 
 from agentres.model.units import ABSENT
-from agentres.readers.fleet import Picture, Shown, Slice
+from agentres.readers.fleet import AgentStatus, Picture, Slice
 from agentres.readers.portrait import SEVERITY_STYLES
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -30,10 +30,10 @@ class Column:
 
     name: str
     width: int
-    text: Callable[[Shown], str]
-    order: Callable[[Shown], float | str]
+    text: Callable[[AgentStatus], str]
+    order: Callable[[AgentStatus], float | str]
     drop: int = 0
-    style: Callable[[Shown], str] = lambda shown: ""
+    style: Callable[[AgentStatus], str] = lambda status: ""
     right: bool = True
     rising: bool = False
 
@@ -99,37 +99,37 @@ def bar(parts: Sequence[tuple[float, str]], total: float, width: int) -> str:
     return text.ljust(width, "░")
 
 
-def _used(name: str, form: Callable[[float | None], str]) -> Callable[[Shown], str]:
-    def text(shown: Shown) -> str:
-        return against(form(shown.figures.get(name)), form(shown.limits.get(name)))
+def _used(name: str, form: Callable[[float | None], str]) -> Callable[[AgentStatus], str]:
+    def text(status: AgentStatus) -> str:
+        return against(form(status.figures.get(name)), form(status.limits.get(name)))
 
     return text
 
 
-def _figure(name: str, form: Callable[[float | None], str]) -> Callable[[Shown], str]:
-    return lambda shown: form(shown.figures.get(name))
+def _figure(name: str, form: Callable[[float | None], str]) -> Callable[[AgentStatus], str]:
+    return lambda status: form(status.figures.get(name))
 
 
-def _by(name: str) -> Callable[[Shown], float]:
-    def order(shown: Shown) -> float:
-        value = shown.figures.get(name)
+def _by(name: str) -> Callable[[AgentStatus], float]:
+    def order(status: AgentStatus) -> float:
+        value = status.figures.get(name)
         return 1.0 if value is None else -value
 
     return order
 
 
-def _spark(name: str, width: int, whole: float = 0.0) -> Callable[[Shown], str]:
+def _spark(name: str, width: int, whole: float = 0.0) -> Callable[[AgentStatus], str]:
     """``whole`` is the least value of a full bar if there is no limit."""
 
-    def text(shown: Shown) -> str:
-        return spark(shown.recent.get(name, ()), width, shown.limits.get(name) or whole)
+    def text(status: AgentStatus) -> str:
+        return spark(status.recent.get(name, ()), width, status.limits.get(name) or whole)
 
     return text
 
 
-def _fullness(name: str) -> Callable[[Shown], str]:
-    def style(shown: Shown) -> str:
-        used, limit = shown.figures.get(name), shown.limits.get(name)
+def _fullness(name: str) -> Callable[[AgentStatus], str]:
+    def style(status: AgentStatus) -> str:
+        used, limit = status.figures.get(name), status.limits.get(name)
         if used is None or not limit:
             return "cyan"
         return next(style for share, style in FULL_STYLES if used >= share * limit)
@@ -137,28 +137,28 @@ def _fullness(name: str) -> Callable[[Shown], str]:
     return style
 
 
-def _pressure(shown: Shown) -> float | None:
+def _pressure(status: AgentStatus) -> float | None:
     known = [
         value
         for name in ("cpu_pressure", "memory_pressure", "io_pressure")
-        if (value := shown.figures.get(name)) is not None
+        if (value := status.figures.get(name)) is not None
     ]
     return max(known, default=None)
 
 
-def _alerts(shown: Shown) -> str:
-    if not shown.alerts:
+def _alerts(status: AgentStatus) -> str:
+    if not status.alerts:
         return ""
-    grave = shown.severity
-    return f"{len(shown.alerts)} {'ack' if grave is None else grave.name[:4]}"
+    grave = status.severity
+    return f"{len(status.alerts)} {'ack' if grave is None else grave.name[:4]}"
 
 
-def _severity_style(shown: Shown) -> str:
-    return "dim" if shown.severity is None else SEVERITY_STYLES[shown.severity]
+def _severity_style(status: AgentStatus) -> str:
+    return "dim" if status.severity is None else SEVERITY_STYLES[status.severity]
 
 
-def _gravest(shown: Shown) -> float:
-    return -1.0 if shown.severity is None else -float(shown.severity) - 10
+def _gravest(status: AgentStatus) -> float:
+    return -1.0 if status.severity is None else -float(status.severity) - 10
 
 
 COLUMNS = (
@@ -225,39 +225,39 @@ class Line:
     """A line of the table: an agent, or the heading of a slice with the ``number`` of its agents."""
 
     key: str
-    shown: Shown | None
+    status: AgentStatus | None
     heading: str = ""
     number: int = 0
     depth: int = 0
 
 
-def key_of(shown: Shown) -> str:
+def key_of(status: AgentStatus) -> str:
     """Return the unique key of an agent's line."""
-    return f"{shown.found.path} {shown.found.started}"
+    return f"{status.agent.path} {status.agent.started}"
 
 
 def lines(picture: Picture, view: View) -> list[Line]:
     """Return the lines of the table, in order."""
     column = next(column for column in COLUMNS if column.name == view.sort)
     words = view.text.lower().split()
-    kept = [shown for shown in picture.agents if all(_matches(shown, word) for word in words)]
-    kept.sort(key=lambda shown: (shown.name, shown.found.path))
+    kept = [status for status in picture.agents if all(_matches(status, word) for word in words)]
+    kept.sort(key=lambda status: (status.name, status.agent.path))
     kept.sort(key=column.order, reverse=view.upside_down)
     if not view.tree:
-        return [Line(key_of(shown), shown) for shown in kept]
-    below: dict[str, list[Shown]] = {}
-    for shown in kept:
-        below.setdefault(dirname(shown.found.home), []).append(shown)
+        return [Line(key_of(status), status) for status in kept]
+    below: dict[str, list[AgentStatus]] = {}
+    for status in kept:
+        below.setdefault(dirname(status.agent.home), []).append(status)
     found = []
     for place in sorted(below):
         path = place.removeprefix(picture.mount)
         found.append(Line(place, None, path or "/", number=len(below[place])))
-        found += [Line(key_of(shown), shown, depth=1) for shown in below[place]]
+        found += [Line(key_of(status), status, depth=1) for status in below[place]]
     return found
 
 
-def _matches(shown: Shown, word: str) -> bool:
-    return any(word in text.lower() for text in (shown.name, shown.user, shown.state))
+def _matches(status: AgentStatus, word: str) -> bool:
+    return any(word in text.lower() for text in (status.name, status.user, status.state))
 
 
 def budget_line(one: Slice, width: int) -> str:
@@ -273,9 +273,9 @@ def host_lines(picture: Picture, width: int) -> list[str]:
     """Describe the host's use and how many agents are in which state, in two lines if one is too short."""
     host, limits = picture.host, picture.host_limits
     states: dict[str, int] = {}
-    for shown in picture.agents:
-        states[shown.state] = states.get(shown.state, 0) + 1
-    told = (
+    for status in picture.agents:
+        states[status.state] = states.get(status.state, 0) + 1
+    summary = (
         ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
         or "no agent runs"
     )
@@ -286,12 +286,16 @@ def host_lines(picture: Picture, width: int) -> list[str]:
         drawn = bar([(used or 0.0, "█")], most or 0.0, room)
         parts.append(f"{name} {drawn} {against(form(used), form(most))}")
     line = f"host    {'  '.join(parts)}"
-    return [f"{line}  {told}"] if len(line) + 2 + len(told) <= width else [line, f"agents  {told}"]
+    return (
+        [f"{line}  {summary}"]
+        if len(line) + 2 + len(summary) <= width
+        else [line, f"agents  {summary}"]
+    )
 
 
-def now_lines(shown: Shown, width: int) -> list[str]:
+def now_lines(status: AgentStatus, width: int) -> list[str]:
     """Return an agent's figures for which a narrow table has no columns, in two lines if one is too short."""
-    figures = shown.figures
+    figures = status.figures
     rates = (
         f"{label} {rate(figures.get(name))}/s"
         for label, name in (
@@ -305,6 +309,6 @@ def now_lines(shown: Shown, width: int) -> list[str]:
     stalled = " ".join(
         f"{name} {percent(figures.get(f'{name}_pressure'))}" for name in ("cpu", "memory", "io")
     )
-    held = f"psi {stalled}  tripwire {short(shown.tripwire)}"
+    held = f"psi {stalled}  tripwire {short(status.tripwire)}"
     line = f"now  {moved}  {held}"
     return [line] if len(line) <= width else [f"now  {moved}", f"     {held}"]

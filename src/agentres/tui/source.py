@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from agentres.kernel import process
-from agentres.kernel.registry import Found
+from agentres.kernel.registry import RunningAgent
 from agentres.model.errors import AgentresError
 from agentres.readers import client
 from agentres.readers.curves import Curves, curves
@@ -70,7 +70,7 @@ class Source:
         """Return the time in unix seconds."""
         return self._fleet.now()
 
-    def detail(self, agent: Found) -> Detail:
+    def detail(self, agent: RunningAgent) -> Detail:
         """Return the details of the agent."""
         trouble = list[str]()
         answer: Mapping[str, Any] = {}
@@ -92,17 +92,17 @@ class Source:
                     run = here[0].id
                     drawn = curves(store.samples(run, now=self._fleet.now()))
                     actions = tuple(store.actions(run_id=run, limit=_ACTIONS))
-                    told = store.alerts(agent=agent.name, since=agent.started - 1.0)
-                    alerts = tuple(alert for alert in told if alert.run == run)[:_ALERTS]
+                    rows = store.alerts(agent=agent.name, since=agent.started - 1.0)
+                    alerts = tuple(alert for alert in rows if alert.run == run)[:_ALERTS]
         except AgentresError as error:
             trouble.append(str(error))
         return Detail(answer, drawn, tuple(self._processes(agent)), actions, alerts, tuple(trouble))
 
-    def command(self, agent: Found, verb: str, **fields: object) -> None:
+    def command(self, agent: RunningAgent, verb: str, **fields: object) -> None:
         """Have the agent's supervisor do something, and wait until it is done; AgentresError."""
         client.ask(agent, verb, client.PATIENCE, **fields)
 
-    def stop(self, agent: Found, grace: float) -> None:
+    def stop(self, agent: RunningAgent, grace: float) -> None:
         """End the agent, and wait until it is gone; AgentresError."""
         client.ask(agent, "stop", None, grace=grace)
         client.wait_until_gone(agent)
@@ -118,7 +118,7 @@ class Source:
         """Close what is open."""
         self._fleet.close()
 
-    def _processes(self, agent: Found) -> list[Process]:
+    def _processes(self, agent: RunningAgent) -> list[Process]:
         found, known = [], dict[int, psutil.Process]()
         try:
             pids = process.below(agent.path)

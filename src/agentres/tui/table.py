@@ -179,8 +179,8 @@ def _head(columns: Sequence[Column], spare: int, view: View) -> _Cells:
 
 
 def _cells(line: Line, columns: Sequence[Column], spare: int) -> _Cells:
-    shown = line.shown
-    if shown is None:
+    status = line.status
+    if status is None:
         path = printable(line.heading)
         room = columns[0].width + spare
         path = path if len(path) <= room else f"…{path[len(path) - room + 1 :]}"
@@ -192,11 +192,11 @@ def _cells(line: Line, columns: Sequence[Column], spare: int) -> _Cells:
     return tuple(
         (
             _fitted(
-                ("" if at else "  " * line.depth) + printable(column.text(shown)),
+                ("" if at else "  " * line.depth) + printable(column.text(status)),
                 column,
                 0 if at else spare,
             ),
-            column.style(shown),
+            column.style(status),
         )
         for at, column in enumerate(columns)
     )

@@ -205,10 +205,10 @@ class Engine:
         subject.states[resource] = value
         subject.detail[resource] = detail
         now, watches = self._clock(), subject.watches.get(resource, ())
-        told = [watch.alert for watch in watches]
+        before = [watch.alert for watch in watches]
         if watches:
             self._observe(subject, resource, now)
-        for watch, alert in zip(watches, told, strict=True):
+        for watch, alert in zip(watches, before, strict=True):
             if anew and alert is not None:
                 self._emit(subject, watch, watch.again(now, value), now)
 
@@ -276,8 +276,10 @@ class Engine:
             damper = subject.dampers[watch.rule.name] = Damper()
         for change in damper.finish(changes) if last else damper.take(now, changes):
             detail = subject.detail.get(change.alert.rule.resource, "")
-            told = as_dict(change, subject.run, subject.name, self._host, time.time() - now, detail)
-            self._tell({**told})
+            event = as_dict(
+                change, subject.run, subject.name, self._host, time.time() - now, detail
+            )
+            self._tell({**event})
 
 
 _KEPT = ("oom_kill", "fork_refused", "escaped")

@@ -29,7 +29,7 @@ GRACE = 0.25
 """Seconds that a close waits beyond a handler's time limit, so that the kill at that limit is still reported."""
 
 
-class _Broken(Once):
+class _BrokenHandler(Once):
     """A handler that could not be set up: every delivery fails with that error."""
 
     def __init__(self, error: str) -> None:
@@ -63,8 +63,8 @@ def _deliverer(handler: Handler, function: Callable[[Event], object] | None) -> 
 
             return TerminalHandler(**handler.options)
     except (AgentresError, KeyError, OSError, TypeError, ValueError) as error:
-        return _Broken(f"cannot be set up: {type(error).__name__}: {error}")
-    return _Broken(f"there is no handler type {handler.type!r}")
+        return _BrokenHandler(f"cannot be set up: {type(error).__name__}: {error}")
+    return _BrokenHandler(f"there is no handler type {handler.type!r}")
 
 
 class Dispatcher:

@@ -67,31 +67,31 @@ class WebhookHandler(RunnerHandler):
                 **headers,
             },
         }
-        self._unresolved = Unresolved() if format == "alertmanager" else None
+        self._alertmanager = AlertmanagerAlerts() if format == "alertmanager" else None
         super().__init__(PythonWork(post))
 
     def deliver(self, event: Event, timeout: float) -> None:
-        if self._unresolved is None:
+        if self._alertmanager is None:
             self._post(event, timeout)
             return
-        alerts = self._unresolved.take(event)
+        alerts = self._alertmanager.take(event)
         self._post(alerts, timeout)
-        self._unresolved.heard({event["id"]})
+        self._alertmanager.heard({event["id"]})
 
     def due(self) -> float | None:
-        return None if self._unresolved is None else self._unresolved.due()
+        return None if self._alertmanager is None else self._alertmanager.due()
 
     def refresh(self, timeout: float) -> Iterable[tuple[str, str | None]]:
         """Send all current alerts again; report those that first arrive now, or all firing ones on failure."""
-        assert self._unresolved is not None
-        alerts = self._unresolved.again()
+        assert self._alertmanager is not None
+        alerts = self._alertmanager.again()
         if not alerts:
             return ()
         try:
             self._post(alerts, timeout)
         except NotDelivered as error:
-            return [(alert, str(error)) for alert in self._unresolved.firing()]
-        return [(alert, None) for alert in self._unresolved.heard(self._unresolved.firing())]
+            return [(alert, str(error)) for alert in self._alertmanager.firing()]
+        return [(alert, None) for alert in self._alertmanager.heard(self._alertmanager.firing())]
 
     def _post(self, content: Any, timeout: float) -> None:
         # A little less than the time limit, so that the reason is reported, not a kill.
@@ -100,7 +100,7 @@ class WebhookHandler(RunnerHandler):
         self._runner.ask({**self._request, "body": body, "deadline": deadline}, timeout)
 
 
-class Unresolved:
+class AlertmanagerAlerts:
     """The alerts to send to Alertmanager again: it forgets what is not repeated.
 
     Alertmanager identifies an alert by its labels, and ``severity`` is a label, as routes and inhibitions

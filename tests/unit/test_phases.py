@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 from _tests import __main__ as tests
+from _tests.phases import HOST, MANY, OF_DEV, OF_THE_HOST, TWO, Phase
 from _tests.suites import Suite
 
 KERNEL = Path(__file__).parents[1] / "kernel"
@@ -24,10 +25,10 @@ def files(suite: Suite) -> set[str]:
     return FILES - {word.partition("=")[2] for word in suite.options if word.startswith("--ignore")}
 
 
-PLANS = pytest.mark.parametrize("phases", [tests._MANY, tests._TWO], ids=["many", "two"])
+PLANS = pytest.mark.parametrize("phases", [MANY, TWO], ids=["many", "two"])
 
 
-def suites(phase: tests.Phase) -> list[Suite]:
+def suites(phase: Phase) -> list[Suite]:
     return [*phase.first.values(), *phase.rest]
 
 
@@ -37,25 +38,25 @@ def marked(mark: str) -> set[str]:
     return {file for file in FILES if pattern.search((KERNEL / Path(file).name).read_text())}
 
 
-@pytest.mark.parametrize("phase", [tests._MANY[0], tests._TWO[0]], ids=["many", "two"])
-def test_each_file_is_run_once_as_root_and_twice_as_a_user(phase: tests.Phase) -> None:
+@pytest.mark.parametrize("phase", [MANY[0], TWO[0]], ids=["many", "two"])
+def test_each_file_is_run_once_as_root_and_twice_as_a_user(phase: Phase) -> None:
     of_root = [file for suite in suites(phase) if suite.user == "root" for file in files(suite)]
-    assert sorted(of_root) == sorted(FILES - {*tests._OF_DEV})
+    assert sorted(of_root) == sorted(FILES - {*OF_DEV})
     of_dev = [file for suite in suites(phase) if suite.user == "dev" for file in files(suite)]
-    others = FILES - {*tests._OF_THE_HOST, *tests._OF_DEV}
-    assert sorted(of_dev) == sorted([*others, *others, *tests._OF_DEV])
+    others = FILES - {*OF_THE_HOST, *OF_DEV}
+    assert sorted(of_dev) == sorted([*others, *others, *OF_DEV])
 
 
 @PLANS
 def test_the_host_is_restarted_in_the_machine_that_its_tests_had(
-    phases: tuple[tests.Phase, ...],
+    phases: tuple[Phase, ...],
 ) -> None:
-    assert phases[0].first[""] is tests._HOST
+    assert phases[0].first[""] is HOST
 
 
 @PLANS
 def test_what_bears_little_company_is_run_once_as_root_and_twice_as_a_user(
-    phases: tuple[tests.Phase, ...],
+    phases: tuple[Phase, ...],
 ) -> None:
     assert [phase.mark for phase in phases[1:]] == ["beside_one", "alone"]
     for phase in phases[1:]:
@@ -68,7 +69,11 @@ def test_what_bears_little_company_is_run_once_as_root_and_twice_as_a_user(
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", ""])
-def test_rounds_are_a_number(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rounds_are_a_number(
+    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With --unit any number is refused, too: nothing is ever run from here.
+    monkeypatch.setattr(sys, "argv", ["test", "--unit", f"--repeat={text}"])
     with pytest.raises(SystemExit):
-        tests._parser().parse_args([f"--repeat={text}"])
+        tests.main()
     assert "expected a number of rounds" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The agent to be watched, as its launch hands it over to the monitor."""
+"""What a launch hands over to the monitor."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from agentres.store import Run
 
 
-class Watched(Record):
-    """The agent to watch."""
+class Handover(Record):
+    """An agent that is to be watched, and what that takes."""
 
     name: str
     command: tuple[str, ...]
