@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 _PIECE = 16 << 20
 """Bytes to ask for at once: until the kernel has reclaimed them, it cannot be stopped and the cgroup cannot be removed."""
 
+_TRIES = 4
+"""How often the kernel is asked for a piece.  It decides by figures that may be two seconds old, and may then find nothing
+where there is enough; a read of memory.stat brings them up to date."""
+
 
 class Reclaim:
     """Has the kernel reclaim ``size`` bytes from the cgroup at ``path`` (``memory.reclaim``, Linux 5.19), then calls ``done`` on the loop.
@@ -57,7 +61,7 @@ class Reclaim:
                 frozen = self._frozen()
                 while self._left > 0 and not self._closed and self._frozen() == frozen:
                     piece = min(_PIECE, self._left)
-                    os.write(fd, str(piece).encode())
+                    self._ask(fd, piece)
                     self._left -= piece
             finally:
                 os.close(fd)
@@ -67,6 +71,16 @@ class Reclaim:
         with self._lock:
             if not self._closed:
                 os.eventfd_write(self._bell, 1)
+
+    def _ask(self, fd: int, size: int) -> None:
+        for _ in range(_TRIES - 1):
+            try:
+                os.write(fd, str(size).encode())
+                return
+            except BlockingIOError:
+                with open(f"{self._path}/memory.stat", "rb") as file:
+                    file.read()
+        os.write(fd, str(size).encode())
 
     def _frozen(self) -> bool:
         with open(f"{self._path}/cgroup.freeze", "rb") as file:
