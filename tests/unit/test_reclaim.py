@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +54,25 @@ def test_it_asks_for_no_more_of_one_that_goes_on(
     monkeypatch.setattr(os, "write", thawed)
     assert taken(loop, tmp_path, 40 * MIB) == [True]  # the kernel did what it was asked for
     assert (tmp_path / "memory.reclaim").read_text() == f"{16 * MIB}"
+
+
+@pytest.mark.parametrize(("refusals", "had"), [(3, True), (4, False)])
+def test_a_piece_that_is_refused_is_asked_for_again(
+    tmp_path: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch, refusals: int, had: bool
+) -> None:
+    (tmp_path / "memory.reclaim").touch()
+    (tmp_path / "memory.stat").touch()
+    write, left = os.write, [refusals]
+
+    def refuse(fd: int, data: bytes) -> int:
+        if left[0]:
+            left[0] -= 1
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", refuse)
+    assert taken(loop, tmp_path, 20 * MIB) == [had]
+    assert (tmp_path / "memory.reclaim").read_text() == (f"{16 * MIB}{4 * MIB}" if had else "")
 
 
 def test_what_cannot_be_had_is_told(tmp_path: Path, loop: Loop) -> None:
