@@ -92,8 +92,9 @@ class Shell:
         background = command.endswith(" &")
         end = time.monotonic() + DEADLINE
         while True:
-            said = re.sub(rf"{MARK} 0\n", "", self._said)
-            if said != self._said and (not background or re.fullmatch(pattern, said)):
+            # What cannot be enforced is told while the command already runs: between any two of its lines.
+            said = re.sub(rf"{MARK} 0\n|agentres: NOT enforced: [^\n]*\n", "", self._said)
+            if f"{MARK} 0\n" in self._said and (not background or re.fullmatch(pattern, said)):
                 break
             assert not re.search(rf"{MARK} [1-9]", self._said), f"{command}\n{self._said}"
             assert time.monotonic() < end, f"{command}: {self._said}"
