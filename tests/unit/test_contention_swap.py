@@ -62,6 +62,17 @@ def test_who_is_idle_hands_back_and_is_not_frozen() -> None:
     assert decided(stuck(priority=25), idle) == []
 
 
+def test_who_is_idle_gives_its_margin_and_is_not_frozen_for_it() -> None:
+    running, wanting = claim("b", 1200, 1045), stuck(wants=420 * M, since=NOW - 60)
+    assert kinds(decide(budget(1600), [wanting, running], NOW)) == [("freeze", "/b")]
+    idle = running.but(idle=True)
+    assert kinds(decide(budget(1600), [wanting, idle], NOW)) == []  # not worth a write
+    smaller = claim("b", 1200, 1030, idle=True)
+    (step,) = decide(budget(1600), [wanting, smaller], NOW)
+    assert (step.kind, step.path) == ("trim", "/b")
+    assert 1030 * M < step.limit < 1030 * M * 1.05
+
+
 def test_one_that_may_go_to_swap_is_frozen_for_that_sooner_or_later() -> None:
     busy = claim("b", 600, 560, swap=2000 * M)
     assert decided(stuck(since=NOW - EQUALS_WAIT + 0.1), busy) == []

@@ -15,9 +15,9 @@ one is stuck       ranks below top, and has more than its use  at once, lowest f
                    plus a margin                               needed; all of them after OVERDUE
 one is stuck       ranks above top, and is not at its          EQUALS_WAIT; with higher priority      trim
                    tripwire                                    HUNGRY
-one is stuck       ranks below top, and its margin helps: it   if trims are not enough; same priority freeze
-                   keeps just the room to be thawed into       after EQUALS_WAIT; not within
-                                                               THAWED_LEAST of its thaw
+one is stuck       ranks below top, is not idle, and its       if trims are not enough; same priority freeze
+                   margin helps: it keeps just the room to be  after EQUALS_WAIT; not within
+                   thawed into                                 THAWED_LEAST of its thaw
 one is stuck       is frozen or idle, and can go to swap       if trims are not enough                reclaim
 one is stuck       ranks below top, and can go to swap         if that is not enough; later for same  freeze
                                                                priority, and if it is stuck itself
@@ -35,7 +35,8 @@ any                is frozen                                   FROZEN_MOST; with
                                                                SWAPPED_MOST
 =================  ==========================================  =====================================  =========
 
-An idle agent is not frozen: its memory goes to swap while it may run, and only for agents of the same or higher priority.
+An idle agent is not frozen: it waits, and must hear the answer.  It is trimmed to what it uses, and its memory goes to swap while
+it may run, for agents of the same or higher priority only.
 If freezing would not help, no agent is frozen, because only a running agent can free memory.  A released agent meets its
 hard limit: one of its processes is killed, and the reason is reported.
 
@@ -240,7 +241,7 @@ def _freeze(asked: list[Claim], top: Claim, needed: int, now: float) -> list[Ste
     for claim in asked:
         gives = _gives(claim, _held(claim))
         rest = HUNGRY if claim.wants else THAWED_LEAST
-        if not gives or not before(top, claim) or now - claim.since < rest:
+        if not gives or claim.idle or not before(top, claim) or now - claim.since < rest:
             continue
         if claim.priority == top.priority and waited < EQUALS_WAIT:
             continue
@@ -348,8 +349,8 @@ def spare(claims: Iterable[Claim], priority: int) -> int:
 
 
 def _trimmed(claim: Claim) -> int:
-    """Return what a trimmed agent keeps, in bytes."""
-    return max(int(claim.use * (1 + MARGIN)), _bare(claim))
+    """Return what a trimmed agent keeps, in bytes; an idle one needs no margin until it runs."""
+    return _bare(claim) if claim.idle else max(int(claim.use * (1 + MARGIN)), _bare(claim))
 
 
 def _bare(claim: Claim) -> int:
