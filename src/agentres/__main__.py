@@ -1,6 +1,6 @@
 """Entry point of ``agentres`` and ``python -m agentres``.
 
-A well-formed ``run`` goes straight to the small resident process; everything else goes to the verbs.
+A well-formed ``run`` goes straight to the small supervisor; everything else goes to the verbs.
 """
 
 from __future__ import annotations

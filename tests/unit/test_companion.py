@@ -86,7 +86,7 @@ def python(name: str, **more: Any) -> Handler:
     return Handler(name, "python", Severity.INFO, options=options, **more)
 
 
-class Resident:
+class Supervisor:
     """The other end, and a pipe that every process of the companion's holds open to the last."""
 
     def __init__(self, tmp_path: Path, *command: str, **variables: str) -> None:
@@ -151,20 +151,20 @@ class Resident:
 
 
 @pytest.fixture
-def resident(tmp_path: Path) -> Iterator[Resident]:
-    made = Resident(tmp_path)
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    made = Supervisor(tmp_path)
     yield made
     made.close()
 
 
-def test_alerts_are_delivered_and_the_history_is_told(resident: Resident) -> None:
-    resident.begin(python("say"), python("bad"), Handler("terminal", "terminal"))
-    resident.send("alert", event())
-    assert resident.line()[0] == "3f9a0c12"
-    assert resident.receive() == b"1 bad"
-    assert resident.end() == f"agentres: WARNING {event()['message']} [3f9a0c12]\n"
-    assert resident.process.returncode == 0
-    *reports, closed = resident.history()
+def test_alerts_are_delivered_and_the_history_is_told(supervisor: Supervisor) -> None:
+    supervisor.begin(python("say"), python("bad"), Handler("terminal", "terminal"))
+    supervisor.send("alert", event())
+    assert supervisor.line()[0] == "3f9a0c12"
+    assert supervisor.receive() == b"1 bad"
+    assert supervisor.end() == f"agentres: WARNING {event()['message']} [3f9a0c12]\n"
+    assert supervisor.process.returncode == 0
+    *reports, closed = supervisor.history()
     assert closed == "closed"
     assert sorted(r[:2] for r in reports) == [
         ["3f9a0c12", "bad"],
@@ -174,24 +174,24 @@ def test_alerts_are_delivered_and_the_history_is_told(resident: Resident) -> Non
     assert "ValueError: no" in {name: error for _, name, error in reports}["bad"]
 
 
-def test_what_a_handler_prints_is_not_the_agents_output(resident: Resident) -> None:
-    resident.begin(python("talk"))
-    resident.send("alert", event())
-    assert resident.end() == "said by 3f9a0c12\n"
+def test_what_a_handler_prints_is_not_the_agents_output(supervisor: Supervisor) -> None:
+    supervisor.begin(python("talk"))
+    supervisor.send("alert", event())
+    assert supervisor.end() == "said by 3f9a0c12\n"
 
 
-def test_a_handler_that_cannot_be_imported_leaves_the_others_alone(resident: Resident) -> None:
-    resident.begin(python("missing"), python("say"))
+def test_a_handler_that_cannot_be_imported_leaves_the_others_alone(supervisor: Supervisor) -> None:
+    supervisor.begin(python("missing"), python("say"))
     for n in range(2):
-        resident.send("alert", event(id=str(n)))
-        assert resident.line()[0] == str(n)
-    resident.end()
-    errors = [error for _, name, error in resident.history()[:-1] if name == "missing"]
+        supervisor.send("alert", event(id=str(n)))
+        assert supervisor.line()[0] == str(n)
+    supervisor.end()
+    errors = [error for _, name, error in supervisor.history()[:-1] if name == "missing"]
     assert len(errors) == 2
     assert all("no attribute 'missing'" in error for error in errors)
 
 
-def test_garbage_is_passed_over_in_one_line_each(resident: Resident) -> None:
+def test_garbage_is_passed_over_in_one_line_each(supervisor: Supervisor) -> None:
     garbage = {
         b"garbage": "EOFError: marshal data too short",
         b"\xff": "ValueError: bad marshal data",
@@ -203,156 +203,156 @@ def test_garbage_is_passed_over_in_one_line_each(resident: Resident) -> None:
         marshal.dumps(("settings", {}, {})): "'settings' is unknown",
         marshal.dumps(("\x1b[2J",)): "unknown",
     }
-    resident.begin(python("say"))
+    supervisor.begin(python("say"))
     for packet in garbage:
-        resident.channel.send(packet)
-        resident.send("alert", event())
-        assert resident.line()[0] == "3f9a0c12"
-    lines = resident.end().splitlines()
+        supervisor.channel.send(packet)
+        supervisor.send("alert", event())
+        assert supervisor.line()[0] == "3f9a0c12"
+    lines = supervisor.end().splitlines()
     for said, line in zip(garbage.values(), lines, strict=True):
         assert line.startswith("agentres: companion: passed over a packet: ")
         assert said in line
         assert line.isprintable()
 
 
-def test_nothing_is_taken_before_the_settings(resident: Resident) -> None:
-    resident.send("alert", event())
-    resident.send("host")
-    resident.send("settings", {"handlers": 3}, {})
-    resident.begin(python("say"))
-    assert resident.end().count("passed over") == 3
+def test_nothing_is_taken_before_the_settings(supervisor: Supervisor) -> None:
+    supervisor.send("alert", event())
+    supervisor.send("host")
+    supervisor.send("settings", {"handlers": 3}, {})
+    supervisor.begin(python("say"))
+    assert supervisor.end().count("passed over") == 3
 
 
-def test_the_end_of_file_waits_for_what_is_queued(resident: Resident) -> None:
-    resident.begin(python("slow"))
+def test_the_end_of_file_waits_for_what_is_queued(supervisor: Supervisor) -> None:
+    supervisor.begin(python("slow"))
     for n in range(10):
-        resident.send("alert", event(id=str(n)))
-    assert resident.end() == ""
-    assert [resident.line()[0] for _ in range(10)] == [str(n) for n in range(10)]
-    assert len(resident.history()) == 11
+        supervisor.send("alert", event(id=str(n)))
+    assert supervisor.end() == ""
+    assert [supervisor.line()[0] for _ in range(10)] == [str(n) for n in range(10)]
+    assert len(supervisor.history()) == 11
 
 
-def test_the_end_of_file_waits_no_longer_than_a_time_limit(resident: Resident) -> None:
-    resident.begin(python("hang", timeout=0.3))
+def test_the_end_of_file_waits_no_longer_than_a_time_limit(supervisor: Supervisor) -> None:
+    supervisor.begin(python("hang", timeout=0.3))
     for n in range(3):
-        resident.send("alert", event(id=str(n)))
-    resident.line()
-    assert "agentres: handler hang: not all alerts were delivered\n" in resident.end()
-    assert len(resident.history()) == 4
-    assert resident.process.returncode == 0
+        supervisor.send("alert", event(id=str(n)))
+    supervisor.line()
+    assert "agentres: handler hang: not all alerts were delivered\n" in supervisor.end()
+    assert len(supervisor.history()) == 4
+    assert supervisor.process.returncode == 0
 
 
-def test_the_signals_of_a_terminal_do_not_end_it(resident: Resident) -> None:
-    resident.begin(python("say"))
-    resident.send("alert", event())
-    pid = int(resident.line()[1])
+def test_the_signals_of_a_terminal_do_not_end_it(supervisor: Supervisor) -> None:
+    supervisor.begin(python("say"))
+    supervisor.send("alert", event())
+    pid = int(supervisor.line()[1])
     runner = int(Path(f"/proc/{pid}/stat").read_text().split()[3])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        os.kill(resident.process.pid, number)
+        os.kill(supervisor.process.pid, number)
         os.kill(runner, number)
-    assert os.getsid(resident.process.pid) == resident.process.pid
-    resident.send("alert", event(id="then"))
-    assert resident.line()[:2] == ["then", str(pid)]
-    assert resident.end() == ""
-    assert resident.process.returncode == 0
+    assert os.getsid(supervisor.process.pid) == supervisor.process.pid
+    supervisor.send("alert", event(id="then"))
+    assert supervisor.line()[:2] == ["then", str(pid)]
+    assert supervisor.end() == ""
+    assert supervisor.process.returncode == 0
 
 
-def test_killed_it_leaves_no_process(resident: Resident) -> None:
-    script = resident.directory / "run"
+def test_killed_it_leaves_no_process(supervisor: Supervisor) -> None:
+    script = supervisor.directory / "run"
     script.write_text('#!/bin/sh\necho $AGENTRES_ALERT_ID $$ 0 > "$FIFO"\nsleep 60\n')
     script.chmod(0o755)
     command = Handler("command", "command", options={"argv": [str(script)]})
-    resident.begin(python("hang"), python("say"), command)
-    resident.send("alert", event())
-    pidfds = [os.pidfd_open(int(resident.line()[1])) for _ in range(3)]
-    resident.process.kill()
+    supervisor.begin(python("hang"), python("say"), command)
+    supervisor.send("alert", event())
+    pidfds = [os.pidfd_open(int(supervisor.line()[1])) for _ in range(3)]
+    supervisor.process.kill()
     for pidfd in pidfds:
         assert select.select([pidfd], [], [], DEADLINE)[0]
         os.close(pidfd)
     # stdout ends with the last of them all, the runners too.
-    assert resident.await_end() == ""
+    assert supervisor.await_end() == ""
 
 
-def test_a_resident_that_does_not_listen_holds_nothing_up(resident: Resident) -> None:
-    resident.begin(python("bad"), python("say"))
+def test_a_resident_that_does_not_listen_holds_nothing_up(supervisor: Supervisor) -> None:
+    supervisor.begin(python("bad"), python("say"))
     for n in range(400):
-        resident.send("alert", event(id=str(n)))
+        supervisor.send("alert", event(id=str(n)))
         if n % 50 == 49:  # at the pace of the slower one: its queue takes 100
-            while resident.line()[0] != str(n):
+            while supervisor.line()[0] != str(n):
                 pass
     last = None
     while last != b"400 bad":
-        last = resident.receive()
-    resident.end()
+        last = supervisor.receive()
+    supervisor.end()
 
 
 def test_the_history_is_offered_again_what_it_refused(tmp_path: Path) -> None:
-    resident = Resident(tmp_path, REFUSALS="2")
+    supervisor = Supervisor(tmp_path, REFUSALS="2")
     try:
-        resident.begin(python("say"))
+        supervisor.begin(python("say"))
         for n in range(3):
-            resident.send("alert", event(id=str(n)))
+            supervisor.send("alert", event(id=str(n)))
         for _ in range(3):
-            resident.line()
-        assert resident.end() == ""
-        assert [r[0] for r in resident.history()[:-1]] == ["0", "1", "2"]
+            supervisor.line()
+        assert supervisor.end() == ""
+        assert [r[0] for r in supervisor.history()[:-1]] == ["0", "1", "2"]
     finally:
-        resident.close()
+        supervisor.close()
 
 
 def test_a_history_that_refuses_all_is_the_residents_to_tell(tmp_path: Path) -> None:
-    resident = Resident(tmp_path, REFUSALS="9999")
+    supervisor = Supervisor(tmp_path, REFUSALS="9999")
     try:
-        resident.begin(python("say"))
-        resident.send("alert", event())
-        resident.line()
-        assert resident.end() == ""
-        assert resident.process.returncode == 0
+        supervisor.begin(python("say"))
+        supervisor.send("alert", event())
+        supervisor.line()
+        assert supervisor.end() == ""
+        assert supervisor.process.returncode == 0
     finally:
-        resident.close()
+        supervisor.close()
 
 
 def test_the_host_is_watched_when_asked_for(tmp_path: Path) -> None:
-    resident = Resident(tmp_path, HOST_EVENT=json.dumps(event(id="host", of="host")))
+    supervisor = Supervisor(tmp_path, HOST_EVENT=json.dumps(event(id="host", of="host")))
     try:
-        resident.begin(python("say"))
-        resident.send("host", {"slice": "/the/slice"})
-        assert resident.line()[0] == "/the/slice"
-        assert resident.end() == ""
-        assert resident.line()[0] == "/the/slice"  # what ends with us is told before we end
+        supervisor.begin(python("say"))
+        supervisor.send("host", {"slice": "/the/slice"})
+        assert supervisor.line()[0] == "/the/slice"
+        assert supervisor.end() == ""
+        assert supervisor.line()[0] == "/the/slice"  # what ends with us is told before we end
     finally:
-        resident.close()
+        supervisor.close()
 
 
 def test_a_program_that_uses_us_as_a_library_gives_functions(tmp_path: Path) -> None:
     main = MAIN.replace("(), watch_host", "[lambda e: the_handlers.say(e), the_handlers.say] * 2")
-    resident = Resident(tmp_path, "-c", f"import the_handlers\n{main}")
+    supervisor = Supervisor(tmp_path, "-c", f"import the_handlers\n{main}")
     try:
-        resident.begin()
-        resident.send("alert", event(severity="INFO"))
-        assert [resident.line()[0] for _ in range(4)] == ["3f9a0c12"] * 4
-        assert resident.end() == ""
-        names = {name for _, name, _ in resident.history()[:-1]}
+        supervisor.begin()
+        supervisor.send("alert", event(severity="INFO"))
+        assert [supervisor.line()[0] for _ in range(4)] == ["3f9a0c12"] * 4
+        assert supervisor.end() == ""
+        names = {name for _, name, _ in supervisor.history()[:-1]}
         assert names == {"<lambda>", "<lambda> 2", "say", "say 2"}
     finally:
-        resident.close()
+        supervisor.close()
 
 
 def test_latency(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As it is started by a resident; printed, not asserted tighter than a shared machine allows."""
-    resident = Resident(tmp_path, "-m", "agentres.companion.main")
+    """As it is started by a supervisor; printed, not asserted tighter than a shared machine allows."""
+    supervisor = Supervisor(tmp_path, "-m", "agentres.companion.main")
     try:
         began = time.monotonic()
-        resident.begin(python("say"), state="")
+        supervisor.begin(python("say"), state="")
         ready = time.monotonic() - began
         times = []
         for n in range(50):
             began = time.monotonic()
-            resident.send("alert", event(id=str(n)))
-            times.append(1000 * (float(resident.line()[2]) - began))
-        assert resident.end() == ""
+            supervisor.send("alert", event(id=str(n)))
+            times.append(1000 * (float(supervisor.line()[2]) - began))
+        assert supervisor.end() == ""
     finally:
-        resident.close()
+        supervisor.close()
     with capsys.disabled():
         median = statistics.median(times)
         print(f"\nready after {1000 * ready:.0f} ms; sent -> Python handler's first line:", end="")

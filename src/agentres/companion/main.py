@@ -1,4 +1,4 @@
-"""The resident's companion process: passes alerts to handlers and events to programs (``python -P -m agentres.companion.main FD``).
+"""The supervisor's companion: passes alerts to handlers and events to programs (``python -P -m agentres.companion.main FD``).
 
 FD is a SOCK_SEQPACKET socket; a packet is one marshal'd tuple of at most 200 kB.
 
@@ -15,7 +15,7 @@ FD is a SOCK_SEQPACKET socket; a packet is one marshal'd tuple of at most 200 kB
 alerts, as a dict of id to the highest severity reached.  ``head`` has the fields common to all events, and "number": that of
 the last event sent to an earlier companion.
 
-A failure here never affects the resident or its agent.  SIGINT, SIGTERM, SIGHUP and SIGQUIT, which a
+A failure here never affects the supervisor or its agent.  SIGINT, SIGTERM, SIGHUP and SIGQUIT, which a
 terminal sends to all its processes, do nothing: only the end of file ends this process.
 """
 
@@ -82,7 +82,7 @@ def say(line: str) -> None:
 class Reports:
     """Records in the history which handler got which alert, in its own thread because the disk may hang.
 
-    Write failures are not reported here: the resident writes the same history and reports them.
+    Write failures are not reported here: the supervisor writes the same history and reports them.
     """
 
     def __init__(self, path: str) -> None:
@@ -130,7 +130,7 @@ class Reports:
                 store = store or Store.open(self._path)
                 store.handled(*report)
             except AgentresError:
-                # Locked, full, or the resident has not written the alert yet.
+                # Locked, full, or the supervisor has not written the alert yet.
                 since = since or time.monotonic()
                 if self._again(since):
                     continue
@@ -153,7 +153,7 @@ class Reports:
 
 
 class Companion:
-    """One resident's companion; ``run`` returns when the resident has hung up and the queues are empty or timed out."""
+    """One supervisor's companion; ``run`` returns when the supervisor has hung up and the queues are empty or timed out."""
 
     def __init__(
         self,
@@ -304,7 +304,7 @@ class Companion:
                     raise
         except BlockingIOError:  # _turn() polls for room
             pass
-        except ConnectionError:  # the resident has hung up; the end of file comes next
+        except ConnectionError:  # the supervisor has hung up; the end of file comes next
             self._dropped.clear()
             self._ready = False
 
@@ -359,7 +359,7 @@ def main(
     callables: Sequence[Callable[[Event], object]] = (),
     watch_host: WatchHost | None = _watch_host,
 ) -> None:
-    """Serve the resident at the other end of ``fd`` until it hangs up.
+    """Serve the supervisor at the other end of ``fd`` until it hangs up.
 
     ``callables`` are handlers of a program that uses agentres as a library and forked this process.  Each gets
     every alert, under its own handler name.

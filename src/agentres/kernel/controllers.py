@@ -3,7 +3,7 @@
 cgroupspy was written for v1.  We use only its descriptors (``BaseFileInterface`` and its subclasses), which
 do not depend on a tree: they call ``get_property``/``set_property`` of their object, which
 :class:`agentres.kernel.cgroup.Cgroup` has.  ``cgroupspy.interfaces`` imports the standard
-library only, so the resident process may load it.  Files, formats and names: the kernel's
+library only, so the supervisor may load it.  Files, formats and names: the kernel's
 Documentation/admin-guide/cgroup-v2.rst.
 """
 

@@ -1,6 +1,6 @@
 """Just enough D-Bus to ask systemd for a scope; stdlib only, blocking.
 
-The resident process makes one request over D-Bus, once, at its start (StartTransientUnit and the signals
+The supervisor makes one request over D-Bus, once, at its start (StartTransientUnit and the signals
 that follow), and may import nothing for it.  So this implements only the part of the D-Bus specification
 (1.0, "Message Protocol" and "Authentication Protocol") that the request needs.
 

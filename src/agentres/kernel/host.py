@@ -1,4 +1,4 @@
-"""Reads the host's size without psutil, as the resident process needs only a few numbers."""
+"""Reads the host's size without psutil, as the supervisor needs only a few numbers."""
 
 from __future__ import annotations
 

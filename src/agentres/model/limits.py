@@ -213,7 +213,7 @@ class Limits(Record):
     ranges: Mapping[str, Range] = MappingProxyType({})
 
     def lines(self, io_max: Iterable[IoMax] = ()) -> list[ControlLine]:
-        """Return the lines to write, in the order in which they must be spec.
+        """Return the lines to write, in the order in which they must be written.
 
         ``io_max`` holds the disk rates by device number (:func:`io_max_lines`).
         """

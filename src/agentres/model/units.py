@@ -27,7 +27,7 @@ NEVER = float("inf")
 PRIORITY_MAX = 1000
 """The highest priority.  A priority is a weight; the normal one is 100."""
 
-# No regular expressions: module re is a tenth of the resident process beside an agent.
+# No regular expressions: module re is a tenth of the supervisor.
 _DIGITS = "0123456789"
 _BLANKS = " \t\n\r\f\v"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -1,4 +1,4 @@
-"""The settings as the resident process keeps them; :mod:`agentres.config` reads them from files."""
+"""The settings as the supervisor keeps them; :mod:`agentres.config` reads them from files."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> type:
-        """Import only what is asked for: SQLite is a megabyte, and resident processes do not read."""
+        """Import only what is asked for: SQLite is a megabyte, and a supervisor does not read."""
         if name in ("ActionRow", "AlertRow", "Store"):
             from agentres.store import reading as module
         elif name == "Writer":
