@@ -273,7 +273,7 @@ def test_killed_it_leaves_no_process(supervisor: Supervisor) -> None:
     assert supervisor.await_end() == ""
 
 
-def test_a_resident_that_does_not_listen_holds_nothing_up(supervisor: Supervisor) -> None:
+def test_a_supervisor_that_does_not_listen_holds_nothing_up(supervisor: Supervisor) -> None:
     supervisor.begin(python("bad"), python("say"))
     for n in range(400):
         supervisor.send("alert", event(id=str(n)))
@@ -300,7 +300,7 @@ def test_the_history_is_offered_again_what_it_refused(tmp_path: Path) -> None:
         supervisor.close()
 
 
-def test_a_history_that_refuses_all_is_the_residents_to_tell(tmp_path: Path) -> None:
+def test_a_history_that_refuses_all_is_the_supervisors_to_tell(tmp_path: Path) -> None:
     supervisor = Supervisor(tmp_path, REFUSALS="9999")
     try:
         supervisor.begin(python("say"))

@@ -62,15 +62,18 @@ def test_who_is_idle_hands_back_and_is_not_frozen() -> None:
     assert decided(stuck(priority=25), idle) == []
 
 
-def test_who_is_idle_gives_its_margin_and_is_not_frozen_for_it() -> None:
-    running, wanting = claim("b", 1200, 1045), stuck(wants=420 * M, since=NOW - 60)
+def test_who_is_idle_hands_back_and_is_not_frozen_for_its_margin() -> None:
+    wanting = stuck(wants=420 * M, since=NOW - 60)
+    running = claim("b", 1200, 1045, swap=2000 * M)
     assert kinds(decide(budget(1600), [wanting, running], NOW)) == [("freeze", "/b")]
-    idle = running.but(idle=True)
-    assert kinds(decide(budget(1600), [wanting, idle], NOW)) == []  # not worth a write
-    smaller = claim("b", 1200, 1030, idle=True)
-    (step,) = decide(budget(1600), [wanting, smaller], NOW)
-    assert (step.kind, step.path) == ("trim", "/b")
-    assert 1030 * M < step.limit < 1030 * M * 1.05
+    assert kinds(decide(budget(1600), [wanting, running.but(idle=True)], NOW)) == [("reclaim", "/b")]  # fmt: skip
+
+
+def test_what_is_trimmed_and_handed_back_at_once_adds_up() -> None:
+    idle = claim("b", 600, 300, idle=True, swap=2000 * M)
+    trim, reclaim = decide(budget(1000), [stuck(wants=700 * M), idle], NOW)
+    assert (trim.kind, trim.limit) == ("trim", 345 * M)
+    assert (reclaim.kind, reclaim.limit) == ("reclaim", 345 * M - (300 - 255) * M)
 
 
 def test_one_that_may_go_to_swap_is_frozen_for_that_sooner_or_later() -> None:

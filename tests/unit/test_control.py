@@ -350,3 +350,43 @@ def test_who_is_refused_before_it_has_asked_hears_why(monkeypatch: pytest.Monkey
         with pytest.raises(AgentresError, match="not yours") as refused:
             client.ask(agent, "kill")
     assert refused.value.remedy == "ask root"
+
+
+@pytest.fixture
+def unheard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The marks that the client finds, one at each look; its agent's supervisor is this process."""
+    marks: list[str] = []
+    monkeypatch.setattr(
+        registry, "control", lambda path: marks.pop(0) if len(marks) > 1 else marks[0]
+    )
+    return marks
+
+
+def test_one_that_has_just_begun_is_waited_for(unheard: list[str]) -> None:
+    agent = RunningAgent("a", "/a/agent", "/a", 0.0, os.getpid(), 0, os.getuid())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as supervisor:
+        supervisor.bind("")
+        supervisor.listen()
+        unheard += ["", "", supervisor.getsockname()[1:].decode()]
+
+        def answer() -> None:
+            with supervisor.accept()[0] as its:
+                its.sendall(control.success(state="running"))
+
+        answers = threading.Thread(target=answer)
+        answers.start()
+        assert client.ask(agent, "show")["state"] == "running"
+        answers.join()
+    assert len(unheard) == 1
+
+
+def test_one_that_never_listens_is_told_from_one_that_is_gone(unheard: list[str]) -> None:
+    agent = RunningAgent("a", "/a/agent", "/a", 0.0, os.getpid(), 0, os.getuid())
+    unheard.append("")
+    with pytest.raises(client.NoSupervisor, match=r"does not listen yet, after 0\.1 s"):
+        client.ask(agent, "kill", beginning=0.1)
+    with pytest.raises(client.NoSupervisor, match="nobody supervises a:"):
+        client.ask(agent.but(supervisor=2**22 - 1), "kill")
+    unheard[:] = [registry.NO_CONTROL]
+    with pytest.raises(client.NoSupervisor, match="could not listen"):
+        client.ask(agent, "kill")

@@ -226,7 +226,7 @@ def test_a_feature_that_the_host_lacks_is_told_with_its_remedy(
 
 
 def test_mounts_that_escape_the_write_limit_are_told_one_by_one() -> None:
-    found = about("disks", host(unlimited=("/: zfs does not write", "/tmp: other")))
+    found = about("disks", host(unlimited_mounts=("/: zfs does not write", "/tmp: other")))
     assert [finding.detail for finding in found if finding.status == "missing"] == [
         "no write limit on /: zfs does not write",
         "no write limit on /tmp: other",

@@ -72,8 +72,8 @@ def test_what_bears_little_company_is_run_once_as_root_and_twice_as_a_user(
 def test_rounds_are_a_number(
     text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # With --unit any number is refused, too: nothing is ever run from here.
-    monkeypatch.setattr(sys, "argv", ["test", "--unit", f"--repeat={text}"])
+    # --vagrant and --unit together are refused, too: nothing is ever run from here.
+    monkeypatch.setattr(sys, "argv", ["test", "--vagrant", "--unit", f"--repeat={text}"])
     with pytest.raises(SystemExit):
         tests.main()
     assert "expected a number of rounds" in capsys.readouterr().err

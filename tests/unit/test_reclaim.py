@@ -26,6 +26,13 @@ def loop() -> Iterator[Loop]:
     made.close()
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "memory.reclaim").touch()
+    (tmp_path / "memory.current").write_text(f"{700 * MIB}\n")
+    return tmp_path
+
+
 def taken(loop: Loop, folder: Path, size: int) -> list[bool]:
     told: list[bool] = []
     (folder / "cgroup.freeze").write_text("1\n")
@@ -35,44 +42,91 @@ def taken(loop: Loop, folder: Path, size: int) -> list[bool]:
     return told
 
 
-def test_it_asks_for_pieces_until_it_has_all(tmp_path: Path, loop: Loop) -> None:
-    (tmp_path / "memory.reclaim").touch()
-    assert taken(loop, tmp_path, 40 * MIB) == [True]
-    assert (tmp_path / "memory.reclaim").read_text() == f"{16 * MIB}{16 * MIB}{8 * MIB}"
+def test_it_asks_for_pieces_until_it_has_all(folder: Path, loop: Loop) -> None:
+    assert taken(loop, folder, 40 * MIB) == [True]
+    assert (folder / "memory.reclaim").read_text() == f"{16 * MIB}{16 * MIB}{8 * MIB}"
 
 
 def test_it_asks_for_no_more_of_one_that_goes_on(
-    tmp_path: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch
+    folder: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "memory.reclaim").touch()
     write = os.write
 
     def thawed(fd: int, data: bytes) -> int:
-        (tmp_path / "cgroup.freeze").write_text("0\n")
+        (folder / "cgroup.freeze").write_text("0\n")
         return write(fd, data)
 
     monkeypatch.setattr(os, "write", thawed)
-    assert taken(loop, tmp_path, 40 * MIB) == [True]  # the kernel did what it was asked for
-    assert (tmp_path / "memory.reclaim").read_text() == f"{16 * MIB}"
+    assert taken(loop, folder, 40 * MIB) == [True]  # the kernel did what it was asked for
+    assert (folder / "memory.reclaim").read_text() == f"{16 * MIB}"
+
+
+class Kernel:
+    """In place of memory.reclaim's write(2): refuses ``refusals`` times, and has then reclaimed ``part`` of what it was asked for."""
+
+    def __init__(self, folder: Path, refusals: int, part: int = 0) -> None:
+        self.folder, self.refusals, self.part = folder, refusals, part
+        self.asked: list[int] = []
+        (folder / "memory.stat").touch()
+
+    def write(self, fd: int, data: bytes) -> int:
+        self.asked.append(int(data))
+        if not self.refusals:
+            return len(data)
+        self.refusals -= 1
+        use = int((self.folder / "memory.current").read_text())
+        (self.folder / "memory.current").write_text(f"{use - self.part}\n")
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+@pytest.fixture
+def kernel(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Kernel]:
+    def make(*args: int) -> Kernel:
+        made = Kernel(folder, *args)
+        monkeypatch.setattr(os, "write", made.write)
+        return made
+
+    return make
 
 
 @pytest.mark.parametrize(("refusals", "had"), [(3, True), (4, False)])
-def test_a_piece_that_is_refused_is_asked_for_again(
-    tmp_path: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch, refusals: int, had: bool
+def test_what_is_refused_is_asked_for_again(
+    folder: Path, loop: Loop, kernel: Callable[..., Kernel], refusals: int, had: bool
 ) -> None:
-    (tmp_path / "memory.reclaim").touch()
-    (tmp_path / "memory.stat").touch()
-    write, left = os.write, [refusals]
+    made = kernel(refusals)
+    assert taken(loop, folder, 20 * MIB) == [had]
+    assert made.asked == [16 * MIB] * 4 + [4 * MIB] * had
 
-    def refuse(fd: int, data: bytes) -> int:
-        if left[0]:
-            left[0] -= 1
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return write(fd, data)
 
-    monkeypatch.setattr(os, "write", refuse)
-    assert taken(loop, tmp_path, 20 * MIB) == [had]
-    assert (tmp_path / "memory.reclaim").read_text() == (f"{16 * MIB}{4 * MIB}" if had else "")
+def test_only_what_is_left_is_asked_for_again(
+    folder: Path, loop: Loop, kernel: Callable[..., Kernel]
+) -> None:
+    made = kernel(1, 14 * MIB)
+    assert taken(loop, folder, 16 * MIB) == [True]
+    assert made.asked == [16 * MIB, 2 * MIB]
+
+
+def test_the_figures_are_read_before_it_is_asked_again(
+    folder: Path, loop: Loop, kernel: Callable[..., Kernel]
+) -> None:
+    made = kernel(1)
+    (folder / "memory.stat").unlink()
+    assert taken(loop, folder, 16 * MIB) == [False]
+    assert made.asked == [16 * MIB]
+
+
+def test_one_that_goes_on_is_not_asked_again(
+    folder: Path, loop: Loop, kernel: Callable[..., Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = kernel(1)
+
+    def thawed(fd: int, data: bytes) -> int:
+        (folder / "cgroup.freeze").write_text("0\n")
+        return made.write(fd, data)
+
+    monkeypatch.setattr(os, "write", thawed)
+    assert taken(loop, folder, 16 * MIB) == [True]
+    assert made.asked == [16 * MIB]
 
 
 def test_what_cannot_be_had_is_told(tmp_path: Path, loop: Loop) -> None:

@@ -38,6 +38,9 @@ User = Annotated[
     Option("--user", metavar="USER", help="The agent's owner, if several users have one of this name."),
 ]  # fmt: skip
 _FOREVER = None
+_AT_ONCE = 5.0
+"""Seconds that a supervisor that does not listen yet gets before its agent is killed without it."""
+
 _FREEZE_ENDS = f"Time after which they go on if nobody thaws them before; max: never. Default: {FROZEN / 60:g}m."
 
 
@@ -142,7 +145,7 @@ def kill(names: Names, user: User = None) -> None:
 
     def end(agent: RunningAgent) -> None:
         try:
-            client.ask(agent, "kill", _FOREVER)
+            client.ask(agent, "kill", _FOREVER, beginning=_AT_ONCE)
         except NoSupervisor:
             _kill_without(agent)
         client.wait_until_gone(agent)

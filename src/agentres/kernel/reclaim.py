@@ -17,8 +17,8 @@ _PIECE = 16 << 20
 """Bytes to ask for at once: until the kernel has reclaimed them, it cannot be stopped and the cgroup cannot be removed."""
 
 _TRIES = 4
-"""How often the kernel is asked for a piece.  It decides by figures that may be two seconds old, and may then find nothing
-where there is enough; a read of memory.stat brings them up to date."""
+"""How often the kernel is asked until it gives all of a piece.  It decides by figures that may be two seconds old, and may then find
+nothing where there is enough; a read of memory.stat brings them up to date."""
 
 
 class Reclaim:
@@ -58,30 +58,34 @@ class Reclaim:
         try:
             fd = os.open(f"{self._path}/memory.reclaim", os.O_WRONLY | os.O_CLOEXEC)
             try:
-                frozen = self._frozen()
+                frozen, refusals = self._frozen(), 0
                 while self._left > 0 and not self._closed and self._frozen() == frozen:
-                    piece = min(_PIECE, self._left)
-                    self._ask(fd, piece)
-                    self._left -= piece
+                    piece, before = min(_PIECE, self._left), self._use()
+                    try:
+                        os.write(fd, str(piece).encode())
+                        self._left -= piece
+                        refusals = 0
+                    except BlockingIOError:  # EAGAIN: not all of a piece could be reclaimed
+                        refusals += 1
+                        if refusals == _TRIES:
+                            raise
+                        self._read("memory.stat")
+                        self._left -= max(0, before - self._use())
             finally:
                 os.close(fd)
-        except OSError as error:  # EAGAIN: not all of a piece could be reclaimed
+        except OSError as error:
             self._refused = True
             log.debug(__name__, "%s: %s", self._path, error)
         with self._lock:
             if not self._closed:
                 os.eventfd_write(self._bell, 1)
 
-    def _ask(self, fd: int, size: int) -> None:
-        for _ in range(_TRIES - 1):
-            try:
-                os.write(fd, str(size).encode())
-                return
-            except BlockingIOError:
-                with open(f"{self._path}/memory.stat", "rb") as file:
-                    file.read()
-        os.write(fd, str(size).encode())
+    def _use(self) -> int:
+        return int(self._read("memory.current"))
 
     def _frozen(self) -> bool:
-        with open(f"{self._path}/cgroup.freeze", "rb") as file:
-            return file.read() == b"1\n"
+        return self._read("cgroup.freeze") == b"1\n"
+
+    def _read(self, file: str) -> bytes:
+        with open(f"{self._path}/{file}", "rb") as opened:
+            return opened.read()

@@ -11,7 +11,7 @@ User attributes on cgroups: Linux 5.7.
     user.agentres.leased       ``1``: it ends with the process that asked the daemon for it
     user.agentres.claim        ``PRIORITY LEAST WANTS SINCE MOST``: see :class:`ClaimMark`
     user.agentres.philosophy   the name of its philosophy: how its limits move
-    user.agentres.control      the abstract socket that its supervisor listens on, without the zero byte
+    user.agentres.control      the abstract socket that its supervisor listens on, without the zero byte; ``-``: it could not listen
     user.agentres.writes       ``READ DIRTIED UNBILLED``, bytes that no control file has (:mod:`agentres.kernel.writeback`)
     user.agentres.idle         ``1`` while it has not run for a while, where it may use swap
     user.agentres.kept         seconds of CLOCK_BOOTTIME, as text: until then it hands no memory back, as none could be reclaimed
@@ -47,6 +47,9 @@ _WRITES = "user.agentres.writes"
 _PAUSED = "user.agentres.paused"
 _KEPT = "user.agentres.kept"
 _IDLE = "user.agentres.idle"
+
+NO_CONTROL = "-"
+"""In place of the socket of a supervisor that could not listen: it takes no commands."""
 
 _PID_MAX = 1 << 22  # PID_MAX_LIMIT in include/linux/threads.h
 _YEAR_9999 = 253402300800.0
@@ -163,12 +166,12 @@ def is_marked(path: str) -> bool:
 
 
 def mark_control(fd: int, socket: str) -> None:
-    """Mark the socket on which the supervisor of the agent with the open cgroup ``fd`` takes commands; OSError."""
+    """Mark the socket on which the supervisor of the agent with the open cgroup ``fd`` takes commands, or :data:`NO_CONTROL`; OSError."""
     os.setxattr(fd, _CONTROL, socket.encode())
 
 
 def control(path: str) -> str:
-    """Return that socket for the agent at ``path``; empty: no mark."""
+    """Return that socket for the agent at ``path``; empty: no mark yet; :data:`NO_CONTROL`."""
     return (_get(path, _CONTROL) or b"").decode(errors="replace")
 
 

@@ -35,8 +35,8 @@ any                is frozen                                   FROZEN_MOST; with
                                                                SWAPPED_MOST
 =================  ==========================================  =====================================  =========
 
-An idle agent is not frozen: it waits, and must hear the answer.  It is trimmed to what it uses, and its memory goes to swap while
-it may run, for agents of the same or higher priority only.
+An idle agent, whose memory can go to swap, is not frozen: it waits, and must hear the answer.  Its memory goes while it may run, and
+only for agents of the same or higher priority.
 If freezing would not help, no agent is frozen, because only a running agent can free memory.  A released agent meets its
 hard limit: one of its processes is killed, and the reason is reported.
 
@@ -271,7 +271,8 @@ def _swap_out(
         rests = claim.idle and claim.priority <= top.priority and not claim.wants
         if claim.limit is not None and (claim.frozen or rests):
             # At least a tenth less, or the lower limit is not worth a write.
-            aim = min(claim.limit - needed, int(WORTH * claim.limit) - NEAR)
+            limit = keeps.get(claim.path, claim.limit)
+            aim = min(limit - needed, int(WORTH * limit) - NEAR)
             return [Step("reclaim", claim.path, why, max(_emptied(claim), aim))], True
     below = [claim for claim in may if before(top, claim) and not claim.frozen]
     stops = []
@@ -349,8 +350,8 @@ def spare(claims: Iterable[Claim], priority: int) -> int:
 
 
 def _trimmed(claim: Claim) -> int:
-    """Return what a trimmed agent keeps, in bytes; an idle one needs no margin until it runs."""
-    return _bare(claim) if claim.idle else max(int(claim.use * (1 + MARGIN)), _bare(claim))
+    """Return what a trimmed agent keeps, in bytes."""
+    return max(int(claim.use * (1 + MARGIN)), _bare(claim))
 
 
 def _bare(claim: Claim) -> int:

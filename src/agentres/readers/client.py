@@ -20,8 +20,8 @@ from agentres.model.errors import AgentresError, UsageError, reason
 PATIENCE = 10.0
 """Seconds to wait for the answer to a command that takes no time."""
 
-_BEGINNING = 5.0
-"""Seconds that an agent may take from its launch until it accepts commands."""
+BEGINNING = 60.0
+"""Seconds that an agent may take from its launch until it accepts commands: it took more than 5 where twenty began at once."""
 
 _LOOK_AGAIN = 0.02
 
@@ -58,14 +58,18 @@ def find(name: str, uid: int | None = None) -> RunningAgent:
 
 
 def ask(
-    agent: RunningAgent, verb: str, patience: float | None = PATIENCE, **fields: object
+    agent: RunningAgent,
+    verb: str,
+    patience: float | None = PATIENCE,
+    beginning: float = BEGINNING,
+    **fields: object,
 ) -> dict[str, Any]:
     """Send a command to the agent's supervisor, and return the answer.
 
-    ``patience`` is in seconds; None waits for ever.  NoSupervisor if there is none; AgentresError, with the
-    supervisor's message, if it refuses.
+    ``patience`` is in seconds; None waits for ever.  ``beginning`` is how many seconds a supervisor gets that does not listen
+    yet.  NoSupervisor if there is none; AgentresError, with the supervisor's message, if it refuses.
     """
-    with _connected(agent) as sock:
+    with _connected(agent, beginning) as sock:
         sock.settimeout(patience)
         try:
             # A supervisor that refuses us does not read the command, but its answer is there all the same.
@@ -90,13 +94,17 @@ def wait_until_gone(agent: RunningAgent, patience: float = 10.0) -> None:
         time.sleep(_LOOK_AGAIN)
 
 
-def _connected(agent: RunningAgent) -> socket.socket:
-    deadline = time.monotonic() + _BEGINNING
+def _connected(agent: RunningAgent, beginning: float) -> socket.socket:
+    deadline = time.monotonic() + beginning
     while not (address := registry.control(agent.path)):
         # An agent that has just been launched soon has one.
-        if time.monotonic() > deadline or start_ticks(agent.supervisor) is None:
+        if start_ticks(agent.supervisor) is None:
             raise NoSupervisor(f"nobody supervises {agent.name}: it takes no commands")
+        if time.monotonic() > deadline:
+            raise NoSupervisor(f"the supervisor of {agent.name} does not listen yet, after {beginning:g} s")  # fmt: skip
         time.sleep(_LOOK_AGAIN)
+    if address == registry.NO_CONTROL:
+        raise NoSupervisor(f"the supervisor of {agent.name} could not listen: it takes no commands")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.connect(f"\0{address}")

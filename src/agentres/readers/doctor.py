@@ -145,7 +145,7 @@ def _host(facts: Facts) -> Iterator[Finding]:
     yield Finding("host", "note", f"Linux {facts.kernel}, {facts.libc}; {shape}")
     disks = ", ".join(f"{d.name} ({d.number}, {format_size(d.size)})" for d in facts.disks)
     yield Finding("disks", "note", disks or "none")
-    for text in facts.unlimited:
+    for text in facts.unlimited_mounts:
         yield Finding("disks", "missing", f"no write limit on {text}")
     if facts.uid == 0:
         wall = "run agents with --isolate or --user: one that runs as root can undo its own limits"

@@ -66,7 +66,7 @@ class Facts:
     trial_error: str = ""
     control_files: frozenset[str] = frozenset()
     disks: tuple[Disk, ...] = ()
-    unlimited: tuple[str, ...] = ()
+    unlimited_mounts: tuple[str, ...] = ()
     nofile_hard: int = 0
     spawn_into_cgroup: bool = False
     pressure: bool = False
@@ -105,7 +105,7 @@ def gather(daemon: str = "") -> Facts:
         **place,
         **trial,
         disks=tuple(_disks()),
-        unlimited=tuple(f"{item.mount.point}: {item.why}" for item in unlimited),
+        unlimited_mounts=tuple(f"{item.mount.point}: {item.why}" for item in unlimited),
         nofile_hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         spawn_into_cgroup=hasattr(ctypes.CDLL(None), "pidfd_spawn"),
         pressure=os.path.exists("/proc/pressure/memory"),

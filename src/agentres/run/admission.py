@@ -27,7 +27,7 @@ LOOK_AGAIN = 1.0
 """Seconds between two looks of a waiting agent, besides those that the bell asks for: a killed supervisor rings none."""
 
 ASKED_PATIENCE = 30.0
-"""Seconds that an agent without --wait gives the others to hand over memory that they can spare.
+"""Seconds that an agent without --wait gives the others to give up memory that they can spare.
 
 They do so as soon as they are asked; a busy host may take this long to run them.
 """

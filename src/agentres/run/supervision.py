@@ -287,10 +287,15 @@ class Supervision:
         self._monitor = self._watch(self._loop, self._note_oom_kills)
         if self._ending:
             self._monitor.let_end()
+        name = registry.NO_CONTROL
         try:
             self._listener = Listener(self._loop, self._refusal, self._commanded)
-            registry.mark_control(self._agent.fd, self._listener.name)
+            name = self._listener.name
         except OSError as error:  # `agentres set` and its like report that there is no supervisor
+            log.debug(__name__, "takes no commands: %s", error)
+        try:
+            registry.mark_control(self._agent.fd, name)
+        except OSError as error:  # no marks can be made here, so nobody finds the agent either
             log.debug(__name__, "takes no commands: %s", error)
 
     def _refusal(self, peer: Peer) -> bytes:

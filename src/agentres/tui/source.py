@@ -100,7 +100,7 @@ class Source:
 
     def command(self, agent: RunningAgent, verb: str, **fields: object) -> None:
         """Have the agent's supervisor do something, and wait until it is done; AgentresError."""
-        client.ask(agent, verb, client.PATIENCE, **fields)
+        client.ask(agent, verb, client.PATIENCE, client.BEGINNING, **fields)
 
     def stop(self, agent: RunningAgent, grace: float) -> None:
         """End the agent, and wait until it is gone; AgentresError."""
