@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,6 +235,21 @@ class Watched:
 @pytest.fixture
 def watched(tmp_path: Path, agentres_run: RunAgent) -> Watched:
     return Watched(tmp_path, agentres_run)
+
+
+@contextmanager
+def reclaimed_by_generations(enabled: bool) -> Iterator[None]:
+    """Have the kernel reclaim memory by generations (MGLRU) or by the classic lists, where it has both; root alone may."""
+    switch = Path("/sys/kernel/mm/lru_gen/enabled")
+    if not switch.exists():
+        yield
+        return
+    before = switch.read_text()
+    switch.write_text("y" if enabled else "n")
+    try:
+        yield
+    finally:
+        switch.write_text(before)
 
 
 def wait_until(true: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:

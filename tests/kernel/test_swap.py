@@ -20,6 +20,7 @@ from conftest import (
     not_by_daemon,
     once,
     python,
+    reclaimed_by_generations,
     wait_until,
 )
 
@@ -81,14 +82,8 @@ def swap(tmp_path: Path) -> Iterator[None]:
 @pytest.fixture
 def mglru() -> Iterator[None]:
     """Memory is reclaimed by generations, where the kernel can: docs/compatibility.md has what happens without."""
-    enabled = Path("/sys/kernel/mm/lru_gen/enabled")
-    if not enabled.exists():
+    with reclaimed_by_generations(True):
         yield
-        return
-    before = enabled.read_text().strip()
-    as_root(f"echo y >{enabled}")
-    yield
-    as_root(f"echo {before} >{enabled}")
 
 
 def as_root(script: str) -> str:
