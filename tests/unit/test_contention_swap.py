@@ -69,6 +69,15 @@ def test_who_is_idle_hands_back_and_is_not_frozen_for_its_margin() -> None:
     assert kinds(decide(budget(1600), [wanting, running.but(idle=True)], NOW)) == [("reclaim", "/b")]  # fmt: skip
 
 
+def test_one_that_is_frozen_for_its_margin_is_not_frozen_again_for_the_rest() -> None:
+    wanting = stuck(wants=1000 * M, since=NOW - 60)
+    running = claim("b", 1200, 1045, swap=2000 * M)
+    assert kinds(decide(budget(1600), [wanting, running], NOW)) == [("freeze", "/b")]
+    another = claim("c", 400, 330, swap=2000 * M)
+    both = kinds(decide(budget(2000), [wanting.but(wants=1600 * M), running, another], NOW))
+    assert [step for step in both if step[0] == "freeze"] == [("freeze", "/b"), ("freeze", "/c")]
+
+
 def test_what_is_trimmed_and_handed_back_at_once_adds_up() -> None:
     idle = claim("b", 600, 300, idle=True, swap=2000 * M)
     trim, reclaim = decide(budget(1000), [stuck(wants=700 * M), idle], NOW)

@@ -276,8 +276,12 @@ def _swap_out(
             return [Step("reclaim", claim.path, why, max(_emptied(claim), aim))], True
     below = [claim for claim in may if before(top, claim) and not claim.frozen]
     stops = []
-    gained = 0
+    # Some are frozen for their margins already, and hand back next.
+    frozen = {step.path for step in steps if step.kind == "freeze"}
+    gained = sum(_gives(claim, _emptied(claim)) - given[claim.path] for claim in below if claim.path in frozen)  # fmt: skip
     for claim in below:
+        if claim.path in frozen:
+            continue
         rest = HUNGRY if claim.wants else THAWED_LEAST
         wait = EQUALS_WAIT if claim.priority == top.priority else 0.0
         if gained < needed and now - claim.since >= rest and now - top.since >= wait:
