@@ -9,10 +9,10 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 
 import pytest
-from conftest import AGENTRES, ROOT, RunAgent, not_by_daemon, wait_until
+from conftest import AGENTRES, ROOT, RunAgent, not_by_daemon, once, wait_until
 
 SHOW = "cat /proc/self/cgroup"
 
@@ -48,6 +48,24 @@ def test_a_service_with_delegation_keeps_its_agent() -> None:
     assert done.stdout.strip().endswith(
         "/agentres-test.service/agentres.slice/agentres-inner/agent/main"
     )
+
+
+@once
+def test_a_service_that_may_open_no_unix_socket_has_agents_that_take_no_commands() -> None:
+    agentres = join(AGENTRES)
+    script = f"""
+        {agentres} run --quiet --name deaf --pids 64 -- sh -c 'until [ -e /run/agentres-deaf ]; do sleep 0.1; done' &
+        until {agentres} ps | grep -q ^deaf; do sleep 0.1; done
+        {agentres} set deaf --pids 32
+        echo set: $?
+        touch /run/agentres-deaf
+        wait $!
+        echo run: $?
+        rm /run/agentres-deaf
+    """
+    done = service("Delegate=yes", "RestrictAddressFamilies=AF_INET", command=["sh", "-c", script])
+    assert done.stdout.splitlines() == ["set: 1", "run: 0"], done.stderr
+    assert "agentres: the supervisor of deaf could not listen: it takes no commands" in done.stderr
 
 
 @pytest.mark.skipif(SYSTEMD < 254, reason="DelegateSubgroup= came with systemd 254")

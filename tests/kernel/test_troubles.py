@@ -225,9 +225,8 @@ for number in range(1 << 30):
     if number == 5 * 3072: print("up", flush=True)
 """
     try:
-        with reclaimed_by_generations(
-            False
-        ):  # by generations it waits for the disk alone: docs/compatibility.md
+        # By generations it waits for the disk alone: docs/compatibility.md.
+        with reclaimed_by_generations(False):
             with file.open("wb") as made:
                 made.write(os.urandom(12 << 20))
                 os.fsync(made.fileno())

@@ -217,6 +217,22 @@ def test_enable_writes_what_is_not_enabled_yet(fake: Make) -> None:
     assert written == ["+memory +pids"]
 
 
+def test_enable_waits_for_processes_that_are_exiting(fake: Make) -> None:
+    cgroup = fake(cgroup__subtree_control="")
+    written: list[str] = []
+
+    def busy(name: str, value: str) -> None:
+        written.append(value)
+        if len(written) < 4:
+            raise ControlFileError(f"{cgroup.path}/{name}", value, errno.EBUSY)
+
+    cgroup.set_property = busy  # type: ignore[method-assign]
+    with pytest.raises(ControlFileError, match="device or resource busy"):
+        cgroup.enable(["cpu"])
+    cgroup.enable(["cpu"], timeout=60.0)
+    assert written == ["+cpu"] * 4
+
+
 def test_disable_all_takes_back_what_is_enabled(fake: Make) -> None:
     cgroup = fake(cgroup__subtree_control="cpu io")
     cgroup.disable_all()

@@ -82,6 +82,7 @@ class Kernel:
 @pytest.fixture
 def kernel(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Kernel]:
     def make(*args: int) -> Kernel:
+        monkeypatch.setattr(reclaim, "_PAUSE", 0.01)
         made = Kernel(folder, *args)
         monkeypatch.setattr(os, "write", made.write)
         return made
@@ -89,13 +90,13 @@ def kernel(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Kerne
     return make
 
 
-@pytest.mark.parametrize(("refusals", "had"), [(3, True), (4, False)])
+@pytest.mark.parametrize(("refusals", "had"), [(5, True), (6, False)])
 def test_what_is_refused_is_asked_for_again(
     folder: Path, loop: Loop, kernel: Callable[..., Kernel], refusals: int, had: bool
 ) -> None:
     made = kernel(refusals)
     assert taken(loop, folder, 20 * MIB) == [had]
-    assert made.asked == [16 * MIB] * 4 + [4 * MIB] * had
+    assert made.asked == [16 * MIB] * 6 + [4 * MIB] * had
 
 
 def test_only_what_is_left_is_asked_for_again(
@@ -126,6 +127,22 @@ def test_one_that_goes_on_is_not_asked_again(
 
     monkeypatch.setattr(os, "write", thawed)
     assert taken(loop, folder, 16 * MIB) == [True]
+    assert made.asked == [16 * MIB]
+
+
+def test_one_that_is_closed_is_not_asked_again(
+    folder: Path, loop: Loop, kernel: Callable[..., Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = kernel(1)
+    monkeypatch.setattr(reclaim, "_PAUSE", 1000.0)
+    (folder / "cgroup.freeze").write_text("1\n")
+    (folder / "memory.stat").unlink()
+    os.mkfifo(folder / "memory.stat")
+    asked = reclaim.Reclaim(loop, str(folder), 16 * MIB, lambda _: None)
+    while not made.asked:
+        time.sleep(0.001)
+    asked.close()
+    (folder / "memory.stat").write_text("")  # waits until the thread, which waits no more, reads it
     assert made.asked == [16 * MIB]
 
 

@@ -21,7 +21,7 @@ from agentres.model.record import TYPE_CHECKING
 from agentres.model.stats import RunningProcess, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 DELEGATE_XATTR = "user.delegate"
 """Extended attribute: ``1`` on a cgroup means that its subtree is delegated to the processes in it
@@ -105,11 +105,17 @@ class Cgroup(Controllers):
         """Whether this is the hierarchy's root, which may hold processes and enable controllers; it has no cgroup.type."""
         return not self.has("cgroup.type")
 
-    def enable(self, controllers: Iterable[str]) -> None:
-        """Enable ``controllers`` for the children, unless they have them already."""
+    def enable(self, controllers: Iterable[str], timeout: float = 0.0) -> None:
+        """Enable ``controllers`` for the children, unless they have them already.
+
+        Where a process of this cgroup is exiting, the kernel refuses that with EBUSY: such a process can neither be seen nor
+        moved, and is there until its memory is freed.  Retry for ``timeout`` seconds, then raise that errno.
+        """
         missing = [c for c in controllers if c not in self.subtree_control]
         if missing:
-            self.subtree_control = [f"+{c}" for c in missing]
+            words = " ".join(f"+{c}" for c in missing)
+            deadline = time.monotonic() + timeout
+            _while_busy(lambda: self.set_property("cgroup.subtree_control", words), deadline)
 
     def disable_all(self) -> None:
         """Disable all controllers for the children."""
@@ -290,16 +296,24 @@ def _parents_first(path: str) -> Iterator[str]:
 
 
 def _rmdir(path: str, deadline: float) -> None:
+    log.debug(__name__, "rmdir %s", path)
+    try:
+        _while_busy(lambda: os.rmdir(path), deadline)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ControlFileError(path, None, error.errno or 0) from error
+
+
+def _while_busy(act: Callable[[], object], deadline: float) -> None:
+    """Call ``act``, again until ``deadline`` (monotonic) as long as it raises EBUSY."""
     pause = 0.001
     while True:
         try:
-            log.debug(__name__, "rmdir %s", path)
-            os.rmdir(path)
+            act()
             return
-        except FileNotFoundError:
-            return
-        except OSError as error:
+        except (OSError, ControlFileError) as error:
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                raise ControlFileError(path, None, error.errno or 0) from error
+                raise
         time.sleep(pause)
         pause = min(pause * 2, 0.1)

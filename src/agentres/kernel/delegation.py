@@ -52,6 +52,9 @@ UNIFIED = "boot with systemd.unified_cgroup_hierarchy=1 (without systemd: cgroup
 
 _BYSTANDERS = "agentres.bystanders"
 
+_EXIT_SECONDS = 5.0
+"""How long a process of the parent that is exiting is waited for."""
+
 _TURN_SECONDS = 30.0
 """How long one run may hold the parent's lock before the next run gives up."""
 
@@ -417,7 +420,7 @@ class DirectHome(Home):
             return
         if not self.parent.is_root:
             self._move_all(self.parent, _child(self.parent, _BYSTANDERS))
-        self.parent.enable(self._wanted)
+        self.parent.enable(self._wanted, _EXIT_SECONDS)
 
     @staticmethod
     def _move_all(source: Cgroup, target: Cgroup) -> None:

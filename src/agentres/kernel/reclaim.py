@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 _PIECE = 16 << 20
 """Bytes to ask for at once: until the kernel has reclaimed them, it cannot be stopped and the cgroup cannot be removed."""
 
-_TRIES = 4
-"""How often the kernel is asked until it gives all of a piece.  It decides by figures that may be two seconds old, and may then find
-nothing where there is enough; a read of memory.stat brings them up to date."""
+_TRIES = 6
+"""How often the kernel is asked for a piece until it has given all of it, :data:`_PAUSE` seconds apart: it decides by figures that may
+be two seconds old, and may then find nothing where there is enough.  A read of memory.stat brings them up to date, but only if
+much has changed since."""
+
+_PAUSE = 0.5
 
 
 class Reclaim:
@@ -32,6 +35,8 @@ class Reclaim:
         self._loop, self._path, self._left, self._done = loop, path, size, done
         self._closed = self._refused = False
         self._lock = _thread.allocate_lock()
+        self._open = _thread.allocate_lock()  # held until it is closed
+        self._open.acquire()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         loop.watch(self._bell, self._ended)
         try:
@@ -47,6 +52,7 @@ class Reclaim:
             if self._closed:
                 return
             self._closed = True
+            self._open.release()
             self._loop.unwatch(self._bell)
             os.close(self._bell)
 
@@ -69,6 +75,7 @@ class Reclaim:
                         refusals += 1
                         if refusals == _TRIES:
                             raise
+                        self._open.acquire(timeout=_PAUSE)
                         self._read("memory.stat")
                         self._left -= max(0, before - self._use())
             finally:
