@@ -129,6 +129,12 @@ class Below:
             for each in others:
                 _write(each / "cgroup.freeze", "0")
 
+    def state(self) -> str:
+        """What its cgroups say, for a test that waits in vain."""
+        files = ("memory.current", "memory.high", "memory.events", "memory.pressure", "memory.stat")
+        places = (self._home.parent.parent, self._home / "agent", self._home / "supervisor")
+        return "\n".join(f"{place / name}\n{(place / name).read_text()}" for place in places for name in files)  # fmt: skip
+
     def end(self) -> tuple[int, str, dict[str, Any]]:
         """Wait for its end; its status, what was told, the summary."""
         _, told = self.process.communicate(timeout=DEADLINE)
@@ -204,7 +210,11 @@ def test_a_memory_high_above_that_holds_it_up_is_named(below: Below, watched: Wa
     high = limit(parent, "memory.high", 64 * MIB)
     below.go()  # alone it takes a quarter of an hour
     # Its supervisor and the handlers are held up as well.
-    wait_until(lambda: bool(watched.events("stalled")), "the alert", 3 * DEADLINE)
+    try:
+        wait_until(lambda: bool(watched.events("stalled")), "the alert", 3 * DEADLINE)
+    except AssertionError:
+        print(below.state())
+        raise
     message = watched.events("stalled")[0]["message"]
     path = str(parent).removeprefix(str(MOUNT))
     assert f"by memory.high of {path}, {format_size(high)}: not this agent's to lift" in message
