@@ -85,7 +85,8 @@ class Uml:
         command += ["root=/dev/ubda", *KERNEL_LINE.split(), *shlex.split(settings.append)]
         for number, disk in enumerate(("root", "data")):
             overlay, backing = place.folder / f"{disk}.cow", image.path(f"{disk}.img")
-            command.append(f"ubd{number}={overlay},{backing}")
+            # c: without locks on these files; with them no machine of QEMU's starts that has the image as well.
+            command.append(f"ubd{number}c={overlay},{backing}")
         command += ["vec0:transport=raw,ifname=veth0,depth=64", "con=null", "con0=null,fd:1"]
         # The last word: by its end the process is recognised.
         command += [f"uml_dir={place.sockets}", f"{_UMID}{place.name}"]
