@@ -221,6 +221,18 @@ def test_two_clones_at_once_and_nothing_is_left(vm: Vm, tmp_path: Path) -> None:
     assert other("status", check=False).returncode == 3
 
 
+def test_one_of_another_kind_starts_beside_it(vm: Vm) -> None:
+    """Both have the image; the locks of one kind would keep the other from starting."""
+    beside = Vm("beside")
+    kind = "tcg" if vm.status["accelerator"] == "uml" else "uml"
+    beside.environment["AGENTRES_VM_ACCEL"] = kind
+    try:
+        beside("up")
+        assert beside.status["accelerator"] == kind
+    finally:
+        beside("down")
+
+
 def test_a_guest_that_panics_is_down_and_comes_back(vm: Vm) -> None:
     other = Vm("panics")
     other("up")
