@@ -73,6 +73,11 @@ def test_an_ordinary_user_is_behind_walls_or_has_a_user_of_its_own(daemon: Daemo
     assert own if "auto" in user else int(done.stdout) == pwd.getpwnam(DEV).pw_uid
 
 
+def test_root_that_asks_for_walls_has_a_user_of_its_own(daemon: Daemon) -> None:
+    done = daemon.run("--isolate", command=python("import os; print(os.getuid())"), user="root")
+    assert int(done.stdout) in walls.DYNAMIC, done.stderr
+
+
 def test_root_is_told_what_its_agent_can_do(daemon: Daemon) -> None:
     done = daemon.run(command=["true"], user="root")
     assert "it runs as root, without capabilities" in done.stderr

@@ -34,7 +34,7 @@ from agentres.model.limits import NetworkMax
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from _network.peer import FAR, FLOWS, PORT, Peer
+from _network.peer import FAR, FLOWS, NEAR, PORT, Peer, ip
 
 as_root = pytest.mark.skipif(not ROOT, reason="cgroup BPF is root's: see test_without_bpf_…")
 as_user = pytest.mark.skipif(ROOT or by_daemon(), reason="root has cgroup BPF")
@@ -392,6 +392,44 @@ def test_two_isolated_agents_have_addresses_of_their_own(start: Start, peer: Pee
     for agent in agents:
         agent.communicate("\n", timeout=DEADLINE)
         assert agent.returncode == 0
+    assert left_on_the_host() == before
+
+
+LISTENS = """
+import socket, sys
+listener = socket.create_server(("0.0.0.0", 5301))
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20) as sock:
+    print(sock.getsockname()[0], flush=True)
+while True: listener.accept()[0].close()
+"""
+CONNECTS = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], 5301), timeout=3).close()
+    print("reached")
+except OSError as error:
+    print(error)
+"""
+
+
+@as_root
+def test_nothing_outside_reaches_an_isolated_agent(
+    start: Start, agentres_run: RunAgent, peer: Peer
+) -> None:
+    before = left_on_the_host()
+    agent = start("--quiet", "--net=isolated", command=python(LISTENS, FAR, PORT))
+    assert agent.stdout is not None
+    own = agent.stdout.readline().strip()
+    connects = python(CONNECTS, own)
+    assert (
+        subprocess.run(connects, capture_output=True, text=True).stdout == "reached\n"
+    )  # the host
+    ip("-n", peer.name, "route", "add", str(isolate.ADDRESSES), "via", NEAR)
+    there = ["ip", "netns", "exec", peer.name, *connects]
+    assert subprocess.run(there, capture_output=True, text=True).stdout == "timed out\n"
+    assert agentres_run("--net=isolated", command=connects, check=True).out == "timed out\n"
+    agent.terminate()
+    agent.communicate(timeout=DEADLINE)
     assert left_on_the_host() == before
 
 

@@ -5,7 +5,7 @@
 
 The wire vanishes with the namespace, but a connection that is not closed yet may keep that for minutes after its last
 process.  So ``down`` removes the wire itself; the wire's alias names its owner.  What stays on the host is one nftables
-table that masquerades all our addresses, and IPv4 forwarding, if we had to turn it on.  ``down`` removes both when no
+table that masquerades all our addresses and lets nothing from outside begin to talk to them, and IPv4 forwarding, if we had to turn it on.  ``down`` removes both when no
 wire is left.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 import sys
 from contextlib import contextmanager
 from ipaddress import IPv4Network
@@ -40,7 +41,9 @@ TURNED_ON = f"{RUN}/forwarding"
 """This file exists while forwarding is on because of us."""
 
 _CLONE_NEWNET = 0x40000000
-_SRCNAT = 100  # NF_IP_PRI_NAT_SRC
+_SRCNAT, _FILTER = 100, 0  # NF_IP_PRI_NAT_SRC, NF_IP_PRI_FILTER
+_DROP, _ACCEPT = 0, 1  # verdicts of netfilter
+_ESTABLISHED, _RELATED = 2, 4  # bits of a connection's state, NF_CT_STATE_BIT
 
 
 def up(pid: int) -> None:
@@ -57,7 +60,7 @@ def up(pid: int) -> None:
             (index,) = host.link_lookup(ifname=name)
             host.addr("add", index=index, address=near, prefixlen=30)
             host.link("set", index=index, ifalias=_owner(), state="up")
-            _masquerade()
+            _make_table()
             _forward()
             _enter(pid)
             _inside(far, near)
@@ -132,35 +135,62 @@ def _nft(kind: str, command: str, **named: Any) -> None:
 
 def has_table() -> bool:
     """Whether this host has our nftables table."""
-    return TABLE in _names("get_tables", "NFTA_TABLE_NAME")
-
-
-def _names(what: str, attribute: str) -> list[str]:
     from pyroute2.nftables.main import NFTables
 
     with NFTables(nfgen_family=AF_INET) as tables:
-        return [one.get_attr(attribute) for one in getattr(tables, what)()]
+        return TABLE in [table.get_attr("NFTA_TABLE_NAME") for table in tables.get_tables()]
 
 
-def _masquerade() -> None:
-    from pyroute2.nftables.expressions import ipv4addr, masq
-
-    if has_table():
-        return
-    _nft("table", "add", name=TABLE)
+def _make_table() -> None:
+    """Make our nftables table, or what an earlier version's has not."""
+    new = not has_table()
+    if new:
+        _nft("table", "add", name=TABLE)
     try:
-        _nft(
-            "chain", "add", table=TABLE, name="postrouting",
-            hook="postrouting", type="nat", priority=_SRCNAT, policy=1,
-        )  # fmt: skip
-        rule = (ipv4addr(src=str(ADDRESSES)), masq())
-        _nft("rule", "add", table=TABLE, chain="postrouting", expressions=rule)
-        # The kernel does not answer: look whether the rule is there.
-        if TABLE not in _names("get_rules", "NFTA_RULE_TABLE"):
-            raise AgentresError("the kernel took no rule of nftables that masquerades")
+        for name, options, rule in _chains():
+            if name not in _chains_with_rules():
+                _nft("chain", "add", table=TABLE, name=name, hook=name, policy=_ACCEPT, **options)
+                _nft("rule", "add", table=TABLE, chain=name, expressions=rule)
+            # The kernel does not answer: look whether the rule is there.
+            if name not in _chains_with_rules():
+                raise AgentresError(f"the kernel took no rule of nftables for {name}")
     except BaseException:
-        _nft("table", "del", name=TABLE)
+        if new:
+            _nft("table", "del", name=TABLE)
         raise
+
+
+def _chains() -> tuple[tuple[str, dict[str, Any], tuple[Any, ...]], ...]:
+    """Return our chains: each its name, which is its hook's, its options, its one rule.
+
+    To the outside an agent has the host's address.  Nothing outside begins to talk to an agent, other agents included.
+    """
+    from pyroute2.nftables.expressions import genex, ipv4addr, masq, verdict
+
+    follows = struct.pack("=I", _ESTABLISHED | _RELATED)
+    none = struct.pack("=I", 0)
+    begins = [
+        genex("ct", {"dreg": 1, "key": 0}),  # NFT_CT_STATE
+        genex("bitwise", {"sreg": 1, "dreg": 1, "len": 4, "mask": _data(follows), "xor": _data(none)}),
+        genex("cmp", {"sreg": 1, "op": 0, "data": _data(none)}),  # NFT_CMP_EQ
+    ]  # fmt: skip
+    return (
+        ("postrouting", {"type": "nat", "priority": _SRCNAT}, (ipv4addr(src=str(ADDRESSES)), masq())),
+        ("forward", {"type": "filter", "priority": _FILTER}, (ipv4addr(dst=str(ADDRESSES)), begins, verdict(_DROP))),
+    )  # fmt: skip
+
+
+def _data(value: bytes) -> dict[str, Any]:
+    return {"attrs": [("NFTA_DATA_VALUE", value)]}
+
+
+def _chains_with_rules() -> set[str]:
+    from pyroute2.nftables.main import NFTables
+
+    with NFTables(nfgen_family=AF_INET) as tables:
+        rules = tables.get_rules()
+    ours = (rule for rule in rules if rule.get_attr("NFTA_RULE_TABLE") == TABLE)
+    return {rule.get_attr("NFTA_RULE_CHAIN") for rule in ours}
 
 
 def _forward() -> None:

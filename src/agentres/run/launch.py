@@ -78,10 +78,11 @@ class Launch:
         if self._walled is None:
             self._walled = request.user is not None or behalf is not None
         self._identity: Identity | None
-        if behalf is not None and request.user is None:
+        who = None if behalf is None else behalf.caller
+        # Root that asks for walls and names no user has one of its own, as without the daemon.
+        if who is not None and request.user is None and (who.uid or not request.isolate):
             from agentres.kernel.trampoline import Identity
 
-            who = behalf.caller
             self._identity = Identity(who.uid, who.gid, who.groups, who.name, "")
         else:
             self._identity = None
