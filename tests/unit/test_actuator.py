@@ -64,6 +64,27 @@ def test_what_was_written_last_is_known_by_file_and_device(actuator: Actuator) -
     }  # fmt: skip
 
 
+def test_where_a_list_of_cpus_cannot_be_taken_away_it_has_them_all(
+    actuator: Actuator, cgroup: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (Path(cgroup.path) / "cpuset.cpus").write_text("1\n")
+    (Path(cgroup.path).parent / "cpuset.cpus.effective").write_text("0-1,4\n")
+    write = cgroup.set_property
+
+    def before_linux_7(file: str | bytes, value: str) -> None:
+        if (file, value) == ("cpuset.cpus", "\n"):
+            raise ControlFileError(f"{cgroup.path}/cpuset.cpus", value, errno.ENOSPC)
+        write(file, value)
+
+    monkeypatch.setattr(cgroup, "set_property", before_linux_7)
+    actuator.write("cpuset", "max")
+    assert text(cgroup, "cpuset.cpus") == "0-1,4"
+    assert actuator.standing("cpuset") == "max"
+    assert actuator.lines == [ControlLine("cpuset.cpus", "0-1,4")]
+    actuator.write("cpuset", "0-1,4")  # the same list, asked for
+    assert actuator.standing("cpuset") == "0-1,4"
+
+
 def test_what_does_not_hold_was_not_written(actuator: Actuator, cgroup: Fake) -> None:
     cgroup.refused["pids.max"] = errno.EINVAL
     (refused,) = actuator.apply([ControlLine("pids.max", "64")])

@@ -45,7 +45,7 @@ def init(
         Argument(metavar="[FILE]", help="File to write instead of the default one."),
     ] = None,
 ) -> None:
-    """Write a configuration file to start from: every key, commented out.
+    """Write a configuration file to start from: what is built in, and examples, commented out.
 
     By default it is /etc/agentres/agentres.toml for root, else your own file. An existing file is left as it is.
     """
@@ -85,14 +85,19 @@ def show(
 
 
 def _with_origins(
-    values: Mapping[str, Any], origins: Mapping[str, str], at: tuple[str, ...] = ()
+    values: Mapping[str, Any],
+    origins: Mapping[str, str],
+    at: tuple[str, ...] = (),
+    whole: str = "built in",
 ) -> Iterator[str]:
+    """Yield a line for each key; ``whole`` is where the table is from, if that is known of it as a whole."""
     for key, value in values.items():
+        name = dotted((*at, key))
+        origin = origins.get(name, whole)
         if isinstance(value, dict):
-            yield from _with_origins(value, origins, (*at, key))
+            yield from _with_origins(value, origins, (*at, key), origin)
         else:
-            name = dotted((*at, key))
-            yield f"{name} = {json.dumps(value)}  # {origins.get(name, 'built in')}"
+            yield f"{name} = {json.dumps(value)}  # {origin}"
 
 
 def path() -> None:

@@ -7,6 +7,9 @@ supervisor dies.
 
 from __future__ import annotations
 
+import errno
+import os
+
 from agentres.kernel import registry
 from agentres.kernel.cgroup import Cgroup
 from agentres.model import log
@@ -66,6 +69,7 @@ class Actuator:
         """The disk rates held by pausing the agent (:mod:`agentres.run.pacer`); pauses alone hold them where ``io_held`` is false."""
         self.bound = ""
         """The list of CPUs in the agent's affinity, where there is no cpuset controller."""
+        self._every_cpu = ""  # the list that stands for no limit
         self.tripwire: int | Max = MAX
         """What we wrote to memory.high."""
         self.frozen_by: dict[str, str] = {}
@@ -132,8 +136,10 @@ class Actuator:
             network = self._attached_network().read()
             return {"net_in": network.net_in, "net_out": network.net_out, "net_loopback": network.loopback}[key]  # fmt: skip
         if key == "cpuset":
-            held = self.cgroup.has(CPUSET)
-            return (self.cgroup.get_property(CPUSET).strip() if held else self.bound) or MAX
+            if not self.cgroup.has(CPUSET):
+                return self.bound or MAX
+            found = self.cgroup.get_property(CPUSET).strip()
+            return MAX if found in ("", self._every_cpu) else found
         if _is_disks(key):
             return min((rate for _, rate in self._rates(key)), key=_number, default=MAX)
         parse = parse_cores if key == "cpu" else parse_limit
@@ -325,8 +331,20 @@ class Actuator:
     def _write_cpuset(self, limit: str) -> None:
         cpus = "" if limit == MAX else limit
         if self.cgroup.has(CPUSET):
-            # A bare newline: all CPUs of the parent.
-            self._write(ControlLine(CPUSET, cpus or "\n"))
+            self._every_cpu = ""
+            try:
+                # A bare newline: all CPUs of the parent.
+                self._write(ControlLine(CPUSET, cpus or "\n"))
+            except ControlFileError as error:
+                if cpus or error.errno != errno.ENOSPC:
+                    raise
+                # Linux 6.12 does not take the list away from a cgroup with processes.
+                from agentres.kernel.cpus import allowed
+                from agentres.model.cpus import format_list
+
+                every = format_list(allowed(os.path.dirname(self.cgroup.path))[1])
+                self._write(ControlLine(CPUSET, every))
+                self._every_cpu = every
         else:
             from agentres.kernel.cpus import bind
 

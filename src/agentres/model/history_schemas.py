@@ -216,7 +216,7 @@ class AlertChange(AlertFigures):
 
     #: Of the event itself: 1.
     schema: int
-    #: `raised`, `updated` (another severity), `resolved`.
+    #: `raised`, `updated` (another severity, or further processes that escaped), `resolved`.
     event: Literal["raised", "updated", "resolved"]
     #: The one at that moment.
     severity: Severity

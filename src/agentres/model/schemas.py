@@ -229,7 +229,7 @@ class AlertEvent(TypedDict):
 
     #: 1.
     schema: int
-    #: `"raised"`, `"updated"` (another severity), `"resolved"`.
+    #: `"raised"`, `"updated"` (another severity, or further processes that escaped), `"resolved"`.
     event: str
     #: The alert's, eight hexadecimal digits; the same in all of its events.
     id: str
