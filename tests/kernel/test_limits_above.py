@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -28,6 +29,7 @@ from conftest import (
 from agentres.kernel import process
 from agentres.model.units import format_size
 
+LINUX = tuple(map(int, os.uname().release.split(".")[:2]))
 MOUNT = Path("/sys/fs/cgroup")
 MIB = 1 << 20
 
@@ -35,6 +37,8 @@ GROWS = f"""
 import mmap
 input()
 piece = mmap.mmap(-1, {200 * MIB}, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+try: piece.madvise(15)  # MADV_NOHUGEPAGE: a limit above that throttles does so for each call, however much it takes
+except OSError: pass  # this kernel has none
 # MADV_POPULATE_WRITE, sixteen pages a call: each page fault is dear in User Mode Linux.
 for at in range(0, {200 * MIB}, 1 << 16): piece.madvise(23, at, 1 << 16)
 """
@@ -204,6 +208,10 @@ def test_a_kill_at_the_limit_of_a_parent(below: Below, watched: Watched, limit: 
     check_kill(below, watched, parent, str(parent).removeprefix(str(MOUNT)))
 
 
+@pytest.mark.skipif(
+    LINUX < (7, 0),
+    reason="Linux 6.12 was seen to hold up the supervisor itself for longer than its agent (docs/troubles.md)",
+)
 @not_by_daemon("agents are in its slice")
 def test_a_memory_high_above_that_holds_it_up_is_named(below: Below, watched: Watched, limit: Limit) -> None:  # fmt: skip
     # What programs read is charged to the one that reads it first.  Under this limit it would be reclaimed and read again
@@ -211,8 +219,8 @@ def test_a_memory_high_above_that_holds_it_up_is_named(below: Below, watched: Wa
     watched.run(FAST, "--pids", "1", command=[*python(FORKS), str(watched.heard)], check=True)
     assert watched.events("fork_refused")
     parent = parent_of(below)
-    # The process for its handlers is started by the first alert.  Below that limit its 12 MiB would take from 15 s to minutes: the
-    # kernel holds up whoever takes memory there, the longer the more there is.
+    # The process for its handlers is started by the first alert.  Below that limit this would take from 15 s to minutes: the kernel holds
+    # up whoever takes memory there, for each page up to two seconds.
     _write(below.agent / "pids.max", "100")
     wait_until(lambda: bool(watched.events("drift")), "the process for handlers runs")
     high = limit(parent, "memory.high", 64 * MIB)

@@ -138,8 +138,8 @@ class Actuator:
         if key == "cpuset":
             if not self.cgroup.has(CPUSET):
                 return self.bound or MAX
-            found = self.cgroup.get_property(CPUSET).strip()
-            return MAX if found in ("", self._every_cpu) else found
+            cpus = self.cgroup.get_property(CPUSET).strip()
+            return MAX if cpus in ("", self._every_cpu) else cpus
         if _is_disks(key):
             return min((rate for _, rate in self._rates(key)), key=_number, default=MAX)
         parse = parse_cores if key == "cpu" else parse_limit
